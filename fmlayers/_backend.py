@@ -1,0 +1,74 @@
+"""What `keras.ops` has no word for, backend by backend.
+
+Everything else in the layers is written in `keras.ops`, so that it gives the
+same numbers under TensorFlow, JAX and PyTorch.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from fmlayers._types import Tensor
+
+
+def accumulation_dtype(dtype: str) -> str:
+    """Returns the dtype to sum in: float32, or float64 if `dtype` is float64."""
+    return "float64" if dtype == "float64" else "float32"
+
+
+def is_ragged(x: Tensor) -> bool:
+    """Tells whether `x` is a ragged tensor, which exists on TensorFlow alone."""
+    if keras.backend.backend() != "tensorflow":
+        return False
+    if isinstance(x, keras.KerasTensor):
+        return bool(x.ragged)
+    import tensorflow as tf
+
+    return isinstance(x, tf.RaggedTensor)
+
+
+def pad_ragged(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Pads a ragged `(batch, None, ...)` with zeros; returns it with its mask."""
+    import tensorflow as tf
+
+    padded = x.to_tensor()
+    return padded, tf.sequence_mask(x.row_lengths(), tf.shape(padded)[1])
+
+
+def raise_where(invalid: Tensor, ids: Tensor, message: str) -> Tensor:
+    """Returns `ids`, having raised `message` and the first id that is `invalid`.
+
+    Eager code raises `ValueError` on every backend, compiled code its runtime's
+    own error with the same sentence. The exception is an XLA program of
+    TensorFlow: it drops the check, having no way to raise.
+
+    Args:
+        invalid: Boolean tensor, shaped as `ids`.
+        ids: Integer tensor.
+        message: Sentence to raise; the id is added to it.
+    """
+
+    def check(ids: np.ndarray, invalid: np.ndarray) -> np.ndarray:
+        if np.any(invalid):
+            first = np.asarray(ids)[np.asarray(invalid)][0]
+            raise ValueError(f"{message} Received: id={first}.")
+        return np.asarray(ids)
+
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        if not tf.executing_eagerly():
+            offending = tf.boolean_mask(ids, invalid)
+            passed = tf.logical_not(tf.reduce_any(invalid))
+            data = [message, "Received: id=", offending]
+            with tf.control_dependencies([tf.debugging.Assert(passed, data)]):
+                return tf.identity(ids)
+    if backend == "jax":
+        import jax
+
+        if isinstance(ids, jax.core.Tracer):
+            spec = jax.ShapeDtypeStruct(ids.shape, ids.dtype)
+            return jax.pure_callback(check, spec, ids, invalid)
+    check(ops.convert_to_numpy(ids), ops.convert_to_numpy(invalid))
+    return ids

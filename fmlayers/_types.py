@@ -1,0 +1,7 @@
+"""Names of types that several modules speak of."""
+
+from typing import Any, Literal
+
+Tensor = Any  # a tensor of whichever backend runs
+Combiner = Literal["mean", "sum", "sqrtn"]
+OutOfRange = Literal["unknown", "zero", "error"]

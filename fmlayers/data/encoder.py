@@ -1,0 +1,277 @@
+"""From raw values to ids: fitted on the training rows, saved with the model."""
+
+import json
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from fmlayers._files import whole_file
+from fmlayers.data.errors import DataError
+from fmlayers.features import Categorical, Feature, MultiCategorical, Numeric
+
+Kind = Literal["categorical", "multi_categorical", "numeric"]
+
+MISSING = 0  # an id: the padding of lists, and `mask_zero` of single values
+UNKNOWN = -1  # outside every vocabulary: the layer's `out_of_range` decides
+
+
+@keras.saving.register_keras_serializable(package="fmlayers")
+class Encoder:
+    """Encodes the columns of a table as the inputs of a model.
+
+    Each column is of one of three kinds:
+
+    - `"categorical"`: one value a row; becomes an int32 id.
+    - `"multi_categorical"`: a list, tuple or `"A|B"` of values; becomes int32 ids
+      `(rows, length)`, padded with 0.
+    - `"numeric"`: becomes (value - mean) / standard deviation in float32, both of
+      the training rows; missing stays NaN.
+
+    Ids are 1 ... n for the values of the training rows, the most frequent first
+    (ties in the order of their text), 0 for a missing value (None, NaN, an empty
+    list) and -1 for an unknown one: outside the vocabulary, so that
+    `FeatureEmbedding` treats it as its `out_of_range` says. Values are compared as
+    text, 1, 1.0 and "1" being the same, which keeps 64-bit ids and strings exact.
+
+    Args:
+        columns: Dict from column name to kind, in the order of the fields.
+        min_count: Positive integer. Rarer values of the training rows count as
+            unknown, which teaches the unknown row what a rare value is like.
+            Defaults to 1.
+        separator: String between the values of a multi-valued text cell.
+            Defaults to `"|"`.
+
+    Raises:
+        ValueError: If an argument breaks its constraint, or the encoder is used
+            before `fit`.
+        DataError: If the table lacks a column, or a numeric column holds
+            something that is not a finite number.
+
+    Example:
+
+    >>> table = pd.DataFrame({"user": [7, 8, 8], "genres": ["Drama", "", "War|Drama"]})
+    >>> encoder = Encoder({"user": "categorical", "genres": "multi_categorical"})
+    >>> encoder.fit(table).transform(table)["user"]
+    array([2, 1, 1], dtype=int32)
+    >>> model = FactorizationMachine(encoder.features, dim=8, encoder=encoder)
+    """
+
+    def __init__(
+        self,
+        columns: Mapping[str, Kind],
+        *,
+        min_count: int = 1,
+        separator: str = "|",
+    ) -> None:
+        if not columns:
+            raise ValueError("`columns` must not be empty. Received: columns={}.")
+        for column, kind in columns.items():
+            if kind not in get_args(Kind):
+                raise ValueError(
+                    '`columns` must map to "categorical", "multi_categorical" or '
+                    f'"numeric". Received: {kind!r} for column {column!r}.'
+                )
+        if min_count < 1:
+            raise ValueError(
+                "`min_count` must be a positive integer. "
+                f"Received: min_count={min_count}."
+            )
+        if not separator:
+            raise ValueError("`separator` must not be empty. Received: separator=''.")
+        self.columns = dict(columns)
+        self.min_count = min_count
+        self.separator = separator
+        self._vocabularies: dict[str, pd.Index] = {}
+        self._scales: dict[str, tuple[float, float]] = {}
+
+    @property
+    def is_fitted(self) -> bool:
+        return len(self._vocabularies) + len(self._scales) == len(self.columns)
+
+    @property
+    def features(self) -> list[Feature]:
+        """The descriptions that a layer or model of these columns is built from."""
+        self._require_fitted()
+        return [self._feature(column, kind) for column, kind in self.columns.items()]
+
+    def fit(self, table: pd.DataFrame) -> Self:
+        """Learns vocabularies, means and deviations from the training rows."""
+        self._require_columns(table)
+        self._vocabularies, self._scales = {}, {}
+        for column, kind in self.columns.items():
+            if kind == "numeric":
+                numbers = _numbers(column, table[column])
+                known = numbers[~np.isnan(numbers)]
+                mean = float(known.mean()) if known.size else 0.0
+                deviation = float(known.std()) if known.size else 1.0
+                self._scales[column] = (mean, deviation or 1.0)
+                continue
+            codes, cells = self._cells(column, table[column])
+            repeats = np.bincount(codes[codes >= 0], minlength=len(cells))
+            counts: dict[str, int] = {}
+            for cell, count in zip(cells, repeats.tolist(), strict=True):
+                for value in cell:
+                    counts[value] = counts.get(value, 0) + count
+            kept = [value for value, count in counts.items() if count >= self.min_count]
+            kept.sort(key=lambda value: (-counts[value], value))
+            self._vocabularies[column] = pd.Index(kept, dtype=object)
+        return self
+
+    def transform(self, table: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
+        """Returns the inputs of a model, one array a column.
+
+        Values that `fit` has not seen become the unknown id; none raises.
+        """
+        self._require_fitted()
+        self._require_columns(table)
+        return {
+            column: self._encode(column, kind, table[column])
+            for column, kind in self.columns.items()
+        }
+
+    def vocabulary(self, column: str) -> list[str]:
+        """Returns the values of a column as text; the first has the id 1."""
+        self._require_fitted()
+        if column not in self._vocabularies:
+            raise ValueError(
+                f"`column` must be one of {list(self._vocabularies)}. "
+                f"Received: column={column!r}."
+            )
+        return [str(value) for value in self._vocabularies[column]]
+
+    def decode(self, column: str, ids: Sequence[int]) -> list[str | None]:
+        """Returns the values behind ids, None for a missing or unknown one."""
+        values = self.vocabulary(column)
+        return [values[i - 1] if 1 <= i <= len(values) else None for i in ids]
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "columns": self.columns,
+            "min_count": self.min_count,
+            "separator": self.separator,
+            "vocabularies": {
+                column: list(values) for column, values in self._vocabularies.items()
+            },
+            "scales": {column: list(scale) for column, scale in self._scales.items()},
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        config = dict(config)
+        vocabularies = config.pop("vocabularies", {})
+        scales = config.pop("scales", {})
+        encoder = cls(**config)
+        encoder._vocabularies = {
+            column: pd.Index(values, dtype=object)
+            for column, values in vocabularies.items()
+        }
+        encoder._scales = {
+            column: (mean, deviation) for column, (mean, deviation) in scales.items()
+        }
+        return encoder
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the encoder to a JSON file, whole or not at all."""
+        with whole_file(path) as written:
+            text = json.dumps(self.get_config(), ensure_ascii=False, indent=1)
+            written.write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Reads what `save` wrote."""
+        try:
+            return cls.from_config(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise DataError(f"{path} is not a saved encoder: {error}") from error
+
+    def _feature(self, column: str, kind: Kind) -> Feature:
+        if kind == "numeric":
+            return Numeric(column)
+        size = len(self._vocabularies[column]) + 1  # the id 0
+        if kind == "multi_categorical":
+            return MultiCategorical(column, size)
+        return Categorical(column, size, mask_zero=True)
+
+    def _encode(
+        self, column: str, kind: Kind, values: "pd.Series[Any]"
+    ) -> npt.NDArray[Any]:
+        if kind == "numeric":
+            mean, deviation = self._scales[column]
+            scaled = (_numbers(column, values) - mean) / deviation
+            return scaled.astype(np.float32)
+        codes, cells = self._cells(column, values)
+        lengths = [len(cell) for cell in cells]
+        flat = [value for cell in cells for value in cell]
+        found = self._vocabularies[column].get_indexer(pd.Index(flat, dtype=object))
+        ids = np.where(found >= 0, found + 1, UNKNOWN)
+        # One row a distinct cell and, at the end, one for the missing (code -1).
+        padded = np.full((len(cells) + 1, max(lengths, default=1) or 1), MISSING)
+        padded[:-1][np.arange(padded.shape[1]) < np.array(lengths)[:, None]] = ids
+        encoded = padded.astype(np.int32)[codes]
+        return encoded if kind == "multi_categorical" else encoded[:, 0]
+
+    def _cells(
+        self, column: str, values: "pd.Series[Any]"
+    ) -> tuple[npt.NDArray[np.intp], list[list[str]]]:
+        """Returns a code a row (-1: missing) and the texts of each distinct cell."""
+        multiple = self.columns[column] == "multi_categorical"
+        if multiple:
+            values = values.map(_hashable)
+        codes, distinct = pd.factorize(values.to_numpy(dtype=object))
+        if multiple:
+            return codes, [self._split(cell) for cell in distinct]
+        return codes, [[_text(value)] for value in distinct]
+
+    def _split(self, cell: Any) -> list[str]:
+        if isinstance(cell, str):
+            return [value for value in cell.split(self.separator) if value]
+        if isinstance(cell, tuple):
+            return [_text(value) for value in cell if not _is_missing(value)]
+        return [_text(cell)]
+
+    def _require_fitted(self) -> None:
+        if not self.is_fitted:
+            raise ValueError(
+                "The `Encoder` must be fitted on the training rows first: call `fit`."
+            )
+
+    def _require_columns(self, table: pd.DataFrame) -> None:
+        absent = [column for column in self.columns if column not in table.columns]
+        if absent:
+            raise DataError(
+                f"The table lacks the columns {absent}. It has {list(table.columns)}."
+            )
+
+
+def _hashable(cell: Any) -> Hashable:
+    return tuple(cell) if isinstance(cell, (list, np.ndarray)) else cell
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value is pd.NA or value is pd.NaT or value != value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _numbers(column: str, values: "pd.Series[Any]") -> npt.NDArray[np.float64]:
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(
+        dtype=np.float64, na_value=np.nan
+    )
+    wrong = np.isinf(numbers) | (np.isnan(numbers) & values.notna().to_numpy())
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise DataError(
+            f"Column {column!r}, row {row}: must be a finite number or missing. "
+            f"Received: {values.iloc[row]!r}."
+        )
+    return numbers

@@ -1,0 +1,381 @@
+"""Ratings, clicks and other tables from CSV and Parquet files."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import zlib
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from fmlayers._files import whole_file
+from fmlayers.data.dataset import RATING_COLUMNS, Dataset
+from fmlayers.data.errors import DataError, check_width, decode, records, shown
+
+# Seconds from here on lie past the year 5000: milliseconds, nearly always.
+_LATEST_SECOND = 1e11
+
+
+def read_ratings(
+    path: str | os.PathLike[str],
+    *,
+    user: str = "user",
+    item: str = "item",
+    rating: str | None = "rating",
+    timestamp: str | None = None,
+    separator: str = ",",
+    on_duplicate: Literal["last", "error", "keep"] = "last",
+    text_columns: Collection[str] = (),
+) -> Dataset:
+    """Read a table of ratings or clicks.
+
+    CSV is UTF-8 with a header, gzipped or not; Parquet is recognised by its contents.
+    Users and items of a CSV stay text as they were written: `007` isn't `7`, and a user
+    may be called `NA`. An empty cell is a missing one.
+
+    Args:
+        path: the file.
+        user: name of the users' column. Defaults to `"user"`.
+        item: name of the items' column. Defaults to `"item"`.
+        rating: name of the ratings' column, or `None` for clicks, whose rating is 1.
+            Defaults to `"rating"`.
+        timestamp: name of the column of times: seconds since 1970, or ISO 8601, taken
+            for UTC where they name no zone. `None`, the default, takes the column
+            `"timestamp"` if there is one.
+        separator: what stands between two fields of a CSV, one character. Defaults to
+            `","`.
+        on_duplicate: what to do where a user rated an item twice. `"last"`, the
+            default, keeps the latest row, or the last one in the file where there are
+            no times, and counts the others in `repairs`; `"error"` raises; `"keep"`
+            keeps all.
+        text_columns: further columns to read as text even if all their cells are
+            numbers. Defaults to none.
+
+    Returns:
+        A `Dataset` named after the file, without tables of users and items. The
+        ratings keep the further columns: numbers where every cell is one, else text.
+
+    Raises:
+        DataError: naming the line or the column that can't be used.
+    """
+    if on_duplicate not in ("last", "error", "keep"):
+        raise ValueError(
+            "`on_duplicate` must be 'last', 'error' or 'keep'. "
+            f"Received: on_duplicate={on_duplicate!r}."
+        )
+    source = _read(path, separator)
+    if timestamp is None and "timestamp" in source.frame:
+        timestamp = "timestamp"
+    wanted = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
+    columns = {role: name for role, name in wanted.items() if name is not None}
+    _check_columns(source, columns)
+
+    contents: dict[str, Any] = {
+        "user": _identifiers(source, user, "user"),
+        "item": _identifiers(source, item, "item"),
+        "rating": np.ones(len(source.frame)),
+    }
+    if rating is not None:
+        contents["rating"] = _numbers(source, rating)
+    if timestamp is not None:
+        contents["timestamp"] = _seconds(source, timestamp)
+    for name in map(str, source.frame):
+        if name not in columns.values():
+            contents[name] = _feature(source.frame[name], name in text_columns)
+    ratings = pd.DataFrame(contents)
+
+    repairs: tuple[str, ...] = ()
+    if on_duplicate == "error":
+        _refuse_duplicates(source, ratings)
+    elif on_duplicate == "last":
+        ratings, repairs = keep_last(ratings, source.name)
+    return Dataset(name=source.name.split(".")[0], ratings=ratings, repairs=repairs)
+
+
+def read_table(
+    path: str | os.PathLike[str],
+    *,
+    separator: str = ",",
+    text_columns: Collection[str] = (),
+) -> pd.DataFrame:
+    """Read a CSV or Parquet table, such as rows to predict.
+
+    Args:
+        path: the file.
+        separator: what stands between two fields of a CSV, one character. Defaults to
+            `","`.
+        text_columns: columns to read as text even if all their cells are numbers;
+            those that the file lacks are passed over. Defaults to none.
+
+    Returns:
+        A DataFrame of numbers where every cell of a column is one, else of text;
+        missing where a cell is empty. Lists in Parquet become tuples.
+
+    Raises:
+        DataError: naming the line that can't be used.
+    """
+    frame = _read(path, separator).frame
+    return pd.DataFrame(
+        {name: _feature(frame[name], name in text_columns) for name in frame}
+    )
+
+
+def write_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Write a table as UTF-8 CSV without its index, whole or not at all.
+
+    Args:
+        frame: the table. The parts of a tuple are joined by `|`; a missing value is an
+            empty cell.
+        path: the file, replaced if it is there.
+
+    Raises:
+        DataError: if the folder isn't there.
+    """
+    if not Path(path).parent.is_dir():
+        raise DataError(f"{path}: there is no folder {Path(path).parent}.")
+    plain = frame.copy(deep=False)
+    for name in plain:
+        if plain[name].dtype == object:
+            plain[name] = plain[name].map(_joined)
+    with whole_file(path) as written:
+        plain.to_csv(written, index=False, encoding="utf-8", lineterminator="\n")
+
+
+def keep_last(ratings: pd.DataFrame, name: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Drop all but the latest row of each user and item, and say how many.
+
+    Rows without a time, or of the same time, are later the later they stand. Those
+    that stay keep their order.
+    """
+    pairs = ratings[["user", "item"]]
+    if not pairs.duplicated().any():
+        return ratings, ()
+    order = np.arange(len(ratings))
+    if "timestamp" in ratings:
+        order = np.argsort(ratings["timestamp"].to_numpy(), kind="stable")
+    dropped = np.empty(len(ratings), dtype=bool)
+    dropped[order] = pairs.iloc[order].duplicated(keep="last").to_numpy()
+    repair = (
+        f"{name}: dropped {dropped.sum():,} of {len(ratings):,} rows, each replaced by "
+        "a later row of the same user and item."
+    )
+    return ratings[~dropped].reset_index(drop=True), (repair,)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A table as it was read, and where in the file a row of it stands."""
+
+    name: str
+    frame: pd.DataFrame
+    place: Callable[[int], str]
+
+
+def _read(path: str | os.PathLike[str], separator: str) -> _Source:
+    if len(separator) != 1:
+        raise ValueError(
+            f"`separator` must be one character. Received: separator={separator!r}."
+        )
+    name = Path(path).name
+    data = read_bytes(Path(path))
+    if data[:4] == b"PAR1" or Path(path).suffix in (".parquet", ".pq"):
+        frame = _read_parquet(data, name)
+        return _Source(name, frame, lambda row: f"{name}, row {row + 1}")
+    if data[:2] == b"\x1f\x8b":
+        try:
+            data = gzip.decompress(data)
+        except (EOFError, OSError, zlib.error) as error:
+            raise DataError(
+                f"{name} is truncated or damaged ({error}). Fetch it again."
+            ) from error
+
+    def place(row: int) -> str:
+        found = islice(records(decode(data, name), name, separator), row + 1, None)
+        return f"{name}, line {next(found)[0]}"
+
+    return _Source(name, _read_csv(data, name, separator), place)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file, or raise a `DataError` that says why it can't be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file.") from None
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}.") from error
+
+
+def _read_parquet(data: bytes, name: str) -> pd.DataFrame:
+    try:
+        frame = pd.read_parquet(io.BytesIO(data))
+    except ImportError as error:
+        raise ImportError(
+            f"{name} needs pyarrow: install it with `pip install fmlayers[parquet]`."
+        ) from error
+    except (ValueError, OSError) as error:
+        raise DataError(f"{name} isn't a readable Parquet file: {error}") from error
+    if frame.empty:
+        raise DataError(f"{name} has no rows.")
+    for column in frame.select_dtypes("category"):
+        frame[column] = frame[column].astype(frame[column].cat.categories.dtype)
+    return frame.reset_index(drop=frame.index.names == [None])
+
+
+def _read_csv(data: bytes, name: str, separator: str) -> pd.DataFrame:
+    try:
+        # The header is read as a row: it then fixes how many fields a row may have.
+        cells = pd.read_csv(
+            io.BytesIO(data),
+            sep=separator,
+            header=None,
+            dtype=str,
+            keep_default_na=False,
+            na_values=[""],
+        )
+    except pd.errors.EmptyDataError:
+        raise DataError(f"{name} is empty.") from None
+    except ValueError as error:
+        _blame(data, name, separator, str(error))
+        raise DataError(f"{name}: {error}") from error
+    # pandas fills up a short row; only where the last cell is empty can it be one.
+    if cells.iloc[:, -1].isna().any():
+        _blame(data, name, separator)
+    header = cells.iloc[0]
+    if header.isna().any():
+        column = int(header.isna().to_numpy().argmax()) + 1
+        raise DataError(f"{name}: column {column} has no name in the header.")
+    if header.duplicated().any():
+        twice = header[header.duplicated()].iloc[0]
+        raise DataError(f"{name}: the header names {twice!r} twice.")
+    if len(cells) == 1:
+        raise DataError(f"{name} has a header and no rows.")
+    frame = cells.iloc[1:].reset_index(drop=True)
+    return frame.set_axis(header.tolist(), axis=1)
+
+
+def _blame(data: bytes, name: str, separator: str, error: str = "") -> None:
+    """Raise for the first line that isn't as wide as the header, if there is one."""
+    rows = records(decode(data, name), name, separator)
+    if "EOF inside string" in error:
+        line = deque(rows, maxlen=1)[0][0]
+        raise DataError(f"{name}, line {line}: a quotation mark is never closed")
+    width = 0
+    for line, fields in rows:
+        width = width or len(fields)
+        check_width(name, line, fields, width, separator)
+
+
+def _check_columns(source: _Source, columns: dict[str, str]) -> None:
+    there = [str(name) for name in source.frame.columns]
+    listed = ", ".join(map(repr, there))
+    for role, name in columns.items():
+        if name not in there:
+            hint = " Is `separator` right?" if len(there) == 1 else ""
+            raise DataError(
+                f"{source.name} has no column {name!r} for `{role}`. "
+                f"Its columns: {listed}.{hint}"
+            )
+    if len(set(columns.values())) < len(columns):
+        raise ValueError(
+            "`user`, `item`, `rating` and `timestamp` must be different columns. "
+            f"Received: {columns}."
+        )
+    for name in RATING_COLUMNS:
+        if name in there and name not in columns.values():
+            raise DataError(
+                f"{source.name} has a column {name!r} that isn't used as `{name}`. "
+                "Rename it, or leave it out."
+            )
+
+
+def _identifiers(source: _Source, name: str, role: str) -> pd.Series[Any]:
+    column = source.frame[name]
+    missing = column.isna().to_numpy()
+    if missing.any():
+        place = source.place(int(missing.argmax()))
+        raise DataError(f"{place}: the {role} in column {name!r} is missing")
+    return column
+
+
+def _numbers(source: _Source, name: str) -> npt.NDArray[np.float64]:
+    column = source.frame[name]
+    numbers = pd.to_numeric(column, errors="coerce").to_numpy(
+        np.float64, na_value=np.nan
+    )
+    bad = ~np.isfinite(numbers)
+    if bad.any():
+        row = int(bad.argmax())
+        raise DataError(
+            f"{source.place(row)}: the rating in column {name!r} must be a finite "
+            f"number, {_what(column, row)}"
+        )
+    return numbers
+
+
+def _seconds(source: _Source, name: str) -> npt.NDArray[np.int64]:
+    column = source.frame[name]
+    numbers = pd.to_numeric(column, errors="coerce")
+    is_time = pd.api.types.is_datetime64_any_dtype(column)
+    if is_time or not pd.notna(numbers.iloc[0]):
+        times = pd.to_datetime(column, format="ISO8601", utc=True, errors="coerce")
+        bad = times.isna().to_numpy()
+        seconds = times.dt.floor("s").to_numpy("datetime64[s]").astype(np.int64)
+    else:
+        moments = numbers.to_numpy(np.float64, na_value=np.nan)
+        bad = ~(np.abs(moments) < _LATEST_SECOND)
+        seconds = np.floor(np.where(bad, 0, moments)).astype(np.int64)
+    if bad.any():
+        row = int(bad.argmax())
+        raise DataError(
+            f"{source.place(row)}: the time in column {name!r} must be seconds since "
+            f"1970 or an ISO 8601 time, {_what(column, row)}"
+        )
+    return seconds
+
+
+def _what(column: pd.Series[Any], row: int) -> str:
+    cell = column.iloc[row]
+    return "read an empty cell" if pd.isna(cell) else f"read {shown(str(cell))}"
+
+
+def _feature(column: pd.Series[Any], text: bool) -> pd.Series[Any]:
+    if column.dtype == object:
+        column = column.map(_tuple)
+    if pd.api.types.infer_dtype(column) != "string":
+        return column.map(str, na_action="ignore") if text else column
+    if text or column.isna().all():
+        return column
+    numbers = pd.to_numeric(column, errors="coerce")
+    finite = np.isfinite(numbers.to_numpy(np.float64))
+    return numbers if finite[column.notna().to_numpy()].all() else column
+
+
+def _tuple(cell: object) -> object:
+    return tuple(cell) if isinstance(cell, np.ndarray | list) else cell
+
+
+def _joined(cell: object) -> object:
+    return "|".join(map(str, cell)) if isinstance(cell, tuple) else cell
+
+
+def _refuse_duplicates(source: _Source, ratings: pd.DataFrame) -> None:
+    pairs = ratings[["user", "item"]]
+    repeated = pairs.duplicated().to_numpy()
+    if repeated.any():
+        row = int(repeated.argmax())
+        user, item = pairs.iloc[row]
+        first = int((pairs == [user, item]).all(axis=1).to_numpy().argmax())
+        raise DataError(
+            f"{source.place(row)}: the user {user} has the item {item} already, "
+            f"at {source.place(first)}"
+        )

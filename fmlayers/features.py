@@ -1,0 +1,136 @@
+"""Descriptions of features: what `FeatureEmbedding` and the models are built from.
+
+A description says which entry of the input dict a field reads and how that
+becomes a vector. It holds no weights, is compared by value, and is saved with
+the layer that uses it.
+"""
+
+from dataclasses import KW_ONLY, asdict, dataclass
+from typing import Any, Self, get_args
+
+import keras
+
+from fmlayers._types import Combiner
+
+
+@dataclass(frozen=True)
+class _Feature:
+    name: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise ValueError(
+                f"`name` must be a non-empty string. Received: name={self.name!r}."
+            )
+
+    def get_config(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        return cls(**config)
+
+
+@dataclass(frozen=True)
+class _TableFeature(_Feature):
+    vocabulary_size: int
+    _: KW_ONLY
+    table: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        size = self.vocabulary_size
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(
+                "`vocabulary_size` must be a positive integer. "
+                f"Received: vocabulary_size={size!r} for feature {self.name!r}."
+            )
+
+    @property
+    def table_name(self) -> str:
+        """The name under which the rows are kept, and shared."""
+        return self.table or self.name
+
+
+@keras.saving.register_keras_serializable(package="fmlayers")
+@dataclass(frozen=True)
+class Categorical(_TableFeature):
+    """One id an example: a user, an item, a sex.
+
+    Args:
+        name: String, the entry of the input dict: integers of shape `(batch,)`
+            or `(batch, 1)`.
+        vocabulary_size: Positive integer, in rows. Valid ids are
+            0 ... `vocabulary_size` - 1.
+        table: Optional string. Features that name the same table share its rows;
+            their `vocabulary_size` must agree. Defaults to a table of its own.
+        mask_zero: Boolean, whether the id 0 means that the value is missing, in
+            which case the field is the zero vector. Defaults to `False`.
+    """
+
+    _: KW_ONLY
+    mask_zero: bool = False
+
+    def keras_input(self) -> keras.KerasTensor:
+        """Returns a `keras.Input` of this feature's name, shape and dtype."""
+        return keras.Input((), dtype="int32", name=self.name)
+
+
+@keras.saving.register_keras_serializable(package="fmlayers")
+@dataclass(frozen=True)
+class MultiCategorical(_TableFeature):
+    """Any number of ids an example, pooled into one vector: genres, a history.
+
+    Args:
+        name: String, the entry of the input dict: integers of shape
+            `(batch, length)`, padded with the id 0, or a `tf.RaggedTensor`. An
+            example with no value contributes the zero vector.
+        vocabulary_size: Positive integer, in rows. Valid ids are
+            0 ... `vocabulary_size` - 1, of which 0 is the padding.
+        table: Optional string. Features that name the same table share its rows;
+            their `vocabulary_size` must agree. Defaults to a table of its own.
+        combiner: `"mean"`, `"sum"` or `"sqrtn"`; see `MaskedMeanPooling`.
+            Defaults to `"mean"`.
+    """
+
+    _: KW_ONLY
+    combiner: Combiner = "mean"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.combiner not in get_args(Combiner):
+            raise ValueError(
+                '`combiner` must be "mean", "sum" or "sqrtn". '
+                f"Received: combiner={self.combiner!r} for feature {self.name!r}."
+            )
+
+    def keras_input(self) -> keras.KerasTensor:
+        """Returns a `keras.Input` of this feature's name, shape and dtype."""
+        return keras.Input((None,), dtype="int32", name=self.name)
+
+
+@keras.saving.register_keras_serializable(package="fmlayers")
+@dataclass(frozen=True)
+class Numeric(_Feature):
+    """A number an example, times a learned vector: an age, a year, a price.
+
+    Bring it to a mean near 0 and a standard deviation near 1 first, as
+    `fmlayers.data.Encoder` does: the vector's step grows with the value.
+
+    Args:
+        name: String, the entry of the input dict: numbers of shape `(batch,)` or
+            `(batch, 1)`. NaN means missing: the field is then the zero vector.
+        use_bias: Boolean, whether a second learned vector is added to the
+            product (what `Dense(dim)` on the number computes). Defaults to
+            `False`.
+    """
+
+    _: KW_ONLY
+    use_bias: bool = False
+
+    def keras_input(self) -> keras.KerasTensor:
+        """Returns a `keras.Input` of this feature's name, shape and dtype."""
+        return keras.Input((), dtype="float32", name=self.name)
+
+
+Feature = Categorical | MultiCategorical | Numeric

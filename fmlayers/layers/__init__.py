@@ -1,0 +1,8 @@
+"""The layers: ordinary Keras layers, one a file."""
+
+from fmlayers.layers.feature_embedding import FeatureEmbedding
+from fmlayers.layers.fm_interaction import FMInteraction
+from fmlayers.layers.masked_mean_pooling import MaskedMeanPooling
+from fmlayers.layers.rating_scaler import RatingScaler
+
+__all__ = ["FMInteraction", "FeatureEmbedding", "MaskedMeanPooling", "RatingScaler"]

@@ -1,0 +1,371 @@
+from collections.abc import Mapping, Sequence
+from typing import Any, Self, get_args
+
+import keras
+from keras import ops
+
+from fmlayers._backend import accumulation_dtype, is_ragged, raise_where
+from fmlayers._config import deserialize_objects
+from fmlayers._types import OutOfRange, Tensor
+from fmlayers.features import Categorical, Feature, MultiCategorical, Numeric
+from fmlayers.layers.masked_mean_pooling import MaskedMeanPooling
+
+
+@keras.saving.register_keras_serializable(package="fmlayers")
+class FeatureEmbedding(keras.layers.Layer):
+    """Turns a dict of features into one vector a field, in the order of the list.
+
+        Categorical:       v_id
+        MultiCategorical:  v_id1, v_id2, ... pooled by the feature's combiner
+        Numeric:           value * v (+ b with `use_bias`)
+
+    A missing value (NaN, an empty list, the id 0 under `mask_zero`) contributes
+    the zero vector, hence no pair and no gradient. With `dim=1` the layer is the
+    first-order term of a factorization machine.
+
+    Ids outside 0 ... `vocabulary_size` - 1, negative ones too, follow
+    `out_of_range` on every backend, eager and compiled:
+
+    - `"unknown"`: they read one more row, kept for the unknown. It starts at
+      zeros and learns where training meets such ids.
+    - `"zero"`: they count as missing.
+    - `"error"`: `ValueError`, or in compiled code the runtime's own error, with
+      the feature and the id. TensorFlow's XLA programs cannot raise; the layer
+      therefore switches `jit_compile="auto"` off there, and gives NaN for such
+      an id to whoever insists on `jit_compile=True`.
+
+    Each feature reads a table of its own unless features share one by name.
+    One fused table with offsets was measured against it (`make bench`) and is
+    not faster where the tables are large, and a table a feature can be shared,
+    inspected and regularized by name.
+
+    Args:
+        features: List of `Categorical`, `MultiCategorical` and `Numeric`, with
+            distinct names.
+        dim: Positive integer, the size of a vector.
+        out_of_range: `"unknown"`, `"zero"` or `"error"`. Defaults to `"unknown"`.
+        l2: Float, or a dict from feature name to float (0 for those left out):
+            adds l2 * mean over the batch of the squared norm of the rows that an
+            example looks up, one loss a feature, in the order of the features.
+            It costs as much as the batch, not as the table, is long; a row is
+            drawn to zero as often as it is used. The rows of a multi-valued
+            feature are weighed by its combiner. Defaults to 0.
+        embeddings_initializer: Initializer of tables and vectors. Defaults to
+            `RandomNormal(stddev=0.01)`.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Dict from feature name to tensor. Other entries are ignored. Ids
+            must be integers: a float above 2^24 is another id. Under JAX
+            without x64, 64-bit integers lose their upper half before any layer
+            sees them: give it 32-bit ids.
+
+    Input shape:
+        A dict: `(batch,)` or `(batch, 1)` for one value, `(batch, length)`,
+        padded with 0, or ragged on TensorFlow, for several.
+
+    Output shape:
+        `(batch, fields, dim)`, in the compute dtype.
+
+    Raises:
+        ValueError: If an argument breaks its constraint, features disagree on a
+            shared table, an entry is missing, ids are not integers, or an entry
+            has the wrong rank.
+
+    Example:
+
+    >>> features = [
+    ...     fmlayers.Categorical("user", 943),
+    ...     fmlayers.MultiCategorical("genres", 19),
+    ...     fmlayers.Numeric("age"),
+    ... ]
+    >>> layer = fmlayers.FeatureEmbedding(features, dim=8)
+    >>> batch = {
+    ...     "user": np.array([3, 7]),
+    ...     "genres": np.array([[1, 5], [0, 0]]),
+    ...     "age": np.array([0.3, np.nan]),
+    ... }
+    >>> layer(batch).shape
+    TensorShape([2, 3, 8])
+
+    References:
+        Rendle, S. (2010). Factorization Machines. ICDM, equation 1 (a field is
+        a block of x; a multi-valued one is a block with several entries).
+    """
+
+    def __init__(
+        self,
+        features: Sequence[Feature],
+        dim: int,
+        *,
+        out_of_range: OutOfRange = "unknown",
+        l2: float | Mapping[str, float] = 0.0,
+        embeddings_initializer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        features = list(features)
+        _check_features(features)
+        if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
+            raise ValueError(f"`dim` must be a positive integer. Received: dim={dim}.")
+        if out_of_range not in get_args(OutOfRange):
+            raise ValueError(
+                '`out_of_range` must be "unknown", "zero" or "error". '
+                f"Received: out_of_range={out_of_range!r}."
+            )
+        coefficients = _l2_by_feature(features, l2)
+        # With autocast, Keras would round numbers to the compute dtype before
+        # they are multiplied, and cast whole tables at every step (the weights
+        # turn it off, too): here the batch's rows are cast, at the end.
+        kwargs.setdefault("autocast", False)
+        super().__init__(**kwargs)
+        self.features = features
+        self.dim = dim
+        self.out_of_range = out_of_range
+        self.l2 = l2 if isinstance(l2, (int, float)) else dict(l2)
+        self.embeddings_initializer = keras.initializers.get(
+            embeddings_initializer or keras.initializers.RandomNormal(stddev=0.01)
+        )
+        self._coefficients = coefficients
+        self._accumulation_dtype = accumulation_dtype(self.compute_dtype)
+        self._pooling = {
+            feature.combiner: MaskedMeanPooling(
+                combiner=feature.combiner, dtype=self._accumulation_dtype
+            )
+            for feature in features
+            if isinstance(feature, MultiCategorical)
+        }
+        if out_of_range == "error" and keras.backend.backend() == "tensorflow":
+            self.supports_jit = False
+
+    def build(self, input_shape: Any = None) -> None:
+        if self.built:
+            return
+        self.tables: dict[str, Any] = {}
+        self.vectors: dict[str, Any] = {}
+        self.biases: dict[str, Any] = {}
+        for feature in self.features:
+            if isinstance(feature, Numeric):
+                self.vectors[feature.name] = self._add_vector(feature.name, "vector")
+                if feature.use_bias:
+                    self.biases[feature.name] = self._add_vector(feature.name, "bias")
+            elif feature.table_name not in self.tables:
+                self.tables[feature.table_name] = self._add_table(feature)
+        self.built = True
+
+    def call(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        fields = [
+            self._embed(feature, _entry(inputs, feature)) for feature in self.features
+        ]
+        return ops.cast(ops.stack(fields, axis=1), self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        batch = _entry(input_shape, self.features[0])[0]
+        return (batch, len(self.features), self.dim)
+
+    def get_config(self) -> dict[str, Any]:
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "features": serialize(self.features),
+            "dim": self.dim,
+            "out_of_range": self.out_of_range,
+            "l2": self.l2,
+            "embeddings_initializer": serialize(self.embeddings_initializer),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        return cls(**deserialize_objects(config))
+
+    def _add_table(self, feature: Categorical | MultiCategorical) -> Any:
+        # A fresh initializer each: an unseeded one gives two tables of the same
+        # shape the same numbers.
+        initializer = self.embeddings_initializer.clone()
+
+        def initialize(shape: tuple[int, int], dtype: str) -> Tensor:
+            size, dim = shape
+            if self.out_of_range != "unknown":
+                return initializer(shape, dtype=dtype)
+            rows = initializer((size - 1, dim), dtype=dtype)
+            return ops.concatenate([rows, ops.zeros((1, dim), dtype=dtype)])
+
+        size = feature.vocabulary_size + (self.out_of_range == "unknown")
+        return self.add_weight(
+            shape=(size, self.dim),
+            initializer=initialize,
+            autocast=False,
+            name=f"{feature.table_name}_embeddings".replace("/", "_"),
+        )
+
+    def _add_vector(self, name: str, role: str) -> Any:
+        return self.add_weight(
+            shape=(self.dim,),
+            initializer=self.embeddings_initializer.clone(),
+            autocast=False,
+            name=f"{name}_{role}".replace("/", "_"),
+        )
+
+    def _embed(self, feature: Feature, x: Tensor) -> Tensor:
+        if isinstance(feature, Numeric):
+            vectors, squared_norm = self._scale(feature, _flat(feature, x))
+        elif isinstance(feature, Categorical):
+            vectors, present = self._look_up(feature, _flat(feature, _ids(feature, x)))
+            if present is not None:
+                vectors = ops.where(ops.expand_dims(present, -1), vectors, 0.0)
+            squared_norm = ops.sum(ops.square(vectors), axis=-1)
+        else:
+            pool = self._pooling[feature.combiner]
+            vectors, present = self._look_up(feature, _ids(feature, x))
+            squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
+            squared_norm = pool(squares, mask=present)
+            vectors = pool(vectors, mask=present)
+        coefficient = self._coefficients[feature.name]
+        if coefficient:
+            batch = ops.cast(ops.shape(squared_norm)[0], self._accumulation_dtype)
+            mean = ops.sum(squared_norm) / ops.maximum(batch, 1.0)
+            self.add_loss(coefficient * mean)
+        return vectors
+
+    def _look_up(
+        self, feature: Categorical | MultiCategorical, ids: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        size = feature.vocabulary_size
+        inside = ops.logical_and(ids >= 0, ids < size)
+        present = None
+        if self.out_of_range == "zero":
+            present = inside
+        elif self.out_of_range == "error":
+            message = (
+                f"Feature {feature.name!r} has an id outside 0 ... {size - 1}. Mend "
+                'the ids, or choose `out_of_range="unknown"` or "zero".'
+            )
+            ids = raise_where(ops.logical_not(inside), ids, message)
+        if isinstance(feature, MultiCategorical) or feature.mask_zero:
+            given = ids != 0
+            present = given if present is None else ops.logical_and(present, given)
+        rows = ops.where(inside, ids, size if self.out_of_range == "unknown" else 0)
+        vectors = ops.take(self.tables[feature.table_name], rows, axis=0)
+        vectors = ops.cast(vectors, self._accumulation_dtype)
+        if self.out_of_range == "error":
+            vectors = ops.where(ops.expand_dims(inside, -1), vectors, float("nan"))
+        return vectors, present
+
+    def _scale(self, feature: Numeric, x: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = self._accumulation_dtype
+        value = ops.cast(x, dtype)
+        present = ops.logical_not(ops.isnan(value))
+        value = ops.expand_dims(ops.where(present, value, 0.0), -1)
+        vector = ops.cast(self.vectors[feature.name], dtype)
+        field = value * vector  # (batch, dim)
+        norm = ops.sum(ops.square(vector))
+        if feature.use_bias:
+            bias = ops.cast(self.biases[feature.name], dtype)
+            field = ops.where(ops.expand_dims(present, -1), field + bias, 0.0)
+            norm = norm + ops.sum(ops.square(bias))
+        return field, ops.cast(present, dtype) * norm
+
+
+def _check_features(features: list[Feature]) -> None:
+    if not features:
+        raise ValueError("`features` must not be empty. Received: features=[].")
+    sizes: dict[str, int] = {}
+    names: set[str] = set()
+    for feature in features:
+        if not isinstance(feature, Feature):
+            raise ValueError(
+                "`features` must hold `Categorical`, `MultiCategorical` and "
+                f"`Numeric` descriptions. Received: {feature!r}."
+            )
+        if feature.name in names:
+            raise ValueError(
+                f"`features` must have distinct names. Received: {feature.name!r} "
+                "twice."
+            )
+        names.add(feature.name)
+        if isinstance(feature, Numeric):
+            continue
+        size = sizes.setdefault(feature.table_name, feature.vocabulary_size)
+        if size != feature.vocabulary_size:
+            raise ValueError(
+                "Features that share a table must agree on `vocabulary_size`. "
+                f"Received: {feature.vocabulary_size} for feature {feature.name!r}, "
+                f"where table {feature.table_name!r} has {size}."
+            )
+
+
+def _l2_by_feature(
+    features: list[Feature], l2: float | Mapping[str, float]
+) -> dict[str, float]:
+    names = [feature.name for feature in features]
+    if isinstance(l2, Mapping):
+        unknown = sorted(set(l2) - set(names))
+        if unknown:
+            raise ValueError(
+                f"`l2` must name features among {names}. Received: {unknown}."
+            )
+    coefficients = {n: l2.get(n, 0.0) if isinstance(l2, Mapping) else l2 for n in names}
+    if not all(0.0 <= value < float("inf") for value in coefficients.values()):
+        raise ValueError(f"`l2` must be finite and at least 0. Received: l2={l2}.")
+    return coefficients
+
+
+def _entry(inputs: Mapping[str, Any], feature: Feature) -> Any:
+    if not isinstance(inputs, Mapping):
+        raise ValueError(
+            "`inputs` must be a dict from feature name to tensor. "
+            f"Received: {type(inputs).__name__}."
+        )
+    if feature.name not in inputs:
+        raise ValueError(
+            f"`inputs` must have an entry {feature.name!r}. "
+            f"Received: entries {sorted(inputs)}."
+        )
+    return inputs[feature.name]
+
+
+def _flat(feature: Feature, x: Tensor) -> Tensor:
+    """Returns `(batch,)` for `(batch,)` or `(batch, 1)`."""
+    shape = tuple(x.shape)
+    if len(shape) == 2 and shape[1] in (1, None):
+        return ops.squeeze(x, axis=1)
+    if len(shape) != 1:
+        kind = type(feature).__name__
+        raise ValueError(
+            f"{kind} feature {feature.name!r} must be of shape (batch,) or "
+            f"(batch, 1). Received: shape {shape}. For several ids an example "
+            "describe it as `MultiCategorical`."
+        )
+    return x
+
+
+def _ids(feature: Feature, x: Tensor) -> Tensor:
+    """Returns integer ids, padded where they were ragged, in 32 or 64 bits."""
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    if not dtype.startswith(("int", "uint")):
+        reason = (
+            "a float32 holds integers only up to 2^24, so that above it an id is "
+            "silently another id"
+            if "float" in dtype
+            else "encode raw values with `fmlayers.data.Encoder` first"
+        )
+        raise ValueError(
+            f"Ids of feature {feature.name!r} must be integers: {reason}. "
+            f"Received: dtype={dtype}."
+        )
+    if isinstance(feature, MultiCategorical):
+        if is_ragged(x):
+            x = x.to_tensor()  # pads with the id 0
+        if len(x.shape) != 2:
+            raise ValueError(
+                f"MultiCategorical feature {feature.name!r} must be of shape "
+                f"(batch, length) or ragged. Received: shape {tuple(x.shape)}."
+            )
+    if dtype in ("int32", "int64"):
+        return x
+    if dtype in ("uint32", "uint64") and keras.backend.backend() == "jax":
+        # Without 64 bits a large id would wrap round to a valid one.
+        x = ops.minimum(x, 2**31 - 1)
+    elif dtype in ("uint32", "uint64"):
+        return ops.cast(x, "int64")
+    # Narrow integers could not be compared with a large vocabulary size.
+    return ops.cast(x, "int32")

@@ -1,0 +1,138 @@
+import math
+from typing import Any, Literal, get_args
+
+import keras
+from keras import ops
+
+from fmlayers._backend import accumulation_dtype
+from fmlayers._types import Tensor
+
+Method = Literal["sigmoid", "clip", "none"]
+
+
+@keras.saving.register_keras_serializable(package="fmlayers")
+class RatingScaler(keras.layers.Layer):
+    """Turns a raw score into a rating between two bounds.
+
+        sigmoid:  min + (max - min) / (1 + exp(-score))
+        clip:     min(max(score, min), max)
+        none:     score
+
+    The gradient of `"clip"` is passed straight through (1 everywhere): a score
+    that has left the bounds is still pulled back by its error, and one beyond
+    the bound that its rating touches has no error to be pushed by. libFM learns
+    in this way.
+
+    Args:
+        min_rating: Float, the lowest rating, on the scale of the data.
+        max_rating: Float, the highest rating, greater than `min_rating`.
+        method: `"sigmoid"`, `"clip"` or `"none"`. Defaults to `"sigmoid"`.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Raw scores.
+
+    Input shape:
+        Any.
+
+    Output shape:
+        The input shape, in float32 (float64 under a float64 policy), whatever
+        the compute dtype.
+
+    Raises:
+        ValueError: If the bounds are not finite and in order, or `method` is
+            unknown.
+
+    Example:
+
+    >>> scaler = fmlayers.RatingScaler(1, 5)
+    >>> scaler(np.array([0.0])).numpy()
+    array([3.], dtype=float32)
+    >>> bias = keras.initializers.Constant(scaler.inverse(3.53))
+
+    References:
+        - Salakhutdinov, R. and Mnih, A. (2007). Probabilistic Matrix
+          Factorization. NIPS, section 2 (the logistic function of the score).
+        - Rendle, S. (2012). Factorization Machines with libFM. ACM TIST 3(3).
+    """
+
+    def __init__(
+        self,
+        min_rating: float,
+        max_rating: float,
+        method: Method = "sigmoid",
+        **kwargs: Any,
+    ) -> None:
+        if not -float("inf") < min_rating < max_rating < float("inf"):
+            raise ValueError(
+                "`min_rating` and `max_rating` must be finite, the first below the "
+                f"second. Received: min_rating={min_rating}, max_rating={max_rating}."
+            )
+        if method not in get_args(Method):
+            raise ValueError(
+                '`method` must be "sigmoid", "clip" or "none". '
+                f"Received: method={method!r}."
+            )
+        # Scores arrive in float32 and must not be rounded to the compute dtype.
+        super().__init__(autocast=False, **kwargs)
+        self.min_rating = float(min_rating)
+        self.max_rating = float(max_rating)
+        self.method = method
+        self.supports_masking = True
+
+    def build(self, input_shape: Any = None) -> None:
+        self.built = True
+
+    def call(self, inputs: Tensor) -> Tensor:
+        score = ops.cast(inputs, accumulation_dtype(self.compute_dtype))
+        if self.method == "sigmoid":
+            span = self.max_rating - self.min_rating
+            return self.min_rating + span * ops.sigmoid(score)
+        if self.method == "clip":
+            clipped = ops.clip(ops.stop_gradient(score), self.min_rating, self.max_rating)
+            # Adds 0 with a slope of 1; inf - inf would add a NaN.
+            finite = ops.where(ops.isfinite(score), score, 0.0)
+            return clipped + (finite - ops.stop_gradient(finite))
+        return score
+
+    def inverse(self, rating: float) -> float:
+        """Returns the raw score that `call` turns into `rating`.
+
+        Use it to start a model's bias at the mean rating.
+
+        Args:
+            rating: Float within the bounds. With `"sigmoid"`, whose scores at the
+                bounds are infinite, a rating within a millionth of the span of a
+                bound counts as lying there.
+
+        Raises:
+            ValueError: If `rating` is outside the bounds (any finite rating is
+                allowed with `"none"`).
+        """
+        rating = float(rating)
+        inside = self.min_rating <= rating <= self.max_rating
+        if not (inside or (self.method == "none" and abs(rating) < float("inf"))):
+            raise ValueError(
+                f"`rating` must lie within {self.min_rating} and {self.max_rating}. "
+                f"Received: rating={rating}."
+            )
+        if self.method != "sigmoid":
+            return rating
+        share = (rating - self.min_rating) / (self.max_rating - self.min_rating)
+        share = min(max(share, 1e-6), 1.0 - 1e-6)
+        return math.log(share / (1.0 - share))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+    def compute_output_spec(self, inputs: Tensor) -> Any:
+        dtype = accumulation_dtype(self.compute_dtype)
+        return keras.KerasTensor(inputs.shape, dtype=dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "min_rating": self.min_rating,
+            "max_rating": self.max_rating,
+            "method": self.method,
+        }

@@ -1,0 +1,169 @@
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import keras
+from keras import ops
+
+from fmlayers._backend import accumulation_dtype
+from fmlayers._config import deserialize_objects
+from fmlayers._types import OutOfRange, Tensor
+from fmlayers.data.encoder import Encoder
+from fmlayers.features import Feature
+from fmlayers.layers import FeatureEmbedding, FMInteraction, RatingScaler
+
+
+@keras.saving.register_keras_serializable(package="fmlayers")
+class FactorizationMachine(keras.Model):
+    """Scores an example by its fields and by all pairs of them.
+
+        score = b + sum_f w_f + sum_{f<g} <v_f, v_g>
+        rating = scaler(score)
+
+    where w_f and v_f are what `FeatureEmbedding` makes of field f, of size 1 and
+    `dim`. Over a user and an item alone it is the biased `MatrixFactorization`.
+    All weights exist as soon as the model is constructed; `compile`, `fit` and
+    `predict` are Keras' own.
+
+    Args:
+        features: List of `Categorical`, `MultiCategorical` and `Numeric`.
+        dim: Positive integer, the size of a field's vector.
+        scaler: Optional `RatingScaler`. Defaults to `None`: the rating is the
+            score.
+        l2: Float or a dict from feature name to float, for the vectors; see
+            `FeatureEmbedding`. Defaults to 0.06, for ratings of 1 ... 5.
+        linear_l2: As `l2`, for the first-order term. Defaults to 0.01.
+        out_of_range: What an id outside the vocabulary reads, `"unknown"`,
+            `"zero"` or `"error"`; see `FeatureEmbedding`. Defaults to
+            `"unknown"`.
+        embeddings_initializer: Initializer of the vectors. Defaults to
+            `RandomNormal(stddev=0.01)`. The first-order term starts at 0.
+        bias_initializer: Initializer of b; `Constant(scaler.inverse(mean))` starts
+            at the mean rating. Defaults to `"zeros"`.
+        encoder: Optional `fmlayers.data.Encoder`, saved with the model, so that a
+            loaded model knows its vocabulary. The model itself does not call it.
+        **kwargs: Arguments of `keras.Model`.
+
+    Call arguments:
+        inputs: Dict from feature name to ids or numbers.
+
+    Input shape:
+        A dict, as of `FeatureEmbedding`.
+
+    Output shape:
+        `(batch, 1)`, in float32.
+
+    Raises:
+        ValueError: If an argument breaks its constraint.
+
+    Example:
+
+    >>> features = [
+    ...     fmlayers.Categorical("user", 943),
+    ...     fmlayers.Categorical("item", 1682),
+    ...     fmlayers.MultiCategorical("genres", 19),
+    ... ]
+    >>> model = fmlayers.models.FactorizationMachine(features, dim=16)
+    >>> batch = {
+    ...     "user": np.array([3]),
+    ...     "item": np.array([7]),
+    ...     "genres": np.array([[1, 5]]),
+    ... }
+    >>> model(batch).shape
+    TensorShape([1, 1])
+
+    References:
+        Rendle, S. (2010). Factorization Machines. ICDM, equation 1.
+    """
+
+    def __init__(
+        self,
+        features: Sequence[Feature],
+        dim: int,
+        scaler: RatingScaler | None = None,
+        *,
+        l2: float | Mapping[str, float] = 0.06,
+        linear_l2: float | Mapping[str, float] = 0.01,
+        out_of_range: OutOfRange = "unknown",
+        embeddings_initializer: Any = None,
+        bias_initializer: Any = "zeros",
+        encoder: Encoder | None = None,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("autocast", False)
+        super().__init__(**kwargs)
+        self.features = list(features)
+        self.dim = dim
+        self.scaler = scaler
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.encoder = encoder
+        self.factors = FeatureEmbedding(
+            features,
+            dim,
+            out_of_range=out_of_range,
+            l2=l2,
+            embeddings_initializer=embeddings_initializer,
+            dtype=self.dtype_policy,
+            name="factors",
+        )
+        self.linear = FeatureEmbedding(
+            features,
+            1,
+            out_of_range=out_of_range,
+            l2=linear_l2,
+            embeddings_initializer="zeros",
+            dtype=accumulation_dtype(self.compute_dtype),
+            name="linear",
+        )
+        self.interaction = FMInteraction(dtype=self.dtype_policy, name="interaction")
+        self.build()
+
+    def build(self, input_shape: Any = None) -> None:
+        if self.built:
+            return
+        self.factors.build()
+        self.linear.build()
+        self.bias = self.add_weight(
+            shape=(1,),
+            initializer=self.bias_initializer,
+            dtype=self.linear.variable_dtype,
+            autocast=False,
+            name="bias",
+        )
+        self.built = True
+
+    def score(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Returns the raw scores `(batch, 1)`, which ranking uses."""
+        first_order = ops.sum(self.linear(inputs), axis=1)  # (batch, 1)
+        return self.bias + first_order + self.interaction(self.factors(inputs))
+
+    def call(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        score = self.score(inputs)
+        return score if self.scaler is None else self.scaler(score)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
+        return (self.factors.compute_output_shape(input_shape)[0], 1)
+
+    def compute_output_spec(self, inputs: Mapping[str, Any], **kwargs: Any) -> Any:
+        shapes = {name: tuple(x.shape) for name, x in inputs.items()}
+        return keras.KerasTensor(
+            self.compute_output_shape(shapes), dtype=self.linear.compute_dtype
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "features": serialize(self.features),
+            "dim": self.dim,
+            "scaler": serialize(self.scaler),
+            "l2": self.factors.l2,
+            "linear_l2": self.linear.l2,
+            "out_of_range": self.factors.out_of_range,
+            "embeddings_initializer": serialize(self.factors.embeddings_initializer),
+            "bias_initializer": serialize(self.bias_initializer),
+            "encoder": serialize(self.encoder),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        return cls(**deserialize_objects(config))

@@ -1,0 +1,181 @@
+from collections.abc import Mapping
+from typing import Any, Self
+
+import keras
+from keras import ops
+
+from fmlayers._backend import accumulation_dtype
+from fmlayers._config import deserialize_objects
+from fmlayers._types import OutOfRange, Tensor
+from fmlayers.data.encoder import Encoder
+from fmlayers.features import Categorical
+from fmlayers.layers import FeatureEmbedding, RatingScaler
+
+
+@keras.saving.register_keras_serializable(package="fmlayers")
+class MatrixFactorization(keras.Model):
+    """Scores a user and an item by the product of their vectors.
+
+        score = b + b_user + b_item + <p_user, q_item>
+        rating = scaler(score)
+
+    With `use_bias=False` the three biases are left out. All weights exist as soon
+    as the model is constructed; `compile`, `fit` and `predict` are Keras' own.
+
+    Args:
+        user: `Categorical` description of the users.
+        item: `Categorical` description of the items.
+        dim: Positive integer, the size of a vector.
+        use_bias: Boolean, whether to learn biases. Defaults to `True`.
+        scaler: Optional `RatingScaler`. Defaults to `None`: the rating is the
+            score.
+        l2: Float or a dict from feature name to float, for the vectors; see
+            `FeatureEmbedding`. Defaults to 0.06, for ratings of 1 ... 5.
+        linear_l2: As `l2`, for the biases of users and items. Defaults to 0.01.
+        out_of_range: What an id outside the vocabulary reads, `"unknown"`,
+            `"zero"` or `"error"`; see `FeatureEmbedding`. Defaults to
+            `"unknown"`.
+        embeddings_initializer: Initializer of the vectors. Defaults to
+            `RandomNormal(stddev=0.01)`. The biases of users and items start at 0.
+        bias_initializer: Initializer of b; `Constant(scaler.inverse(mean))` starts
+            at the mean rating. Defaults to `"zeros"`.
+        encoder: Optional `fmlayers.data.Encoder`, saved with the model, so that a
+            loaded model knows its vocabulary. The model itself does not call it.
+        **kwargs: Arguments of `keras.Model`.
+
+    Call arguments:
+        inputs: Dict from feature name to ids.
+
+    Input shape:
+        A dict of `(batch,)` or `(batch, 1)`.
+
+    Output shape:
+        `(batch, 1)`, in float32.
+
+    Raises:
+        ValueError: If an argument breaks its constraint.
+
+    Example:
+
+    >>> model = fmlayers.models.MatrixFactorization(
+    ...     fmlayers.Categorical("user", 943),
+    ...     fmlayers.Categorical("item", 1682),
+    ...     dim=16,
+    ...     scaler=fmlayers.RatingScaler(1, 5),
+    ... )
+    >>> model({"user": np.array([3]), "item": np.array([7])}).shape
+    TensorShape([1, 1])
+
+    References:
+        Koren, Y., Bell, R. and Volinsky, C. (2009). Matrix Factorization
+        Techniques for Recommender Systems. IEEE Computer 42(8), equations 4
+        and 5.
+    """
+
+    def __init__(
+        self,
+        user: Categorical,
+        item: Categorical,
+        dim: int,
+        use_bias: bool = True,
+        scaler: RatingScaler | None = None,
+        *,
+        l2: float | Mapping[str, float] = 0.06,
+        linear_l2: float | Mapping[str, float] = 0.01,
+        out_of_range: OutOfRange = "unknown",
+        embeddings_initializer: Any = None,
+        bias_initializer: Any = "zeros",
+        encoder: Encoder | None = None,
+        **kwargs: Any,
+    ) -> None:
+        for argument, feature in (("user", user), ("item", item)):
+            if not isinstance(feature, Categorical):
+                raise ValueError(
+                    f"`{argument}` must be a `Categorical` description. "
+                    f"Received: {argument}={feature!r}."
+                )
+        kwargs.setdefault("autocast", False)
+        super().__init__(**kwargs)
+        self.user = user
+        self.item = item
+        self.dim = dim
+        self.use_bias = use_bias
+        self.scaler = scaler
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.encoder = encoder
+        self.factors = FeatureEmbedding(
+            [user, item],
+            dim,
+            out_of_range=out_of_range,
+            l2=l2,
+            embeddings_initializer=embeddings_initializer,
+            dtype=self.dtype_policy,
+            name="factors",
+        )
+        self.linear = FeatureEmbedding(
+            [user, item],
+            1,
+            out_of_range=out_of_range,
+            l2=linear_l2,
+            embeddings_initializer="zeros",
+            dtype=accumulation_dtype(self.compute_dtype),
+            name="linear",
+        )
+        self.build()
+
+    def build(self, input_shape: Any = None) -> None:
+        if self.built:
+            return
+        self.factors.build()
+        if self.use_bias:
+            self.linear.build()
+            self.bias = self.add_weight(
+                shape=(1,),
+                initializer=self.bias_initializer,
+                dtype=self.linear.variable_dtype,
+                autocast=False,
+                name="bias",
+            )
+        self.built = True
+
+    def score(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Returns the raw scores `(batch, 1)`, which ranking uses."""
+        vectors = ops.cast(self.factors(inputs), self.linear.compute_dtype)
+        score = ops.sum(vectors[:, 0] * vectors[:, 1], axis=-1, keepdims=True)
+        if self.use_bias:
+            score = score + ops.sum(self.linear(inputs), axis=1) + self.bias
+        return score
+
+    def call(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        score = self.score(inputs)
+        return score if self.scaler is None else self.scaler(score)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
+        return (self.factors.compute_output_shape(input_shape)[0], 1)
+
+    def compute_output_spec(self, inputs: Mapping[str, Any], **kwargs: Any) -> Any:
+        shapes = {name: tuple(x.shape) for name, x in inputs.items()}
+        return keras.KerasTensor(
+            self.compute_output_shape(shapes), dtype=self.linear.compute_dtype
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "user": serialize(self.user),
+            "item": serialize(self.item),
+            "dim": self.dim,
+            "use_bias": self.use_bias,
+            "scaler": serialize(self.scaler),
+            "l2": self.factors.l2,
+            "linear_l2": self.linear.l2,
+            "out_of_range": self.factors.out_of_range,
+            "embeddings_initializer": serialize(self.factors.embeddings_initializer),
+            "bias_initializer": serialize(self.bias_initializer),
+            "encoder": serialize(self.encoder),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        return cls(**deserialize_objects(config))

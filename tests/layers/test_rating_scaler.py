@@ -1,0 +1,94 @@
+import keras
+import numpy as np
+import pytest
+from checks import check_error, check_layer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+
+from fmlayers import RatingScaler
+
+METHODS = ["sigmoid", "clip", "none"]
+
+
+def scale(weights, inputs, method):
+    output = np.empty(inputs.shape)
+    for index in np.ndindex(inputs.shape):
+        x = float(inputs[index])
+        output[index] = {
+            "sigmoid": 1.0 + 4.0 / (1.0 + np.exp(-x)),
+            "clip": min(max(x, 1.0), 5.0),
+            "none": x,
+        }[method]
+    return output
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_layer(method, tmp_path):
+    # Within the bounds, where the slope of "clip" is its reference's.
+    score = np.array([[1.5], [2.25], [4.9]], "float32")
+    check_layer(
+        lambda **kwargs: RatingScaler(1, 5, method, **kwargs),
+        {"inputs": score},
+        lambda weights, inputs: scale(weights, inputs, method),
+        mixed_output_dtype="float32",
+        tmp_path=tmp_path,
+    )
+
+
+@pytest.mark.parametrize("method", ["sigmoid", "clip"])
+def test_ratings_stay_inside_the_bounds(method):
+    score = np.array([-np.inf, -1e8, -3.0, 0.0, 5.3, 1e8, np.inf], "float32")
+    rating = ops.convert_to_numpy(RatingScaler(1, 5, method)(score))
+    np.testing.assert_allclose(rating, scale(None, np.clip(score, -99, 99), method))
+    assert rating.min() >= 1.0
+    assert rating.max() <= 5.0
+
+
+def test_clip_passes_gradients_straight_through():
+    inputs = keras.Input((1,))
+    dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+    model = keras.Model(inputs, RatingScaler(1, 5, "clip")(dense(inputs)))
+    model.compile(keras.optimizers.SGD(1.0), loss="mse")
+    # Score 7, rating 5, error 1: d(error^2)/d(score) = 2, d(score)/d(kernel) = 7.
+    model.train_on_batch(np.array([[7.0]]), np.array([[4.0]]))
+    np.testing.assert_allclose(dense.get_weights()[0], [[1.0 - 2 * 7.0]], rtol=1e-6)
+    # Rating 5 is right, however far beyond it the score lies: nothing moves.
+    dense.set_weights([np.array([[1.0]])])
+    model.train_on_batch(np.array([[7.0]]), np.array([[5.0]]))
+    np.testing.assert_array_equal(dense.get_weights()[0], [[1.0]])
+
+
+def test_scores_are_not_rounded_under_a_mixed_policy():
+    layer = RatingScaler(1, 1000, "clip", dtype="mixed_bfloat16")
+    rating = ops.convert_to_numpy(layer(np.array([[257.25]], "float32")))
+    np.testing.assert_array_equal(rating, [[257.25]])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(-100, 100), st.floats(0.1, 100), st.floats(0.001, 0.999))
+def test_inverse(low, span, share):
+    rating = low + span * share
+    for method in METHODS:
+        scaler = RatingScaler(low, low + span, method)
+        score = np.array([scaler.inverse(rating)], "float32")
+        found = ops.convert_to_numpy(scaler(score))
+        np.testing.assert_allclose(found, rating, atol=1e-4 * (abs(low) + span))
+
+
+def test_inverse_at_a_bound_is_finite():
+    scaler = RatingScaler(1, 5)
+    scores = [scaler.inverse(1), scaler.inverse(5)]
+    np.testing.assert_allclose(scores, [-13.815510, 13.815510], rtol=1e-6)
+
+
+def test_errors():
+    check_error("must be finite", lambda: RatingScaler(5, 1))
+    check_error("must be finite", lambda: RatingScaler(1, float("inf")))
+    check_error("must be finite", lambda: RatingScaler(float("nan"), 5))
+    check_error("`method` must be", lambda: RatingScaler(1, 5, "tanh"))
+    check_error("`rating` must lie within", lambda: RatingScaler(1, 5).inverse(6))
+    check_error(
+        "`rating` must lie within",
+        lambda: RatingScaler(1, 5, "none").inverse(float("nan")),
+    )

@@ -1,0 +1,1 @@
+"""KerasTuner search spaces and searches over the models."""
