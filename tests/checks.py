@@ -102,7 +102,9 @@ class Probe(keras.Model):
         self.cotangent = cotangent
         self.moved = [
             self.add_weight(
-                shape=x.shape, initializer=lambda shape, dtype, x=x: ops.cast(x, dtype)
+                shape=x.shape,
+                # A copy: TensorFlow may take over the array's memory, and step in it.
+                initializer=lambda shape, dtype, x=x: ops.cast(x.copy(), dtype),
             )
             for x in self.constants
             if _is_float(x)
@@ -135,7 +137,11 @@ def check_gradients(
     shape = reference(before, **arguments).shape
     cotangent = np.random.default_rng(1).normal(size=shape).astype("float32")
     probe = Probe(layer, arguments, cotangent)
-    probe.compile(keras.optimizers.SGD(1.0), jit_compile=jit_compile)
+    # Eager or XLA: TensorFlow's graphs between the two may read a dense variable
+    # after its step (grappler's doing: without it they don't).
+    probe.compile(
+        keras.optimizers.SGD(1.0), jit_compile=jit_compile, run_eagerly=not jit_compile
+    )
     start = [ops.convert_to_numpy(v).copy() for v in probe.moved]
     probe.train_on_batch(np.zeros((1, 1), "float32"), np.zeros((1, 1), "float32"))
     found = [

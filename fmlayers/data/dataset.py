@@ -54,7 +54,7 @@ class Dataset:
             if table[key].duplicated().any():
                 twice = table[key][table[key].duplicated()].iloc[0]
                 raise DataError(
-                    f"`{key}s` must have one row a {key}. It has {twice} more than once."
+                    f"`{key}s` must have one row a {key}. It has {twice} again."
                 )
             if len(table) and not self.ratings[key].isin(table[key]).any():
                 raise DataError(

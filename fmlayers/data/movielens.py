@@ -275,7 +275,8 @@ def _find_files(source: Path) -> tuple[_Files, str]:
             f"{source} has no MovieLens files, neither at its top nor in a folder in "
             "it. Looked for u.data (100K), ratings.dat (1M) and ratings.csv (latest)."
         )
-    found = [(files, marker) for files, marker in found if marker in paths] or found
+    at_top = [one for one in found if one[0].paths[one[1]] == one[1]]
+    found = at_top or found
     if len(found) > 1:
         listed = ", ".join(files.paths[marker] for files, marker in found)
         raise DataError(

@@ -88,10 +88,12 @@ class SyntheticDataset(Dataset):
         Args:
             rows: positions of the ratings, such as a split's `test`. Defaults to all.
         """
-        variance = self.variance if rows is None else self.variance[np.asarray(rows)]
-        if not variance.size:
+        if rows is None:
+            return math.sqrt(self.variance.mean())
+        positions = np.asarray(rows)
+        if not positions.size:
             raise ValueError("`rows` must hold a position. Received: no rows.")
-        return math.sqrt(variance.mean())
+        return math.sqrt(self.variance[positions].mean())
 
 
 def synthetic(

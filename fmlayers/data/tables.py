@@ -349,15 +349,25 @@ def _what(column: pd.Series[Any], row: int) -> str:
 
 
 def _feature(column: pd.Series[Any], text: bool) -> pd.Series[Any]:
+    known = column.notna()
+    if not known.any():
+        return column
     if column.dtype == object:
         column = column.map(_tuple)
     if pd.api.types.infer_dtype(column) != "string":
-        return column.map(str, na_action="ignore") if text else column
-    if text or column.isna().all():
+        return column if not text else _as_text(column, known)
+    if text:
         return column
     numbers = pd.to_numeric(column, errors="coerce")
     finite = np.isfinite(numbers.to_numpy(np.float64))
-    return numbers if finite[column.notna().to_numpy()].all() else column
+    return numbers if finite[known.to_numpy()].all() else column
+
+
+def _as_text(column: pd.Series[Any], known: pd.Series[bool]) -> pd.Series[Any]:
+    cells = zip(column, known, strict=True)
+    return pd.Series(
+        [str(cell) if has else None for cell, has in cells], index=column.index
+    )
 
 
 def _tuple(cell: object) -> object:
