@@ -1,5 +1,6 @@
 """Factorization machines as Keras 3 layers."""
 
+from fmlayers._registry import register as _register
 from fmlayers.features import Categorical, MultiCategorical, Numeric
 from fmlayers.layers import (
     FeatureEmbedding,
@@ -7,6 +8,8 @@ from fmlayers.layers import (
     MaskedMeanPooling,
     RatingScaler,
 )
+
+_register()
 
 __version__ = "0.1.0"
 

@@ -5,3 +5,4 @@ from typing import Any, Literal
 Tensor = Any  # a tensor of whichever backend runs
 Combiner = Literal["mean", "sum", "sqrtn"]
 OutOfRange = Literal["unknown", "zero", "error"]
+ScalerMethod = Literal["sigmoid", "clip", "none"]

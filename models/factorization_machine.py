@@ -1,5 +1,5 @@
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import keras
 from keras import ops
@@ -7,9 +7,11 @@ from keras import ops
 from fmlayers._backend import accumulation_dtype
 from fmlayers._config import deserialize_objects
 from fmlayers._types import OutOfRange, Tensor
-from fmlayers.data.encoder import Encoder
 from fmlayers.features import Feature
 from fmlayers.layers import FeatureEmbedding, FMInteraction, RatingScaler
+
+if TYPE_CHECKING:
+    from fmlayers.data import Encoder
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
@@ -86,7 +88,7 @@ class FactorizationMachine(keras.Model):
         out_of_range: OutOfRange = "unknown",
         embeddings_initializer: Any = None,
         bias_initializer: Any = "zeros",
-        encoder: Encoder | None = None,
+        encoder: "Encoder | None" = None,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("autocast", False)
@@ -121,6 +123,8 @@ class FactorizationMachine(keras.Model):
         if self.built:
             return
         self.factors.build()
+        if self.scaler is not None:
+            self.scaler.build()
         self.linear.build()
         self.bias = self.add_weight(
             shape=(1,),
@@ -129,6 +133,7 @@ class FactorizationMachine(keras.Model):
             autocast=False,
             name="bias",
         )
+        self.interaction.build((None, len(self.features), self.dim))
         self.built = True
 
     def score(self, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -1,5 +1,5 @@
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import keras
 from keras import ops
@@ -7,9 +7,11 @@ from keras import ops
 from fmlayers._backend import accumulation_dtype
 from fmlayers._config import deserialize_objects
 from fmlayers._types import OutOfRange, Tensor
-from fmlayers.data.encoder import Encoder
 from fmlayers.features import Categorical
 from fmlayers.layers import FeatureEmbedding, RatingScaler
+
+if TYPE_CHECKING:
+    from fmlayers.data import Encoder
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
@@ -85,7 +87,7 @@ class MatrixFactorization(keras.Model):
         out_of_range: OutOfRange = "unknown",
         embeddings_initializer: Any = None,
         bias_initializer: Any = "zeros",
-        encoder: Encoder | None = None,
+        encoder: "Encoder | None" = None,
         **kwargs: Any,
     ) -> None:
         for argument, feature in (("user", user), ("item", item)):
@@ -127,6 +129,8 @@ class MatrixFactorization(keras.Model):
         if self.built:
             return
         self.factors.build()
+        if self.scaler is not None:
+            self.scaler.build()
         if self.use_bias:
             self.linear.build()
             self.bias = self.add_weight(

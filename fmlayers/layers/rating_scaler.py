@@ -1,13 +1,12 @@
 import math
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import keras
 from keras import ops
 
 from fmlayers._backend import accumulation_dtype
-from fmlayers._types import Tensor
+from fmlayers._types import ScalerMethod, Tensor
 
-Method = Literal["sigmoid", "clip", "none"]
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
@@ -60,7 +59,7 @@ class RatingScaler(keras.layers.Layer):
         self,
         min_rating: float,
         max_rating: float,
-        method: Method = "sigmoid",
+        method: ScalerMethod = "sigmoid",
         **kwargs: Any,
     ) -> None:
         if not -float("inf") < min_rating < max_rating < float("inf"):
@@ -68,7 +67,7 @@ class RatingScaler(keras.layers.Layer):
                 "`min_rating` and `max_rating` must be finite, the first below the "
                 f"second. Received: min_rating={min_rating}, max_rating={max_rating}."
             )
-        if method not in get_args(Method):
+        if method not in get_args(ScalerMethod):
             raise ValueError(
                 '`method` must be "sigmoid", "clip" or "none". '
                 f"Received: method={method!r}."

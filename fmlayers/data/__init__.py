@@ -1,0 +1,26 @@
+"""From files to the inputs of a model: tables, splits, the encoder."""
+
+from fmlayers.data.dataset import Dataset
+from fmlayers.data.encoder import Encoder
+from fmlayers.data.errors import DataError
+from fmlayers.data.movielens import download_movielens, load_movielens
+from fmlayers.data.splits import Split, random_split, time_split, user_split
+from fmlayers.data.synthetic import SyntheticDataset, synthetic
+from fmlayers.data.tables import read_ratings, read_table, write_csv
+
+__all__ = [
+    "DataError",
+    "Dataset",
+    "Encoder",
+    "Split",
+    "SyntheticDataset",
+    "download_movielens",
+    "load_movielens",
+    "random_split",
+    "read_ratings",
+    "read_table",
+    "synthetic",
+    "time_split",
+    "user_split",
+    "write_csv",
+]

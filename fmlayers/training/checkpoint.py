@@ -1,0 +1,98 @@
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import keras
+
+from fmlayers._files import whole_file
+
+
+@dataclass
+class Progress:
+    """How far a run has come: what `--resume` goes on from.
+
+    Attributes:
+        history: A dict an epoch: phase, epoch (from 1), seconds, loss and metrics.
+        weights: Dict from phase to the file of its latest weights.
+        best: File of the weights of the best epoch, where there is no refit.
+    """
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    weights: dict[str, str] = field(default_factory=dict)
+    best: str | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        path = folder / "progress.json"
+        return cls(**json.loads(path.read_text("utf-8"))) if path.exists() else cls()
+
+    def write(self, folder: Path) -> None:
+        with whole_file(folder / "progress.json") as written:
+            written.write_text(json.dumps(vars(self)), "utf-8")
+
+    def epochs(self, phase: str) -> list[dict[str, Any]]:
+        return [row for row in self.history if row["phase"] == phase]
+
+    def best_epoch(self) -> int:
+        """Returns the epoch (from 1) of the lowest validation RMSE."""
+        rows = self.epochs("search")
+        return int(min(rows, key=lambda row: row["val_rmse"])["epoch"])
+
+    def is_stale(self, patience: int) -> bool:
+        """Tells whether the last `patience` epochs brought nothing better."""
+        rows = self.epochs("search")
+        return bool(rows) and rows[-1]["epoch"] - self.best_epoch() >= patience
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Writes weights, optimizer and history at the end of each epoch.
+
+    The weights go to a new file; the epoch counts from the moment that
+    `progress.json`, which names it, is replaced.
+    """
+
+    def __init__(
+        self, folder: Path, progress: Progress, phase: str, *, keep_best: bool = False
+    ) -> None:
+        super().__init__()
+        self.folder = folder
+        self.progress = progress
+        self.phase = phase
+        self.keep_best = keep_best
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.started = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        seconds = round(time.perf_counter() - self.started, 3)
+        figures = {name: float(value) for name, value in (logs or {}).items()}
+        row = {"phase": self.phase, "epoch": epoch + 1, "seconds": seconds, **figures}
+        self.progress.history.append(row)
+        name = f"{self.phase}-{epoch + 1:04d}.weights.h5"
+        self.model.save_weights(self.folder / name)
+        self.progress.weights[self.phase] = name
+        if self.keep_best and self.progress.best_epoch() == epoch + 1:
+            self.progress.best = name
+        self.progress.write(self.folder)
+        needed = {*self.progress.weights.values(), self.progress.best}
+        for path in self.folder.glob("*.weights.h5"):
+            if path.name not in needed:
+                path.unlink()
+
+
+class EarlyStop(keras.callbacks.Callback):
+    """Stops once `patience` epochs in a row have brought no better validation RMSE.
+
+    It judges by the history, and so goes on rightly after an interruption.
+    """
+
+    def __init__(self, progress: Progress, patience: int) -> None:
+        super().__init__()
+        self.progress = progress
+        self.patience = patience
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if self.progress.is_stale(self.patience):
+            self.model.stop_training = True

@@ -1,0 +1,44 @@
+from typing import Any
+
+import keras
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import TimeElapsedColumn as Elapsed
+
+
+class EpochProgress(keras.callbacks.Callback):
+    """One bar for all epochs, with the RMSE so far; plain lines off a terminal."""
+
+    def __init__(self, title: str, epochs: int, initial_epoch: int = 0) -> None:
+        super().__init__()
+        self.title = title
+        self.epochs = epochs
+        self.console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            Elapsed(),
+            TextColumn("{task.fields[figures]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task(
+            title, total=epochs, completed=initial_epoch, figures=""
+        )
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self.bar.start()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        figures = ", ".join(
+            f"{name} {value:.4f}"
+            for name, value in (logs or {}).items()
+            if name.endswith("rmse")
+        )
+        self.bar.update(self.task, completed=epoch + 1, figures=figures)
+        if not self.console.is_terminal:
+            self.console.print(f"{self.title} {epoch + 1}: {figures}", highlight=False)
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        self.bar.stop()
