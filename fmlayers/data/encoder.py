@@ -226,14 +226,14 @@ class Encoder:
         codes, distinct = pd.factorize(values.to_numpy(dtype=object))
         if multiple:
             return codes, [self._split(cell) for cell in distinct]
-        return codes, [[_text(value)] for value in distinct]
+        return codes, [[as_text(value)] for value in distinct]
 
     def _split(self, cell: Any) -> list[str]:
         if isinstance(cell, str):
             return [value for value in cell.split(self.separator) if value]
         if isinstance(cell, tuple):
-            return [_text(value) for value in cell if not _is_missing(value)]
-        return [_text(cell)]
+            return [as_text(value) for value in cell if not _is_missing(value)]
+        return [as_text(cell)]
 
     def _require_fitted(self) -> None:
         if not self.is_fitted:
@@ -257,7 +257,8 @@ def _is_missing(value: Any) -> bool:
     return value is None or value is pd.NA or value is pd.NaT or value != value
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """Returns the text by which values are compared: 1.0, 1 and "1" are the same."""
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         return str(int(value))
     return str(value)

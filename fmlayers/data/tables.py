@@ -329,7 +329,7 @@ def _seconds(source: _Source, name: str) -> npt.NDArray[np.int64]:
     if is_time or not pd.notna(numbers.iloc[0]):
         times = pd.to_datetime(column, format="ISO8601", utc=True, errors="coerce")
         bad = times.isna().to_numpy()
-        seconds = times.dt.floor("s").to_numpy("datetime64[s]").astype(np.int64)
+        seconds = times.to_numpy("datetime64[s]").astype(np.int64)
     else:
         moments = numbers.to_numpy(np.float64, na_value=np.nan)
         bad = ~(np.abs(moments) < _LATEST_SECOND)

@@ -201,6 +201,7 @@ def test_a_constant_timestamp_is_left_out(make_movielens):
         ("ml-1m", "ratings.dat", "1::1.5::5::0\n", "line 1: the item .* read '1.5'"),
         ("ml-1m", "ratings.dat", "1::1::5::0\n1::2::::0\n", "line 2: the rating .* ''"),
         ("ml-1m", "ratings.dat", "1::1::nan::0\n", "line 1: the rating .* read 'nan'"),
+        ("ml-1m", "ratings.dat", "1::1::inf::0\n", "line 1: the rating .* read 'inf'"),
         ("ml-1m", "ratings.dat", "1::1::5::-\n", "line 1: the timestamp .* read '-'"),
         ("ml-1m", "ratings.dat", " \n", "ratings.dat is empty"),
         ("ml-1m", "users.dat", "1::F::old::10::4\n", "line 1: the age .* read 'old'"),

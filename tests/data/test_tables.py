@@ -117,6 +117,7 @@ def test_gzip_byte_order_mark_and_windows_line_ends(csv):
         ("2015-03-09", 1425859200),
         ("2015-03-09 22:52:09.9", 1425941529),
         ("2015-03-09T23:52:09+01:00", 1425941529),
+        ("1969-12-31 23:59:58.5", -2),
     ],
 )
 def test_times_become_seconds(written, seconds, csv):
@@ -264,6 +265,7 @@ def test_parquet(tmp_path):
     data = read_ratings(path)
     assert data.ratings["user"].tolist() == [7, 8]
     assert cells(data.ratings["item"]) == ["a", "b"]
+    assert not isinstance(data.ratings["item"].dtype, pd.CategoricalDtype)
     assert data.ratings["rating"].tolist() == [1.0, 4.0]
     assert data.ratings["timestamp"].tolist() == [1425941529, 0]
     assert data.ratings["genres"].tolist() == [("x", "y"), ()]

@@ -1,0 +1,338 @@
+"""The main job: from a source of ratings to a trained, evaluated, saved model."""
+
+import importlib.metadata
+import math
+import platform
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+import fmlayers
+from fmlayers._files import whole_file
+from fmlayers.data import (
+    DataError,
+    Dataset,
+    Encoder,
+    Split,
+    SyntheticDataset,
+    random_split,
+    time_split,
+    user_split,
+    write_csv,
+)
+from fmlayers.data import source as sources
+from fmlayers.data.encoder import UNKNOWN, Kind
+from fmlayers.optimizers import Adagrad
+from fmlayers.training import run as runs
+from fmlayers.training.batches import ShuffledBatches
+from fmlayers.training.checkpoint import Checkpoint, EarlyStop, Progress
+from fmlayers.training.config import TrainingConfig
+from fmlayers.training.plot import plot_history
+from fmlayers.training.progress import EpochProgress
+
+Rows = npt.NDArray[np.int64]
+ModelBuilder = Callable[[TrainingConfig, Encoder, npt.NDArray[np.float32]], keras.Model]
+
+# Chosen on validation rows. In units of 1 / batch_size, in which a row's gradient
+# comes, it makes the first steps of a row like those of plain gradient descent.
+ADAGRAD_START = 1.6
+
+
+def train(
+    config: TrainingConfig,
+    out: str | Path,
+    build_model: ModelBuilder,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> runs.Run:
+    """Trains as `config` says and writes the run to `out`.
+
+    Reads and splits the data; cuts validation rows from the training rows and trains
+    with early stopping on them; trains again on all training rows for the epochs
+    found; evaluates on the test rows, which nothing before has seen.
+
+    Args:
+        config: What to do.
+        out: Folder of the run; appears when all is done.
+        build_model: Makes a model of the configuration, the fitted encoder and the
+            ratings to train on.
+        resume: Whether to go on with an interrupted run. Defaults to `False`.
+        overwrite: Whether a finished or interrupted run at `out` may be replaced. It
+            stays until the new one is done. Defaults to `False`.
+
+    Raises:
+        DataError: If the data cannot be used.
+        RunError: If `out` is taken, or not as `resume` needs it.
+    """
+    out = Path(out).absolute()
+    dataset = sources.load(
+        config.data,
+        user=config.user,
+        item=config.item,
+        rating=config.rating,
+        timestamp=config.timestamp,
+        separator=config.separator,
+    )
+    columns = sources.infer_columns(dataset, _features(config))
+    split = split_rows(dataset, config)
+    record = {
+        **config.to_dict(),
+        "columns": columns,
+        "fingerprint": dataset.fingerprint(),
+        "backend": keras.backend.backend(),
+    }
+    folder = runs.begin(out, record, resume=resume, overwrite=overwrite)
+    started = time.perf_counter()
+    trainer = Trainer(config, columns, dataset.table(), build_model, folder)
+    try:
+        model = trainer.run(split.train)
+    except BaseException:
+        if not trainer.progress.history:
+            shutil.rmtree(folder)  # nothing in it to go on from
+        raise
+    metrics = {
+        **evaluate(model, dataset, split),
+        "validation_rmse": trainer.validation_rmse,
+        "epochs": trainer.epochs,
+        "batch_size": trainer.batch_size,
+        "rows": trainer.rows | {"test": len(split.test)},
+        "seconds": round(time.perf_counter() - started, 1),
+        "repairs": list(dataset.repairs),
+        "versions": _versions(),
+        "config": record,
+    }
+    _write(folder, model, dataset, metrics, trainer.progress)
+    runs.finish(folder, out)
+    return runs.Run(out)
+
+
+class Trainer:
+    """The two phases of a run: search for the number of epochs, then refit.
+
+    Args:
+        config: What to do.
+        columns: Kinds of the columns to encode.
+        table: The ratings joined with their side tables.
+        build_model: As of `train`.
+        folder: Where the progress is kept, and taken up from.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        columns: Mapping[str, Kind],
+        table: pd.DataFrame,
+        build_model: ModelBuilder,
+        folder: Path,
+    ) -> None:
+        self.config = config
+        self.columns = columns
+        self.table = table
+        self.build_model = build_model
+        self.folder = folder
+        self.progress = Progress.read(folder)
+        self.rows: dict[str, int] = {}
+        self.batch_size = 0
+        self.epochs = config.max_epochs
+        self.validation_rmse: float | None = None
+
+    def run(self, train: Rows) -> keras.Model:
+        """Returns the model, trained on the rows `train` of the table."""
+        config = self.config
+        shuffled = np.random.default_rng((config.seed, 1)).permutation(train)
+        validation = shuffled[: round(len(train) * config.validation_fraction)]
+        fitting = shuffled[len(validation) :]
+        self.rows = {"train": len(train), "validation": len(validation)}
+        self.batch_size = config.batch_size or default_batch_size(len(fitting))
+        if not len(validation):
+            return self._fit("refit", train, self.epochs)
+        model = self._fit("search", fitting, self.epochs, validation)
+        self.epochs = self.progress.best_epoch()
+        best = self.progress.epochs("search")[self.epochs - 1]
+        self.validation_rmse = float(best["val_rmse"])
+        if config.refit:
+            return self._fit("refit", train, self.epochs)
+        model.load_weights(self.folder / str(self.progress.best))
+        return model
+
+    def _fit(
+        self, phase: str, fitting: Rows, epochs: int, validation: Rows | None = None
+    ) -> keras.Model:
+        config = self.config
+        encoder = Encoder(self.columns, min_count=config.min_count)
+        encoder.fit(self.table.iloc[fitting])
+        inputs, ratings = self._arrays(encoder, fitting)
+        batch_size = min(self.batch_size, len(ratings))
+        keras.utils.set_random_seed(config.seed)
+        model = self.build_model(config, encoder, ratings)
+        model.compile(
+            Adagrad(
+                config.learning_rate,
+                initial_accumulator_value=(ADAGRAD_START / batch_size) ** 2,
+            ),
+            loss="mse",
+            metrics=[keras.metrics.RootMeanSquaredError(name="rmse")],
+        )
+        done = len(self.progress.epochs(phase))
+        if done:
+            model.optimizer.build(model.trainable_variables)
+            model.load_weights(self.folder / self.progress.weights[phase])
+        searching = validation is not None
+        if done == epochs or (searching and self.progress.is_stale(config.patience)):
+            return model
+        callbacks = [
+            Checkpoint(
+                self.folder,
+                self.progress,
+                phase,
+                keep_best=searching and not config.refit,
+            ),
+            EpochProgress(phase, epochs, done),
+        ]
+        if searching:
+            callbacks.append(EarlyStop(self.progress, config.patience))
+        model.fit(
+            ShuffledBatches(
+                inputs, ratings, batch_size, seed=config.seed, epoch=done
+            ),
+            epochs=epochs,
+            initial_epoch=done,
+            validation_data=(
+                None if validation is None else self._arrays(encoder, validation)
+            ),
+            validation_batch_size=8192,
+            callbacks=callbacks,
+            verbose=0,
+        )
+        return model
+
+    def _arrays(
+        self, encoder: Encoder, rows: Rows
+    ) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]]:
+        table = self.table.iloc[rows]
+        return encoder.transform(table), table["rating"].to_numpy(np.float32)
+
+
+def split_rows(dataset: Dataset, config: TrainingConfig) -> Split:
+    """Returns the training and test rows of `config.split`."""
+    ratings = dataset.ratings
+    if config.split == "random":
+        return random_split(
+            len(ratings), test_fraction=config.test_fraction, seed=config.seed
+        )
+    if config.split == "user":
+        return user_split(
+            ratings["user"], test_fraction=config.test_fraction, seed=config.seed
+        )
+    if config.split == "time":
+        return time_split(
+            ratings.get("timestamp"), test_fraction=config.test_fraction
+        )
+    if config.split not in dataset.folds:
+        raise DataError(
+            f"{dataset.name} has no fold {config.split!r}. It can be split by "
+            f"{['random', 'user', 'time', *dataset.folds]}."
+        )
+    return dataset.folds[config.split]
+
+
+def default_batch_size(rows: int) -> int:
+    """Returns the power of two that makes about 160 batches of `rows`."""
+    return int(np.clip(2 ** round(math.log2(max(rows, 1) / 160)), 16, 8192))
+
+
+def evaluate(model: keras.Model, dataset: Dataset, split: Split) -> dict[str, Any]:
+    """Returns RMSE and MAE on the test rows, beside those of the mean predictor."""
+    table = dataset.table().iloc[split.test]
+    truth = table["rating"].to_numpy(np.float64)
+    inputs = model.encoder.transform(table)
+    error = runs.predict(model, inputs) - truth
+    mean = float(dataset.ratings["rating"].iloc[split.train].mean())
+    figures = {
+        "rmse": float(np.sqrt(np.mean(error**2))),
+        "mae": float(np.mean(np.abs(error))),
+        "mean_predictor_rmse": float(np.sqrt(np.mean((mean - truth) ** 2))),
+        "mean_predictor_mae": float(np.mean(np.abs(mean - truth))),
+        "unknown_in_test": {
+            column: int((inputs[column] == UNKNOWN).sum())
+            for column, kind in model.encoder.columns.items()
+            if kind == "categorical"
+        },
+    }
+    if isinstance(dataset, SyntheticDataset):
+        figures["floor_rmse"] = dataset.floor_rmse(split.test)
+    return figures
+
+
+def _features(config: TrainingConfig) -> Sequence[str] | None:
+    if config.features is None and config.model == "mf":
+        return ("user", "item")
+    return config.features
+
+
+def _write(
+    folder: Path,
+    model: keras.Model,
+    dataset: Dataset,
+    metrics: dict[str, Any],
+    progress: Progress,
+) -> None:
+    for name, table in (("users", dataset.users), ("items", dataset.items)):
+        if table is not None:
+            write_csv(table, folder / f"{name}.csv")
+    history = pd.DataFrame(progress.history)
+    write_csv(history, folder / "history.csv")
+    plotted = plot_history(history, folder / "history.png")
+    with whole_file(folder / "model.keras") as written:
+        model.save(written)
+    with whole_file(folder / "summary.txt") as written:
+        written.write_text(summary(metrics, plotted), "utf-8")
+    runs.write_json(folder / "metrics.json", metrics)
+    for leftover in [folder / "progress.json", *folder.glob("*.weights.h5")]:
+        leftover.unlink(missing_ok=True)
+
+
+def summary(metrics: Mapping[str, Any], plotted: bool = True) -> str:
+    """Returns what a person wants to know of a run, as text."""
+    config, rows = metrics["config"], metrics["rows"]
+    lines = [
+        f"{config['model']} on {config['data']}, split {config['split']}, "
+        f"seed {config['seed']}",
+        f"features: {', '.join(config['columns'])}",
+        f"rows: {rows['train']:,} train (of these {rows['validation']:,} to choose "
+        f"the epochs on), {rows['test']:,} test",
+        f"epochs: {metrics['epochs']} of {metrics['batch_size']:,} rows a batch, "
+        f"{metrics['seconds']} seconds in all",
+        "",
+        f"{'on the test rows':24}{'RMSE':>8}{'MAE':>8}",
+        f"{config['model']:24}{metrics['rmse']:8.4f}{metrics['mae']:8.4f}",
+        f"{'mean predictor':24}{metrics['mean_predictor_rmse']:8.4f}"
+        f"{metrics['mean_predictor_mae']:8.4f}",
+    ]
+    if "floor_rmse" in metrics:
+        lines.append(f"{'best reachable':24}{metrics['floor_rmse']:8.4f}")
+    lines += [f"repaired: {repair}" for repair in metrics["repairs"]]
+    if not plotted:
+        lines.append(
+            "history.png is missing: it needs `pip install fmlayers[plot]`."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _versions() -> dict[str, str]:
+    backend = keras.backend.backend()
+    return {
+        "fmlayers": fmlayers.__version__,
+        "keras": keras.__version__,
+        backend: importlib.metadata.version(backend),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,170 @@
+import json
+import shutil
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from fmlayers._files import whole_file
+from fmlayers.data import DataError, Encoder, read_table
+from fmlayers.data.encoder import as_text
+
+
+class RunError(ValueError):
+    """A run's folder that is not as a command needs it."""
+
+
+class Run:
+    """A finished run: a folder with the model and all that is known of it.
+
+    The folder holds `model.keras` (the encoder inside), `metrics.json`,
+    `config.json`, `history.csv`, `history.png`, `summary.txt`, and `users.csv` and
+    `items.csv` where the data had them. It appears as a whole when the run is done;
+    until then there is a folder beside it whose name ends in `.partial`.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        RunError: If there is no finished run.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not is_run(self.path):
+            hint = ""
+            if partial_path(self.path).exists():
+                hint = " It was begun: go on with `fmlayers train ... --resume`."
+            raise RunError(f"{self.path} is not a finished run.{hint}")
+        self.metrics: dict[str, Any] = read_json(self.path / "metrics.json")
+
+    @cached_property
+    def model(self) -> keras.Model:
+        """The trained model."""
+        return keras.models.load_model(self.path / "model.keras")
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder, fitted on the training rows."""
+        encoder: Encoder = self.model.encoder
+        return encoder
+
+    def side_table(self, name: str) -> pd.DataFrame | None:
+        """Returns `"users"` or `"items"` as the training data had them."""
+        path = self.path / f"{name}.csv"
+        return read_table(path, text_columns=[name[:-1]]) if path.exists() else None
+
+    def predict(self, table: pd.DataFrame) -> npt.NDArray[np.float32]:
+        """Returns a rating for each row, on the scale of the data.
+
+        Columns that the model needs and the table lacks are looked up among the
+        run's own users and items; what remains unknown counts as missing.
+
+        Raises:
+            DataError: If neither has a column that the model needs.
+        """
+        table = table.reset_index(drop=True)
+        for key in ("user", "item"):
+            side = self.side_table(f"{key}s")
+            wanted = set(self.encoder.columns) - set(table.columns)
+            if side is None or key not in table or not wanted & set(side.columns):
+                continue
+            columns = sorted(wanted & set(side.columns))
+            known = side.set_index(key)[columns].reindex(table[key].map(as_text))
+            table[columns] = known.to_numpy()
+        for column in self.encoder.columns:
+            if column not in table:
+                raise DataError(
+                    f"The rows lack the column {column!r}, which the run's own users "
+                    f"and items do not have either. They have {list(table.columns)}."
+                )
+        return predict(self.model, self.encoder.transform(table))
+
+
+def predict(
+    model: keras.Model, inputs: dict[str, npt.NDArray[Any]], batch_size: int = 8192
+) -> npt.NDArray[np.float32]:
+    """Returns the model's predictions `(rows,)`; none for no rows."""
+    if len(next(iter(inputs.values()))) == 0:
+        return np.empty(0, np.float32)
+    ratings = model.predict(inputs, batch_size=batch_size, verbose=0)
+    flat: npt.NDArray[np.float32] = np.asarray(ratings, np.float32)[:, 0]
+    return flat
+
+
+def is_run(path: Path) -> bool:
+    return (path / "metrics.json").is_file() and (path / "model.keras").is_file()
+
+
+def partial_path(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
+
+
+def begin(path: Path, config: dict[str, Any], *, resume: bool, overwrite: bool) -> Path:
+    """Returns the folder to work in, made or found; touches no finished run.
+
+    Raises:
+        RunError: If `path` is taken, there is nothing to resume, or what is there
+            was begun with another configuration.
+    """
+    partial = partial_path(path)
+    if path.exists() and not is_run(path) and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(f"{path} exists and is not a run: choose another folder.")
+    if is_run(path) and not overwrite:
+        raise RunError(
+            f"{path} holds a finished run: choose another folder, or replace it with "
+            "`--overwrite`."
+        )
+    if partial.exists() and not resume:
+        if not overwrite:
+            raise RunError(
+                f"{partial} holds an interrupted run: go on with `--resume`, or begin "
+                "anew with `--overwrite`."
+            )
+        shutil.rmtree(partial)
+    if resume:
+        if not (partial / "config.json").is_file():
+            raise RunError(f"There is no interrupted run to resume at {partial}.")
+        begun = read_json(partial / "config.json")
+        changed = [
+            f"{name} {begun.get(name)!r} (now {config.get(name)!r})"
+            for name in sorted({*begun, *config})
+            if begun.get(name) != config.get(name)
+        ]
+        if changed:
+            raise RunError(
+                f"{partial} was begun with another configuration: {', '.join(changed)}."
+            )
+        return partial
+    partial.mkdir(parents=True)
+    write_json(partial / "config.json", config)
+    return partial
+
+
+def finish(partial: Path, path: Path) -> None:
+    """Puts the finished folder in place of `path`, which is gone only thereafter."""
+    if not path.exists() or not any(path.iterdir()):
+        partial.replace(path)
+        return
+    replaced = path.with_name(path.name + ".replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    path.replace(replaced)
+    partial.replace(path)
+    shutil.rmtree(replaced)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path} is not a JSON file: {error}") from error
+    return content
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    with whole_file(path) as written:
+        written.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
