@@ -7,6 +7,7 @@ same numbers under TensorFlow, JAX and PyTorch.
 import keras
 import numpy as np
 from keras import ops
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
 from fmlayers._types import Tensor
 
@@ -14,6 +15,15 @@ from fmlayers._types import Tensor
 def accumulation_dtype(dtype: str) -> str:
     """Returns the dtype to sum in: float32, or float64 if `dtype` is float64."""
     return "float64" if dtype == "float64" else "float32"
+
+
+def only_traces_shapes() -> bool:
+    """Tells whether Keras runs the code on made-up tensors, to learn shapes.
+
+    It does so to rebuild a user's subclassed model from a file, and makes every
+    input a float32, ids too.
+    """
+    return bool(in_symbolic_scope())
 
 
 def is_ragged(x: Tensor) -> bool:
@@ -54,6 +64,8 @@ def raise_where(invalid: Tensor, ids: Tensor, message: str) -> Tensor:
             raise ValueError(f"{message} Received: id={first}.")
         return np.asarray(ids)
 
+    if only_traces_shapes():
+        return ids
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf

@@ -1,7 +1,6 @@
 """The command `fmlayers`: arguments in, text and files out."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -15,7 +14,6 @@ DATA_HELP = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns 0, 1 for a refused input, 130 where interrupted."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     options = _parser().parse_args(arguments)
     try:
         code: int = options.command(options)
@@ -35,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="fmlayers", description="Factorization machines as Keras 3 layers."
     )
     parser.add_argument(
-        "--debug", action="store_true", help="show where an error came from"
+        "--debug", action="store_true", help="show tracebacks and the backend's log"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands.add_parser("train", help="train, evaluate and save a model"))
@@ -122,14 +120,11 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from fmlayers.data import read_table, write_csv
+    from fmlayers.data import write_csv
     from fmlayers.training import Run
 
     run = Run(options.run)
-    table = read_table(
-        options.data, separator=options.separator, text_columns=run.text_columns
-    )
-    table = run.rename(table)
+    table = run.read_rows(options.data, options.separator)
     table["prediction"] = run.predict(table)
     if options.out is None:
         table.to_csv(sys.stdout, index=False)

@@ -70,8 +70,8 @@ class FactorizationMachine(keras.Model):
     ...     "item": np.array([7]),
     ...     "genres": np.array([[1, 5]]),
     ... }
-    >>> model(batch).shape
-    TensorShape([1, 1])
+    >>> tuple(model(batch).shape)
+    (1, 1)
 
     References:
         Rendle, S. (2010). Factorization Machines. ICDM, equation 1.

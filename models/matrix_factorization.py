@@ -65,8 +65,8 @@ class MatrixFactorization(keras.Model):
     ...     dim=16,
     ...     scaler=fmlayers.RatingScaler(1, 5),
     ... )
-    >>> model({"user": np.array([3]), "item": np.array([7])}).shape
-    TensorShape([1, 1])
+    >>> tuple(model({"user": np.array([3]), "item": np.array([7])}).shape)
+    (1, 1)
 
     References:
         Koren, Y., Bell, R. and Volinsky, C. (2009). Matrix Factorization

@@ -56,10 +56,13 @@ class Encoder:
     Example:
 
     >>> table = pd.DataFrame({"user": [7, 8, 8], "genres": ["Drama", "", "War|Drama"]})
-    >>> encoder = Encoder({"user": "categorical", "genres": "multi_categorical"})
-    >>> encoder.fit(table).transform(table)["user"]
+    >>> columns = {"user": "categorical", "genres": "multi_categorical"}
+    >>> encoder = fmlayers.data.Encoder(columns).fit(table)
+    >>> encoder.transform(table)["user"]
     array([2, 1, 1], dtype=int32)
-    >>> model = FactorizationMachine(encoder.features, dim=8, encoder=encoder)
+    >>> model = fmlayers.models.FactorizationMachine(
+    ...     encoder.features, dim=8, encoder=encoder
+    ... )
     """
 
     def __init__(

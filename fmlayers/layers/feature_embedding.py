@@ -4,7 +4,12 @@ from typing import Any, Self, get_args
 import keras
 from keras import ops
 
-from fmlayers._backend import accumulation_dtype, is_ragged, raise_where
+from fmlayers._backend import (
+    accumulation_dtype,
+    is_ragged,
+    only_traces_shapes,
+    raise_where,
+)
 from fmlayers._config import deserialize_objects
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Categorical, Feature, MultiCategorical, Numeric
@@ -35,9 +40,9 @@ class FeatureEmbedding(keras.layers.Layer):
       an id to whoever insists on `jit_compile=True`.
 
     Each feature reads a table of its own unless features share one by name.
-    One fused table with offsets was measured against it (`make bench`) and is
-    not faster where the tables are large, and a table a feature can be shared,
-    inspected and regularized by name.
+    One fused table with offsets trains within 15 % of that, either way
+    (`python -m benchmarks.tables`), but could not be shared, inspected or
+    regularized by name.
 
     Args:
         features: List of `Categorical`, `MultiCategorical` and `Numeric`, with
@@ -85,8 +90,8 @@ class FeatureEmbedding(keras.layers.Layer):
     ...     "genres": np.array([[1, 5], [0, 0]]),
     ...     "age": np.array([0.3, np.nan]),
     ... }
-    >>> layer(batch).shape
-    TensorShape([2, 3, 8])
+    >>> tuple(layer(batch).shape)
+    (2, 3, 8)
 
     References:
         Rendle, S. (2010). Factorization Machines. ICDM, equation 1 (a field is
@@ -161,6 +166,16 @@ class FeatureEmbedding(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         batch = _entry(input_shape, self.features[0])[0]
         return (batch, len(self.features), self.dim)
+
+    def compute_output_spec(self, inputs: Mapping[str, Any]) -> Any:
+        for feature in self.features:
+            x = _entry(inputs, feature)
+            if not isinstance(feature, Numeric):
+                _check_ids(feature, x)
+        shapes = {name: tuple(x.shape) for name, x in inputs.items()}
+        return keras.KerasTensor(
+            self.compute_output_shape(shapes), dtype=self.compute_dtype
+        )
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
@@ -340,18 +355,8 @@ def _flat(feature: Feature, x: Tensor) -> Tensor:
 
 def _ids(feature: Feature, x: Tensor) -> Tensor:
     """Returns integer ids, padded where they were ragged, in 32 or 64 bits."""
+    _check_ids(feature, x)
     dtype = keras.backend.standardize_dtype(x.dtype)
-    if not dtype.startswith(("int", "uint")):
-        reason = (
-            "a float32 holds integers only up to 2^24, so that above it an id is "
-            "silently another id"
-            if "float" in dtype
-            else "encode raw values with `fmlayers.data.Encoder` first"
-        )
-        raise ValueError(
-            f"Ids of feature {feature.name!r} must be integers: {reason}. "
-            f"Received: dtype={dtype}."
-        )
     if isinstance(feature, MultiCategorical):
         if is_ragged(x):
             x = x.to_tensor()  # pads with the id 0
@@ -369,3 +374,19 @@ def _ids(feature: Feature, x: Tensor) -> Tensor:
         return ops.cast(x, "int64")
     # Narrow integers could not be compared with a large vocabulary size.
     return ops.cast(x, "int32")
+
+
+def _check_ids(feature: Feature, x: Tensor) -> None:
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    if dtype.startswith(("int", "uint")) or only_traces_shapes():
+        return
+    reason = (
+        "a float32 holds integers only up to 2^24, so that above it an id is "
+        "silently another id"
+        if "float" in dtype
+        else "encode raw values with `fmlayers.data.Encoder` first"
+    )
+    raise ValueError(
+        f"Ids of feature {feature.name!r} must be integers: {reason}. "
+        f"Received: dtype={dtype}."
+    )

@@ -49,8 +49,8 @@ class FMInteraction(keras.layers.Layer):
     Example:
 
     >>> layer = fmlayers.FMInteraction()
-    >>> layer(np.array([[[1.0, 2.0], [3.0, 4.0]]])).shape  # 1*3 + 2*4 = 11
-    TensorShape([1, 1])
+    >>> float(layer(np.array([[[1.0, 2.0], [3.0, 4.0]]]))[0, 0])  # 1*3 + 2*4
+    11.0
 
     References:
         - Rendle, S. (2010). Factorization Machines. ICDM, lemma 3.1.

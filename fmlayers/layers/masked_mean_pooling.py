@@ -49,7 +49,8 @@ class MaskedMeanPooling(keras.layers.Layer):
 
     >>> pooling = fmlayers.MaskedMeanPooling()
     >>> x = np.array([[[1.0], [3.0]], [[5.0], [7.0]]])
-    >>> pooling(x, mask=np.array([[True, True], [False, False]])).numpy()
+    >>> pooled = pooling(x, mask=np.array([[True, True], [False, False]]))
+    >>> keras.ops.convert_to_numpy(pooled)
     array([[2.],
            [0.]], dtype=float32)
 

@@ -45,8 +45,8 @@ class RatingScaler(keras.layers.Layer):
     Example:
 
     >>> scaler = fmlayers.RatingScaler(1, 5)
-    >>> scaler(np.array([0.0])).numpy()
-    array([3.], dtype=float32)
+    >>> float(scaler(np.array([0.0]))[0])
+    3.0
     >>> bias = keras.initializers.Constant(scaler.inverse(3.53))
 
     References:

@@ -58,6 +58,19 @@ class Run:
         path = self.path / f"{name}.csv"
         return read_table(path, text_columns=[name[:-1]]) if path.exists() else None
 
+    def read_rows(self, path: str | Path, separator: str = ",") -> pd.DataFrame:
+        """Reads rows to predict, their columns named as in the training data.
+
+        Raises:
+            DataError: Naming the file, and the line, that cannot be used.
+        """
+        config = self.metrics["config"]
+        names = {config["user"]: "user", config["item"]: "item"}
+        kinds = config["columns"].items()
+        text = {name for name, kind in kinds if kind != "numeric"}
+        table = read_table(path, separator=separator, text_columns=text | set(names))
+        return table.rename(columns=names)
+
     def predict(self, table: pd.DataFrame) -> npt.NDArray[np.float32]:
         """Returns a rating for each row, on the scale of the data.
 

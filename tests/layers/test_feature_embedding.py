@@ -278,6 +278,12 @@ def test_errors(backend):
     )
     check_error(r"\(batch,\) or", lambda: layer({**good, "user": np.array([[1, 2]])}))
     check_error(r"\(batch, length\)", lambda: layer({**good, "genres": np.array([1])}))
+    check_error(
+        "'user' must be integers",
+        lambda: layer(
+            {"user": keras.Input(()), "genres": keras.Input((None,), dtype="int32")}
+        ),
+    )
     if backend == "tensorflow":
         check_error(
             "Encoder", lambda: layer({**good, "user": np.array(["a"], dtype=object)})

@@ -1,0 +1,472 @@
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fmlayers import Categorical, MultiCategorical, Numeric
+from fmlayers.data import DataError, Encoder
+from fmlayers.models import FactorizationMachine
+
+COLUMNS = {"user": "categorical", "genres": "multi_categorical", "age": "numeric"}
+TABLE = pd.DataFrame(
+    {
+        "user": ["ann", "bob", "ann", None],
+        "genres": ["War|Drama", ("Drama",), [], None],
+        "age": [20.0, 30.0, np.nan, 70.0],
+    }
+)
+HARD = [
+    'a "quoted" one',
+    "it's",
+    "comma, semicolon; tab\t",
+    "two\nlines\r\n",
+    "海の灯台",
+    "Ещё",
+    "e\u0301 is not \u00e9",
+    "é",
+    "🎬",
+    " spaces ",
+    "nan",
+    "None",
+    "NA",
+    "nul\0l",
+]
+
+
+def encode(fitted, values=None, kind="categorical", **options):
+    """Returns the vocabulary of `fitted` and the ids of `values`."""
+    encoder = Encoder({"x": kind}, **options).fit(pd.DataFrame({"x": fitted}))
+    table = pd.DataFrame({"x": fitted if values is None else values})
+    return encoder.vocabulary("x"), encoder.transform(table)["x"]
+
+
+def objects(*values):
+    return pd.Series(values, dtype=object)
+
+
+def assert_same(encoder, other):
+    assert other.columns == encoder.columns
+    assert list(other.columns) == list(encoder.columns)
+    assert other.get_config() == encoder.get_config()
+    assert other.features == encoder.features
+    for name, ids in encoder.transform(TABLE).items():
+        np.testing.assert_array_equal(other.transform(TABLE)[name], ids)
+
+
+def test_features_describe_the_inputs():
+    encoder = Encoder(COLUMNS).fit(TABLE)
+    assert encoder.features == [
+        Categorical("user", 3, mask_zero=True),
+        MultiCategorical("genres", 3),
+        Numeric("age"),
+    ]
+    inputs = encoder.transform(TABLE)
+    assert list(inputs) == list(COLUMNS)
+    np.testing.assert_array_equal(inputs["user"], [1, 2, 1, 0])
+    np.testing.assert_array_equal(inputs["genres"], [[2, 1], [1, 0], [0, 0], [0, 0]])
+    # Of 20, 30 and 70 the mean is 40 and the variance 1400 / 3.
+    expected = np.array([-20, -10, np.nan, 30]) / np.sqrt(1400 / 3)
+    np.testing.assert_allclose(inputs["age"], expected, rtol=1e-6)
+    types = {name: ids.dtype.name for name, ids in inputs.items()}
+    assert types == {"user": "int32", "genres": "int32", "age": "float32"}
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA, pd.NaT])
+def test_unknown_and_missing_are_told_apart(missing):
+    vocabulary, ids = encode(["a", "b"], objects("a", missing, "c", "b"))
+    assert vocabulary == ["a", "b"]
+    np.testing.assert_array_equal(ids, [1, 0, -1, 2])
+    # Missing in the training rows, it is no value either.
+    vocabulary, ids = encode(objects("a", missing, missing), objects(missing, "a"))
+    assert vocabulary == ["a"]
+    np.testing.assert_array_equal(ids, [0, 1])
+
+
+def test_multi_valued_cells():
+    fitted = objects("A|B", ["B", "C"], ("B",))
+    cells = objects(
+        "C|A",
+        ["A", "new", "B"],
+        ("new",),
+        None,
+        np.nan,
+        [],
+        (),
+        "",
+        "A||C|",
+        [None, "B", np.nan],
+        np.array(["C"]),
+        "B",
+    )
+    vocabulary, ids = encode(fitted, cells, "multi_categorical")
+    assert vocabulary == ["B", "A", "C"]
+    expected = [
+        [3, 2, 0],
+        [2, -1, 1],
+        [-1, 0, 0],
+        [0, 0, 0],
+        [0, 0, 0],
+        [0, 0, 0],
+        [0, 0, 0],
+        [0, 0, 0],
+        [2, 3, 0],
+        [1, 0, 0],
+        [3, 0, 0],
+        [1, 0, 0],
+    ]
+    np.testing.assert_array_equal(ids, expected)
+
+
+def test_multi_valued_cells_of_numbers_and_another_separator():
+    vocabulary, ids = encode(
+        objects("7;8", [7.0, 9], 7),
+        objects((7, "8", 9.0), "7|8", 8.0),
+        "multi_categorical",
+        separator=";",
+    )
+    assert vocabulary == ["7", "8", "9"]
+    np.testing.assert_array_equal(ids, [[1, 2, 3], [-1, 0, 0], [2, 0, 0]])
+
+
+@pytest.mark.parametrize("cells", [[], [None, None], [[], ""]])
+def test_multi_valued_column_without_a_value(cells):
+    vocabulary, ids = encode(
+        objects(*cells), objects(None, "A", *cells), "multi_categorical"
+    )
+    assert vocabulary == []
+    np.testing.assert_array_equal(ids[:2], [[0], [-1]])
+    np.testing.assert_array_equal(ids[2:], np.zeros((len(cells), 1)))
+
+
+def test_order_is_by_frequency_then_by_text():
+    values = ["b", "10", "c", "9", "c", "a", "b", "é", "Z", "c"]
+    assert encode(values)[0] == ["c", "b", "10", "9", "Z", "a", "é"]
+    assert encode(values[::-1])[0] == ["c", "b", "10", "9", "Z", "a", "é"]
+    cells = objects("x|y", "y", ("x", "y"), "w", "w|x")
+    assert encode(cells, kind="multi_categorical")[0] == ["x", "y", "w"]
+
+
+@pytest.mark.parametrize("fitted", [[1, 2, 2], [1.0, 2.0, 2.0], ["1", "2", "2"]])
+def test_a_number_and_its_text_are_the_same(fitted):
+    vocabulary, ids = encode(
+        fitted, objects(1, 1.0, "1", np.int8(1), np.float32(1.0), 2, "2.0", 1.5, -1)
+    )
+    assert vocabulary == ["2", "1"]
+    np.testing.assert_array_equal(ids, [2, 2, 2, 2, 2, 1, -1, -1, -1])
+    mixed = objects("3", 3, 3.0, 4)
+    assert encode(mixed)[0] == ["3", "4"]
+    np.testing.assert_array_equal(encode(mixed)[1], [1, 1, 1, 2])
+
+
+def test_ids_of_64_bits_are_exact():
+    large = [2**63 - 1, 2**63 - 2, 2**53 + 1, 2**53, -(2**63)]
+    for values in (
+        np.array(large, "int64"),
+        pd.array([*large, None], dtype="Int64"),
+        [str(value) for value in large],
+    ):
+        vocabulary, ids = encode(values)
+        assert vocabulary == sorted(map(str, large))
+        assert len(set(ids[:5].tolist())) == 5
+        _, ids = encode(values, objects(2**53 + 1, "9007199254740992", 2**53 + 2))
+        assert [vocabulary[i - 1] for i in ids[:2]] == [
+            "9007199254740993",
+            "9007199254740992",
+        ]
+        assert ids[2] == -1
+    unsigned = np.array([2**64 - 1, 2**64 - 2], "uint64")
+    np.testing.assert_array_equal(encode(unsigned)[1], [2, 1])
+
+
+@pytest.mark.parametrize("dtype", [object, "str", "category"])
+def test_hard_strings_are_told_apart(dtype, tmp_path):
+    table = pd.DataFrame({"x": pd.Series([*HARD, ""], dtype=dtype)})
+    encoder = Encoder({"x": "categorical"}).fit(table)
+    assert encoder.vocabulary("x") == sorted([*HARD, ""])
+    encoder.save(tmp_path / "encoder.json")
+    loaded = Encoder.load(tmp_path / "encoder.json")
+    ids = loaded.transform(table)["x"]
+    assert sorted(ids) == list(range(1, len(HARD) + 2))
+    assert loaded.decode("x", ids) == [*HARD, ""]
+
+
+def test_rare_values_are_unknown():
+    vocabulary, ids = encode(["a", "a", "a", "b", "b", "c", None], min_count=2)
+    assert vocabulary == ["a", "b"]
+    np.testing.assert_array_equal(ids, [1, 1, 1, 2, 2, -1, 0])
+    vocabulary, ids = encode(
+        objects("A|B", "A", "C|A", "B"), kind="multi_categorical", min_count=2
+    )
+    assert vocabulary == ["A", "B"]
+    np.testing.assert_array_equal(ids, [[1, 2], [1, 0], [-1, 1], [2, 0]])
+    vocabulary, ids = encode(["a", "b"], min_count=2)
+    assert vocabulary == []
+    np.testing.assert_array_equal(ids, [-1, -1])
+
+
+def test_numbers_are_scaled_by_the_fitted_rows_alone():
+    vocabularies = Encoder({"x": "numeric"}).fit(pd.DataFrame({"x": [1.0, 3.0]}))
+    later = pd.DataFrame({"x": objects(100, "5", None, np.nan, pd.NA, True)})
+    np.testing.assert_array_equal(
+        vocabularies.transform(later)["x"], [98, 3, np.nan, np.nan, np.nan, -1]
+    )
+    # Again, of other rows: nothing of the first ones is left.
+    vocabularies.fit(pd.DataFrame({"x": pd.array([0, None, 20], dtype="Int64")}))
+    np.testing.assert_array_equal(
+        vocabularies.transform(later.iloc[:3])["x"], [9, -0.5, np.nan]
+    )
+
+
+@pytest.mark.parametrize("value", [0.0, 5, 0.1, 1e9 + 0.1])
+@pytest.mark.parametrize("rows", [1, 3, 10])
+def test_constant_numbers(value, rows):
+    # The mean of three times 0.1 isn't 0.1: rounding must not become the deviation.
+    encoder = Encoder({"x": "numeric"}).fit(pd.DataFrame({"x": [value] * rows}))
+    scaled = encoder.transform(pd.DataFrame({"x": [value, value + 2, np.nan]}))["x"]
+    np.testing.assert_allclose(scaled, [0, 2, np.nan], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "missing", [[np.nan, np.nan], [None, None], pd.array([None], dtype="Int64"), []]
+)
+def test_numbers_that_are_all_missing(missing):
+    encoder = Encoder({"x": "numeric"}).fit(pd.DataFrame({"x": missing}))
+    scaled = encoder.transform(pd.DataFrame({"x": [2.5, np.nan]}))["x"]
+    np.testing.assert_array_equal(scaled, [2.5, np.nan])
+
+
+def test_a_missing_date_is_not_a_number():
+    dates = pd.DataFrame({"day": pd.to_datetime(["2020-01-01", "2020-01-03", None])})
+    try:
+        days = Encoder({"day": "numeric"}).fit(dates).transform(dates)["day"]
+    except DataError:
+        return  # refused: as good
+    np.testing.assert_allclose(days, [-1, 1, np.nan])
+
+
+@pytest.mark.parametrize("wrong", ["tall", "", np.inf, -np.inf, "inf", (1,), [1]])
+def test_what_is_not_a_number_is_named(wrong):
+    good = pd.DataFrame({"height": [1.0, 2.0]})
+    table = pd.DataFrame({"height": objects(1, None, wrong, "no")}, index=list("abcd"))
+    encoder = Encoder({"height": "numeric"}).fit(good)
+    for use in (encoder.transform, Encoder({"height": "numeric"}).fit):
+        with pytest.raises(DataError, match=r"Column 'height', row 2: must be") as info:
+            use(table)
+        assert str(info.value).endswith(f"Received: {wrong!r}.")
+
+
+def test_the_index_of_a_table_does_not_matter():
+    encoder = Encoder(COLUMNS).fit(TABLE)
+    shuffled = TABLE.set_axis([3, 3, 0, 1])
+    for name, ids in encoder.transform(shuffled).items():
+        np.testing.assert_array_equal(ids, encoder.transform(TABLE)[name])
+    assert Encoder(COLUMNS).fit(shuffled).get_config() == encoder.get_config()
+
+
+def test_no_rows():
+    inputs = Encoder(COLUMNS).fit(TABLE).transform(TABLE.iloc[:0])
+    assert [len(ids) for ids in inputs.values()] == [0, 0, 0]
+    assert [ids.ndim for ids in inputs.values()] == [1, 2, 1]
+
+
+def test_decode():
+    encoder = Encoder(COLUMNS).fit(TABLE)
+    assert encoder.decode("user", [2, 0, -1, 1, 3]) == ["bob", None, None, "ann", None]
+    with pytest.raises(ValueError, match=r"`column` must be one of \['user', 'genres"):
+        encoder.decode("age", [1])
+
+
+cells = st.one_of(st.none(), st.text(max_size=5), st.integers(), st.floats())
+
+
+@given(fitted=st.lists(cells), later=st.lists(cells))
+def test_decode_inverts_transform(fitted, later):
+    encoder = Encoder({"x": "categorical"}).fit(pd.DataFrame({"x": objects(*fitted)}))
+    size = encoder.features[0].vocabulary_size
+    seen = {text(value) for value in fitted} - {None}
+    assert size == len(seen) + 1
+    values = fitted + later
+    ids = encoder.transform(pd.DataFrame({"x": objects(*values)}))["x"]
+    assert ids.shape == (len(values),)
+    for value, id_, back in zip(values, ids, encoder.decode("x", ids), strict=True):
+        assert -1 <= id_ < size
+        assert back == (text(value) if text(value) in seen else None)
+        assert (id_ == 0) == (text(value) is None)
+
+
+lists = st.lists(st.text(alphabet="ABé,\n", max_size=2), max_size=4)
+
+
+@given(fitted=st.lists(lists), later=st.lists(lists, min_size=1))
+def test_decode_inverts_transform_of_lists(fitted, later):
+    encoder = Encoder({"x": "multi_categorical"})
+    encoder.fit(pd.DataFrame({"x": objects(*fitted)}))
+    size = encoder.features[0].vocabulary_size
+    seen = {value for cell in fitted for value in cell}
+    ids = encoder.transform(pd.DataFrame({"x": objects(*later)}))["x"]
+    for cell, row in zip(later, ids, strict=True):
+        assert ((row >= -1) & (row < size)).all()
+        known = [value if value in seen else None for value in cell]
+        assert encoder.decode("x", row) == known + [None] * (len(row) - len(cell))
+        assert not row[len(cell) :].any()
+
+
+def text(value):
+    if value is None or value != value:
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+@pytest.mark.parametrize(
+    ("match", "arguments"),
+    [
+        (r"`columns` must not be empty. Received: columns=\{\}.", ({},)),
+        ("Received: 'text' for column 'x'.", ({"x": "text"},)),
+    ],
+)
+def test_columns_errors(match, arguments):
+    with pytest.raises(ValueError, match=match):
+        Encoder(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("min_count", 0), ("min_count", -1), ("separator", "")]
+)
+def test_option_errors(option, value):
+    with pytest.raises(ValueError, match=f"`{option}` must .*Received: {option}={value!r}"):
+        Encoder({"x": "categorical"}, **{option: value})
+
+
+def test_not_fitted_errors():
+    encoder = Encoder(COLUMNS)
+    assert not encoder.is_fitted
+    for use in (
+        lambda: encoder.features,
+        lambda: encoder.transform(TABLE),
+        lambda: encoder.vocabulary("user"),
+        lambda: encoder.decode("user", [1]),
+    ):
+        with pytest.raises(ValueError, match="must be fitted .*: call `fit`"):
+            use()
+    assert encoder.fit(TABLE) is encoder
+    assert encoder.is_fitted
+
+
+def test_missing_column_errors():
+    fitted = Encoder(COLUMNS).fit(TABLE)
+    for use in (Encoder(COLUMNS).fit, fitted.transform):
+        with pytest.raises(
+            DataError, match=r"lacks the columns \['user', 'age'\]. It has \['genres'\]"
+        ):
+            use(TABLE[["genres"]])
+
+
+def test_round_trips_keep_the_encoder(tmp_path):
+    encoder = Encoder(COLUMNS, min_count=2, separator="/").fit(TABLE)
+    assert_same(encoder, Encoder.from_config(encoder.get_config()))
+    assert_same(
+        encoder, Encoder.from_config(json.loads(json.dumps(encoder.get_config())))
+    )
+    assert_same(
+        encoder,
+        keras.saving.deserialize_keras_object(
+            keras.saving.serialize_keras_object(encoder)
+        ),
+    )
+    encoder.save(tmp_path / "encoder.json")
+    loaded = Encoder.load(tmp_path / "encoder.json")
+    assert_same(encoder, loaded)
+    assert (loaded.min_count, loaded.separator) == (2, "/")
+    unfitted = Encoder.from_config(Encoder(COLUMNS).get_config())
+    assert not unfitted.is_fitted
+
+
+def test_save_is_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "encoder.json"
+    encoder = Encoder(COLUMNS).fit(TABLE)
+    encoder.save(path)
+    saved = path.read_bytes()
+
+    def fails(self, text, *args, **kwargs):
+        self.write_bytes(text.encode()[:10])
+        raise OSError("disk full")
+
+    monkeypatch.setattr("pathlib.Path.write_text", fails)
+    with pytest.raises(OSError, match="disk full"):
+        encoder.fit(TABLE.iloc[:1]).save(path)
+    assert path.read_bytes() == saved
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def corrupt_config(**changes):
+    return json.dumps(Encoder(COLUMNS).fit(TABLE).get_config() | changes)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        "null",
+        '{"columns": {}}',
+        corrupt_config()[:60],
+        corrupt_config(more=1),
+        corrupt_config(vocabularies={"user": "ann", "genres": []}),
+        corrupt_config(vocabularies={"user": ["ann"], "other": []}),
+        corrupt_config(scales={"age": [1.0]}),
+        corrupt_config(scales={"age": ["a", "b"]}),
+        b"\xff\xfe\x00",
+    ],
+)
+def test_a_corrupt_file_is_refused(content, tmp_path):
+    path = tmp_path / "encoder.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=r"encoder\.json is not a saved encoder: "):
+        Encoder.load(path)
+
+
+def test_saved_inside_a_model(tmp_path):
+    encoder = Encoder(COLUMNS | {"x": "categorical"}, min_count=1)
+    table = TABLE.assign(x=HARD[:4])
+    model = FactorizationMachine(encoder.fit(table).features, 4, encoder=encoder)
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.normal(size=w.shape) for w in model.weights])
+    table.to_json(tmp_path / "table.json")
+    later = table.assign(user=["bob", "new", None, "ann"])
+    expected = model.predict(encoder.transform(later), verbose=0)
+    model.save(tmp_path / "model.keras")
+
+    script = f"""
+import json, sys
+import keras
+import fmlayers
+
+model = keras.models.load_model({str(tmp_path / "model.keras")!r})
+assert "fmlayers.training" not in sys.modules
+import pandas as pd
+table = pd.DataFrame(json.loads(sys.stdin.read()))
+inputs = model.encoder.transform(table)
+print(json.dumps([model.encoder.get_config(), model.predict(inputs, verbose=0).tolist()]))
+"""
+    rows = later.astype(object).where(later.notna(), None).to_dict("list")
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        input=json.dumps(rows),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    config, predicted = json.loads(done.stdout.splitlines()[-1])
+    assert config == encoder.get_config()
+    np.testing.assert_allclose(predicted, expected, rtol=1e-6)

@@ -1,0 +1,155 @@
+import inspect
+
+import keras
+import numpy as np
+import pytest
+from checks import check_error
+from keras import ops
+
+from fmlayers import (
+    Categorical,
+    FeatureEmbedding,
+    FMInteraction,
+    MultiCategorical,
+    Numeric,
+    RatingScaler,
+)
+from fmlayers.models import FactorizationMachine, MatrixFactorization
+
+FEATURES = [
+    Categorical("user", 4),
+    Categorical("item", 6),
+    Numeric("age", use_bias=True),
+    MultiCategorical("genres", 5),
+]
+BATCH = {
+    "user": np.array([0, 3, 2, -1], "int32"),
+    "item": np.array([5, 5, 0, 99], "int32"),
+    "age": np.array([0.5, np.nan, -1.0, 2.0], "float32"),
+    "genres": np.array([[1, 2], [0, 0], [4, 0], [3, 9]], "int32"),
+}
+
+
+def randomize(model, rng):
+    model.set_weights([rng.normal(scale=0.5, size=w.shape) for w in model.weights])
+    return model
+
+
+@pytest.mark.parametrize("scaler", [None, RatingScaler(1, 5, "clip")])
+def test_values(scaler, rng):
+    model = randomize(FactorizationMachine(FEATURES, 3, scaler), rng)
+    vectors = ops.convert_to_numpy(model.factors(BATCH)).astype("float64")
+    weights = ops.convert_to_numpy(model.linear(BATCH)).astype("float64")
+    expected = []
+    for b in range(4):
+        score = float(ops.convert_to_numpy(model.bias.value)[0])
+        for f in range(4):
+            score += weights[b, f, 0]
+            for g in range(f + 1, 4):
+                score += vectors[b, f] @ vectors[b, g]
+        expected.append([score if scaler is None else min(max(score, 1.0), 5.0)])
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(model(BATCH)), expected, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_of_user_and_item_is_the_biased_matrix_factorization(rng):
+    fm = randomize(FactorizationMachine(FEATURES[:2], 3), rng)
+    mf = MatrixFactorization(*FEATURES[:2], 3)
+    mf.set_weights(fm.get_weights())
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(fm(BATCH)), ops.convert_to_numpy(mf(BATCH)), rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_learns_what_it_can_express(jit_compile, backend, rng):
+    if backend == "torch" and jit_compile:
+        pytest.skip("torch.compile is checked once, in test_torch_compile.py")
+    planted = randomize(FactorizationMachine(FEATURES, 3), rng)
+    batch = {
+        "user": rng.integers(0, 4, 512),
+        "item": rng.integers(0, 6, 512),
+        "age": rng.normal(size=512).astype("float32"),
+        "genres": rng.integers(0, 5, (512, 2)),
+    }
+    ratings = planted.predict(batch, verbose=0)
+    model = FactorizationMachine(
+        FEATURES, 3, l2=0.0, linear_l2=0.0, embeddings_initializer="random_normal"
+    )
+    model.compile(
+        keras.optimizers.Adam(0.05),
+        loss="mse",
+        metrics=[keras.metrics.RootMeanSquaredError(name="rmse")],
+        jit_compile=jit_compile,
+    )
+    model.fit(batch, ratings, epochs=60, batch_size=64, verbose=0)
+    rmse = model.evaluate(batch, ratings, return_dict=True, verbose=0)["rmse"]
+    assert rmse < 0.05 * ratings.std()
+
+
+def test_training_step_is_keras_own():
+    assert FactorizationMachine.train_step is keras.Model.train_step
+    assert MatrixFactorization.train_step is keras.Model.train_step
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_keeps_weights_and_ratings_in_float32(policy, rng):
+    model = randomize(FactorizationMachine(FEATURES, 3), rng)
+    mixed = FactorizationMachine(FEATURES, 3, dtype=policy)
+    mixed.set_weights(model.get_weights())
+    assert all(weight.dtype == "float32" for weight in mixed.weights)
+    found = mixed(BATCH)
+    assert keras.backend.standardize_dtype(found.dtype) == "float32"
+    expected = ops.convert_to_numpy(model(BATCH))
+    np.testing.assert_allclose(ops.convert_to_numpy(found), expected, atol=0.1)
+    # The same model again, so that a bound of 0.1 is not all that it meets.
+    assert np.abs(expected).max() > 1.0
+
+
+def test_l2_is_that_of_its_parts():
+    model = FactorizationMachine(FEATURES, 3, l2=0.5, linear_l2={"age": 0.25})
+    model(BATCH)
+    factors = FeatureEmbedding(FEATURES, 3, l2=0.5)
+    factors.build()
+    factors.set_weights(model.factors.get_weights())
+    factors(BATCH)
+    expected = sum(float(ops.convert_to_numpy(x)) for x in factors.losses)
+    assert expected > 0.0
+    found = sum(float(ops.convert_to_numpy(x)) for x in model.losses)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)  # linear starts at 0
+
+
+def test_composes_as_a_layer(rng):
+    """In a functional model, under a mixed policy of the model around it."""
+    inputs = {feature.name: feature.keras_input() for feature in FEATURES[:3]}
+    fm = randomize(FactorizationMachine(FEATURES[:3], 3), rng)
+    model = keras.Model(inputs, fm(inputs))
+    batch = {name: BATCH[name] for name in inputs}
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(model(batch)), ops.convert_to_numpy(fm(batch)), rtol=1e-6
+    )
+    vectors = FeatureEmbedding(FEATURES[:3], 3)(inputs)
+    assert FMInteraction()(vectors).shape == (None, 1)
+
+
+def test_config_has_every_argument():
+    model = FactorizationMachine(FEATURES, 3, RatingScaler(1, 5))
+    config = model.get_config()
+    arguments = set(inspect.signature(FactorizationMachine.__init__).parameters)
+    assert arguments - {"self", "kwargs"} <= set(config)
+    assert FactorizationMachine.from_config(config).get_config() == config
+
+
+def test_errors():
+    check_error("`features` must not be empty", lambda: FactorizationMachine([], 3))
+    check_error("`dim` must be", lambda: FactorizationMachine(FEATURES, -1))
+    check_error(
+        "`linear_l2` must|`l2` must",
+        lambda: FactorizationMachine(FEATURES, 3, linear_l2=-1.0),
+    )
+    model = FactorizationMachine(FEATURES, 3)
+    check_error(
+        "'item' must be integers",
+        lambda: model({**BATCH, "item": BATCH["item"].astype("float32")}),
+    )

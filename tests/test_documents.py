@@ -1,0 +1,86 @@
+"""Every code block of the documents and every example of a docstring runs."""
+
+import doctest
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+import fmlayers
+import fmlayers.data
+import fmlayers.models
+import fmlayers.optimizers
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = [
+    (module, name)
+    for module in ("fmlayers", "fmlayers.models", "fmlayers.optimizers")
+    for name in importlib.import_module(module).__all__
+] + [("fmlayers.data", "Encoder")]
+
+
+@pytest.mark.parametrize(("module", "name"), EXAMPLES)
+def test_docstring(module, name):
+    found = doctest.DocTestFinder(recurse=False).find(
+        getattr(importlib.import_module(module), name),
+        name,
+        globs={"fmlayers": fmlayers, "keras": keras, "np": np, "pd": pd},
+    )
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    for test in found:
+        runner.run(test)
+    assert runner.failures == 0
+    if "Example:" in (getattr(importlib.import_module(module), name).__doc__ or ""):
+        assert runner.tries > 0
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_python_blocks(document, tmp_path):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("the documents show the default backend")
+    blocks = re.findall(r"```python\n(.*?)```", document.read_text("utf-8"), re.S)
+    script = tmp_path / "script.py"
+    script.write_text("\n".join(blocks), "utf-8")
+    result = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONWARNINGS": "error::SyntaxWarning"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_commands(document, tmp_path):
+    """Runs the lines `fmlayers ...` of console blocks marked `<!-- run -->`."""
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("the documents show the default backend")
+    text = document.read_text("utf-8")
+    blocks = re.findall(r"<!-- run -->\n```(?:console|bash)\n(.*?)```", text, re.S)
+    for line in "".join(blocks).replace("\\\n", " ").splitlines():
+        command = line.removeprefix("$ ")
+        if not command.startswith("fmlayers "):
+            continue
+        arguments = [sys.executable, "-m", "fmlayers.cli", *command.split()[1:]]
+        result = subprocess.run(
+            arguments, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, (command, result.stderr)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text("utf-8"))
+    for link in links:
+        if not link.startswith(("http://", "https://")):
+            assert (document.parent / link).exists(), link
