@@ -3,7 +3,9 @@ import time
 from collections.abc import Callable
 
 
-def medians(runs: dict[str, Callable[[], object]], rounds: int = 15) -> dict[str, float]:
+def medians(
+    runs: dict[str, Callable[[], object]], rounds: int = 15
+) -> dict[str, float]:
     """Returns the median seconds of each, run in turn after one warm-up."""
     for run in runs.values():
         run()

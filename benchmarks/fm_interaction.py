@@ -47,9 +47,7 @@ def main() -> None:
             runs["loop"] = lambda f=loop, x=x: f(x).numpy()
         seconds = medians(runs)
         loop_ratio = seconds.get("loop", float("nan")) / seconds["copy"]
-        print(
-            f"{fields:8}{seconds['layer'] / seconds['copy']:16.1f}{loop_ratio:16.1f}"
-        )
+        print(f"{fields:8}{seconds['layer'] / seconds['copy']:16.1f}{loop_ratio:16.1f}")
 
 
 if __name__ == "__main__":

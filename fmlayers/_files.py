@@ -21,7 +21,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield written
         written.chmod(0o666 & ~_umask())
-        os.replace(written, target)
+        written.replace(target)
     finally:
         written.unlink(missing_ok=True)
 

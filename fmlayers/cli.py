@@ -96,7 +96,11 @@ def _train(options: argparse.Namespace) -> int:
 
     given = vars(options)
     config = TrainingConfig(
-        **{field.name: given[field.name] for field in fields(TrainingConfig) if field.name in given}
+        **{
+            field.name: given[field.name]
+            for field in fields(TrainingConfig)
+            if field.name in given
+        }
     )
     run = train(
         config,

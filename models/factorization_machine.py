@@ -77,6 +77,8 @@ class FactorizationMachine(keras.Model):
         Rendle, S. (2010). Factorization Machines. ICDM, equation 1.
     """
 
+    built: bool
+
     def __init__(
         self,
         features: Sequence[Feature],

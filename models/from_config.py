@@ -48,7 +48,12 @@ def model_from_config(
                 f"Received: {list(encoder.columns)}."
             )
         user, item = encoder.features
-        return MatrixFactorization(user, item, config.dim, True, scaler, **options)
-    raise ValueError(
-        f"`model` must be 'fm' or 'mf'. Received: model={config.model!r}."
-    )
+        return MatrixFactorization(
+            user,  # type: ignore[arg-type]  # checked by the model
+            item,  # type: ignore[arg-type]
+            config.dim,
+            True,
+            scaler,
+            **options,
+        )
+    raise ValueError(f"`model` must be 'fm' or 'mf'. Received: model={config.model!r}.")

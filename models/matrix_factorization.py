@@ -74,6 +74,8 @@ class MatrixFactorization(keras.Model):
         and 5.
     """
 
+    built: bool
+
     def __init__(
         self,
         user: Categorical,

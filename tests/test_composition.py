@@ -31,7 +31,7 @@ BATCH = {
 RATINGS = np.array([1.0, 4.0, 5.0], "float32")
 
 # A user's own subclass: it is declared again in the fresh process, as its owner would.
-SUBCLASS = '''
+SUBCLASS = """
 import keras
 from keras import ops
 import fmlayers
@@ -54,7 +54,7 @@ class Ranker(keras.Model):
         words = ops.expand_dims(self.pooling(self.words(inputs["words"])), 1)
         vectors = ops.concatenate([self.fields(inputs), words], axis=1)
         return self.scaler(self.score(self.hidden(self.interaction(vectors))))
-'''
+"""
 
 
 def functional_model():

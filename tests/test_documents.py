@@ -62,20 +62,22 @@ def test_python_blocks(document, tmp_path):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands(document, tmp_path):
-    """Runs the lines `fmlayers ...` of console blocks marked `<!-- run -->`."""
+    """Runs the console blocks that follow `<!-- run -->`."""
     if keras.backend.backend() != "tensorflow":
         pytest.skip("the documents show the default backend")
     text = document.read_text("utf-8")
-    blocks = re.findall(r"<!-- run -->\n```(?:console|bash)\n(.*?)```", text, re.S)
-    for line in "".join(blocks).replace("\\\n", " ").splitlines():
-        command = line.removeprefix("$ ")
-        if not command.startswith("fmlayers "):
-            continue
-        arguments = [sys.executable, "-m", "fmlayers.cli", *command.split()[1:]]
-        result = subprocess.run(
-            arguments, cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert result.returncode == 0, (command, result.stderr)
+    blocks = re.findall(r"<!-- run -->\n```console\n(.*?)```", text, re.S)
+    lines = [line.removeprefix("$ ") for line in "".join(blocks).splitlines()]
+    commands = Path(sys.executable).parent
+    result = subprocess.run(
+        ["bash", "-euc", "\n".join(lines)],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{commands}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

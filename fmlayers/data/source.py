@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pandas as pd
 
@@ -95,7 +95,7 @@ def infer_columns(
     return columns
 
 
-def _kind(name: str, column: "pd.Series[object]") -> Kind:
+def _kind(name: str, column: "pd.Series[Any]") -> Kind:
     if name in ("user", "item"):
         return "categorical"
     if pd.api.types.is_numeric_dtype(column) and column.dtype != bool:

@@ -98,6 +98,8 @@ class FeatureEmbedding(keras.layers.Layer):
         a block of x; a multi-valued one is a block with several entries).
     """
 
+    built: bool
+
     def __init__(
         self,
         features: Sequence[Feature],

@@ -7,7 +7,6 @@ from fmlayers._backend import accumulation_dtype, is_ragged, pad_ragged
 from fmlayers._types import Combiner, Tensor
 
 
-
 @keras.saving.register_keras_serializable(package="fmlayers")
 class MaskedMeanPooling(keras.layers.Layer):
     """Pools the values of a field into one vector; no value gives zeros.

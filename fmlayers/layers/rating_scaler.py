@@ -8,7 +8,6 @@ from fmlayers._backend import accumulation_dtype
 from fmlayers._types import ScalerMethod, Tensor
 
 
-
 @keras.saving.register_keras_serializable(package="fmlayers")
 class RatingScaler(keras.layers.Layer):
     """Turns a raw score into a rating between two bounds.
@@ -88,7 +87,9 @@ class RatingScaler(keras.layers.Layer):
             span = self.max_rating - self.min_rating
             return self.min_rating + span * ops.sigmoid(score)
         if self.method == "clip":
-            clipped = ops.clip(ops.stop_gradient(score), self.min_rating, self.max_rating)
+            clipped = ops.clip(
+                ops.stop_gradient(score), self.min_rating, self.max_rating
+            )
             # Adds 0 with a slope of 1; inf - inf would add a NaN.
             finite = ops.where(ops.isfinite(score), score, 0.0)
             return clipped + (finite - ops.stop_gradient(finite))

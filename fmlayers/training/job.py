@@ -200,9 +200,7 @@ class Trainer:
         if searching:
             callbacks.append(EarlyStop(self.progress, config.patience))
         model.fit(
-            ShuffledBatches(
-                inputs, ratings, batch_size, seed=config.seed, epoch=done
-            ),
+            ShuffledBatches(inputs, ratings, batch_size, seed=config.seed, epoch=done),
             epochs=epochs,
             initial_epoch=done,
             validation_data=(
@@ -233,9 +231,7 @@ def split_rows(dataset: Dataset, config: TrainingConfig) -> Split:
             ratings["user"], test_fraction=config.test_fraction, seed=config.seed
         )
     if config.split == "time":
-        return time_split(
-            ratings.get("timestamp"), test_fraction=config.test_fraction
-        )
+        return time_split(ratings.get("timestamp"), test_fraction=config.test_fraction)
     if config.split not in dataset.folds:
         raise DataError(
             f"{dataset.name} has no fold {config.split!r}. It can be split by "
@@ -321,9 +317,7 @@ def summary(metrics: Mapping[str, Any], plotted: bool = True) -> str:
         lines.append(f"{'best reachable':24}{metrics['floor_rmse']:8.4f}")
     lines += [f"repaired: {repair}" for repair in metrics["repairs"]]
     if not plotted:
-        lines.append(
-            "history.png is missing: it needs `pip install fmlayers[plot]`."
-        )
+        lines.append("history.png is missing: it needs `pip install fmlayers[plot]`.")
     return "\n".join(lines) + "\n"
 
 

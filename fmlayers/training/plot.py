@@ -10,6 +10,7 @@ def plot_history(history: pd.DataFrame, path: Path) -> bool:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ImportError:
         return False
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -24,18 +25,19 @@ def plot_history(history: pd.DataFrame, path: Path) -> bool:
         if len(rows) and column in rows:
             axes.plot(rows["epoch"], rows[column], style, color=color, label=label)
     if "val_rmse" in history and history["val_rmse"].notna().any():
-        best = history.loc[history["val_rmse"].idxmin()]
-        axes.plot(best["epoch"], best["val_rmse"], "o", color="C1", zorder=3)
+        best = history.nsmallest(1, "val_rmse")
+        epoch, rmse = float(best["epoch"].iloc[0]), float(best["val_rmse"].iloc[0])
+        axes.plot(epoch, rmse, "o", color="C1", zorder=3)
         axes.annotate(
-            f"{best['val_rmse']:.4f}",
-            (best["epoch"], best["val_rmse"]),
+            f"{rmse:.4f}",
+            (epoch, rmse),
             textcoords="offset points",
             xytext=(0, 8),
             ha="center",
         )
     axes.set(xlabel="epoch", ylabel="RMSE (rating points)")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
     with whole_file(path) as written:
         FigureCanvasAgg(figure).print_png(str(written))

@@ -125,7 +125,11 @@ def begin(path: Path, config: dict[str, Any], *, resume: bool, overwrite: bool) 
             was begun with another configuration.
     """
     partial = partial_path(path)
-    if path.exists() and not is_run(path) and (not path.is_dir() or any(path.iterdir())):
+    if (
+        path.exists()
+        and not is_run(path)
+        and (not path.is_dir() or any(path.iterdir()))
+    ):
         raise RunError(f"{path} exists and is not a run: choose another folder.")
     if is_run(path) and not overwrite:
         raise RunError(

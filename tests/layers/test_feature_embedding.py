@@ -86,9 +86,7 @@ def l2_penalty(coefficients, **options):
 @pytest.mark.parametrize("dim", [1, 3])
 def test_layer(policy, dim, tmp_path):
     check_layer(
-        lambda **kwargs: FeatureEmbedding(
-            FEATURES, dim, out_of_range=policy, **kwargs
-        ),
+        lambda **kwargs: FeatureEmbedding(FEATURES, dim, out_of_range=policy, **kwargs),
         {"inputs": BATCH},
         lambda weights, inputs: embed(weights, inputs, dim, policy),
         tmp_path=tmp_path,
@@ -147,7 +145,9 @@ def test_error_policy_raises(bad, compiled, backend):
     model = keras.Model(inputs, layer(inputs))
     ids = np.array([1, bad, 2], "int32")
     if not compiled:
-        check_error(f"'user' has an id outside 0 ... 4.*id={bad}", lambda: layer({"user": ids}))
+        check_error(
+            f"'user' has an id outside 0 ... 4.*id={bad}", lambda: layer({"user": ids})
+        )
         return
     model.compile()
     with pytest.raises(Exception, match=r"user.{1,3} has an id outside 0 \.\.\. 4"):
@@ -169,7 +169,9 @@ def test_error_policy_never_lies_where_xla_cannot_raise(backend):
     np.testing.assert_array_equal(np.isnan(output), [[[False] * 3], [[True] * 3]])
 
 
-@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32", "int64", "uint32"])
+@pytest.mark.parametrize(
+    "dtype", ["int8", "uint8", "int16", "int32", "int64", "uint32"]
+)
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_every_integer_type_reads_the_same_rows(dtype, jit_compile, backend):
     if backend == "torch" and jit_compile:
@@ -200,7 +202,9 @@ def test_ids_above_2_to_the_24_stay_apart():
 
 def test_unknown_row_starts_at_zero_and_learns():
     layer = FeatureEmbedding([Categorical("user", 5)], 2)
-    np.testing.assert_array_equal(ops.convert_to_numpy(layer({"user": np.array([-1])}))[0], 0.0)
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(layer({"user": np.array([-1])}))[0], 0.0
+    )
     inputs = {"user": keras.Input((), dtype="int32", name="user")}
     model = keras.Model(inputs, ops.sum(layer(inputs), axis=(1, 2)))
     model.compile(keras.optimizers.SGD(1.0), loss="mse")
@@ -233,7 +237,9 @@ def test_numbers_are_not_rounded_before_they_are_multiplied():
     )
     # 1999 - 1998 in bfloat16 is 0 or 8 if the years were rounded first.
     bias = -1998.0
-    found = ops.convert_to_numpy(ops.cast(layer({"year": np.array([1999.0 + bias])}), "float32"))
+    found = ops.convert_to_numpy(
+        ops.cast(layer({"year": np.array([1999.0 + bias])}), "float32")
+    )
     np.testing.assert_array_equal(found, [[[1.0]]])
 
 

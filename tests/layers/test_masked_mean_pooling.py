@@ -45,7 +45,12 @@ def test_layer(combiner, masked, weighted, values, rng, tmp_path):
     # `weights` is an argument of the layer, too: the reference takes its weights
     # by position.
     def reference(variables, /, **arguments):
-        return pool(variables, combiner=combiner, factors=arguments.pop("weights", None), **arguments)
+        return pool(
+            variables,
+            combiner=combiner,
+            factors=arguments.pop("weights", None),
+            **arguments,
+        )
 
     check_layer(
         lambda **kwargs: MaskedMeanPooling(combiner=combiner, **kwargs),
