@@ -175,7 +175,7 @@ def test_error_policy_never_lies_where_xla_cannot_raise(backend):
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_every_integer_type_reads_the_same_rows(dtype, jit_compile, backend):
     if backend == "torch" and jit_compile:
-        pytest.skip("torch.compile is checked once, in test_torch_compile.py")
+        pytest.skip("torch.compile is checked by check_layer and test_torch_compile.py")
     if backend == "jax" and dtype == "int64":
         pytest.skip("JAX cuts 64 bits to 32 before a layer sees them, as documented")
     user = Categorical("user", 1000)

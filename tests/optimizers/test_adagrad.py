@@ -9,7 +9,7 @@ from fmlayers.optimizers import Adagrad
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_steps_as_the_dense_formula_says(jit_compile, rng, backend):
     if backend == "torch" and jit_compile:
-        pytest.skip("torch.compile is checked once, in test_torch_compile.py")
+        pytest.skip("torch.compile is checked by check_layer and test_torch_compile.py")
     users, dim, steps = 6, 3, 4
     layer = FeatureEmbedding(
         [Categorical("user", users)], dim, embeddings_initializer="random_normal"
