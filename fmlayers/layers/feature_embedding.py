@@ -4,15 +4,11 @@ from typing import Any, Self, get_args
 import keras
 from keras import ops
 
-from fmlayers._backend import (
-    accumulation_dtype,
-    is_ragged,
-    only_traces_shapes,
-    raise_where,
-)
+from fmlayers._backend import accumulation_dtype, raise_where
 from fmlayers._config import deserialize_objects
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Categorical, Feature, MultiCategorical, Numeric
+from fmlayers.layers._inputs import check_ids, entry, flat, integer_ids
 from fmlayers.layers.masked_mean_pooling import MaskedMeanPooling
 
 
@@ -161,19 +157,19 @@ class FeatureEmbedding(keras.layers.Layer):
 
     def call(self, inputs: Mapping[str, Tensor]) -> Tensor:
         fields = [
-            self._embed(feature, _entry(inputs, feature)) for feature in self.features
+            self._embed(feature, entry(inputs, feature)) for feature in self.features
         ]
         return ops.cast(ops.stack(fields, axis=1), self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        batch = _entry(input_shape, self.features[0])[0]
+        batch = entry(input_shape, self.features[0])[0]
         return (batch, len(self.features), self.dim)
 
     def compute_output_spec(self, inputs: Mapping[str, Any]) -> Any:
         for feature in self.features:
-            x = _entry(inputs, feature)
+            x = entry(inputs, feature)
             if not isinstance(feature, Numeric):
-                _check_ids(feature, x)
+                check_ids(feature, x)
         shapes = {name: tuple(x.shape) for name, x in inputs.items()}
         return keras.KerasTensor(
             self.compute_output_shape(shapes), dtype=self.compute_dtype
@@ -195,9 +191,7 @@ class FeatureEmbedding(keras.layers.Layer):
         return cls(**deserialize_objects(config))
 
     def _add_table(self, feature: Categorical | MultiCategorical) -> Any:
-        # A fresh initializer each: an unseeded one gives two tables of the same
-        # shape the same numbers.
-        initializer = self.embeddings_initializer.clone()
+        initializer = self._fresh_initializer()
 
         def initialize(shape: tuple[int, int], dtype: str) -> Tensor:
             size, dim = shape
@@ -217,22 +211,29 @@ class FeatureEmbedding(keras.layers.Layer):
     def _add_vector(self, name: str, role: str) -> Any:
         return self.add_weight(
             shape=(self.dim,),
-            initializer=self.embeddings_initializer.clone(),
+            initializer=self._fresh_initializer(),
             autocast=False,
             name=f"{name}_{role}".replace("/", "_"),
         )
 
+    def _fresh_initializer(self) -> Any:
+        # An unseeded initializer gives two tables of one shape the same numbers.
+        initializer = self.embeddings_initializer
+        return initializer.clone() if hasattr(initializer, "clone") else initializer
+
     def _embed(self, feature: Feature, x: Tensor) -> Tensor:
         if isinstance(feature, Numeric):
-            vectors, squared_norm = self._scale(feature, _flat(feature, x))
+            vectors, squared_norm = self._scale(feature, flat(feature, x))
         elif isinstance(feature, Categorical):
-            vectors, present = self._look_up(feature, _flat(feature, _ids(feature, x)))
+            vectors, present = self._look_up(
+                feature, flat(feature, integer_ids(feature, x))
+            )
             if present is not None:
                 vectors = ops.where(ops.expand_dims(present, -1), vectors, 0.0)
             squared_norm = ops.sum(ops.square(vectors), axis=-1)
         else:
             pool = self._pooling[feature.combiner]
-            vectors, present = self._look_up(feature, _ids(feature, x))
+            vectors, present = self._look_up(feature, integer_ids(feature, x))
             squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
             squared_norm = pool(squares, mask=present)
             vectors = pool(vectors, mask=present)
@@ -324,71 +325,3 @@ def _l2_by_feature(
     if not all(0.0 <= value < float("inf") for value in coefficients.values()):
         raise ValueError(f"`l2` must be finite and at least 0. Received: l2={l2}.")
     return coefficients
-
-
-def _entry(inputs: Mapping[str, Any], feature: Feature) -> Any:
-    if not isinstance(inputs, Mapping):
-        raise ValueError(
-            "`inputs` must be a dict from feature name to tensor. "
-            f"Received: {type(inputs).__name__}."
-        )
-    if feature.name not in inputs:
-        raise ValueError(
-            f"`inputs` must have an entry {feature.name!r}. "
-            f"Received: entries {sorted(inputs)}."
-        )
-    return inputs[feature.name]
-
-
-def _flat(feature: Feature, x: Tensor) -> Tensor:
-    """Returns `(batch,)` for `(batch,)` or `(batch, 1)`."""
-    shape = tuple(x.shape)
-    if len(shape) == 2 and shape[1] in (1, None):
-        return ops.squeeze(x, axis=1)
-    if len(shape) != 1:
-        kind = type(feature).__name__
-        raise ValueError(
-            f"{kind} feature {feature.name!r} must be of shape (batch,) or "
-            f"(batch, 1). Received: shape {shape}. For several ids an example "
-            "describe it as `MultiCategorical`."
-        )
-    return x
-
-
-def _ids(feature: Feature, x: Tensor) -> Tensor:
-    """Returns integer ids, padded where they were ragged, in 32 or 64 bits."""
-    _check_ids(feature, x)
-    dtype = keras.backend.standardize_dtype(x.dtype)
-    if isinstance(feature, MultiCategorical):
-        if is_ragged(x):
-            x = x.to_tensor()  # pads with the id 0
-        if len(x.shape) != 2:
-            raise ValueError(
-                f"MultiCategorical feature {feature.name!r} must be of shape "
-                f"(batch, length) or ragged. Received: shape {tuple(x.shape)}."
-            )
-    if dtype in ("int32", "int64"):
-        return x
-    if dtype in ("uint32", "uint64") and keras.backend.backend() == "jax":
-        # Without 64 bits a large id would wrap round to a valid one.
-        x = ops.minimum(x, 2**31 - 1)
-    elif dtype in ("uint32", "uint64"):
-        return ops.cast(x, "int64")
-    # Narrow integers could not be compared with a large vocabulary size.
-    return ops.cast(x, "int32")
-
-
-def _check_ids(feature: Feature, x: Tensor) -> None:
-    dtype = keras.backend.standardize_dtype(x.dtype)
-    if dtype.startswith(("int", "uint")) or only_traces_shapes():
-        return
-    reason = (
-        "a float32 holds integers only up to 2^24, so that above it an id is "
-        "silently another id"
-        if "float" in dtype
-        else "encode raw values with `fmlayers.data.Encoder` first"
-    )
-    raise ValueError(
-        f"Ids of feature {feature.name!r} must be integers: {reason}. "
-        f"Received: dtype={dtype}."
-    )
