@@ -1,5 +1,8 @@
 """Factorization machines as Keras 3 layers."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from fmlayers._registry import register as _register
 from fmlayers.features import Categorical, MultiCategorical, Numeric
 from fmlayers.layers import (
@@ -22,3 +25,18 @@ __all__ = [
     "Numeric",
     "RatingScaler",
 ]
+
+if TYPE_CHECKING:
+    from fmlayers import data as data
+    from fmlayers import models as models
+    from fmlayers import optimizers as optimizers
+    from fmlayers import training as training
+    from fmlayers import tuning as tuning
+else:
+    _SUBPACKAGES = ("data", "models", "optimizers", "training", "tuning")
+
+    def __getattr__(name: str) -> Any:
+        """Imports a subpackage when it is first named, and not before."""
+        if name not in _SUBPACKAGES:
+            raise AttributeError(f"module 'fmlayers' has no attribute {name!r}")
+        return importlib.import_module(f"fmlayers.{name}")

@@ -1,0 +1,60 @@
+import functools
+
+import pytest
+
+from fmlayers.data import source, synthetic, write_csv
+from fmlayers.models.from_config import model_from_config
+from fmlayers.training import TrainingConfig, train
+
+
+@pytest.fixture(scope="session")
+def ratings():
+    return synthetic(num_users=100, num_items=80, num_ratings=3000).ratings
+
+
+@pytest.fixture(scope="session")
+def make_config(ratings, tmp_path_factory):
+    """Make a small configuration; by default of `ratings` in a CSV."""
+    path = tmp_path_factory.mktemp("data") / "shop.csv"
+    write_csv(ratings, path)
+    small = {"data": str(path), "dim": 4, "max_epochs": 3, "batch_size": 256}
+    return lambda **changes: TrainingConfig(**(small | changes))
+
+
+@pytest.fixture(scope="session")
+def run(make_config, tmp_path_factory):
+    """Train a run of user and item; tests leave it as it is."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return train(make_config(seed=3), out, model_from_config)
+
+
+@pytest.fixture(scope="session")
+def films():
+    return synthetic(num_users=60, num_items=40, num_ratings=1200)
+
+
+@pytest.fixture(scope="session")
+def film_run(films, make_config, tmp_path_factory):
+    """Train a run of all of MovieLens' columns, most in tables of their own."""
+    config = make_config(data="synthetic", validation_fraction=0.0, max_epochs=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source, "synthetic", lambda: films)
+        return train(
+            config, tmp_path_factory.mktemp("runs") / "films", model_from_config
+        )
+
+
+@pytest.fixture
+def failing():
+    """Make a `build_model` that raises when called for the `nth` time."""
+
+    def make(nth=1):
+        def build(count, *arguments):
+            count[0] += 1
+            if count[0] == nth:
+                raise RuntimeError("no memory")
+            return model_from_config(*arguments)
+
+        return functools.partial(build, [0])
+
+    return make

@@ -1,0 +1,420 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+import fmlayers
+from fmlayers.cli import main
+from fmlayers.data import DataError, source, write_csv
+from fmlayers.models.from_config import model_from_config
+from fmlayers.training import Run, RunError, TrainingConfig, train
+from fmlayers.training.job import default_batch_size, split_rows
+
+FILES = {
+    "config.json",
+    "history.csv",
+    "history.png",
+    "metrics.json",
+    "model.keras",
+    "summary.txt",
+}
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def split(rows, seed=0):
+    """Return the positions of the training and the test rows, as documented."""
+    order = np.random.default_rng(seed).permutation(rows)
+    return order[: rows - round(rows * 0.2)], order[rows - round(rows * 0.2) :]
+
+
+def errors(run, table):
+    inputs = run.encoder.transform(table)
+    return run.model.predict(inputs, verbose=0)[:, 0] - table["rating"].to_numpy()
+
+
+def rmse(error):
+    return np.sqrt(np.mean(error**2))
+
+
+def read_history(run):
+    return pd.read_csv(run.path / "history.csv")
+
+
+def assert_same_history(run, other):
+    table, expected = read_history(run), read_history(other)
+    assert table[["phase", "epoch"]].equals(expected[["phase", "epoch"]])
+    figures = ["loss", "rmse", "val_loss", "val_rmse"]
+    np.testing.assert_allclose(table[figures], expected[figures], rtol=1e-4)
+
+
+def test_files(run, film_run):
+    assert names(run.path) == FILES
+    assert names(film_run.path) == FILES | {"users.csv", "items.csv"}
+    for each in (run, film_run):
+        png = (each.path / "history.png").read_bytes()
+        assert png.startswith(b"\x89PNG\r\n\x1a\n")
+        assert len(png) > 5000
+        assert not each.path.with_name(each.path.name + ".partial").exists()
+
+
+def test_metrics_say_what_the_run_was(run, make_config, backend):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    text = (run.path / "metrics.json").read_text()
+    metrics = json.loads(text, parse_constant=refuse)
+    assert metrics == run.metrics
+    config = make_config(seed=3).to_dict()
+    assert {name: metrics["config"][name] for name in config} == config
+    assert metrics["config"]["seed"] == 3
+    assert metrics["config"]["backend"] == backend
+    assert metrics["config"]["columns"] == {
+        "user": "categorical",
+        "item": "categorical",
+    }
+    fingerprint = source.load(config["data"]).fingerprint()
+    assert metrics["config"]["fingerprint"] == fingerprint
+    assert metrics["config"] == json.loads((run.path / "config.json").read_text())
+    assert metrics["versions"]["fmlayers"] == fmlayers.__version__
+    assert metrics["versions"]["keras"] == keras.__version__
+    assert metrics["versions"]["numpy"] == np.__version__
+    assert {backend, "python"} < set(metrics["versions"])
+    assert metrics["rows"] == {"train": 2400, "validation": 240, "test": 600}
+    assert metrics["batch_size"] == 256
+    assert metrics["repairs"] == []
+    assert metrics["seconds"] > 0
+
+
+def test_metrics_are_those_of_the_saved_model(run, ratings):
+    train_rows, test_rows = split(len(ratings), seed=3)
+    error = errors(run, ratings.iloc[test_rows])
+    mean = ratings["rating"].to_numpy()[train_rows].mean()
+    off = ratings["rating"].to_numpy()[test_rows] - mean
+    expected = {
+        "rmse": rmse(error),
+        "mae": np.mean(np.abs(error)),
+        "mean_predictor_rmse": rmse(off),
+        "mean_predictor_mae": np.mean(np.abs(off)),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(run.metrics[name], value, rtol=1e-6)
+    assert run.metrics["rmse"] < 0.97 * run.metrics["mean_predictor_rmse"]
+    summary = (run.path / "summary.txt").read_text()
+    assert f"{run.metrics['rmse']:.4f}" in summary
+    assert f"{run.metrics['mean_predictor_rmse']:.4f}" in summary
+    assert "2,400 train (of these 240 to choose the epochs on), 600 test" in summary
+
+
+def test_the_best_reachable_is_said_where_known(film_run, films):
+    floor = films.floor_rmse(split(1200)[1])
+    np.testing.assert_allclose(film_run.metrics["floor_rmse"], floor)
+    assert (
+        f"best reachable            {floor:.4f}"
+        in (film_run.path / "summary.txt").read_text()
+    )
+
+
+def test_history_of_search_and_refit(run):
+    table = read_history(run)
+    assert table["phase"].tolist() == ["search"] * 3 + ["refit"] * run.metrics["epochs"]
+    assert table["epoch"].tolist() == [1, 2, 3, *range(1, run.metrics["epochs"] + 1)]
+    search = table[table["phase"] == "search"]
+    assert run.metrics["epochs"] == search["val_rmse"].argmin() + 1
+    np.testing.assert_allclose(run.metrics["validation_rmse"], search["val_rmse"].min())
+    assert (table["seconds"] > 0).all()
+    assert table.loc[table["phase"] == "refit", "val_rmse"].isna().all()
+    assert table.loc[search.index[-1], "rmse"] < table.loc[0, "rmse"]
+
+
+@pytest.mark.parametrize("refit", [True, False])
+def test_stops_early_and_takes_the_best_epoch(refit, make_config, ratings, tmp_path):
+    config = make_config(
+        max_epochs=30, patience=2, learning_rate=0.4, l2=0.0, dim=8, refit=refit
+    )
+    run = train(config, tmp_path / "run", model_from_config)
+    table = read_history(run)
+    search = table[table["phase"] == "search"]
+    best = search["val_rmse"].argmin() + 1
+    assert run.metrics["epochs"] == best
+    assert len(search) == best + 2 < 30
+    assert (table["phase"] == "refit").sum() == best * refit
+    assert names(run.path) == FILES
+
+    train_rows, _ = split(len(ratings))
+    shuffled = np.random.default_rng((0, 1)).permutation(train_rows)
+    validation, fitting = shuffled[:240], shuffled[240:]
+    error = rmse(errors(run, ratings.iloc[validation]))
+    seen = train_rows if refit else fitting
+    for column in ("user", "item"):
+        values = {str(value) for value in ratings[column].iloc[seen]}
+        assert set(run.encoder.vocabulary(column)) == values
+    if refit:  # on the validation rows too, so that it knows them
+        assert error < 0.98 * run.metrics["validation_rmse"]
+    else:
+        np.testing.assert_allclose(error, run.metrics["validation_rmse"], rtol=1e-5)
+
+
+def test_no_validation_rows(film_run):
+    table = read_history(film_run)
+    assert table["phase"].tolist() == ["refit", "refit"]
+    assert film_run.metrics["validation_rmse"] is None
+    assert film_run.metrics["epochs"] == 2
+    assert film_run.metrics["rows"] == {"train": 960, "validation": 0, "test": 240}
+
+
+def test_nothing_comes_from_the_test_rows(run, ratings, make_config, tmp_path):
+    _, test_rows = split(len(ratings), seed=3)
+    changed = ratings.copy()
+    changed["rating"] = changed["rating"].astype(float)
+    changed.iloc[test_rows, changed.columns.get_loc("rating")] = np.linspace(
+        -20, 20, len(test_rows)
+    )
+    write_csv(changed, tmp_path / "changed.csv")
+    config = make_config(seed=3, data=str(tmp_path / "changed.csv"))
+    other = train(config, tmp_path / "run", model_from_config)
+    assert other.metrics["rmse"] > 5
+    assert other.metrics["epochs"] == run.metrics["epochs"]
+    assert_same_history(other, run)
+    assert other.encoder.get_config() == run.encoder.get_config()
+    for weight, expected in zip(
+        other.model.get_weights(), run.model.get_weights(), strict=True
+    ):
+        np.testing.assert_allclose(weight, expected, rtol=1e-5, atol=1e-6)
+    scaler = other.model.scaler.get_config()
+    assert scaler == run.model.scaler.get_config()
+
+
+def test_values_of_the_test_rows_alone_are_unknown(ratings, make_config, tmp_path):
+    train_rows, test_rows = split(len(ratings))
+    table = ratings.astype({"user": str, "item": str})
+    table.iloc[test_rows[:30], table.columns.get_loc("user")] = "tested"
+    table.iloc[test_rows[:20], table.columns.get_loc("item")] = [
+        f"film {i}" for i in range(20)
+    ]
+    write_csv(table, tmp_path / "table.csv")
+    config = make_config(
+        data=str(tmp_path / "table.csv"), max_epochs=1, validation_fraction=0.0
+    )
+    run = train(config, tmp_path / "run", model_from_config)
+    for column in ("user", "item"):
+        known = set(table[column].iloc[train_rows])
+        assert set(run.encoder.vocabulary(column)) == known
+        unknown = int((~table[column].iloc[test_rows].isin(known)).sum())
+        assert run.metrics["unknown_in_test"][column] == unknown >= 20
+
+
+def test_without_matplotlib(make_config, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("matplotlib.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    config = make_config(max_epochs=1, validation_fraction=0.0)
+    run = train(config, tmp_path / "run", model_from_config)
+    assert names(run.path) == FILES - {"history.png"}
+    assert (
+        (run.path / "summary.txt")
+        .read_text()
+        .endswith("history.png is missing: it needs `pip install fmlayers[plot]`.\n")
+    )
+
+
+def test_a_finished_run_is_not_replaced_unasked(run, make_config, tmp_path, failing):
+    shutil.copytree(run.path, tmp_path / "run")
+    before = contents(tmp_path / "run")
+    for resume in (False, True):
+        with pytest.raises(RunError, match="holds a finished run.*`--overwrite`"):
+            train(make_config(), tmp_path / "run", failing(), resume=resume)
+    assert contents(tmp_path / "run") == before
+    assert names(tmp_path) == {"run"}
+
+
+def test_overwriting_keeps_the_old_run_until_the_new_one_is_done(
+    run, make_config, tmp_path, failing
+):
+    out = tmp_path / "run"
+    shutil.copytree(run.path, out)
+    before = contents(out)
+    config = make_config(max_epochs=2, seed=4)
+    with pytest.raises(RuntimeError, match="no memory"):
+        train(config, out, failing(1), overwrite=True)
+    assert contents(out) == before
+    assert names(tmp_path) == {"run"}
+    # After the search there is something to go on from.
+    with pytest.raises(RuntimeError, match="no memory"):
+        train(config, out, failing(2), overwrite=True)
+    assert contents(out) == before
+    assert names(tmp_path) == {"run", "run.partial"}
+    other = make_config(max_epochs=3, seed=5)
+    with pytest.raises(RunError, match=r"max_epochs 2 \(now 3\), seed 4 \(now 5\)\.$"):
+        train(other, out, failing(1), resume=True, overwrite=True)
+    assert contents(out) == before
+    # Resumed, it builds one model, the second phase's.
+    resumed = train(config, out, failing(3), resume=True, overwrite=True)
+    assert resumed.metrics["config"]["seed"] == 4
+    assert read_history(resumed)["phase"].value_counts()["search"] == 2
+    assert names(out) == FILES
+    assert names(tmp_path) == {"run"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_something_else_is_refused(
+    overwrite, make_config, tmp_path, failing
+):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "metrics.json").write_text("{}")
+    (tmp_path / "notes").write_text("mine")
+    for name in ("thesis", "notes"):
+        with pytest.raises(RunError, match=f"{name} exists and is not a run"):
+            train(make_config(), tmp_path / name, failing(), overwrite=overwrite)
+    assert contents(tmp_path / "thesis") == {"metrics.json": b"{}"}
+    assert (tmp_path / "notes").read_text() == "mine"
+    assert names(tmp_path) == {"thesis", "notes"}
+
+
+def test_nothing_to_resume(make_config, tmp_path, failing):
+    with pytest.raises(
+        RunError, match=r"no interrupted run to resume at .*run\.partial"
+    ):
+        train(make_config(), tmp_path / "run", failing(), resume=True)
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("changes", "table", "match"),
+    [
+        ({"data": "no-such-data"}, None, "isn't there"),
+        ({"features": ["user", "colour"]}, None, "Feature 'colour'"),
+        ({"split": "u1"}, None, r"shop has no fold 'u1'. It can be split by \['random"),
+        ({"test_fraction": 1.5}, None, "`test_fraction` must be"),
+        ({"model": "mlp"}, None, "`model` must be 'fm' or 'mf'. Received: model='mlp'"),
+        ({"model": "mf", "features": ["user"]}, None, "must be user and item"),
+        ({"dim": 0}, None, "Received: dim=0"),
+        ({}, "user,item,rating\n1,1,x\n", r"bad\.csv, line 2: the rating"),
+        ({}, "user,item\n1,1\n", r"bad\.csv has no column 'rating'"),
+        (
+            {},
+            "user,item,rating\n" + "".join(f"{i},{i},3\n" for i in range(20)),
+            r"All 14 training ratings are 3\.0",
+        ),
+    ],
+)
+def test_refused_input_leaves_nothing(changes, table, match, make_config, tmp_path):
+    if table is not None:
+        changes = changes | {"data": str(tmp_path / "bad.csv")}
+        (tmp_path / "bad.csv").write_text(table)
+    with pytest.raises(ValueError, match=match):
+        train(make_config(**changes), tmp_path / "run", model_from_config)
+    assert names(tmp_path) <= {"bad.csv"}
+
+
+@pytest.fixture(scope="module")
+def long_run(make_config, tmp_path_factory):
+    """Return a run of many epochs, and the command that does it."""
+    options = {"dim": 4, "max_epochs": 40, "patience": 40, "batch_size": 64, "seed": 1}
+    config = make_config(**options)
+    command = ["train", "--data", config.data]
+    for name, value in options.items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+    out = tmp_path_factory.mktemp("runs") / "long"
+    return train(config, out, model_from_config), command
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+@pytest.mark.parametrize("phase", ["search", "refit"])
+def test_a_killed_run_goes_on_as_if_nothing_had_been(phase, long_run, tmp_path):
+    reference, command = long_run
+    out, partial = tmp_path / "run", tmp_path / "run.partial"
+    command = [*command, "--out", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fmlayers.cli", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    done = []
+    while not done and process.poll() is None:
+        time.sleep(0.005)
+        if (partial / "progress.json").exists():
+            history = json.loads((partial / "progress.json").read_text())["history"]
+            done = [row for row in history if row["phase"] == phase]
+    process.kill()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, output.decode()
+    history = json.loads((partial / "progress.json").read_text())["history"]
+    assert len(history) < len(read_history(reference)) - 2
+    assert not out.exists()
+    with pytest.raises(RunError, match="It was begun: go on with"):
+        Run(out)
+    assert main(command) == 1  # not begun anew unasked
+
+    # As if killed while writing.
+    (partial / ".progress-x1y2.json").write_text('{"hist')
+    (partial / f"{phase}-0099.weights.h5").write_bytes(b"\x89HDF")
+    assert main([*command, "--resume"]) == 0
+    assert names(tmp_path) == {"run"}
+    assert names(out) == FILES
+    resumed = Run(out)
+    assert_same_history(resumed, reference)
+    for name in ("rmse", "mae", "validation_rmse"):
+        np.testing.assert_allclose(
+            resumed.metrics[name], reference.metrics[name], rtol=1e-4
+        )
+    assert resumed.metrics["epochs"] == reference.metrics["epochs"]
+
+
+def test_split_rows(films):
+    for name, in_test in (("random", 240), ("time", 240)):
+        rows = split_rows(films, TrainingConfig(split=name))
+        assert len(rows.test) == in_test
+    times = films.ratings["timestamp"].to_numpy()
+    by_time = split_rows(films, TrainingConfig(split="time", test_fraction=0.5))
+    assert times[by_time.train].max() <= times[by_time.test].min()
+    by_user = split_rows(films, TrainingConfig(split="user"))
+    users = films.ratings["user"]
+    assert set(users.iloc[by_user.train]) == set(users)
+    np.testing.assert_array_equal(
+        split_rows(films, TrainingConfig(seed=7)).test, split(1200, seed=7)[1]
+    )
+    with pytest.raises(DataError, match="synthetic has no fold 'u9'"):
+        split_rows(films, TrainingConfig(split="u9"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "size"),
+    [(1, 16), (2_560, 16), (72_000, 512), (10**6, 8192), (10**9, 8192)],
+)
+def test_default_batch_size(rows, size):
+    assert default_batch_size(rows) == size
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_epochs", 0),
+        ("patience", 0),
+        ("batch_size", 0),
+        ("validation_fraction", 1.0),
+        ("validation_fraction", -0.1),
+        ("validation_fraction", float("nan")),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+    ],
+)
+def test_configuration_errors(name, value):
+    with pytest.raises(
+        ValueError, match=f"`{name}` must be .*Received: {name}={value}"
+    ):
+        TrainingConfig(**{name: value})

@@ -1,0 +1,245 @@
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fmlayers.data import DataError, synthetic, write_csv
+from fmlayers.models.from_config import model_from_config
+from fmlayers.training import Run, RunError, train
+from fmlayers.training import run as runs
+
+
+def rows_of(films, count=50):
+    return films.ratings[["user", "item"]].iloc[:count]
+
+
+def test_side_columns_come_from_the_run(films, film_run):
+    inputs = film_run.encoder.transform(films.table().iloc[:50])
+    expected = runs.predict(film_run.model, inputs)
+    assert expected.shape == (50,)
+    assert expected.dtype == np.float32
+    np.testing.assert_allclose(film_run.predict(rows_of(films)), expected, rtol=1e-6)
+    # They matter: without them the ratings are others.
+    bare = rows_of(films).assign(
+        age=None, sex=None, occupation=None, year=None, genres=None
+    )
+    assert np.abs(film_run.predict(bare) - expected).max() > 1e-3
+
+
+def test_side_tables_are_the_data_s(films, film_run):
+    columns = ["user", "age", "sex", "occupation"]
+    users = film_run.side_table("users")[columns]
+    pd.testing.assert_frame_equal(users, films.users[columns].astype({"user": "str"}))
+    items = film_run.side_table("items")
+    assert items["title"].tolist() == films.items["title"].tolist()
+    np.testing.assert_array_equal(items["year"], films.items["year"])
+    genres = ["|".join(cell) or None for cell in films.items["genres"]]
+    assert (
+        items["genres"].astype(object).where(items["genres"].notna(), None).tolist()
+        == genres
+    )
+
+
+def test_no_side_tables(run):
+    assert run.side_table("users") is None
+    assert run.side_table("items") is None
+
+
+@pytest.mark.parametrize("kind", [int, float, str])
+def test_ids_may_be_numbers_or_text(kind, films, film_run):
+    rows = rows_of(films).map(kind)
+    np.testing.assert_array_equal(
+        film_run.predict(rows), film_run.predict(rows_of(films))
+    )
+
+
+def test_columns_of_the_rows_take_precedence(films, film_run):
+    rows = rows_of(films, 20).assign(age=71.0, sex=None)
+    table = films.table().iloc[:20].assign(age=71.0, sex=None)
+    inputs = film_run.encoder.transform(table)
+    np.testing.assert_allclose(
+        film_run.predict(rows), runs.predict(film_run.model, inputs), rtol=1e-6
+    )
+    assert (film_run.predict(rows) != film_run.predict(rows_of(films, 20))).any()
+
+
+def test_unknown_and_missing_users_and_items(films, film_run):
+    rows = pd.DataFrame(
+        {"user": ["nobody", "1", None, "nobody"], "item": [1, -5, 1, None]}
+    )
+    table = pd.DataFrame(
+        {
+            "user": ["nobody", "1", None, "nobody"],
+            "item": [1, -5, 1, None],
+            "age": [None, films.users["age"][0], None, None],
+            "sex": [None, films.users["sex"][0], None, None],
+            "occupation": [None, films.users["occupation"][0], None, None],
+            "year": [films.items["year"][0], None, films.items["year"][0], None],
+            "genres": [films.items["genres"][0], None, films.items["genres"][0], None],
+        }
+    )
+    inputs = film_run.encoder.transform(table)
+    np.testing.assert_array_equal(inputs["user"][[0, 2, 3]], [-1, 0, -1])
+    np.testing.assert_array_equal(inputs["item"][[1, 3]], [-1, 0])
+    predicted = film_run.predict(rows)
+    assert (np.isfinite(predicted) & (predicted >= 1) & (predicted <= 5)).all()
+    np.testing.assert_allclose(
+        predicted, runs.predict(film_run.model, inputs), rtol=1e-6
+    )
+
+
+def test_a_row_a_prediction_in_order(films, film_run):
+    rows = rows_of(films)
+    expected = film_run.predict(rows)
+    again = pd.concat([rows[::-1], rows]).set_axis([7] * 100)
+    before = again.copy()
+    np.testing.assert_allclose(
+        film_run.predict(again), np.concatenate([expected[::-1], expected]), rtol=1e-6
+    )
+    pd.testing.assert_frame_equal(again, before)
+    assert film_run.predict(rows.iloc[:0]).shape == (0,)
+    assert len(np.unique(expected)) > 20
+
+
+@pytest.mark.parametrize("column", ["user", "item"])
+def test_missing_column_error(column, films, run, film_run):
+    for each in (run, film_run):
+        with pytest.raises(DataError, match=f"The rows lack the column '{column}'"):
+            each.predict(rows_of(films).drop(columns=column))
+
+
+def test_text_of_a_side_table_stays_text(make_config, tmp_path, films):
+    # As numbers, the zip codes 01002 and 1002 would be one.
+    folder = tmp_path / "ml-100k"
+    folder.mkdir()
+    write = lambda name, lines: (folder / name).write_text("\n".join(lines) + "\n")
+    ratings = films.ratings.astype({"rating": int})
+    write(
+        "u.data", ["\t".join(map(str, row)) for row in ratings.itertuples(index=False)]
+    )
+    users = range(1, len(films.users) + 1)
+    write("u.user", [f"{user}|24|M|technician|{user % 2}1002" for user in users])
+    config = make_config(
+        data=str(folder),
+        features=["user", "item", "zip_code"],
+        validation_fraction=0.0,
+        max_epochs=1,
+    )
+    run = train(config, tmp_path / "run", model_from_config)
+    assert run.encoder.vocabulary("zip_code") == ["01002", "11002"]
+    test = run_rows(run, ratings)
+    error = run.predict(test[["user", "item"]]) - test["rating"]
+    np.testing.assert_allclose(
+        np.sqrt(np.mean(error**2)), run.metrics["rmse"], rtol=1e-5
+    )
+
+
+def run_rows(run, ratings):
+    """Return the test rows of a run with a random split."""
+    order = np.random.default_rng(run.metrics["config"]["seed"]).permutation(
+        len(ratings)
+    )
+    return ratings.iloc[order[-run.metrics["rows"]["test"] :]]
+
+
+def test_read_rows_names_columns_as_in_training(run, tmp_path):
+    renamed = tmp_path / "renamed"
+    shutil.copytree(run.path, renamed)
+    metrics = json.loads((renamed / "metrics.json").read_text())
+    metrics["config"] |= {"user": "who", "item": "what"}
+    (renamed / "metrics.json").write_text(json.dumps(metrics))
+    path = tmp_path / "rows.csv"
+    path.write_text("what;stars;who\n007;3;1\n3;;NA\n")
+    table = Run(renamed).read_rows(path, ";")
+    assert table[["item", "user"]].to_dict("list") == {
+        "item": ["007", "3"],
+        "user": ["1", "NA"],
+    }
+    np.testing.assert_array_equal(table["stars"], [3, np.nan])
+    path.write_text("what,who,user\n1,2,3\n")
+    with pytest.raises(DataError, match="'user'"):
+        Run(renamed).read_rows(path)
+
+
+def test_read_rows_names_the_bad_line(run, tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("user,item\n1,2\n1,2,3\n")
+    with pytest.raises(DataError, match=r"rows\.csv, line 3: expected 2 fields"):
+        run.read_rows(path)
+
+
+def test_not_a_run_error(run, tmp_path):
+    with pytest.raises(RunError, match=r"nothing is not a finished run\.$"):
+        Run(tmp_path / "nothing")
+    shutil.copytree(run.path, tmp_path / "half")
+    (tmp_path / "half" / "model.keras").unlink()
+    with pytest.raises(RunError, match=r"half is not a finished run\.$"):
+        Run(tmp_path / "half")
+    (tmp_path / "half.partial").mkdir()
+    with pytest.raises(RunError, match="It was begun: go on with .*--resume"):
+        Run(tmp_path / "half")
+
+
+def test_damaged_metrics_error(run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "run")
+    (tmp_path / "run" / "metrics.json").write_text('{"rmse":')
+    with pytest.raises(RunError, match=r"metrics\.json is not a JSON file: "):
+        Run(tmp_path / "run")
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_folder_of_something_else_is_never_touched(tmp_path):
+    for name in ("folder", "new.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.tex").write_text("years of work")
+    (tmp_path / "file").write_text("years of work")
+    for name in ("folder", "file", "new"):
+        for options in ((False, False), (False, True), (True, False), (True, True)):
+            resume, overwrite = options
+            with pytest.raises(RunError):
+                runs.begin(tmp_path / name, {}, resume=resume, overwrite=overwrite)
+    assert (tmp_path / "folder" / "thesis.tex").is_file()
+    assert (tmp_path / "file").is_file()
+    assert (tmp_path / "new.partial" / "thesis.tex").is_file()
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_an_empty_folder_is_free(tmp_path):
+    (tmp_path / "run").mkdir()
+    partial = runs.begin(tmp_path / "run", {"a": 1}, resume=False, overwrite=False)
+    runs.finish(partial, tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert runs.read_json(tmp_path / "run" / "config.json") == {"a": 1}
+
+
+def test_an_interrupted_run_is_not_begun_anew_unasked(tmp_path):
+    partial = runs.begin(tmp_path / "run", {"a": 1}, resume=False, overwrite=False)
+    (partial / "progress.json").write_text("{}")
+    with pytest.raises(RunError, match="interrupted run: go on with `--resume`, or"):
+        runs.begin(tmp_path / "run", {"a": 1}, resume=False, overwrite=False)
+    assert runs.begin(tmp_path / "run", {"a": 1}, resume=True, overwrite=False)
+    assert set(contents(partial)) == {"config.json", "progress.json"}
+    runs.begin(tmp_path / "run", {"a": 2}, resume=False, overwrite=True)
+    assert set(contents(partial)) == {"config.json"}
+
+
+def test_finish_replaces_what_was_there(tmp_path):
+    out = tmp_path / "run"
+    for a in (1, 2):
+        partial = runs.begin(out, {"a": a}, resume=False, overwrite=True)
+        for name in ("metrics.json", "model.keras", f"only-{a}"):
+            (partial / name).write_text(str(a))
+        assert not out.exists() or contents(out)["model.keras"] == b"1"
+        runs.finish(partial, out)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert set(contents(out)) == {
+        "config.json",
+        "metrics.json",
+        "model.keras",
+        "only-2",
+    }
