@@ -100,7 +100,7 @@ class Probe(keras.Model):
         self.layer = layer
         self.constants = _leaves(arguments)
         self.structure = arguments
-        self.cotangent = cotangent
+        self.cotangent = cotangent.astype("float32")
         self.moved = [
             self.add_weight(
                 shape=x.shape,

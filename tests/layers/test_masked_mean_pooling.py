@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from checks import check_error, check_layer
+from checks import Probe, check_error, check_layer
 from keras import ops
 
 from fmlayers import MaskedMeanPooling
@@ -72,6 +72,23 @@ def test_padding_is_never_read(combiner, values):
 def test_weights_of_zero_are_an_empty_row(combiner, values):
     output = MaskedMeanPooling(combiner=combiner)(values, weights=np.zeros((3, 4)))
     np.testing.assert_array_equal(ops.convert_to_numpy(output), 0.0)
+
+
+@pytest.mark.parametrize("combiner", ["mean", "sum", "sqrtn"])
+def test_a_row_whose_weights_are_zero_gets_no_gradient(combiner, values):
+    # Unlike a masked row, nothing else keeps a 0 / 0 of its from flowing back.
+    weights = np.array([[1, 2, 0, 1], [0, 0, 0, 0], [0, 1, 1, 0]], "float32")
+    layer = MaskedMeanPooling(combiner=combiner)
+    probe = Probe(layer, {"inputs": values, "weights": weights}, np.ones((3, 2)))
+    probe.compile(keras.optimizers.SGD(1.0), run_eagerly=True)
+    probe.train_on_batch(np.zeros((1, 1)), np.zeros((1, 1)))
+    moved, reweighed = (ops.convert_to_numpy(v.value) for v in probe.moved)
+    assert np.isfinite(moved).all()
+    assert np.isfinite(reweighed).all()
+    np.testing.assert_array_equal(moved[1], values[1])
+    if combiner != "sum":  # whose weights have a slope at 0, too
+        np.testing.assert_array_equal(reweighed[1], weights[1])
+    assert np.any(moved[0] != values[0])
 
 
 def test_takes_up_a_keras_mask_and_hands_none_on():

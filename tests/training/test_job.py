@@ -195,17 +195,16 @@ def test_nothing_comes_from_the_test_rows(run, ratings, make_config, tmp_path):
         other.model.get_weights(), run.model.get_weights(), strict=True
     ):
         np.testing.assert_allclose(weight, expected, rtol=1e-5, atol=1e-6)
-    scaler = other.model.scaler.get_config()
-    assert scaler == run.model.scaler.get_config()
+    scalers = [each.model.scaler.get_config() for each in (other, run)]
+    assert scalers[0] | {"name": ""} == scalers[1] | {"name": ""}
 
 
 def test_values_of_the_test_rows_alone_are_unknown(ratings, make_config, tmp_path):
     train_rows, test_rows = split(len(ratings))
     table = ratings.astype({"user": str, "item": str})
-    table.iloc[test_rows[:30], table.columns.get_loc("user")] = "tested"
-    table.iloc[test_rows[:20], table.columns.get_loc("item")] = [
-        f"film {i}" for i in range(20)
-    ]
+    for column, count in (("user", 30), ("item", 20)):
+        new = [f"{column} of the test {i}" for i in range(count)]
+        table.iloc[test_rows[:count], table.columns.get_loc(column)] = new
     write_csv(table, tmp_path / "table.csv")
     config = make_config(
         data=str(tmp_path / "table.csv"), max_epochs=1, validation_fraction=0.0
@@ -215,7 +214,8 @@ def test_values_of_the_test_rows_alone_are_unknown(ratings, make_config, tmp_pat
         known = set(table[column].iloc[train_rows])
         assert set(run.encoder.vocabulary(column)) == known
         unknown = int((~table[column].iloc[test_rows].isin(known)).sum())
-        assert run.metrics["unknown_in_test"][column] == unknown >= 20
+        assert run.metrics["unknown_in_test"][column] == unknown
+        assert unknown >= 20
 
 
 def test_without_matplotlib(make_config, tmp_path, monkeypatch):
@@ -324,7 +324,7 @@ def test_refused_input_leaves_nothing(changes, table, match, make_config, tmp_pa
 @pytest.fixture(scope="module")
 def long_run(make_config, tmp_path_factory):
     """Return a run of many epochs, and the command that does it."""
-    options = {"dim": 4, "max_epochs": 40, "patience": 40, "batch_size": 64, "seed": 1}
+    options = {"dim": 4, "max_epochs": 24, "patience": 24, "batch_size": 64, "seed": 1}
     config = make_config(**options)
     command = ["train", "--data", config.data]
     for name, value in options.items():

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fmlayers.data import DataError, synthetic, write_csv
+from fmlayers.data import DataError
 from fmlayers.models.from_config import model_from_config
 from fmlayers.training import Run, RunError, train
 from fmlayers.training import run as runs
@@ -114,7 +114,10 @@ def test_text_of_a_side_table_stays_text(make_config, tmp_path, films):
     # As numbers, the zip codes 01002 and 1002 would be one.
     folder = tmp_path / "ml-100k"
     folder.mkdir()
-    write = lambda name, lines: (folder / name).write_text("\n".join(lines) + "\n")
+
+    def write(name, lines):
+        (folder / name).write_text("\n".join(lines) + "\n")
+
     ratings = films.ratings.astype({"rating": int})
     write(
         "u.data", ["\t".join(map(str, row)) for row in ratings.itertuples(index=False)]
