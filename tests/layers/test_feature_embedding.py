@@ -159,10 +159,7 @@ def test_error_policy_never_lies_where_xla_cannot_raise(backend):
         pytest.skip("only TensorFlow's XLA programs cannot raise")
     user = Categorical("user", 5)
     layer = FeatureEmbedding([user], 3, out_of_range="error")
-    inputs = {"user": user.keras_input()}
-    model = keras.Model(inputs, layer(inputs))
-    model.compile()
-    assert not model.jit_compile
+    assert not layer.supports_jit
     import tensorflow as tf
 
     output = tf.function(layer, jit_compile=True)({"user": tf.constant([1, 7])})
@@ -233,14 +230,33 @@ def test_building_twice_keeps_the_weights():
 
 def test_numbers_are_not_rounded_before_they_are_multiplied():
     layer = FeatureEmbedding(
-        [Numeric("year")], 1, embeddings_initializer="ones", dtype="mixed_bfloat16"
+        [Numeric("year")],
+        1,
+        embeddings_initializer=keras.initializers.Constant(1 / 257),
+        dtype="mixed_bfloat16",
     )
-    # 1999 - 1998 in bfloat16 is 0 or 8 if the years were rounded first.
-    bias = -1998.0
-    found = ops.convert_to_numpy(
-        ops.cast(layer({"year": np.array([1999.0 + bias])}), "float32")
-    )
-    np.testing.assert_array_equal(found, [[[1.0]]])
+    # 257 is no bfloat16: rounded first, it would give 256 / 257.
+    found = layer({"year": np.array([257.0], "float32")})
+    np.testing.assert_array_equal(ops.convert_to_numpy(ops.cast(found, "float32")), 1.0)
+
+
+def test_tables_are_not_rounded_inside_a_mixed_model():
+    class Outer(keras.Model):
+        def __init__(self):
+            super().__init__(dtype="mixed_bfloat16")
+            self.embedding = FeatureEmbedding(
+                [Categorical("user", 5), Numeric("age")],
+                1,
+                embeddings_initializer=keras.initializers.Constant(1.001),
+                dtype="float32",
+            )
+
+        def call(self, inputs):
+            return self.embedding(inputs)
+
+    batch = {"user": np.array([1]), "age": np.array([1.0], "float32")}
+    found = ops.convert_to_numpy(Outer()(batch))
+    np.testing.assert_array_equal(found, np.float32(1.001))
 
 
 def test_ragged_equals_padded(backend):
