@@ -1,6 +1,6 @@
 import contextlib
 import io
-import subprocess
+import runpy
 import sys
 
 import numpy as np
@@ -65,15 +65,14 @@ def test_options_become_the_configuration(trained):
 
 
 def test_every_setting_has_an_option():
-    options = vars(
-        cli._parser().parse_args(
-            "train --out r --data d --user a --item b --rating c --timestamp t "
-            "--separator ; --features x y:numeric --min-count 2 --split time "
-            "--test-fraction .3 --validation-fraction .4 --seed 5 --model mf --dim 6 "
-            "--l2 .7 --linear-l2 .8 --scaler sigmoid --learning-rate .9 "
-            "--batch-size 10 --max-epochs 11 --patience 12 --no-refit".split()
-        )
-    )
+    command = """
+        train --out r --data d --user a --item b --rating c --timestamp t --separator ;
+        --features x y:numeric --min-count 2 --split time --test-fraction .3
+        --validation-fraction .4 --seed 5 --model mf --dim 6 --l2 .7 --linear-l2 .8
+        --scaler sigmoid --learning-rate .9 --batch-size 10 --max-epochs 11
+        --patience 12 --no-refit
+    """
+    options = vars(cli._parser().parse_args(command.split()))
     default = TrainingConfig().to_dict()
     assert set(default) <= set(options)
     assert not [name for name, value in default.items() if options[name] == value]
@@ -185,7 +184,11 @@ def test_predict_errors(trained, tmp_path, capsys):
         ("user,item,rating\n1,2,5\n", "--features age", "Feature 'age' is not among"),
         ("user,item,rating\n1,2,5\n", "--split u1", "shop has no fold 'u1'"),
         ("user,item,rating\n1,2,5\n", "--max-epochs 0", "`max_epochs` must be"),
-        ("user,item,rating\n1,2,5\n", "--resume", "no interrupted run to resume"),
+        (
+            "user,item,rating\n1,2,5\n1,3,4\n2,2,1\n",
+            "--resume",
+            "no interrupted run to",
+        ),
         ("user,item,rating\n1,2,5\n1,3,4\n", "", "`test_fraction` must leave a row"),
     ],
 )
@@ -276,15 +279,10 @@ def test_help(command, words, capsys):
     assert not [word for word in words if word not in printed]
 
 
-def test_exit_code_of_the_process(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "fmlayers.cli", "predict", "none", "--data", "none.csv"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert "fmlayers: none is not a finished run.\n" in done.stderr
+def test_run_as_a_script(tmp_path, capsys, monkeypatch):
+    arguments = ["predict", str(tmp_path), "--data", "rows.csv"]
+    monkeypatch.setattr(sys, "argv", ["fmlayers", *arguments])
+    with pytest.raises(SystemExit) as info:
+        runpy.run_path(cli.__file__, run_name="__main__")
+    assert info.value.code == 1
+    assert capsys.readouterr().err == f"fmlayers: {tmp_path} is not a finished run.\n"

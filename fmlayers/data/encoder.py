@@ -111,9 +111,7 @@ class Encoder:
             if kind == "numeric":
                 numbers = _numbers(column, table[column])
                 known = numbers[~np.isnan(numbers)]
-                mean = float(known.mean()) if known.size else 0.0
-                deviation = float(known.std()) if known.size else 1.0
-                self._scales[column] = (mean, deviation or 1.0)
+                self._scales[column] = _scale(known)
                 continue
             codes, cells = self._cells(column, table[column])
             repeats = np.bincount(codes[codes >= 0], minlength=len(cells))
@@ -170,12 +168,20 @@ class Encoder:
         vocabularies = config.pop("vocabularies", {})
         scales = config.pop("scales", {})
         encoder = cls(**config)
+        if vocabularies or scales:
+            numeric = {c for c, kind in encoder.columns.items() if kind == "numeric"}
+            if (
+                set(scales) != numeric
+                or set(vocabularies) != {*encoder.columns} - numeric
+            ):
+                raise ValueError("its vocabularies and scales are not its columns'")
         encoder._vocabularies = {
             column: pd.Index(values, dtype=object)
             for column, values in vocabularies.items()
         }
         encoder._scales = {
-            column: (mean, deviation) for column, (mean, deviation) in scales.items()
+            column: (float(mean), float(deviation))
+            for column, (mean, deviation) in scales.items()
         }
         return encoder
 
@@ -267,7 +273,20 @@ def as_text(value: Any) -> str:
     return str(value)
 
 
+def _scale(known: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Returns mean and standard deviation; 1 in place of none to speak of."""
+    if not known.size:
+        return 0.0, 1.0
+    if known.min() == known.max():  # whose computed deviation may be a rounding error
+        return float(known[0]), 1.0
+    return float(known.mean()), float(known.std())
+
+
 def _numbers(column: str, values: "pd.Series[Any]") -> npt.NDArray[np.float64]:
+    if pd.api.types.is_datetime64_any_dtype(values):
+        raise DataError(
+            f"Column {column!r} holds times, not numbers: give it in seconds or days."
+        )
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(
         dtype=np.float64, na_value=np.nan
     )

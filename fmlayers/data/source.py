@@ -13,7 +13,7 @@ from fmlayers.data.movielens import load_movielens
 from fmlayers.data.synthetic import synthetic
 from fmlayers.data.tables import read_ratings
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".gz")
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".gz")
 # Nearly a value a row of its table: an id under another name, not a feature.
 IDENTIFYING = ("title", "zip_code")
 
@@ -78,6 +78,11 @@ def infer_columns(
     columns: dict[str, Kind] = {}
     for entry in wanted:
         name, _, given = entry.partition(":")
+        if name == "rating":
+            raise ValueError(
+                "`features` must not hold 'rating', which the model is to predict. "
+                f"Received: features={wanted}."
+            )
         if name not in table:
             raise DataError(
                 f"Feature {name!r} is not among the columns {list(table.columns)} of "

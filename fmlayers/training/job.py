@@ -294,8 +294,9 @@ def _write(
     with whole_file(folder / "summary.txt") as written:
         written.write_text(summary(metrics, plotted), "utf-8")
     runs.write_json(folder / "metrics.json", metrics)
-    for leftover in [folder / "progress.json", *folder.glob("*.weights.h5")]:
-        leftover.unlink(missing_ok=True)
+    for pattern in ("progress.json", "*.weights.h5", ".*"):
+        for leftover in folder.glob(pattern):
+            leftover.unlink()
 
 
 def summary(metrics: Mapping[str, Any], plotted: bool = True) -> str:

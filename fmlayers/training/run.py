@@ -56,7 +56,9 @@ class Run:
     def side_table(self, name: str) -> pd.DataFrame | None:
         """Returns `"users"` or `"items"` as the training data had them."""
         path = self.path / f"{name}.csv"
-        return read_table(path, text_columns=[name[:-1]]) if path.exists() else None
+        if not path.exists():
+            return None
+        return read_table(path, text_columns={name[:-1], *self._text_columns()})
 
     def read_rows(self, path: str | Path, separator: str = ",") -> pd.DataFrame:
         """Reads rows to predict, their columns named as in the training data.
@@ -66,9 +68,14 @@ class Run:
         """
         config = self.metrics["config"]
         names = {config["user"]: "user", config["item"]: "item"}
-        kinds = config["columns"].items()
-        text = {name for name, kind in kinds if kind != "numeric"}
-        table = read_table(path, separator=separator, text_columns=text | set(names))
+        text = {*names, *self._text_columns()}
+        table = read_table(path, separator=separator, text_columns=text)
+        for given, name in names.items():
+            if given != name and given in table and name in table:
+                raise DataError(
+                    f"{path} has the columns {given!r} and {name!r}, which mean the "
+                    "same in this run. Leave one out."
+                )
         return table.rename(columns=names)
 
     def predict(self, table: pd.DataFrame) -> npt.NDArray[np.float32]:
@@ -96,6 +103,10 @@ class Run:
                     f"and items do not have either. They have {list(table.columns)}."
                 )
         return predict(self.model, self.encoder.transform(table))
+
+    def _text_columns(self) -> set[str]:
+        columns: dict[str, str] = self.metrics["config"]["columns"]
+        return {name for name, kind in columns.items() if kind != "numeric"}
 
 
 def predict(
@@ -136,6 +147,8 @@ def begin(path: Path, config: dict[str, Any], *, resume: bool, overwrite: bool) 
             f"{path} holds a finished run: choose another folder, or replace it with "
             "`--overwrite`."
         )
+    if partial.exists() and not (partial / "config.json").is_file():
+        raise RunError(f"{partial} exists and is not a run: move it away.")
     if partial.exists() and not resume:
         if not overwrite:
             raise RunError(
@@ -144,7 +157,7 @@ def begin(path: Path, config: dict[str, Any], *, resume: bool, overwrite: bool) 
             )
         shutil.rmtree(partial)
     if resume:
-        if not (partial / "config.json").is_file():
+        if not partial.exists():
             raise RunError(f"There is no interrupted run to resume at {partial}.")
         begun = read_json(partial / "config.json")
         changed = [

@@ -22,10 +22,23 @@ def make_config(ratings, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def run(make_config, tmp_path_factory):
-    """Train a run of user and item; tests leave it as it is."""
+def run(make_config, early, tmp_path_factory):
+    """Train a run that stops early; tests leave it as it is."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    return train(make_config(seed=3), out, model_from_config)
+    return train(make_config(**early), out, model_from_config)
+
+
+@pytest.fixture(scope="session")
+def early():
+    """Return changes to a configuration by which the validation RMSE soon rises."""
+    return {
+        "seed": 3,
+        "dim": 8,
+        "l2": 0.0,
+        "learning_rate": 0.15,
+        "max_epochs": 30,
+        "patience": 2,
+    }
 
 
 @pytest.fixture(scope="session")

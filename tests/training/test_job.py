@@ -72,14 +72,14 @@ def test_files(run, film_run):
         assert not each.path.with_name(each.path.name + ".partial").exists()
 
 
-def test_metrics_say_what_the_run_was(run, make_config, backend):
+def test_metrics_say_what_the_run_was(run, make_config, early, backend):
     def refuse(constant):
         raise AssertionError(f"{constant} is not JSON")
 
     text = (run.path / "metrics.json").read_text()
     metrics = json.loads(text, parse_constant=refuse)
     assert metrics == run.metrics
-    config = make_config(seed=3).to_dict()
+    config = make_config(**early).to_dict()
     assert {name: metrics["config"][name] for name in config} == config
     assert metrics["config"]["seed"] == 3
     assert metrics["config"]["backend"] == backend
@@ -129,44 +129,59 @@ def test_the_best_reachable_is_said_where_known(film_run, films):
     )
 
 
-def test_history_of_search_and_refit(run):
-    table = read_history(run)
-    assert table["phase"].tolist() == ["search"] * 3 + ["refit"] * run.metrics["epochs"]
-    assert table["epoch"].tolist() == [1, 2, 3, *range(1, run.metrics["epochs"] + 1)]
-    search = table[table["phase"] == "search"]
-    assert run.metrics["epochs"] == search["val_rmse"].argmin() + 1
-    np.testing.assert_allclose(run.metrics["validation_rmse"], search["val_rmse"].min())
-    assert (table["seconds"] > 0).all()
-    assert table.loc[table["phase"] == "refit", "val_rmse"].isna().all()
-    assert table.loc[search.index[-1], "rmse"] < table.loc[0, "rmse"]
-
-
-@pytest.mark.parametrize("refit", [True, False])
-def test_stops_early_and_takes_the_best_epoch(refit, make_config, ratings, tmp_path):
-    config = make_config(
-        max_epochs=30, patience=2, learning_rate=0.4, l2=0.0, dim=8, refit=refit
-    )
-    run = train(config, tmp_path / "run", model_from_config)
+def test_search_stops_early_and_refit_takes_the_best_epoch(run):
     table = read_history(run)
     search = table[table["phase"] == "search"]
     best = search["val_rmse"].argmin() + 1
     assert run.metrics["epochs"] == best
-    assert len(search) == best + 2 < 30
-    assert (table["phase"] == "refit").sum() == best * refit
-    assert names(run.path) == FILES
+    assert len(search) == best + 2
+    assert 1 < best < 28
+    assert search["epoch"].tolist() == list(range(1, best + 3))
+    refit = table.iloc[len(search) :]
+    assert refit["phase"].tolist() == ["refit"] * best
+    assert refit["epoch"].tolist() == list(range(1, best + 1))
+    np.testing.assert_allclose(run.metrics["validation_rmse"], search["val_rmse"].min())
+    assert refit["val_rmse"].isna().all()
+    assert (table["seconds"] > 0).all()
+    assert search["rmse"].iloc[-1] < search["rmse"].iloc[0]
 
-    train_rows, _ = split(len(ratings))
-    shuffled = np.random.default_rng((0, 1)).permutation(train_rows)
-    validation, fitting = shuffled[:240], shuffled[240:]
-    error = rmse(errors(run, ratings.iloc[validation]))
-    seen = train_rows if refit else fitting
+
+def check_seen(run, ratings, rows):
+    """Check that the encoder knows the values of `rows` and no others."""
     for column in ("user", "item"):
-        values = {str(value) for value in ratings[column].iloc[seen]}
+        values = {str(value) for value in ratings[column].iloc[rows]}
         assert set(run.encoder.vocabulary(column)) == values
-    if refit:  # on the validation rows too, so that it knows them
-        assert error < 0.98 * run.metrics["validation_rmse"]
-    else:
-        np.testing.assert_allclose(error, run.metrics["validation_rmse"], rtol=1e-5)
+
+
+def validation_and_fitting(ratings, seed):
+    train_rows, _ = split(len(ratings), seed)
+    shuffled = np.random.default_rng((seed, 1)).permutation(train_rows)
+    return shuffled[:240], shuffled[240:]
+
+
+def test_refit_sees_the_validation_rows(run, ratings):
+    validation, _ = validation_and_fitting(ratings, seed=3)
+    check_seen(run, ratings, split(len(ratings), seed=3)[0])
+    error = rmse(errors(run, ratings.iloc[validation]))
+    assert error < 0.95 * run.metrics["validation_rmse"]
+
+
+def test_without_refit_the_best_epoch_is_kept(
+    run, ratings, make_config, early, tmp_path
+):
+    config = make_config(**early, refit=False)
+    kept = train(config, tmp_path / "run", model_from_config)
+    assert names(kept.path) == FILES
+    table, expected = read_history(kept), read_history(run)
+    assert table["phase"].unique().tolist() == ["search"]
+    np.testing.assert_allclose(
+        table["val_rmse"], expected["val_rmse"].iloc[: len(table)], rtol=1e-4
+    )
+    validation, fitting = validation_and_fitting(ratings, seed=3)
+    check_seen(kept, ratings, fitting)
+    error = rmse(errors(kept, ratings.iloc[validation]))
+    np.testing.assert_allclose(error, table["val_rmse"].min(), rtol=1e-5)
+    assert error < table["val_rmse"].iloc[-1] - 1e-4
 
 
 def test_no_validation_rows(film_run):
@@ -177,7 +192,7 @@ def test_no_validation_rows(film_run):
     assert film_run.metrics["rows"] == {"train": 960, "validation": 0, "test": 240}
 
 
-def test_nothing_comes_from_the_test_rows(run, ratings, make_config, tmp_path):
+def test_nothing_comes_from_the_test_rows(run, ratings, make_config, early, tmp_path):
     _, test_rows = split(len(ratings), seed=3)
     changed = ratings.copy()
     changed["rating"] = changed["rating"].astype(float)
@@ -185,7 +200,7 @@ def test_nothing_comes_from_the_test_rows(run, ratings, make_config, tmp_path):
         -20, 20, len(test_rows)
     )
     write_csv(changed, tmp_path / "changed.csv")
-    config = make_config(seed=3, data=str(tmp_path / "changed.csv"))
+    config = make_config(**early, data=str(tmp_path / "changed.csv"))
     other = train(config, tmp_path / "run", model_from_config)
     assert other.metrics["rmse"] > 5
     assert other.metrics["epochs"] == run.metrics["epochs"]
@@ -324,7 +339,7 @@ def test_refused_input_leaves_nothing(changes, table, match, make_config, tmp_pa
 @pytest.fixture(scope="module")
 def long_run(make_config, tmp_path_factory):
     """Return a run of many epochs, and the command that does it."""
-    options = {"dim": 4, "max_epochs": 24, "patience": 24, "batch_size": 64, "seed": 1}
+    options = {"dim": 4, "max_epochs": 16, "patience": 16, "batch_size": 64, "seed": 1}
     config = make_config(**options)
     command = ["train", "--data", config.data]
     for name, value in options.items():
@@ -333,36 +348,46 @@ def long_run(make_config, tmp_path_factory):
     return train(config, out, model_from_config), command
 
 
-@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
-@pytest.mark.parametrize("phase", ["search", "refit"])
-def test_a_killed_run_goes_on_as_if_nothing_had_been(phase, long_run, tmp_path):
-    reference, command = long_run
-    out, partial = tmp_path / "run", tmp_path / "run.partial"
-    command = [*command, "--out", str(out)]
+def kill_in(phase, command, partial):
+    """Run the command line and kill it once an epoch of `phase` is done."""
     process = subprocess.Popen(
         [sys.executable, "-m", "fmlayers.cli", *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
-    done = []
-    while not done and process.poll() is None:
+    path = partial / "progress.json"
+    while process.poll() is None:
+        if path.exists():
+            history = json.loads(path.read_text())["history"]
+            if any(row["phase"] == phase for row in history):
+                break
         time.sleep(0.005)
-        if (partial / "progress.json").exists():
-            history = json.loads((partial / "progress.json").read_text())["history"]
-            done = [row for row in history if row["phase"] == phase]
     process.kill()
     output, _ = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL, output.decode()
-    history = json.loads((partial / "progress.json").read_text())["history"]
-    assert len(history) < len(read_history(reference)) - 2
-    assert not out.exists()
+    return json.loads(path.read_text())["history"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+def test_a_killed_run_goes_on_as_if_nothing_had_been(long_run, tmp_path):
+    reference, command = long_run
+    out, partial = tmp_path / "run", tmp_path / "run.partial"
+    command = [*command, "--out", str(out)]
+    history = kill_in("search", command, partial)
+    assert len(history) < 16
+    assert names(tmp_path) == {"run.partial"}
     with pytest.raises(RunError, match="It was begun: go on with"):
         Run(out)
     assert main(command) == 1  # not begun anew unasked
 
+    history = kill_in("refit", [*command, "--resume"], partial)
+    assert history[-1]["phase"] == "refit"
+    assert len(history) < len(read_history(reference))
+    assert names(tmp_path) == {"run.partial"}
+
     # As if killed while writing.
     (partial / ".progress-x1y2.json").write_text('{"hist')
-    (partial / f"{phase}-0099.weights.h5").write_bytes(b"\x89HDF")
+    (partial / "refit-0099.weights.h5").write_bytes(b"\x89HDF")
     assert main([*command, "--resume"]) == 0
     assert names(tmp_path) == {"run"}
     assert names(out) == FILES

@@ -92,9 +92,9 @@ def test_unknown_and_missing_users_and_items(films, film_run):
 
 def test_a_row_a_prediction_in_order(films, film_run):
     rows = rows_of(films)
-    expected = film_run.predict(rows)
     again = pd.concat([rows[::-1], rows]).set_axis([7] * 100)
     before = again.copy()
+    expected = film_run.predict(rows)
     np.testing.assert_allclose(
         film_run.predict(again), np.concatenate([expected[::-1], expected]), rtol=1e-6
     )
