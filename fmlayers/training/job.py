@@ -180,8 +180,6 @@ class Trainer:
             ),
             loss="mse",
             metrics=[keras.metrics.RootMeanSquaredError(name="rmse")],
-            # "auto" would leave XLA out on TensorFlow without an accelerator.
-            jit_compile="auto" if keras.backend.backend() == "torch" else True,
         )
         done = len(self.progress.epochs(phase))
         if done:
