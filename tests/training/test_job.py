@@ -57,7 +57,8 @@ def read_history(run):
 
 def assert_same_history(run, other):
     table, expected = read_history(run), read_history(other)
-    assert table[["phase", "epoch"]].equals(expected[["phase", "epoch"]])
+    for column in ("phase", "epoch"):
+        assert table[column].tolist() == expected[column].tolist()
     figures = ["loss", "rmse", "val_loss", "val_rmse"]
     np.testing.assert_allclose(table[figures], expected[figures], rtol=1e-4)
 
