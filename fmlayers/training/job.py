@@ -201,6 +201,8 @@ class Trainer:
             callbacks.append(EarlyStop(self.progress, config.patience))
         model.fit(
             ShuffledBatches(inputs, ratings, batch_size, seed=config.seed, epoch=done),
+            # Keras would shuffle the batches once more, by a state that no file keeps.
+            shuffle=False,
             epochs=epochs,
             initial_epoch=done,
             validation_data=(
