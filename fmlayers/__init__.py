@@ -40,3 +40,6 @@ else:
         if name not in _SUBPACKAGES:
             raise AttributeError(f"module 'fmlayers' has no attribute {name!r}")
         return importlib.import_module(f"fmlayers.{name}")
+
+    def __dir__() -> list[str]:
+        return sorted([*globals(), *_SUBPACKAGES])

@@ -17,6 +17,11 @@ def accumulation_dtype(dtype: str) -> str:
     return "float64" if dtype == "float64" else "float32"
 
 
+def id_dtype() -> str:
+    """Returns the widest integer of the backend, into which any id fits."""
+    return "int32" if keras.backend.backend() == "jax" else "int64"
+
+
 def only_traces_shapes() -> bool:
     """Tells whether Keras runs the code on made-up tensors, to learn shapes.
 

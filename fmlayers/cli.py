@@ -23,7 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fmlayers: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("fmlayers: interrupted; go on with --resume", file=sys.stderr)
+        print(
+            "fmlayers: interrupted; go on with --resume, from the last whole epoch",
+            file=sys.stderr,
+        )
         return 130
     return code
 
@@ -33,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="fmlayers", description="Factorization machines as Keras 3 layers."
     )
     parser.add_argument(
-        "--debug", action="store_true", help="show tracebacks and the backend's log"
+        "--debug", action="store_true", help="show where an error came from"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands.add_parser("train", help="train, evaluate and save a model"))
@@ -54,7 +57,12 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--data", metavar="SOURCE", help=DATA_HELP)
     for role in ("user", "item", "rating", "timestamp"):
         add(f"--{role}", metavar="COLUMN", help=f"a CSV's column of {role}s")
-    add("--separator", metavar="CHAR", help="between a CSV's fields (default: ,)")
+    add(
+        "--separator",
+        type=_separator,
+        metavar="CHAR",
+        help="between a CSV's fields, \\t for a tab (default: ,)",
+    )
     add(
         "--features",
         nargs="+",
@@ -120,16 +128,39 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     add("run", metavar="RUN", help="folder of a finished run")
     add("--data", required=True, metavar="FILE", help="CSV or Parquet, a row a rating")
     add("--out", metavar="FILE", help="CSV to write (default: standard output)")
-    add("--separator", default=",", metavar="CHAR", help="between a CSV's fields")
+    add(
+        "--separator",
+        type=_separator,
+        default=",",
+        metavar="CHAR",
+        help="between a CSV's fields, \\t for a tab (default: ,)",
+    )
+
+
+def _separator(text: str) -> str:
+    return "\t" if text in (r"\t", "tab") else text
 
 
 def _predict(options: argparse.Namespace) -> int:
     from fmlayers.data import write_csv
     from fmlayers.training import Run
 
+    if (
+        options.out is not None
+        and Path(options.out).resolve() == Path(options.data).resolve()
+    ):
+        raise ValueError(f"`--out` must not be the input file {options.data}.")
     run = Run(options.run)
     table = run.read_rows(options.data, options.separator)
     table["prediction"] = run.predict(table)
+    for column in ("user", "item"):
+        unknown = sum(run.is_unknown(column, table))
+        if unknown:
+            print(
+                f"fmlayers: {unknown:,} of {len(table):,} rows have no {column} that "
+                "the training rows had; they are rated by the rest",
+                file=sys.stderr,
+            )
     if options.out is None:
         table.to_csv(sys.stdout, index=False)
     else:

@@ -6,10 +6,12 @@ the layer that uses it.
 """
 
 from dataclasses import KW_ONLY, asdict, dataclass
+from numbers import Integral
 from typing import Any, Self, get_args
 
 import keras
 
+from fmlayers._backend import id_dtype
 from fmlayers._types import Combiner
 
 
@@ -39,12 +41,13 @@ class _TableFeature(_Feature):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        size = self.vocabulary_size
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        size: Any = self.vocabulary_size
+        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
             raise ValueError(
                 "`vocabulary_size` must be a positive integer. "
                 f"Received: vocabulary_size={size!r} for feature {self.name!r}."
             )
+        object.__setattr__(self, "vocabulary_size", int(size))  # NumPy's, too
 
     @property
     def table_name(self) -> str:
@@ -73,7 +76,7 @@ class Categorical(_TableFeature):
 
     def keras_input(self) -> keras.KerasTensor:
         """Returns a `keras.Input` of this feature's name, shape and dtype."""
-        return keras.Input((), dtype="int32", name=self.name)
+        return keras.Input((), dtype=id_dtype(), name=self.name)
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
@@ -106,7 +109,7 @@ class MultiCategorical(_TableFeature):
 
     def keras_input(self) -> keras.KerasTensor:
         """Returns a `keras.Input` of this feature's name, shape and dtype."""
-        return keras.Input((None,), dtype="int32", name=self.name)
+        return keras.Input((None,), dtype=id_dtype(), name=self.name)
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")

@@ -286,3 +286,22 @@ def test_run_as_a_script(tmp_path, capsys, monkeypatch):
         runpy.run_path(cli.__file__, run_name="__main__")
     assert info.value.code == 1
     assert capsys.readouterr().err == f"fmlayers: {tmp_path} is not a finished run.\n"
+
+
+def test_the_input_is_not_overwritten(trained, tmp_path, capsys):
+    path = tmp_path / "rows.csv"
+    path.write_text("user,item\n1,1\n")
+    command = ["predict", str(trained[0]), "--data", str(path), "--out", str(path)]
+    assert cli.main(command) == 1
+    assert "`--out` must not be the input" in capsys.readouterr().err
+    assert path.read_text() == "user,item\n1,1\n"
+
+
+def test_tabs_can_be_named_and_unknown_rows_are_counted(trained, tmp_path, capsys):
+    path = tmp_path / "rows.tsv"
+    path.write_text("user\titem\nnobody\t1\nnobody\t2\n")
+    command = ["predict", str(trained[0]), "--data", str(path), "--separator", r"\t"]
+    assert cli.main(command) == 0
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 3
+    assert "2 of 2 rows have no user that" in printed.err

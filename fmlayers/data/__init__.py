@@ -4,6 +4,7 @@ from fmlayers.data.dataset import Dataset
 from fmlayers.data.encoder import Encoder
 from fmlayers.data.errors import DataError
 from fmlayers.data.movielens import download_movielens, load_movielens
+from fmlayers.data.source import infer_columns, load
 from fmlayers.data.splits import Split, random_split, time_split, user_split
 from fmlayers.data.synthetic import SyntheticDataset, synthetic
 from fmlayers.data.tables import read_ratings, read_table, write_csv
@@ -15,6 +16,8 @@ __all__ = [
     "Split",
     "SyntheticDataset",
     "download_movielens",
+    "infer_columns",
+    "load",
     "load_movielens",
     "random_split",
     "read_ratings",

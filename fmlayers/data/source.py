@@ -43,7 +43,9 @@ def load(
     """
     if source == "synthetic":
         return synthetic()
-    if Path(source).suffix.lower() in TABLE_SUFFIXES:
+    path = Path(source)
+    suffix = path.suffix.lower()
+    if suffix in TABLE_SUFFIXES or (path.is_file() and suffix != ".zip"):
         return read_ratings(
             source,
             user=user,

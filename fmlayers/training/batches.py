@@ -19,7 +19,7 @@ class ShuffledBatches(keras.utils.PyDataset):
         targets: Array of the ratings.
         batch_size: Positive integer, rows a batch; no more than there are.
         seed: Integer.
-        epoch: Integer, the epoch to begin with. Defaults to 0.
+        epoch: Integer, how many epochs came before. Defaults to 0.
     """
 
     def __init__(

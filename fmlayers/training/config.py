@@ -1,6 +1,6 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 from fmlayers._types import ScalerMethod
 
@@ -60,12 +60,27 @@ class TrainingConfig:
     patience: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("max_epochs", "patience"):
+        for name in ("dim", "max_epochs", "patience"):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(
                     f"`{name}` must be a positive integer. Received: {name}={value}."
                 )
+        for name in ("l2", "linear_l2"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise ValueError(
+                    f"`{name}` must be finite and at least 0. "
+                    f"Received: {name}={getattr(self, name)}."
+                )
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(
+                f"`seed` must be from 0 to 2**32 - 1. Received: seed={self.seed}."
+            )
+        if self.scaler not in get_args(ScalerMethod):
+            raise ValueError(
+                '`scaler` must be "sigmoid", "clip" or "none". '
+                f"Received: scaler={self.scaler!r}."
+            )
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(
                 "`batch_size` must be a positive integer. "

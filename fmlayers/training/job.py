@@ -72,7 +72,7 @@ def train(
         DataError: If the data cannot be used.
         RunError: If `out` is taken, or not as `resume` needs it.
     """
-    out = Path(out).absolute()
+    out = Path(out).resolve()
     dataset = sources.load(
         config.data,
         user=config.user,
@@ -90,8 +90,21 @@ def train(
         "backend": keras.backend.backend(),
     }
     folder = runs.begin(out, record, resume=resume, overwrite=overwrite)
+    with runs.locked(folder):
+        return _train_in(folder, out, config, dataset, split, record, build_model)
+
+
+def _train_in(
+    folder: Path,
+    out: Path,
+    config: TrainingConfig,
+    dataset: Dataset,
+    split: Split,
+    record: dict[str, Any],
+    build_model: ModelBuilder,
+) -> runs.Run:
     started = time.perf_counter()
-    trainer = Trainer(config, columns, dataset.table(), build_model, folder)
+    trainer = Trainer(config, record["columns"], dataset.table(), build_model, folder)
     try:
         model = trainer.run(split.train)
     except BaseException:
@@ -150,6 +163,12 @@ class Trainer:
         shuffled = np.random.default_rng((config.seed, 1)).permutation(train)
         validation = shuffled[: round(len(train) * config.validation_fraction)]
         fitting = shuffled[len(validation) :]
+        if not len(fitting):
+            raise ValueError(
+                "`validation_fraction` must leave a row to train on. Received: "
+                f"validation_fraction={config.validation_fraction}, of {len(train)} "
+                "training rows."
+            )
         self.rows = {"train": len(train), "validation": len(validation)}
         self.batch_size = config.batch_size or default_batch_size(len(fitting))
         if not len(validation):
@@ -318,6 +337,8 @@ def summary(metrics: Mapping[str, Any], plotted: bool = True) -> str:
     ]
     if "floor_rmse" in metrics:
         lines.append(f"{'best reachable':24}{metrics['floor_rmse']:8.4f}")
+    if not rows["validation"]:
+        lines.append("no validation rows: trained for all of the epochs allowed")
     lines += [f"repaired: {repair}" for repair in metrics["repairs"]]
     if not plotted:
         lines.append("history.png is missing: it needs `pip install fmlayers[plot]`.")

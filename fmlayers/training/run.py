@@ -1,5 +1,8 @@
+import importlib
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,12 @@ import pandas as pd
 from fmlayers._files import whole_file
 from fmlayers.data import DataError, Encoder, read_table
 from fmlayers.data.encoder import as_text
+
+fcntl: Any
+try:
+    fcntl = importlib.import_module("fcntl")
+except ImportError:  # Windows, where a folder goes without a lock
+    fcntl = None
 
 
 class RunError(ValueError):
@@ -104,6 +113,13 @@ class Run:
                 )
         return predict(self.model, self.encoder.transform(table))
 
+    def is_unknown(self, column: str, table: pd.DataFrame) -> npt.NDArray[np.bool_]:
+        """Tells of each row whether its value is missing or not in the vocabulary."""
+        if column not in table or column not in self.encoder.columns:
+            return np.zeros(len(table), bool)
+        known = self.encoder.vocabulary(column)
+        return ~table[column].map(as_text).isin(known).to_numpy(bool)
+
     def _text_columns(self) -> set[str]:
         columns: dict[str, str] = self.metrics["config"]["columns"]
         return {name for name, kind in columns.items() if kind != "numeric"}
@@ -142,13 +158,17 @@ def begin(path: Path, config: dict[str, Any], *, resume: bool, overwrite: bool) 
         and (not path.is_dir() or any(path.iterdir()))
     ):
         raise RunError(f"{path} exists and is not a run: choose another folder.")
-    if is_run(path) and not overwrite:
+    if partial.exists() and not (partial / "config.json").is_file():
+        raise RunError(f"{partial} exists and is not a run: move it away.")
+    resumable = resume and partial.exists()
+    if is_run(path) and not overwrite and not resumable:
         raise RunError(
             f"{path} holds a finished run: choose another folder, or replace it with "
             "`--overwrite`."
         )
-    if partial.exists() and not (partial / "config.json").is_file():
-        raise RunError(f"{partial} exists and is not a run: move it away.")
+    if partial.exists():
+        with locked(partial):
+            pass
     if partial.exists() and not resume:
         if not overwrite:
             raise RunError(
@@ -173,6 +193,24 @@ def begin(path: Path, config: dict[str, Any], *, resume: bool, overwrite: bool) 
     partial.mkdir(parents=True)
     write_json(partial / "config.json", config)
     return partial
+
+
+@contextmanager
+def locked(partial: Path) -> Iterator[None]:
+    """Holds a folder to work in against other processes.
+
+    Raises:
+        RunError: If another process works in it.
+    """
+    if fcntl is None:
+        yield
+        return
+    with (partial / "config.json").open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RunError(f"{partial} is being written by another process.") from error
+        yield
 
 
 def finish(partial: Path, path: Path) -> None:

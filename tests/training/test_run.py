@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -246,3 +248,34 @@ def test_finish_replaces_what_was_there(tmp_path):
         "model.keras",
         "only-2",
     }
+
+
+def test_a_folder_is_written_by_one_process(tmp_path):
+    partial = runs.begin(tmp_path / "run", {}, resume=False, overwrite=False)
+    script = f"""
+from pathlib import Path
+from fmlayers.training import run as runs
+with runs.locked(Path({str(partial)!r})):
+    print("locked", flush=True)
+    input()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout.readline() == "locked\n"
+        for resume in (False, True):
+            with pytest.raises(RunError, match="written by another process"):
+                runs.begin(tmp_path / "run", {}, resume=resume, overwrite=True)
+        other.communicate("\n")
+    runs.begin(tmp_path / "run", {}, resume=True, overwrite=False)
+
+
+def test_unknown_rows_are_told(run):
+    table = pd.DataFrame({"user": [1, "1", 1.0, "nobody", None], "item": [1] * 5})
+    np.testing.assert_array_equal(
+        run.is_unknown("user", table), [False, False, False, True, True]
+    )
+    assert not run.is_unknown("age", table).any()
