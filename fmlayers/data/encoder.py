@@ -131,10 +131,25 @@ class Encoder:
         """
         self._require_fitted()
         self._require_columns(table)
-        return {
-            column: self._encode(column, kind, table[column])
-            for column, kind in self.columns.items()
-        }
+        return {column: self.encode(column, table[column]) for column in self.columns}
+
+    def encode(self, column: str, values: "pd.Series[Any]") -> npt.NDArray[Any]:
+        """Returns what `transform` makes of one column."""
+        kind = self.columns[column]
+        if kind == "numeric":
+            mean, deviation = self._scales[column]
+            scaled = (_numbers(column, values) - mean) / deviation
+            return scaled.astype(np.float32)
+        codes, cells = self._cells(column, values)
+        lengths = [len(cell) for cell in cells]
+        flat = [value for cell in cells for value in cell]
+        found = self._vocabularies[column].get_indexer(pd.Index(flat, dtype=object))
+        ids = np.where(found >= 0, found + 1, UNKNOWN)
+        # One row a distinct cell and, at the end, one for the missing (code -1).
+        padded = np.full((len(cells) + 1, max(lengths, default=1) or 1), MISSING)
+        padded[:-1][np.arange(padded.shape[1]) < np.array(lengths)[:, None]] = ids
+        encoded = padded.astype(np.int32)[codes]
+        return encoded if kind == "multi_categorical" else encoded[:, 0]
 
     def vocabulary(self, column: str) -> list[str]:
         """Returns the values of a column as text; the first has the id 1."""
@@ -206,24 +221,6 @@ class Encoder:
         if kind == "multi_categorical":
             return MultiCategorical(column, size)
         return Categorical(column, size, mask_zero=True)
-
-    def _encode(
-        self, column: str, kind: Kind, values: "pd.Series[Any]"
-    ) -> npt.NDArray[Any]:
-        if kind == "numeric":
-            mean, deviation = self._scales[column]
-            scaled = (_numbers(column, values) - mean) / deviation
-            return scaled.astype(np.float32)
-        codes, cells = self._cells(column, values)
-        lengths = [len(cell) for cell in cells]
-        flat = [value for cell in cells for value in cell]
-        found = self._vocabularies[column].get_indexer(pd.Index(flat, dtype=object))
-        ids = np.where(found >= 0, found + 1, UNKNOWN)
-        # One row a distinct cell and, at the end, one for the missing (code -1).
-        padded = np.full((len(cells) + 1, max(lengths, default=1) or 1), MISSING)
-        padded[:-1][np.arange(padded.shape[1]) < np.array(lengths)[:, None]] = ids
-        encoded = padded.astype(np.int32)[codes]
-        return encoded if kind == "multi_categorical" else encoded[:, 0]
 
     def _cells(
         self, column: str, values: "pd.Series[Any]"

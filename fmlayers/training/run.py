@@ -14,7 +14,7 @@ import pandas as pd
 
 from fmlayers._files import whole_file
 from fmlayers.data import DataError, Encoder, read_table
-from fmlayers.data.encoder import as_text
+from fmlayers.data.encoder import MISSING, UNKNOWN, as_text
 
 fcntl: Any
 try:
@@ -117,8 +117,10 @@ class Run:
         """Tells of each row whether its value is missing or not in the vocabulary."""
         if column not in table or column not in self.encoder.columns:
             return np.zeros(len(table), bool)
-        known = self.encoder.vocabulary(column)
-        return ~table[column].map(as_text).isin(known).to_numpy(bool)
+        unseen: npt.NDArray[np.bool_] = np.isin(
+            self.encoder.encode(column, table[column]), (MISSING, UNKNOWN)
+        )
+        return unseen
 
     def _text_columns(self) -> set[str]:
         columns: dict[str, str] = self.metrics["config"]["columns"]

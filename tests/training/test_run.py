@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fmlayers.data import DataError
+from fmlayers.data import DataError, Encoder
 from fmlayers.models.from_config import model_from_config
 from fmlayers.training import Run, RunError, train
 from fmlayers.training import run as runs
@@ -279,3 +279,10 @@ def test_unknown_rows_are_told(run):
         run.is_unknown("user", table), [False, False, False, True, True]
     )
     assert not run.is_unknown("age", table).any()
+
+
+def test_a_missing_user_is_not_one_called_nan(run, monkeypatch):
+    encoder = Encoder({"user": "categorical"}).fit(pd.DataFrame({"user": ["nan"]}))
+    monkeypatch.setattr(Run, "encoder", encoder)
+    unknown = run.is_unknown("user", pd.DataFrame({"user": ["nan", np.nan]}))
+    np.testing.assert_array_equal(unknown, [False, True])
