@@ -143,6 +143,30 @@ class FactorizationMachine(keras.Model):
         first_order = ops.sum(self.linear(inputs), axis=1)  # (batch, 1)
         return self.bias + first_order + self.interaction(self.factors(inputs))
 
+    def side(
+        self, inputs: Mapping[str, Tensor], names: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
+        """Returns what some fields bring to the score: a constant and a vector.
+
+        With the fields parted into two sides Q and I,
+
+            score = b + c_Q + c_I + <s_Q, s_I>
+            c = sum_f w_f + sum_{f<g} <v_f, v_g>,  s = sum_f v_f,  over a side's fields
+
+        so that all pairs of Q and I are scored by one matrix product.
+
+        Args:
+            inputs: Dict with the entries of the named features.
+            names: Names of the side's features.
+
+        Returns:
+            c `(batch, 1)` and s `(batch, dim)`, in float32.
+        """
+        vectors = self.factors.fields(inputs, names)
+        constant = ops.sum(self.linear.fields(inputs, names), axis=1)
+        total = ops.sum(ops.cast(vectors, self.linear.compute_dtype), axis=1)
+        return constant + self.interaction(vectors), total
+
     def call(self, inputs: Mapping[str, Tensor]) -> Tensor:
         score = self.score(inputs)
         return score if self.scaler is None else self.scaler(score)

@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import keras
@@ -100,6 +100,7 @@ class MatrixFactorization(keras.Model):
                 )
         kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
+        self.features = [user, item]
         self.user = user
         self.item = item
         self.dim = dim
@@ -151,6 +152,33 @@ class MatrixFactorization(keras.Model):
         if self.use_bias:
             score = score + ops.sum(self.linear(inputs), axis=1) + self.bias
         return score
+
+    def side(
+        self, inputs: Mapping[str, Tensor], names: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the constant and the vector of users or of items.
+
+        As `FactorizationMachine.side`, with the user or the item as a side.
+
+        Args:
+            inputs: Dict with the entry of the named feature.
+            names: `["user"]` or `["item"]`, by the features' own names.
+
+        Returns:
+            `(batch, 1)` and `(batch, dim)`, in float32.
+        """
+        if len(names) != 1:
+            raise ValueError(
+                "`names` must hold the name of the user or of the item. "
+                f"Received: {list(names)}."
+            )
+        vectors = ops.cast(
+            self.factors.fields(inputs, names), self.linear.compute_dtype
+        )
+        constant = ops.zeros_like(vectors[:, 0, :1])
+        if self.use_bias:
+            constant = ops.sum(self.linear.fields(inputs, names), axis=1)
+        return constant, vectors[:, 0]
 
     def call(self, inputs: Mapping[str, Tensor]) -> Tensor:
         score = self.score(inputs)

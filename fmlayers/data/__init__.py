@@ -1,6 +1,6 @@
 """From files to the inputs of a model: tables, splits, the encoder."""
 
-from fmlayers.data.dataset import Dataset
+from fmlayers.data.dataset import Dataset, split_rows
 from fmlayers.data.encoder import Encoder
 from fmlayers.data.errors import DataError
 from fmlayers.data.movielens import download_movielens, load_movielens
@@ -22,6 +22,7 @@ __all__ = [
     "random_split",
     "read_ratings",
     "read_table",
+    "split_rows",
     "synthetic",
     "time_split",
     "user_split",

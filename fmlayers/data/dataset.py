@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fmlayers.data.errors import DataError
-from fmlayers.data.splits import Split
+from fmlayers.data.splits import Split, random_split, time_split, user_split
 
 RATING_COLUMNS = ("user", "item", "rating", "timestamp")
 
@@ -118,6 +118,35 @@ class Dataset:
     def _side_tables(self) -> list[tuple[str, pd.DataFrame]]:
         tables = (("user", self.users), ("item", self.items))
         return [(key, table) for key, table in tables if table is not None]
+
+
+def split_rows(
+    dataset: Dataset, split: str = "random", test_fraction: float = 0.2, seed: int = 0
+) -> Split:
+    """Return the training and test rows of a split by its name.
+
+    Args:
+        dataset: the ratings.
+        split: `"random"`, `"user"`, `"time"` or one of `dataset.folds`.
+        test_fraction: share of the test rows; a fold has its own. Defaults to 0.2.
+        seed: seed of a random choice. Defaults to 0.
+
+    Raises:
+        DataError: if the data have no such fold or cannot be split so.
+    """
+    ratings = dataset.ratings
+    if split == "random":
+        return random_split(len(ratings), test_fraction=test_fraction, seed=seed)
+    if split == "user":
+        return user_split(ratings["user"], test_fraction=test_fraction, seed=seed)
+    if split == "time":
+        return time_split(ratings.get("timestamp"), test_fraction=test_fraction)
+    if split not in dataset.folds:
+        raise DataError(
+            f"{dataset.name} has no fold {split!r}. It can be split by "
+            f"{['random', 'user', 'time', *dataset.folds]}."
+        )
+    return dataset.folds[split]
 
 
 def _require(table: pd.DataFrame, name: str, column: str) -> None:

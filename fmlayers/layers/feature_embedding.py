@@ -156,10 +156,39 @@ class FeatureEmbedding(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        fields = [
-            self._embed(feature, entry(inputs, feature)) for feature in self.features
-        ]
+        fields = []
+        for feature in self.features:
+            vectors, squared_norm = self._embed(feature, entry(inputs, feature))
+            fields.append(vectors)
+            coefficient = self._coefficients[feature.name]
+            if coefficient:
+                batch = ops.cast(ops.shape(squared_norm)[0], self._accumulation_dtype)
+                mean = ops.sum(squared_norm) / ops.maximum(batch, 1.0)
+                self.add_loss(coefficient * mean)
         return ops.cast(ops.stack(fields, axis=1), self.compute_dtype)
+
+    def fields(self, inputs: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+        """Returns the vectors of some of the fields, without their L2.
+
+        Args:
+            inputs: As of `call`; entries of the named features are enough.
+            names: Names of features, in any order.
+
+        Returns:
+            `(batch, len(names), dim)`, in the order of `names`.
+        """
+        by_name = {feature.name: feature for feature in self.features}
+        absent = [name for name in names if name not in by_name]
+        if absent or not names:
+            raise ValueError(
+                f"`names` must name some of {list(by_name)}. Received: {list(names)}."
+            )
+        self.build()
+        chosen = [by_name[name] for name in names]
+        vectors = [
+            self._embed(feature, entry(inputs, feature))[0] for feature in chosen
+        ]
+        return ops.cast(ops.stack(vectors, axis=1), self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         batch = entry(input_shape, self.features[0])[0]
@@ -221,7 +250,8 @@ class FeatureEmbedding(keras.layers.Layer):
         initializer = self.embeddings_initializer
         return initializer.clone() if hasattr(initializer, "clone") else initializer
 
-    def _embed(self, feature: Feature, x: Tensor) -> Tensor:
+    def _embed(self, feature: Feature, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns a field's vectors and the squared norms that its L2 counts."""
         if isinstance(feature, Numeric):
             vectors, squared_norm = self._scale(feature, flat(feature, x))
         elif isinstance(feature, Categorical):
@@ -237,12 +267,7 @@ class FeatureEmbedding(keras.layers.Layer):
             squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
             squared_norm = pool(squares, mask=present)
             vectors = pool(vectors, mask=present)
-        coefficient = self._coefficients[feature.name]
-        if coefficient:
-            batch = ops.cast(ops.shape(squared_norm)[0], self._accumulation_dtype)
-            mean = ops.sum(squared_norm) / ops.maximum(batch, 1.0)
-            self.add_loss(coefficient * mean)
-        return vectors
+        return vectors, squared_norm
 
     def _look_up(
         self, feature: Categorical | MultiCategorical, ids: Tensor

@@ -97,6 +97,11 @@ class TrainingConfig:
                 f"Received: learning_rate={self.learning_rate}."
             )
 
+    def columns_of_a_table(self) -> dict[str, Any]:
+        """Returns the arguments of `fmlayers.data.load` that a CSV needs."""
+        names = ("user", "item", "rating", "timestamp", "separator")
+        return {name: getattr(self, name) for name in names}
+
     def to_dict(self) -> dict[str, Any]:
         config = asdict(self)
         if self.features is not None:

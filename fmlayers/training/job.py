@@ -17,14 +17,11 @@ import pandas as pd
 import fmlayers
 from fmlayers._files import whole_file
 from fmlayers.data import (
-    DataError,
     Dataset,
     Encoder,
     Split,
     SyntheticDataset,
-    random_split,
-    time_split,
-    user_split,
+    split_rows,
     write_csv,
 )
 from fmlayers.data import source as sources
@@ -73,16 +70,9 @@ def train(
         RunError: If `out` is taken, or not as `resume` needs it.
     """
     out = Path(out).resolve()
-    dataset = sources.load(
-        config.data,
-        user=config.user,
-        item=config.item,
-        rating=config.rating,
-        timestamp=config.timestamp,
-        separator=config.separator,
-    )
+    dataset = sources.load(config.data, **config.columns_of_a_table())
     columns = sources.infer_columns(dataset, _features(config))
-    split = split_rows(dataset, config)
+    split = split_rows(dataset, config.split, config.test_fraction, config.seed)
     record = {
         **config.to_dict(),
         "columns": columns,
@@ -238,27 +228,6 @@ class Trainer:
     ) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]]:
         table = self.table.iloc[rows]
         return encoder.transform(table), table["rating"].to_numpy(np.float32)
-
-
-def split_rows(dataset: Dataset, config: TrainingConfig) -> Split:
-    """Returns the training and test rows of `config.split`."""
-    ratings = dataset.ratings
-    if config.split == "random":
-        return random_split(
-            len(ratings), test_fraction=config.test_fraction, seed=config.seed
-        )
-    if config.split == "user":
-        return user_split(
-            ratings["user"], test_fraction=config.test_fraction, seed=config.seed
-        )
-    if config.split == "time":
-        return time_split(ratings.get("timestamp"), test_fraction=config.test_fraction)
-    if config.split not in dataset.folds:
-        raise DataError(
-            f"{dataset.name} has no fold {config.split!r}. It can be split by "
-            f"{['random', 'user', 'time', *dataset.folds]}."
-        )
-    return dataset.folds[config.split]
 
 
 def default_batch_size(rows: int) -> int:

@@ -13,7 +13,15 @@ import numpy.typing as npt
 import pandas as pd
 
 from fmlayers._files import whole_file
-from fmlayers.data import DataError, Encoder, read_table
+from fmlayers.data import (
+    DataError,
+    Dataset,
+    Encoder,
+    Split,
+    load,
+    read_table,
+    split_rows,
+)
 from fmlayers.data.encoder import MISSING, UNKNOWN, as_text
 
 fcntl: Any
@@ -61,6 +69,34 @@ class Run:
         """The encoder, fitted on the training rows."""
         encoder: Encoder = self.model.encoder
         return encoder
+
+    def dataset(self, data: str | None = None) -> Dataset:
+        """Returns the data of the run, read again from where it was.
+
+        Args:
+            data: Optional source to read in place of the one that the run names,
+                which may have moved.
+
+        Raises:
+            DataError: If they are gone, or no longer the same.
+        """
+        config = self.metrics["config"]
+        names = ("user", "item", "rating", "timestamp", "separator")
+        source = data or config["data"]
+        dataset = load(source, **{name: config[name] for name in names})
+        if dataset.fingerprint() != config["fingerprint"]:
+            raise DataError(
+                f"{source} no longer holds the ratings that {self.path} was trained "
+                "on. Give those with `--data`."
+            )
+        return dataset
+
+    def split(self, dataset: Dataset) -> Split:
+        """Returns the training and test rows of the run, as rows of `dataset`."""
+        config = self.metrics["config"]
+        return split_rows(
+            dataset, config["split"], config["test_fraction"], config["seed"]
+        )
 
     def side_table(self, name: str) -> pd.DataFrame | None:
         """Returns `"users"` or `"items"` as the training data had them."""

@@ -310,3 +310,22 @@ def test_errors(backend):
         check_error(
             "Encoder", lambda: layer({**good, "user": np.array(["a"], dtype=object)})
         )
+
+
+def test_some_fields_alone(rng):
+    features = [
+        Categorical("user", 5),
+        Numeric("age"),
+        MultiCategorical("genres", 4),
+    ]
+    layer = FeatureEmbedding(features, 3, l2=0.5)
+    batch = {
+        "user": np.array([1, 4]),
+        "age": np.array([0.5, np.nan], "float32"),
+        "genres": np.array([[1, 3], [0, 0]]),
+    }
+    every = ops.convert_to_numpy(layer(batch))
+    some = layer.fields({n: batch[n] for n in ("genres", "user")}, ["genres", "user"])
+    np.testing.assert_array_equal(ops.convert_to_numpy(some), every[:, [2, 0]])
+    check_error("`names` must name some of", lambda: layer.fields(batch, ["film"]))
+    check_error("`names` must name some of", lambda: layer.fields(batch, []))

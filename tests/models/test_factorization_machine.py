@@ -157,3 +157,19 @@ def test_errors():
         "'item' must be integers",
         lambda: model({**BATCH, "item": BATCH["item"].astype("float32")}),
     )
+
+
+@pytest.mark.parametrize("names", [["user"], ["age", "user"], ["user", "genres"]])
+def test_sides_make_up_the_score(names, rng):
+    model = randomize(FactorizationMachine(FEATURES, 3), rng)
+    others = [feature.name for feature in FEATURES if feature.name not in names]
+    sides = [
+        [ops.convert_to_numpy(x) for x in model.side({n: BATCH[n] for n in side}, side)]
+        for side in (names, others)
+    ]
+    (c_q, s_q), (c_i, s_i) = sides
+    bias = ops.convert_to_numpy(model.bias.value)
+    found = bias + c_q + c_i + np.sum(s_q * s_i, axis=1, keepdims=True)
+    np.testing.assert_allclose(
+        found, ops.convert_to_numpy(model.score(BATCH)), rtol=1e-4, atol=1e-5
+    )

@@ -90,3 +90,18 @@ def test_errors():
     check_error("`dim` must be", lambda: MatrixFactorization(USER, ITEM, 0))
     model = MatrixFactorization(USER, ITEM, 3)
     check_error("entry 'item'", lambda: model({"user": np.array([1])}))
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_sides_make_up_the_score(use_bias, rng):
+    model = MatrixFactorization(USER, ITEM, 3, use_bias)
+    model.set_weights([rng.normal(size=w.shape) for w in model.weights])
+    c_u, p = (ops.convert_to_numpy(x) for x in model.side(BATCH, ["user"]))
+    c_i, q = (ops.convert_to_numpy(x) for x in model.side(BATCH, ["item"]))
+    found = c_u + c_i + np.sum(p * q, axis=1, keepdims=True)
+    if use_bias:
+        found = found + ops.convert_to_numpy(model.bias.value)
+    np.testing.assert_allclose(
+        found, ops.convert_to_numpy(model.score(BATCH)), rtol=1e-4, atol=1e-5
+    )
+    check_error("`names` must hold", lambda: model.side(BATCH, ["user", "item"]))

@@ -13,10 +13,10 @@ import pytest
 
 import fmlayers
 from fmlayers.cli import main
-from fmlayers.data import DataError, source, write_csv
+from fmlayers.data import DataError, source, split_rows, write_csv
 from fmlayers.models.from_config import model_from_config
 from fmlayers.training import Run, RunError, TrainingConfig, train
-from fmlayers.training.job import default_batch_size, split_rows
+from fmlayers.training.job import default_batch_size
 
 FILES = {
     "config.json",
@@ -403,19 +403,19 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(long_run, tmp_path):
 
 def test_split_rows(films):
     for name, in_test in (("random", 240), ("time", 240)):
-        rows = split_rows(films, TrainingConfig(split=name))
+        rows = split_rows(films, name)
         assert len(rows.test) == in_test
     times = films.ratings["timestamp"].to_numpy()
-    by_time = split_rows(films, TrainingConfig(split="time", test_fraction=0.5))
+    by_time = split_rows(films, "time", test_fraction=0.5)
     assert times[by_time.train].max() <= times[by_time.test].min()
-    by_user = split_rows(films, TrainingConfig(split="user"))
+    by_user = split_rows(films, "user")
     users = films.ratings["user"]
     assert set(users.iloc[by_user.train]) == set(users)
     np.testing.assert_array_equal(
-        split_rows(films, TrainingConfig(seed=7)).test, split(1200, seed=7)[1]
+        split_rows(films, seed=7).test, split(1200, seed=7)[1]
     )
     with pytest.raises(DataError, match="synthetic has no fold 'u9'"):
-        split_rows(films, TrainingConfig(split="u9"))
+        split_rows(films, "u9")
 
 
 @pytest.mark.parametrize(

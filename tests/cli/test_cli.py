@@ -283,7 +283,7 @@ def test_run_as_a_script(tmp_path, capsys, monkeypatch):
     arguments = ["predict", str(tmp_path), "--data", "rows.csv"]
     monkeypatch.setattr(sys, "argv", ["fmlayers", *arguments])
     with pytest.raises(SystemExit) as info:
-        runpy.run_path(cli.__file__, run_name="__main__")
+        runpy.run_module("fmlayers.cli", run_name="__main__")
     assert info.value.code == 1
     assert capsys.readouterr().err == f"fmlayers: {tmp_path} is not a finished run.\n"
 

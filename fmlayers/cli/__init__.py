@@ -1,0 +1,47 @@
+"""The command `fmlayers`: arguments in, text and files out; one command a module."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from fmlayers.cli import predict, train
+
+COMMANDS = {
+    "train": (train, "train, evaluate and save a model"),
+    "predict": (predict, "rate the rows of a table"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns 0, 1 for a refused input, 130 where interrupted."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.command(options)
+    except (ValueError, OSError, ImportError) as error:
+        if options.debug:
+            raise
+        print(f"fmlayers: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        resume = "; go on with --resume, from the last whole epoch"
+        print(
+            "fmlayers: interrupted" + resume * (options.command is train.run),
+            file=sys.stderr,
+        )
+        return 130
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fmlayers", description="Factorization machines as Keras 3 layers."
+    )
+    parser.add_argument(
+        "--debug", action="store_true", help="show where an error came from"
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, (module, purpose) in COMMANDS.items():
+        command = commands.add_parser(name, help=purpose)
+        module.add_options(command)
+        command.set_defaults(command=module.run)
+    return parser
