@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fmlayers._registry import register as _register
-from fmlayers.features import Categorical, MultiCategorical, Numeric
+from fmlayers.features import Categorical, History, MultiCategorical, Numeric
 from fmlayers.layers import (
     FeatureEmbedding,
     FMInteraction,
@@ -20,6 +20,7 @@ __all__ = [
     "Categorical",
     "FMInteraction",
     "FeatureEmbedding",
+    "History",
     "MaskedMeanPooling",
     "MultiCategorical",
     "Numeric",
@@ -28,12 +29,26 @@ __all__ = [
 
 if TYPE_CHECKING:
     from fmlayers import data as data
+    from fmlayers import explain as explain
+    from fmlayers import metrics as metrics
     from fmlayers import models as models
     from fmlayers import optimizers as optimizers
+    from fmlayers import plots as plots
+    from fmlayers import retrieval as retrieval
     from fmlayers import training as training
     from fmlayers import tuning as tuning
 else:
-    _SUBPACKAGES = ("data", "models", "optimizers", "training", "tuning")
+    _SUBPACKAGES = (
+        "data",
+        "explain",
+        "metrics",
+        "models",
+        "optimizers",
+        "plots",
+        "retrieval",
+        "training",
+        "tuning",
+    )
 
     def __getattr__(name: str) -> Any:
         """Imports a subpackage when it is first named, and not before."""

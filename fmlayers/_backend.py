@@ -89,3 +89,75 @@ def raise_where(invalid: Tensor, ids: Tensor, message: str) -> Tensor:
             return jax.pure_callback(check, spec, ids, invalid)
     check(ops.convert_to_numpy(ids), ops.convert_to_numpy(invalid))
     return ids
+
+
+def spans_of_batch(
+    offsets: Tensor, keys: Tensor, num_pairs: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Finds the spans of a batch's distinct keys in an array of lists.
+
+    JAX, whose shapes must not depend on the data, gets the spans of all keys.
+
+    Args:
+        offsets: Integers `(keys + 1,)`: key k has the span offsets[k] to
+            offsets[k + 1].
+        keys: Integers `(batch,)`.
+        num_pairs: The last of the offsets.
+
+    Returns:
+        The spans' positions, one span after the other, and of each position the
+        number of its span; the lengths of the spans; the span of each example.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        distinct, index = tf.unique(keys)
+        starts = tf.gather(offsets, distinct)
+        lengths = tf.gather(offsets, distinct + 1) - starts
+        owners = tf.repeat(tf.range(tf.size(distinct)), lengths)
+        shifts = starts - (tf.cumsum(lengths) - lengths)
+        positions = tf.range(tf.size(owners)) + tf.gather(shifts, owners)
+        return positions, owners, lengths, index
+    if backend == "torch":
+        import torch
+
+        distinct, index = torch.unique(keys, return_inverse=True)
+        starts = offsets[distinct]
+        lengths = offsets[distinct + 1] - starts
+        spans = torch.arange(len(distinct), device=keys.device)
+        owners = torch.repeat_interleave(spans, lengths)
+        shifts = starts - (torch.cumsum(lengths, 0) - lengths)
+        positions = torch.arange(len(owners), device=keys.device) + shifts[owners]
+        return positions, owners, lengths, index
+    import jax.numpy as jnp
+
+    positions = jnp.arange(num_pairs)
+    lengths = jnp.diff(offsets)
+    owners = jnp.repeat(
+        jnp.arange(len(lengths)), lengths, total_repeat_length=num_pairs
+    )
+    return positions, owners, lengths, keys
+
+
+def sum_spans(rows: Tensor, owners: Tensor, count: Tensor) -> Tensor:
+    """Sums the rows of each span.
+
+    Args:
+        rows: Floats `(positions, ...)`.
+        owners: Integers `(positions,)` in ascending order, the span of each row.
+        count: How many spans there are; an integer, on TensorFlow a tensor.
+
+    Returns:
+        `(count, ...)`; zeros for an empty span.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # Six times faster than the unsorted sum, but it ends at the last owner.
+        sums = tf.math.segment_sum(rows, owners)
+        missing = tf.expand_dims(count - tf.shape(sums)[0], 0)
+        empty = tf.zeros(tf.concat([missing, tf.shape(sums)[1:]], 0), sums.dtype)
+        return tf.concat([sums, empty], 0)
+    # One span more than there are: Keras on PyTorch takes 0 for "not given".
+    return ops.segment_sum(rows, owners, count + 1)[:count]

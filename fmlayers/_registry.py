@@ -12,9 +12,14 @@ import keras
 
 MODULES = {
     "Adagrad": "fmlayers.optimizers",
+    "DeepFM": "fmlayers.models",
     "Encoder": "fmlayers.data",
+    "Ensemble": "fmlayers.models",
     "FactorizationMachine": "fmlayers.models",
+    "LibFM": "fmlayers.models",
     "MatrixFactorization": "fmlayers.models",
+    "NeuralMatrixFactorization": "fmlayers.models",
+    "TopN": "fmlayers.retrieval",
 }
 
 

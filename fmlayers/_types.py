@@ -6,3 +6,5 @@ Tensor = Any  # a tensor of whichever backend runs
 Combiner = Literal["mean", "sum", "sqrtn"]
 OutOfRange = Literal["unknown", "zero", "error"]
 ScalerMethod = Literal["sigmoid", "clip", "none"]
+
+MODELS = ("fm", "mf", "deepfm", "libfm", "neumf")  # as TrainingConfig names them

@@ -25,6 +25,11 @@ class _Feature:
                 f"`name` must be a non-empty string. Received: name={self.name!r}."
             )
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The entries of the input dict that the field cannot do without."""
+        return (self.name,)
+
     def get_config(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -136,4 +141,65 @@ class Numeric(_Feature):
         return keras.Input((), dtype="float32", name=self.name)
 
 
-Feature = Categorical | MultiCategorical | Numeric
+@keras.saving.register_keras_serializable(package="fmlayers")
+@dataclass(frozen=True)
+class History(_TableFeature):
+    """The ids that go with another id: the items that the example's user has rated.
+
+    The lists are part of the layer, given once by `FeatureEmbedding.set_history`
+    and saved with it, so that an example has the user's id and the item's alone. An
+    example's own value is left out of its list, wherever the list has it: a user's
+    rating of a film is predicted from the user's *other* films, in training as in
+    use.
+
+    Args:
+        name: String, the name of the field. It has no entry in the input dict.
+        vocabulary_size: Positive integer: the values in the lists are
+            1 ... `vocabulary_size` - 1.
+        table: Optional string. Features that name the same table share its rows;
+            their `vocabulary_size` must agree. Defaults to a table of its own.
+        of: String, the entry of the input dict that has the lists' key, an id.
+        num_keys: Positive integer: keys are 0 ... `num_keys` - 1, any other has no
+            list.
+        values: String, the entry of the input dict that has the example's own
+            value. It may be left out of the dict: the list is then whole.
+        num_pairs: Positive integer, the values in all lists together.
+        combiner: `"mean"`, `"sum"` or `"sqrtn"`; see `MaskedMeanPooling`.
+            Defaults to `"sqrtn"`.
+
+    References:
+        - Koren, Y. (2008). Factorization Meets the Neighborhood: a Multifaceted
+          Collaborative Filtering Model. KDD, equation 15 (SVD++).
+        - Rendle, S., Zhang, L. and Koren, Y. (2019). On the Difficulty of
+          Evaluating Baselines. arXiv:1905.01395, section 3.1 (both directions,
+          "flipped").
+    """
+
+    _: KW_ONLY
+    of: str
+    num_keys: int
+    values: str
+    num_pairs: int
+    combiner: Combiner = "sqrtn"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.combiner not in get_args(Combiner):
+            raise ValueError(
+                '`combiner` must be "mean", "sum" or "sqrtn". '
+                f"Received: combiner={self.combiner!r} for feature {self.name!r}."
+            )
+        if not 0 < self.num_keys < 2**31 or not 0 < self.num_pairs < 2**31:
+            raise ValueError(
+                "`num_keys` and `num_pairs` must be positive and below 2^31. "
+                f"Received: num_keys={self.num_keys}, num_pairs={self.num_pairs} for "
+                f"feature {self.name!r}."
+            )
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The entry of the input dict that the field cannot do without."""
+        return (self.of,)
+
+
+Feature = Categorical | MultiCategorical | Numeric | History

@@ -78,6 +78,7 @@ class FactorizationMachine(keras.Model):
     """
 
     built: bool
+    exact_sides = True  # `side` makes up all of `score`
 
     def __init__(
         self,
@@ -126,7 +127,8 @@ class FactorizationMachine(keras.Model):
             return
         self.factors.build()
         if self.scaler is not None:
-            self.scaler.build()
+            self.scaler.build((None, 1))
+        self.linear.histories = self.factors.histories
         self.linear.build()
         self.bias = self.add_weight(
             shape=(1,),
@@ -140,8 +142,15 @@ class FactorizationMachine(keras.Model):
 
     def score(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Returns the raw scores `(batch, 1)`, which ranking uses."""
-        first_order = ops.sum(self.linear(inputs), axis=1)  # (batch, 1)
-        return self.bias + first_order + self.interaction(self.factors(inputs))
+        return self.bias + self.first_order(inputs) + self.pairs(inputs)
+
+    def first_order(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Returns the score's sum_f w_f, `(batch, 1)`; b is not in it."""
+        return ops.sum(self.linear(inputs), axis=1)
+
+    def pairs(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Returns the score's sum_{f<g} <v_f, v_g>, `(batch, 1)`."""
+        return self.interaction(self.factors(inputs))
 
     def side(
         self, inputs: Mapping[str, Tensor], names: Sequence[str]

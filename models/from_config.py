@@ -1,30 +1,40 @@
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
+import pandas as pd
 
-from fmlayers import RatingScaler
+from fmlayers import History, RatingScaler
 from fmlayers.data import DataError, Encoder
+from fmlayers.models.deepfm import DeepFM
+from fmlayers.models.ensemble import Ensemble
 from fmlayers.models.factorization_machine import FactorizationMachine
+from fmlayers.models.libfm import LibFM
 from fmlayers.models.matrix_factorization import MatrixFactorization
+from fmlayers.models.neural_matrix_factorization import NeuralMatrixFactorization
 from fmlayers.training import TrainingConfig
+
+OF_FIELDS = {"fm": FactorizationMachine, "deepfm": DeepFM, "libfm": LibFM}
+OF_USER_AND_ITEM = {"mf": MatrixFactorization, "neumf": NeuralMatrixFactorization}
 
 
 def model_from_config(
-    config: TrainingConfig, encoder: Encoder, ratings: npt.NDArray[np.float32]
+    config: TrainingConfig, encoder: Encoder, table: pd.DataFrame
 ) -> keras.Model:
     """Builds the model that a configuration names, its bias at the mean rating.
 
     Args:
         config: The configuration of a run.
-        encoder: Fitted on the rows that `ratings` come from.
-        ratings: The ratings to train on; their bounds are the scaler's.
+        encoder: Fitted on `table`.
+        table: The rows to train on. The scaler's bounds are those of their ratings,
+            the histories are of their users and items.
 
     Raises:
         DataError: If all ratings are the same.
-        ValueError: If the model is unknown, or cannot have the encoder's columns.
+        ValueError: If the model cannot have the encoder's columns.
     """
+    ratings = table["rating"].to_numpy(np.float32)
     lowest, highest = float(ratings.min()), float(ratings.max())
     if lowest == highest:
         raise DataError(
@@ -34,26 +44,89 @@ def model_from_config(
     scaler = RatingScaler(lowest, highest, config.scaler)
     mean = scaler.inverse(float(ratings.mean(dtype=np.float64)))
     options: dict[str, Any] = {
+        "scaler": scaler,
         "l2": config.l2,
-        "linear_l2": config.linear_l2,
         "bias_initializer": keras.initializers.Constant(mean),
-        "encoder": encoder,
+        "encoder": encoder if config.members == 1 else None,
     }
-    if config.model == "fm":
-        return FactorizationMachine(encoder.features, config.dim, scaler, **options)
-    if config.model == "mf":
-        if list(encoder.columns) != ["user", "item"]:
-            raise ValueError(
-                "`features` of the model 'mf' must be user and item. "
-                f"Received: {list(encoder.columns)}."
+    if config.model in OF_FIELDS:
+        make = partial(_of_fields, config, encoder, table, options)
+    else:
+        make = partial(_of_user_and_item, config, encoder, options)
+    if config.members == 1:
+        return make()
+    return Ensemble.of(config.members, make, encoder=encoder)
+
+
+def _of_fields(
+    config: TrainingConfig,
+    encoder: Encoder,
+    table: pd.DataFrame,
+    options: dict[str, Any],
+) -> keras.Model:
+    pairs = _pairs(encoder, table) if config.histories else None
+    features = list(encoder.features)
+    if pairs is not None:
+        sizes = {
+            key: len(encoder.vocabulary(key)) + 1  # the id 0
+            for key in ("user", "item")
+        }
+        features += [
+            History(
+                f"{key}_history",
+                sizes[value],
+                of=key,
+                num_keys=sizes[key],
+                values=value,
+                num_pairs=len(pairs),
             )
-        user, item = encoder.features
-        return MatrixFactorization(
-            user,  # type: ignore[arg-type]  # checked by the model
-            item,  # type: ignore[arg-type]
-            config.dim,
-            True,
-            scaler,
-            **options,
+            for key, value in (("user", "item"), ("item", "user"))
+        ]
+    names = [feature.name for feature in features]
+    unknown = sorted(set(config.l2_of) - set(names))
+    if unknown:
+        raise ValueError(
+            f"`l2_of` must name features among {names}. Received: {unknown}."
         )
-    raise ValueError(f"`model` must be 'fm' or 'mf'. Received: model={config.model!r}.")
+    l2 = {name: config.l2_of.get(name, config.l2) for name in names}
+    model = OF_FIELDS[config.model](
+        features,
+        config.dim,
+        linear_l2=config.linear_l2,
+        **{**options, "l2": l2},
+    )
+    if pairs is not None:
+        users, items = pairs.T
+        model.factors.set_history("user_history", users, items)
+        model.factors.set_history("item_history", items, users)
+    return model
+
+
+def _pairs(encoder: Encoder, table: pd.DataFrame) -> Any:
+    """Returns the ids of users and items that go together in `table`, each once."""
+    for column in ("user", "item"):
+        if encoder.columns.get(column) != "categorical":
+            raise ValueError(
+                "`histories` need the features user and item. "
+                f"Received: features={list(encoder.columns)}."
+            )
+    ids = [encoder.encode(column, table[column]) for column in ("user", "item")]
+    pairs = np.unique(np.stack(ids, axis=1), axis=0)
+    return pairs[(pairs > 0).all(axis=1)]
+
+
+def _of_user_and_item(
+    config: TrainingConfig,
+    encoder: Encoder,
+    options: dict[str, Any],
+) -> keras.Model:
+    if list(encoder.columns) != ["user", "item"] or config.histories:
+        raise ValueError(
+            f"`features` of the model {config.model!r} must be user and item, without "
+            f"`histories`. Received: {list(encoder.columns)}, "
+            f"histories={config.histories}."
+        )
+    if config.model == "mf":
+        options = {**options, "linear_l2": config.linear_l2}
+    user, item = encoder.features
+    return OF_USER_AND_ITEM[config.model](user, item, config.dim, **options)

@@ -75,6 +75,7 @@ class MatrixFactorization(keras.Model):
     """
 
     built: bool
+    exact_sides = True  # `side` makes up all of `score`
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ import pytest
 
 import fmlayers
 import fmlayers.data
+import fmlayers.metrics
 import fmlayers.models
 import fmlayers.optimizers
 
@@ -22,7 +23,12 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = [
     (module, name)
-    for module in ("fmlayers", "fmlayers.models", "fmlayers.optimizers")
+    for module in (
+        "fmlayers",
+        "fmlayers.metrics",
+        "fmlayers.models",
+        "fmlayers.optimizers",
+    )
     for name in importlib.import_module(module).__all__
 ] + [("fmlayers.data", "Encoder")]
 

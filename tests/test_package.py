@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[1]
         "fmlayers",
         "fmlayers.data",
         "fmlayers.layers",
+        "fmlayers.metrics",
         "fmlayers.models",
         "fmlayers.optimizers",
         "fmlayers.training",
@@ -37,7 +38,13 @@ def test_all_is_sorted_and_complete(name):
 
 
 def test_every_public_name_is_documented():
-    for name in ("fmlayers", "fmlayers.models", "fmlayers.data", "fmlayers.training"):
+    for name in (
+        "fmlayers",
+        "fmlayers.data",
+        "fmlayers.metrics",
+        "fmlayers.models",
+        "fmlayers.training",
+    ):
         module = importlib.import_module(name)
         for key in module.__all__:
             assert len(getattr(module, key).__doc__ or "") > 40, f"{name}.{key}"

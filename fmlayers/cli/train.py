@@ -3,7 +3,8 @@
 import argparse
 from dataclasses import fields
 
-from fmlayers.cli.options import separator
+from fmlayers._types import MODELS
+from fmlayers.cli.options import Numbers, separator
 
 DATA_HELP = (
     "synthetic, a MovieLens folder or zip, a MovieLens name to download (ml-100k, "
@@ -34,7 +35,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="COLUMN",
         help="columns of the model, COLUMN or COLUMN:KIND with the kind categorical, "
-        "multi_categorical or numeric (default: user and item for mf, all for fm)",
+        "multi_categorical or numeric (default: user and item for mf and neumf, all "
+        "but day for the others)",
     )
     add("--min-count", type=int, metavar="N", help="rarer values count as unknown")
     add("--split", help="random, user, time or an official fold (default: random)")
@@ -44,9 +46,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
     model = parser.add_argument_group("model", argument_default=argparse.SUPPRESS)
     add = model.add_argument
-    add("--model", choices=["fm", "mf"], help="default: fm")
+    add("--model", choices=MODELS, help="default: fm")
+    add(
+        "--histories",
+        action="store_true",
+        help="the items that a user has rated, and the users who have rated an item, "
+        "as fields",
+    )
+    add("--members", type=int, metavar="N", help="average N models (default: 1)")
     add("--dim", type=int, help="size of a vector (default: 64)")
     add("--l2", type=float, help="of the vectors (default: 0.06)")
+    add(
+        "--l2-of",
+        nargs="+",
+        action=Numbers,
+        metavar="FEATURE=L2",
+        help="of the vectors of single features",
+    )
     add("--linear-l2", type=float, help="of the first-order term (default: 0.01)")
     add("--scaler", choices=["sigmoid", "clip", "none"], help="default: clip")
 

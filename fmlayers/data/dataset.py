@@ -13,6 +13,7 @@ import pandas as pd
 from fmlayers.data.errors import DataError
 from fmlayers.data.splits import Split, random_split, time_split, user_split
 
+SECONDS_A_DAY = 86_400
 RATING_COLUMNS = ("user", "item", "rating", "timestamp")
 
 
@@ -89,13 +90,16 @@ class Dataset:
         Returns:
             The ratings in their order, with a RangeIndex, and the columns of `users`
             and `items`: missing values, and no genres, where a user or an item has no
-            row of its own.
+            row of its own. Where there are timestamps, `day` counts the days since
+            1970.
         """
         parts = [self.ratings.reset_index(drop=True)]
         for key, table in self._side_tables():
             joined = table.set_index(key).reindex(self.ratings[key])
             parts.append(joined.reset_index(drop=True))
         table = pd.concat(parts, axis=1)
+        if "timestamp" in table and "day" not in table:
+            table["day"] = table["timestamp"] // SECONDS_A_DAY
         if self.items is not None and "genres" in self.items:
             table["genres"] = _without_missing(table["genres"])
         return table

@@ -63,7 +63,7 @@ def infer_columns(
     """Returns the kinds of the columns to encode.
 
     A column whose cells are lists, or text with `|` in it, is multi-categorical;
-    other text is categorical; numbers are numeric, except user and item.
+    other text is categorical; numbers are numeric, except user, item and day.
 
     Args:
         dataset: The ratings with their side tables.
@@ -103,7 +103,7 @@ def infer_columns(
 
 
 def _kind(name: str, column: "pd.Series[Any]") -> Kind:
-    if name in ("user", "item"):
+    if name in ("user", "item", "day"):
         return "categorical"
     if pd.api.types.is_numeric_dtype(column) and column.dtype != bool:
         return "numeric"

@@ -11,18 +11,17 @@ from fmlayers._types import Tensor
 from fmlayers.features import Feature, MultiCategorical
 
 
-def entry(inputs: Mapping[str, Any], feature: Feature) -> Any:
+def entry(inputs: Mapping[str, Any], name: str) -> Any:
     if not isinstance(inputs, Mapping):
         raise ValueError(
             "`inputs` must be a dict from feature name to tensor. "
             f"Received: {type(inputs).__name__}."
         )
-    if feature.name not in inputs:
+    if name not in inputs:
         raise ValueError(
-            f"`inputs` must have an entry {feature.name!r}. "
-            f"Received: entries {sorted(inputs)}."
+            f"`inputs` must have an entry {name!r}. Received: entries {sorted(inputs)}."
         )
-    return inputs[feature.name]
+    return inputs[name]
 
 
 def flat(feature: Feature, x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
-from fmlayers._types import ScalerMethod
+from fmlayers._types import MODELS, ScalerMethod
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,10 +13,15 @@ class TrainingConfig:
 
     Args:
         data: Source of the ratings, as of `fmlayers.data.load`.
-        model: Name of the model, `"fm"` or `"mf"`.
+        model: Name of the model, `"fm"`, `"mf"`, `"deepfm"`, `"libfm"` or `"neumf"`.
         features: Optional columns of the model, each `"name"` or `"name:kind"`.
-            Defaults to user and item for `"mf"`, to all columns for `"fm"`.
+            Defaults to user and item for `"mf"` and `"neumf"`, to all columns but
+            the day for the others.
         user, item, rating, timestamp, separator: How a CSV names its columns.
+        histories: Whether the model has the items that a user has rated, and the
+            users who have rated an item, as fields (see `History`).
+        members: How many models are trained side by side and averaged (see
+            `Ensemble`); 1 for a model alone.
         split: `"random"`, `"user"`, `"time"` or the name of an official fold.
         test_fraction: Share of the rows to test on.
         validation_fraction: Share of the training rows to stop on; 0 trains for
@@ -25,6 +30,7 @@ class TrainingConfig:
         seed: Seed of the split, the validation rows, the weights and the batches.
         dim: Size of a vector.
         l2: L2 of the vectors (see `FeatureEmbedding`).
+        l2_of: L2 of the vectors of single features, in place of `l2`.
         linear_l2: L2 of the first-order term.
         scaler: Method of the `RatingScaler`, whose bounds are the lowest and the
             highest rating of the training rows.
@@ -44,6 +50,8 @@ class TrainingConfig:
     rating: str = "rating"
     timestamp: str | None = None
     separator: str = ","
+    histories: bool = False
+    members: int = 1
     split: str = "random"
     test_fraction: float = 0.2
     validation_fraction: float = 0.1
@@ -51,6 +59,7 @@ class TrainingConfig:
     seed: int = 0
     dim: int = 64
     l2: float = 0.06
+    l2_of: Mapping[str, float] = field(default_factory=dict)
     linear_l2: float = 0.01
     scaler: ScalerMethod = "clip"
     min_count: int = 1
@@ -60,7 +69,12 @@ class TrainingConfig:
     patience: int = 3
 
     def __post_init__(self) -> None:
-        for name in ("dim", "max_epochs", "patience"):
+        if self.model not in MODELS:
+            raise ValueError(
+                f"`model` must be one of {list(MODELS)}. Received: "
+                f"model={self.model!r}."
+            )
+        for name in ("dim", "members", "max_epochs", "patience"):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(
@@ -106,4 +120,5 @@ class TrainingConfig:
         config = asdict(self)
         if self.features is not None:
             config["features"] = list(self.features)
+        config["l2_of"] = dict(self.l2_of)
         return config

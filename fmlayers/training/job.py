@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 import fmlayers
+from fmlayers import plots
 from fmlayers._files import whole_file
 from fmlayers.data import (
     Dataset,
@@ -31,15 +32,17 @@ from fmlayers.training import run as runs
 from fmlayers.training.batches import ShuffledBatches
 from fmlayers.training.checkpoint import Checkpoint, EarlyStop, Progress
 from fmlayers.training.config import TrainingConfig
-from fmlayers.training.plot import plot_history
 from fmlayers.training.progress import EpochProgress
 
 Rows = npt.NDArray[np.int64]
-ModelBuilder = Callable[[TrainingConfig, Encoder, npt.NDArray[np.float32]], keras.Model]
+ModelBuilder = Callable[[TrainingConfig, Encoder, pd.DataFrame], keras.Model]
 
 # Chosen on validation rows. In units of 1 / batch_size, in which a row's gradient
 # comes, it makes the first steps of a row like those of plain gradient descent.
 ADAGRAD_START = 1.6
+# A batch then looks up about a sixth of all lists: validation RMSE on MovieLens 100K
+# 0.001 above that of batches of any rows, in a third of the time.
+HISTORY_GROUPS = 6
 
 
 def train(
@@ -60,7 +63,7 @@ def train(
         config: What to do.
         out: Folder of the run; appears when all is done.
         build_model: Makes a model of the configuration, the fitted encoder and the
-            ratings to train on.
+            rows to train on.
         resume: Whether to go on with an interrupted run. Defaults to `False`.
         overwrite: Whether a finished or interrupted run at `out` may be replaced. It
             stays until the new one is done. Defaults to `False`.
@@ -181,7 +184,7 @@ class Trainer:
         inputs, ratings = self._arrays(encoder, fitting)
         batch_size = min(self.batch_size, len(ratings))
         keras.utils.set_random_seed(config.seed)
-        model = self.build_model(config, encoder, ratings)
+        model = self.build_model(config, encoder, self.table.iloc[fitting])
         model.compile(
             Adagrad(
                 config.learning_rate,
@@ -209,7 +212,15 @@ class Trainer:
         if searching:
             callbacks.append(EarlyStop(self.progress, config.patience))
         model.fit(
-            ShuffledBatches(inputs, ratings, batch_size, seed=config.seed, epoch=done),
+            ShuffledBatches(
+                inputs,
+                ratings,
+                batch_size,
+                seed=config.seed,
+                epoch=done,
+                group_by=("user", "item") if config.histories else (),
+                groups=HISTORY_GROUPS if config.histories else 1,
+            ),
             # Keras would shuffle the batches once more, by a state that no file keeps.
             shuffle=False,
             epochs=epochs,
@@ -259,7 +270,7 @@ def evaluate(model: keras.Model, dataset: Dataset, split: Split) -> dict[str, An
 
 
 def _features(config: TrainingConfig) -> Sequence[str] | None:
-    if config.features is None and config.model == "mf":
+    if config.features is None and config.model in ("mf", "neumf"):
         return ("user", "item")
     return config.features
 
@@ -276,7 +287,7 @@ def _write(
             write_csv(table, folder / f"{name}.csv")
     history = pd.DataFrame(progress.history)
     write_csv(history, folder / "history.csv")
-    plotted = plot_history(history, folder / "history.png")
+    plotted = _plotted(history, folder / "history.png")
     with whole_file(folder / "model.keras") as written:
         model.save(written)
     with whole_file(folder / "summary.txt") as written:
@@ -285,6 +296,15 @@ def _write(
     for pattern in ("progress.json", "*.weights.h5", ".*"):
         for leftover in folder.glob(pattern):
             leftover.unlink()
+
+
+def _plotted(history: pd.DataFrame, path: Path) -> bool:
+    """Draws the history; returns False where matplotlib is not installed."""
+    try:
+        plots.learning_curves(history, path)
+    except ImportError:
+        return False
+    return True
 
 
 def summary(metrics: Mapping[str, Any], plotted: bool = True) -> str:

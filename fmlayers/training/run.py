@@ -123,11 +123,11 @@ class Run:
                 )
         return table.rename(columns=names)
 
-    def predict(self, table: pd.DataFrame) -> npt.NDArray[np.float32]:
-        """Returns a rating for each row, on the scale of the data.
+    def with_side_columns(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Returns a table with all columns that the model needs.
 
-        Columns that the model needs and the table lacks are looked up among the
-        run's own users and items; what remains unknown counts as missing.
+        Those that it lacks are looked up among the run's own users and items; what
+        remains unknown counts as missing.
 
         Raises:
             DataError: If neither has a column that the model needs.
@@ -147,7 +147,22 @@ class Run:
                     f"The rows lack the column {column!r}, which the run's own users "
                     f"and items do not have either. They have {list(table.columns)}."
                 )
-        return predict(self.model, self.encoder.transform(table))
+        return table
+
+    def inputs(self, table: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
+        """Returns the model's inputs for the rows of a table, as of `predict`."""
+        return self.encoder.transform(self.with_side_columns(table))
+
+    def predict(self, table: pd.DataFrame) -> npt.NDArray[np.float32]:
+        """Returns a rating for each row, on the scale of the data.
+
+        Columns that the model needs and the table lacks are looked up among the
+        run's own users and items; what remains unknown counts as missing.
+
+        Raises:
+            DataError: If neither has a column that the model needs.
+        """
+        return predict(self.model, self.inputs(table))
 
     def is_unknown(self, column: str, table: pd.DataFrame) -> npt.NDArray[np.bool_]:
         """Tells of each row whether its value is missing or not in the vocabulary."""

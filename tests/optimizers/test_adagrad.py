@@ -4,13 +4,15 @@ import pytest
 
 from fmlayers import Categorical, FeatureEmbedding
 from fmlayers.optimizers import Adagrad
+from fmlayers.optimizers.adagrad import SMALL_TABLE
 
 
+@pytest.mark.parametrize("users", [6, SMALL_TABLE + 1])
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_steps_as_the_dense_formula_says(jit_compile, rng, backend):
+def test_steps_as_the_dense_formula_says(jit_compile, users, rng, backend):
     if backend == "torch" and jit_compile:
         pytest.skip("torch.compile is checked by check_layer and test_torch_compile.py")
-    users, dim, steps = 6, 3, 4
+    dim, steps = 3, 4
     layer = FeatureEmbedding(
         [Categorical("user", users)], dim, embeddings_initializer="random_normal"
     )

@@ -80,3 +80,23 @@ def test_fit_goes_on_as_it_would_have(backend):
     for epoch in seen[0]:
         np.testing.assert_array_equal(np.sort(epoch[:50]), np.arange(50))
     assert len({tuple(epoch) for epoch in seen[0]}) == 4
+
+
+def test_groups_keep_few_users_and_items_in_a_batch():
+    rng = np.random.default_rng(0)
+    inputs = {"user": rng.integers(0, 60, 3600), "item": rng.integers(0, 90, 3600)}
+    rows = np.arange(3600)
+    options = {"seed": 5, "group_by": ("user", "item"), "groups": 3}
+    batches = ShuffledBatches(inputs, rows, 100, **options)
+    orders = []
+    for _ in range(2):
+        seen = [batches[b] for b in range(len(batches))]
+        orders.append(np.concatenate([rows for _, rows in seen]))
+        np.testing.assert_array_equal(np.sort(orders[-1]), rows)  # each row once
+        for name, whole in (("user", 60), ("item", 90)):
+            distinct = [len(np.unique(x[name])) for x, _ in seen]
+            assert np.median(distinct) <= whole / 3
+        batches.on_epoch_end()
+    assert (orders[0] != orders[1]).mean() > 0.9
+    again = ShuffledBatches(inputs, rows, 100, epoch=1, **options)
+    np.testing.assert_array_equal(again[0][1], orders[1][:100])

@@ -1,0 +1,131 @@
+import math
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+from fmlayers._backend import spans_of_batch
+from fmlayers._types import Tensor
+from fmlayers.features import History
+
+
+class Lists(NamedTuple):
+    """The lists of a batch's distinct keys, one after the other.
+
+    Attributes:
+        values: `(pairs,)`, the ids in the lists.
+        owners: `(pairs,)`, which list each of them is in, in ascending order.
+        lengths: `(lists,)`, in values.
+        index: `(batch,)`, the list of each example.
+        own: `(batch,)`, the example's own value where its list has it, else 0.
+    """
+
+    values: Tensor
+    owners: Tensor
+    lengths: Tensor
+    index: Tensor
+    own: Tensor
+
+
+class HistoryLists(keras.layers.Layer):
+    """Holds the lists of a `History` and looks up those of a batch.
+
+    Every list stands once, however many examples of the batch have its key: the
+    cost is that of the distinct lists. XLA needs shapes that do not depend on the
+    data: on JAX a batch looks up *all* lists, on TensorFlow `jit_compile="auto"` is
+    switched off.
+
+    Args:
+        feature: The `History`.
+        **kwargs: Arguments of `keras.layers.Layer`.
+    """
+
+    built: bool
+
+    def __init__(self, feature: History, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.feature = feature
+        self.supports_jit = keras.backend.backend() != "tensorflow"
+        self.build()
+
+    def build(self, input_shape: Any = None) -> None:
+        if self.built:
+            return
+        # One key more, for those outside, whose list stays empty.
+        self.offsets = self._add_integers("offsets", self.feature.num_keys + 2)
+        self.values = self._add_integers("values", self.feature.num_pairs)
+        self.built = True
+
+    def set(self, keys: npt.ArrayLike, values: npt.ArrayLike) -> None:
+        """Gives the lists as pairs, each once, in any order."""
+        feature = self.feature
+        k, v = (np.asarray(x, np.int64).ravel() for x in (keys, values))
+        if not len(k) == len(v) == feature.num_pairs:
+            raise ValueError(
+                f"`keys` and `values` of {feature.name!r} must have `num_pairs` = "
+                f"{feature.num_pairs:,} entries. Received: {len(k):,} and {len(v):,}."
+            )
+        for name, x, first, size in (
+            ("keys", k, 0, feature.num_keys),
+            ("values", v, 1, feature.vocabulary_size),
+        ):
+            outside = (x < first) | (x >= size)
+            if outside.any():
+                raise ValueError(
+                    f"`{name}` of {feature.name!r} must lie within {first} ... "
+                    f"{size - 1}. Received: {x[outside][0]}."
+                )
+        order = np.lexsort((v, k))
+        k, v = k[order], v[order]
+        if np.any((k[1:] == k[:-1]) & (v[1:] == v[:-1])):
+            raise ValueError(
+                f"`keys` and `values` of {feature.name!r} have a pair twice."
+            )
+        lengths = np.bincount(k, minlength=feature.num_keys + 1)
+        self.offsets.assign(np.concatenate([[0], np.cumsum(lengths)]).astype("int32"))
+        self.values.assign(v.astype("int32"))
+
+    def call(self, keys: Tensor, own: Tensor | None = None) -> Lists:
+        last = self.feature.num_keys
+        inside = ops.logical_and(keys >= 0, keys < last)
+        keys = ops.cast(ops.where(inside, keys, last), "int32")
+        offsets = ops.convert_to_tensor(self.offsets)
+        values = ops.convert_to_tensor(self.values)
+        positions, owners, lengths, index = spans_of_batch(
+            offsets, keys, self.feature.num_pairs
+        )
+        if own is None:
+            own = ops.zeros_like(keys)
+        else:
+            inside = ops.logical_and(own > 0, own < self.feature.vocabulary_size)
+            own = self._own_in_list(keys, ops.cast(ops.where(inside, own, 0), "int32"))
+        return Lists(ops.take(values, positions), owners, lengths, index, own)
+
+    def _own_in_list(self, keys: Tensor, own: Tensor) -> Tensor:
+        """Returns `own` where the key's list has it, else 0, by binary search."""
+        low = ops.take(self.offsets, keys)
+        end = ops.take(self.offsets, keys + 1)
+        high = end
+        last = self.feature.num_pairs - 1
+        for _ in range(math.ceil(math.log2(last + 2))):
+            middle = (low + high) // 2
+            below = ops.take(self.values, ops.minimum(middle, last)) < own
+            searching = low < high
+            low = ops.where(ops.logical_and(searching, below), middle + 1, low)
+            high = ops.where(
+                ops.logical_and(searching, ops.logical_not(below)), middle, high
+            )
+        found = ops.take(self.values, ops.minimum(low, last)) == own
+        return ops.where(ops.logical_and(low < end, found), own, 0)
+
+    def _add_integers(self, name: str, size: int) -> Any:
+        return self.add_weight(
+            shape=(size,),
+            initializer="zeros",
+            dtype="int32",
+            trainable=False,
+            autocast=False,
+            name=name,
+        )

@@ -1,0 +1,152 @@
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from fmlayers._types import Tensor
+from fmlayers.features import Feature
+from fmlayers.layers import RatingScaler
+from fmlayers.models.factorization_machine import FactorizationMachine
+
+
+@keras.saving.register_keras_serializable(package="fmlayers")
+class LibFM(FactorizationMachine):
+    """A factorization machine by what each field has with the sum of the others.
+
+        score = b + sum_f w_f + 1/2 sum_f <v_f, S - v_f>,  S = sum_f v_f
+        rating = scaler(score)
+
+    Any number of fields; each pair stands in two of the products, hence the half.
+    Without the two options below this is `FactorizationMachine`, weight for weight
+    and number for number, at the same cost of O(fields * dim): no square of a sum
+    that cancels, but a product a field to look at, or to normalize.
+
+    Args:
+        features: List of `Categorical`, `MultiCategorical` and `Numeric`.
+        dim: Positive integer, the size of a field's vector.
+        scaler: Optional `RatingScaler`. Defaults to `None`: the rating is the
+            score.
+        batch_normalization: Boolean, whether to normalize the F products
+            <v_f, S - v_f> over the batch, each with a learned scale and shift,
+            before they are halved and summed. A pair then counts by the scales of
+            both its fields, so the score no longer parts into the two sides of
+            `side`. Defaults to `False`.
+        positive: Boolean, whether the rating is softplus(score) = log(1 +
+            exp(score)), which is positive and has no upper bound: counts, prices,
+            times. A ReLU would stop learning where it gives 0. Only without
+            `scaler`, which has bounds of its own. A bias of log(exp(mean) - 1)
+            starts at the mean. Defaults to `False`.
+        **kwargs: `l2`, `linear_l2`, `out_of_range`, `embeddings_initializer`,
+            `bias_initializer` and `encoder` of `FactorizationMachine`, with its
+            defaults, and arguments of `keras.Model`.
+
+    Call arguments:
+        inputs: Dict from feature name to ids or numbers.
+        training: Optional Boolean, whether to normalize by the batch at hand
+            instead of by the moving averages.
+
+    Input shape:
+        A dict, as of `FeatureEmbedding`.
+
+    Output shape:
+        `(batch, 1)`, in float32.
+
+    Raises:
+        ValueError: If an argument breaks its constraint, or `positive` and a
+            `scaler` are both given.
+
+    Example:
+
+    Clipped gradients keep a product of two growing vectors from running away:
+
+    >>> features = [fmlayers.Categorical("user", 943), fmlayers.Numeric("age")]
+    >>> model = fmlayers.models.LibFM(features, dim=8, positive=True)
+    >>> model.compile(keras.optimizers.Adam(1e-3, clipnorm=1.0), loss="mse")
+    >>> batch = {"user": np.array([3, 7]), "age": np.array([0.3, np.nan])}
+    >>> history = model.fit(batch, np.array([4.0, 2.0]), verbose=0)
+    >>> bool((model.predict(batch, verbose=0) > 0.0).all())
+    True
+
+    References:
+        Rendle, S. (2012). Factorization Machines with libFM. ACM TIST 3(3),
+        equation 1.
+    """
+
+    exact_sides = True  # unless normalized, see `__init__`
+
+    def __init__(
+        self,
+        features: Sequence[Feature],
+        dim: int,
+        scaler: RatingScaler | None = None,
+        *,
+        batch_normalization: bool = False,
+        positive: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if positive and scaler is not None:
+            raise ValueError(
+                "`positive` must be False where there is a `scaler`, which has bounds "
+                f"of its own. Received: positive={positive}, scaler={scaler!r}."
+            )
+        # Before the base class, which builds at the end of its own `__init__`.
+        self.batch_normalization = batch_normalization
+        self.positive = positive
+        self.exact_sides = not batch_normalization
+        if positive:
+            scaler = keras.layers.Activation("softplus", autocast=False)
+        super().__init__(features, dim, scaler, **kwargs)
+
+    def build(self, input_shape: Any = None) -> None:
+        if self.built:
+            return
+        if self.batch_normalization:
+            self.normalization = keras.layers.BatchNormalization(
+                dtype=self.linear.dtype_policy, name="normalization"
+            )
+            self.normalization.build((None, len(self.features)))
+        super().build(input_shape)
+
+    def score(
+        self, inputs: Mapping[str, Tensor], training: bool | None = None
+    ) -> Tensor:
+        """Returns the raw scores `(batch, 1)`, which ranking uses."""
+        return self.bias + self.first_order(inputs) + self.pairs(inputs, training)
+
+    def pairs(
+        self, inputs: Mapping[str, Tensor], training: bool | None = None
+    ) -> Tensor:
+        """Returns the score's 1/2 sum_f <v_f, S - v_f>, `(batch, 1)`."""
+        vectors = ops.cast(self.factors(inputs), self.linear.compute_dtype)
+        others = ops.sum(vectors, axis=1, keepdims=True) - vectors  # S - v_f
+        products = ops.sum(vectors * others, axis=-1)  # (batch, fields)
+        if self.batch_normalization:
+            products = self.normalization(products, training=training)
+        return 0.5 * ops.sum(products, axis=-1, keepdims=True)
+
+    def side(
+        self, inputs: Mapping[str, Tensor], names: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
+        if self.batch_normalization:
+            raise ValueError(
+                "`side` needs a model whose score parts into two sides, one with "
+                "`batch_normalization=False`. Received: batch_normalization=True."
+            )
+        return super().side(inputs, names)
+
+    def call(
+        self, inputs: Mapping[str, Tensor], training: bool | None = None
+    ) -> Tensor:
+        score = self.score(inputs, training)
+        return score if self.scaler is None else self.scaler(score)
+
+    def get_config(self) -> dict[str, Any]:
+        config = {
+            **super().get_config(),
+            "batch_normalization": self.batch_normalization,
+            "positive": self.positive,
+        }
+        if self.positive:
+            config["scaler"] = None
+        return config

@@ -1,0 +1,231 @@
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import keras
+from keras import ops
+
+from fmlayers._backend import accumulation_dtype
+from fmlayers._config import deserialize_objects
+from fmlayers._types import OutOfRange, Tensor
+from fmlayers.features import Categorical
+from fmlayers.layers import FeatureEmbedding, RatingScaler
+from fmlayers.models._tower import Tower, check_tower
+
+if TYPE_CHECKING:
+    from fmlayers.data import Encoder
+
+
+@keras.saving.register_keras_serializable(package="fmlayers")
+class NeuralMatrixFactorization(keras.Model):
+    """Scores a user and an item by the product of vectors and by hidden layers.
+
+        score = b + <h, p_user * q_item> + <g, a>
+        a = hidden layers over [r_user, s_item]
+        rating = scaler(score)
+
+    The first tower is the paper's generalized matrix factorization: with h = 1 it
+    would be `MatrixFactorization` without biases. The second has vectors of its
+    own, so that each can have the size it needs. h and g are the two halves of the
+    paper's last layer. Where the paper puts a sigmoid for clicks, the raw score
+    stays linear and the scaler makes a rating of it; b is an addition, so that
+    ratings can start at their mean. `gmf` and `mlp` compute the towers one by one.
+
+    Args:
+        user: `Categorical` description of the users.
+        item: `Categorical` description of the items.
+        dim: Positive integer, the size of p and q.
+        scaler: Optional `RatingScaler`. Defaults to `None`: the rating is the
+            score.
+        hidden_units: Non-empty list of positive integers, the sizes of the hidden
+            layers. Defaults to `(64, 32, 16)`.
+        mlp_dim: Optional positive integer, the size of r and s. Defaults to `dim`.
+        dropout: Float, at least 0 and less than 1, the share of each hidden
+            layer's outputs that training drops. Defaults to 0.
+        activation: Activation of the hidden layers. Defaults to `"relu"`.
+        l2: Float or a dict from feature name to float, for the vectors of both
+            towers, not for the weights of the layers; see `FeatureEmbedding`.
+            Defaults to 0.06, for ratings of 1 ... 5.
+        out_of_range: What an id outside the vocabulary reads, `"unknown"`,
+            `"zero"` or `"error"`; see `FeatureEmbedding`. Defaults to
+            `"unknown"`.
+        embeddings_initializer: Initializer of the vectors. Defaults to
+            `RandomNormal(stddev=0.01)`.
+        bias_initializer: Initializer of b; `Constant(scaler.inverse(mean))` starts
+            at the mean rating. Defaults to `"zeros"`.
+        encoder: Optional `fmlayers.data.Encoder`, saved with the model, so that a
+            loaded model knows its vocabulary. The model itself does not call it.
+        **kwargs: Arguments of `keras.Model`.
+
+    Call arguments:
+        inputs: Dict from feature name to ids.
+        training: Optional Boolean, whether to drop outputs.
+
+    Input shape:
+        A dict of `(batch,)` or `(batch, 1)`.
+
+    Output shape:
+        `(batch, 1)`, in float32.
+
+    Raises:
+        ValueError: If an argument breaks its constraint.
+
+    Example:
+
+    >>> model = fmlayers.models.NeuralMatrixFactorization(
+    ...     fmlayers.Categorical("user", 943),
+    ...     fmlayers.Categorical("item", 1682),
+    ...     dim=8,
+    ...     scaler=fmlayers.RatingScaler(1, 5),
+    ... )
+    >>> tuple(model({"user": np.array([3]), "item": np.array([7])}).shape)
+    (1, 1)
+
+    References:
+        He, X., Liao, L., Zhang, H., Nie, L., Hu, X. and Chua, T.-S. (2017).
+        Neural Collaborative Filtering. WWW, equations 8 to 12 (8 and 9 are the
+        first tower, 10 the second, 12 their sum).
+    """
+
+    built: bool
+
+    def __init__(
+        self,
+        user: Categorical,
+        item: Categorical,
+        dim: int,
+        scaler: RatingScaler | None = None,
+        *,
+        hidden_units: Sequence[int] = (64, 32, 16),
+        mlp_dim: int | None = None,
+        dropout: float = 0.0,
+        activation: str | Callable[[Tensor], Tensor] = "relu",
+        l2: float | Mapping[str, float] = 0.06,
+        out_of_range: OutOfRange = "unknown",
+        embeddings_initializer: Any = None,
+        bias_initializer: Any = "zeros",
+        encoder: "Encoder | None" = None,
+        **kwargs: Any,
+    ) -> None:
+        for argument, feature in (("user", user), ("item", item)):
+            if not isinstance(feature, Categorical):
+                raise ValueError(
+                    f"`{argument}` must be a `Categorical` description. "
+                    f"Received: {argument}={feature!r}."
+                )
+        units = check_tower(hidden_units, dropout)
+        kwargs.setdefault("autocast", False)
+        super().__init__(**kwargs)
+        self.features = [user, item]
+        self.user = user
+        self.item = item
+        self.dim = dim
+        self.scaler = scaler
+        self.hidden_units = units
+        self.mlp_dim = mlp_dim
+        self.dropout = dropout
+        self.activation = keras.activations.get(activation)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.encoder = encoder
+        self.gmf_factors, self.mlp_factors = (
+            FeatureEmbedding(
+                [user, item],
+                size,
+                out_of_range=out_of_range,
+                l2=l2,
+                embeddings_initializer=embeddings_initializer,
+                dtype=self.dtype_policy,
+                name=name,
+            )
+            for name, size in (
+                ("gmf_factors", dim),
+                ("mlp_factors", dim if mlp_dim is None else mlp_dim),
+            )
+        )
+        self.tower = Tower(
+            units, self.activation, dropout, dtype=self.dtype_policy, name="tower"
+        )
+        self.gmf_output, self.mlp_output = (
+            keras.layers.Dense(
+                1,
+                use_bias=False,
+                dtype=accumulation_dtype(self.compute_dtype),
+                name=name,
+            )
+            for name in ("gmf_output", "mlp_output")
+        )
+        self.build()
+
+    def build(self, input_shape: Any = None) -> None:
+        if self.built:
+            return
+        self.gmf_factors.build()
+        self.mlp_factors.build()
+        self.tower.build((None, 2 * self.mlp_factors.dim))
+        self.gmf_output.build((None, self.dim))
+        self.mlp_output.build((None, self.hidden_units[-1]))
+        if self.scaler is not None:
+            self.scaler.build()
+        self.bias = self.add_weight(
+            shape=(1,),
+            initializer=self.bias_initializer,
+            dtype=self.gmf_output.variable_dtype,
+            autocast=False,
+            name="bias",
+        )
+        self.built = True
+
+    def score(
+        self, inputs: Mapping[str, Tensor], training: bool | None = None
+    ) -> Tensor:
+        """Returns the raw scores `(batch, 1)`, which ranking uses."""
+        return self.bias + self.gmf(inputs) + self.mlp(inputs, training)
+
+    def gmf(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Returns the score's <h, p_user * q_item>, `(batch, 1)`."""
+        vectors = ops.cast(self.gmf_factors(inputs), self.gmf_output.compute_dtype)
+        return self.gmf_output(vectors[:, 0] * vectors[:, 1])
+
+    def mlp(self, inputs: Mapping[str, Tensor], training: bool | None = None) -> Tensor:
+        """Returns the score's <g, a>, `(batch, 1)`; b is not in it."""
+        vectors = self.mlp_factors(inputs)
+        joined = ops.reshape(vectors, (-1, 2 * self.mlp_factors.dim))
+        return self.mlp_output(self.tower(joined, training=training))
+
+    def call(
+        self, inputs: Mapping[str, Tensor], training: bool | None = None
+    ) -> Tensor:
+        score = self.score(inputs, training)
+        return score if self.scaler is None else self.scaler(score)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
+        return (self.gmf_factors.compute_output_shape(input_shape)[0], 1)
+
+    def compute_output_spec(self, inputs: Mapping[str, Any], **kwargs: Any) -> Any:
+        shapes = {name: tuple(x.shape) for name, x in inputs.items()}
+        return keras.KerasTensor(
+            self.compute_output_shape(shapes), dtype=self.gmf_output.compute_dtype
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        serialize = keras.saving.serialize_keras_object
+        factors = self.gmf_factors
+        return {
+            **super().get_config(),
+            "user": serialize(self.user),
+            "item": serialize(self.item),
+            "dim": self.dim,
+            "scaler": serialize(self.scaler),
+            "hidden_units": list(self.hidden_units),
+            "mlp_dim": self.mlp_dim,
+            "dropout": self.dropout,
+            "activation": keras.activations.serialize(self.activation),
+            "l2": factors.l2,
+            "out_of_range": factors.out_of_range,
+            "embeddings_initializer": serialize(factors.embeddings_initializer),
+            "bias_initializer": serialize(self.bias_initializer),
+            "encoder": serialize(self.encoder),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        return cls(**deserialize_objects(config))

@@ -1,0 +1,204 @@
+import keras
+import numpy as np
+import pytest
+from checks import check_error
+from keras import ops
+
+from fmlayers import Categorical, FeatureEmbedding, History
+
+# Films 2, 5 of user 1; 1, 2, 3 of user 2; 4 of user 3; none of users 0 and 4.
+KEYS = [2, 1, 3, 2, 1, 2]
+FILMS = [3, 5, 4, 1, 2, 2]
+BATCH = {
+    "user": np.array([1, 2, 2, 3, 3, 0, 4, -1, 99, 2], "int32"),
+    "item": np.array([5, 4, 2, 4, 1, 2, 2, 2, 2, 0], "int32"),
+}
+
+
+def history(combiner="sqrtn", **changes):
+    sizes = {"vocabulary_size": 6, "num_keys": 5, "num_pairs": 6}
+    return History(
+        "rated", of="user", values="item", combiner=combiner, **sizes | changes
+    )
+
+
+def make_layer(combiner="sqrtn", dim=3, table="item", **kwargs):
+    features = [Categorical("item", 6), history(combiner, table=table)]
+    layer = FeatureEmbedding(features, dim, l2={"rated": 0.3}, **kwargs)
+    layer.set_history("rated", KEYS, FILMS)
+    return layer
+
+
+def rated_by(user, item=None):
+    pairs = zip(KEYS, FILMS, strict=True)
+    return [film for key, film in pairs if key == user and film != item]
+
+
+def reference(weights, inputs, combiner="sqrtn"):
+    tables = [w for w in weights if w.ndim == 2]
+    out = np.zeros((len(inputs["user"]), 2, tables[0].shape[1]))
+    for b, (user, item) in enumerate(zip(inputs["user"], inputs["item"], strict=True)):
+        out[b, 0] = tables[0][item]
+        films = rated_by(user, item)
+        for film in films:
+            out[b, 1] += tables[-1][film]
+        if combiner == "mean":
+            out[b, 1] /= max(len(films), 1)
+        elif combiner == "sqrtn":
+            out[b, 1] /= max(len(films), 1) ** 0.5
+    return out
+
+
+def penalty(weights, inputs, combiner="sqrtn"):
+    tables = [w for w in weights if w.ndim == 2]
+    power = {"sum": 0.0, "sqrtn": 0.5, "mean": 1.0}[combiner]
+    total = 0.0
+    for user, item in zip(inputs["user"], inputs["item"], strict=True):
+        films = rated_by(user, item)
+        for film in films:
+            total += tables[-1][film] @ tables[-1][film] / len(films) ** power
+    return 0.3 * total / max(len(inputs["user"]), 1)
+
+
+def randomize(layer, rng):
+    layer.set_weights(
+        [
+            rng.normal(size=w.shape) if "float" in w.dtype else ops.convert_to_numpy(w)
+            for w in layer.weights
+        ]
+    )
+    return layer
+
+
+@pytest.mark.parametrize("table", ["item", None])
+@pytest.mark.parametrize("combiner", ["sum", "mean", "sqrtn"])
+def test_values(combiner, table, rng):
+    layer = randomize(make_layer(combiner, table=table), rng)
+    weights = [np.array(w, "float64") for w in layer.get_weights()]
+    for rows in (slice(None), slice(0, 1), slice(5, 9), slice(0, 0), [9, 1, 1, 0]):
+        part = {name: ids[rows] for name, ids in BATCH.items()}
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(layer(part)),
+            reference(weights, part, combiner),
+            rtol=1e-5,
+            atol=1e-6,
+        )
+        found = sum(float(ops.convert_to_numpy(loss)) for loss in layer.losses)
+        expected = penalty(weights, part, combiner)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_gradients(rng, compiled):
+    layer = randomize(make_layer(), rng)
+    target = rng.normal(size=(10, 2, 3)).astype("float32")
+
+    class Probe(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+            self.built = True
+
+        def call(self, inputs):
+            return self.layer(inputs)
+
+        def compute_loss(self, x, y, y_pred, *args, **kwargs):
+            return ops.sum(y_pred * ops.convert_to_tensor(y)) + sum(self.losses)
+
+    def loss(weights):
+        total = np.sum(reference(weights, BATCH) * target)
+        return total + penalty(weights, BATCH)
+
+    before = [np.array(w, "float64") for w in layer.get_weights()]
+    probe = Probe()
+    # A looked-up table: nothing reads it after its step, compiled or not.
+    probe.compile(
+        keras.optimizers.SGD(1.0), run_eagerly=not compiled, jit_compile=False
+    )
+    probe.train_on_batch(BATCH, target)
+    after = layer.get_weights()
+    (table,) = (i for i, w in enumerate(before) if w.ndim == 2)
+    for index in np.ndindex(before[table].shape):
+        at = []
+        for step in (1e-5, -1e-5):
+            moved = [w.copy() for w in before]
+            moved[table][index] += step
+            at.append(loss(moved))
+        expected = (at[0] - at[1]) / 2e-5
+        found = before[table][index] - after[table][index]
+        np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-4)
+
+
+@pytest.fixture(params=[False, True], ids=["eager", "compiled"])
+def compiled(request):
+    return request.param
+
+
+def test_own_value_is_left_out_where_the_list_has_it(rng):
+    layer = randomize(make_layer(table=None), rng)
+    whole = layer.fields({"user": BATCH["user"]}, ["rated"])
+    without = ops.convert_to_numpy(layer.fields(BATCH, ["rated"]))
+    differ = np.abs(ops.convert_to_numpy(whole) - without).max(axis=(1, 2)) > 1e-3
+    pairs = list(zip(KEYS, FILMS, strict=True))
+    expected = [
+        pair in pairs for pair in zip(BATCH["user"], BATCH["item"], strict=True)
+    ]
+    np.testing.assert_array_equal(differ, expected)
+    assert not without[3].any()  # the only film of its user
+
+
+def test_own_value_is_found_in_long_lists(rng):
+    users, films = np.nonzero(rng.random((40, 300)) < 0.3)
+    feature = History(
+        "rated",
+        300,
+        of="user",
+        num_keys=40,
+        values="item",
+        num_pairs=int((films > 0).sum()),
+    )
+    layer = FeatureEmbedding([feature], 1, embeddings_initializer="ones")
+    layer.set_history("rated", users[films > 0], films[films > 0])
+    lists = layer.histories["rated"]
+    key, own = (x.ravel() for x in np.meshgrid(np.arange(40), np.arange(300)))
+    given = set(zip(users.tolist(), films.tolist(), strict=True))
+    has = [pair in given for pair in zip(key.tolist(), own.tolist(), strict=True)]
+    found = ops.convert_to_numpy(lists(key.astype("int32"), own.astype("int32")).own)
+    np.testing.assert_array_equal(found, np.where(has, own, 0))
+
+
+def test_ids_outside_have_no_list_and_no_own():
+    layer = make_layer()
+    big = {"user": np.array([2**40, 1]), "item": np.array([2, 2**32 + 2])}
+    if keras.backend.backend() != "jax":  # which cuts 64-bit ids first
+        vectors = ops.convert_to_numpy(layer.fields(big, ["rated"]))
+        assert not vectors[0].any()
+        table = layer.get_weights()[0]
+        np.testing.assert_allclose(vectors[1, 0], (table[2] + table[5]) / 2**0.5)
+
+
+def test_saves_and_loads_with_its_lists(tmp_path, rng):
+    inputs = {name: keras.Input((), dtype="int32", name=name) for name in BATCH}
+    layer = randomize(make_layer(), rng)
+    model = keras.Model(inputs, layer(inputs))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(loaded(BATCH)), ops.convert_to_numpy(model(BATCH))
+    )
+
+
+def test_errors():
+    layer = make_layer()
+    check_error(
+        "`name` must be that of a `History`", lambda: layer.set_history("x", [], [])
+    )
+    for keys, films, message in (
+        (KEYS[1:], FILMS[1:], "`num_pairs` = 6"),
+        ([5, *KEYS[1:]], FILMS, "`keys` of 'rated' must lie within 0 ... 4"),
+        (KEYS, [0, *FILMS[1:]], "`values` of 'rated' must lie within 1 ... 5"),
+        (KEYS, [1, *FILMS[1:]], "a pair twice"),
+    ):
+        check_error(message, lambda k=keys, v=films: layer.set_history("rated", k, v))
+    check_error("entry 'user'", lambda: layer({"item": BATCH["item"]}))
+    check_error("`num_keys` and `num_pairs`", lambda: history(num_pairs=0))
+    check_error("`combiner` must be", lambda: history("max"))

@@ -1,0 +1,129 @@
+import inspect
+
+import keras
+import numpy as np
+import pytest
+from checks import check_error
+from keras import ops
+
+from fmlayers import Categorical, Numeric, RatingScaler
+from fmlayers.models import DeepFM, Ensemble, FactorizationMachine, MatrixFactorization
+from fmlayers.optimizers import Adagrad
+
+FEATURES = [Categorical("user", 4), Categorical("item", 6), Numeric("age")]
+BATCH = {
+    "user": np.array([0, 3, 2, -1], "int32"),
+    "item": np.array([5, 5, 0, 99], "int32"),
+    "age": np.array([0.5, np.nan, -1.0, 2.0], "float32"),
+}
+RATINGS = np.array([4.0, 1.0, 5.0, 2.5], "float32")
+
+
+def make(scaler=None, **kwargs):
+    start = keras.initializers.RandomNormal(stddev=0.3)
+    return FactorizationMachine(
+        FEATURES, 3, scaler, l2=0.1, embeddings_initializer=start, **kwargs
+    )
+
+
+def numpy(x):
+    return ops.convert_to_numpy(x)
+
+
+@pytest.mark.parametrize("scaler", [None, RatingScaler(1, 5, "clip")])
+def test_averages_the_scores(scaler):
+    model = Ensemble.of(3, lambda: make(scaler))
+    scores = [numpy(member.score(BATCH)) for member in model.members]
+    assert np.std(scores, axis=0)[:3].min() > 1e-3  # members differ
+    mean = np.mean(scores, axis=0)
+    np.testing.assert_allclose(numpy(model.score(BATCH)), mean, rtol=1e-5, atol=1e-6)
+    expected = mean if scaler is None else np.clip(mean, 1.0, 5.0)
+    np.testing.assert_allclose(numpy(model(BATCH)), expected, rtol=1e-5, atol=1e-6)
+    assert model.compute_output_shape({n: x.shape for n, x in BATCH.items()}) == (4, 1)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_members_learn_as_if_alone(jit_compile, backend):
+    """Weights after three steps are those of each member trained by itself."""
+    if backend == "torch" and jit_compile:
+        pytest.skip("torch.compile is checked by check_layer and test_torch_compile.py")
+    model = Ensemble.of(3, lambda: make(RatingScaler(1, 5)))
+    alone = [
+        FactorizationMachine.from_config(member.get_config())
+        for member in model.members
+    ]
+    for single, member in zip(alone, model.members, strict=True):
+        single.set_weights(member.get_weights())
+    for each in (model, *alone):
+        each.compile(
+            Adagrad(0.1, initial_accumulator_value=1e-3),
+            loss="mse",
+            jit_compile=jit_compile,
+        )
+        for _ in range(3):
+            each.train_on_batch(BATCH, RATINGS)
+    for single, member in zip(alone, model.members, strict=True):
+        for expected, found in zip(
+            single.get_weights(), member.get_weights(), strict=True
+        ):
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_is_evaluated_by_its_mean():
+    model = Ensemble.of(3, make)
+    model.compile("sgd", loss="mse", metrics=["mae"])
+    figures = model.evaluate(BATCH, RATINGS, return_dict=True, verbose=0)
+    error = numpy(model(BATCH))[:, 0] - RATINGS
+    np.testing.assert_allclose(figures["mae"], np.abs(error).mean(), rtol=1e-5)
+    losses = sum(float(numpy(loss)) for loss in model.losses)
+    np.testing.assert_allclose(figures["loss"], (error**2).mean() + losses, rtol=1e-5)
+
+
+def test_sides_make_up_the_score():
+    model = Ensemble.of(3, make)
+    c_q, s_q = (numpy(x) for x in model.side(BATCH, ["user", "age"]))
+    c_i, s_i = (numpy(x) for x in model.side(BATCH, ["item"]))
+    assert s_q.shape == (4, 9)
+    found = numpy(model.bias) + c_q + c_i + np.sum(s_q * s_i, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, numpy(model.score(BATCH)), rtol=1e-4, atol=1e-5)
+    assert model.exact_sides
+    assert not Ensemble.of(2, lambda: DeepFM(FEATURES, 3)).exact_sides
+
+
+def test_members_may_take_training():
+    model = Ensemble.of(2, lambda: DeepFM(FEATURES, 3, dropout=0.9))
+    calm, stormy = (
+        numpy(model(BATCH, training=training)) for training in (False, True)
+    )
+    assert np.abs(calm - stormy).max() > 0.0
+    np.testing.assert_array_equal(numpy(model(BATCH)), calm)
+
+
+def test_saves_and_loads(tmp_path):
+    model = Ensemble.of(2, lambda: make(RatingScaler(1, 5)))
+    model.compile("sgd", loss="mse")
+    model.fit(BATCH, RATINGS, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(numpy(loaded(BATCH)), numpy(model(BATCH)))
+
+
+def test_config_has_every_argument():
+    model = Ensemble.of(2, make)
+    config = model.get_config()
+    arguments = set(inspect.signature(Ensemble.__init__).parameters)
+    assert arguments - {"self", "kwargs"} <= set(config)
+    assert Ensemble.from_config(config).get_config() == config
+
+
+def test_errors():
+    check_error("`members` must not be empty", lambda: Ensemble([]))
+    unlike = (
+        MatrixFactorization(*FEATURES[:2], 3),
+        FactorizationMachine(FEATURES[:2], 3),
+        make(RatingScaler(1, 5)),
+    )
+    for other in unlike:
+        check_error(
+            "`members` must be of one class", lambda o=other: Ensemble([make(), o])
+        )
