@@ -30,6 +30,7 @@ __all__ = [
 if TYPE_CHECKING:
     from fmlayers import data as data
     from fmlayers import explain as explain
+    from fmlayers import losses as losses
     from fmlayers import metrics as metrics
     from fmlayers import models as models
     from fmlayers import optimizers as optimizers
@@ -41,6 +42,7 @@ else:
     _SUBPACKAGES = (
         "data",
         "explain",
+        "losses",
         "metrics",
         "models",
         "optimizers",

@@ -12,6 +12,7 @@ import keras
 
 MODULES = {
     "Adagrad": "fmlayers.optimizers",
+    "BPR": "fmlayers.losses",
     "DeepFM": "fmlayers.models",
     "Encoder": "fmlayers.data",
     "Ensemble": "fmlayers.models",

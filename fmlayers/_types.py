@@ -5,6 +5,7 @@ from typing import Any, Literal
 Tensor = Any  # a tensor of whichever backend runs
 Combiner = Literal["mean", "sum", "sqrtn"]
 OutOfRange = Literal["unknown", "zero", "error"]
+Loss = Literal["mse", "bce", "bpr"]
 ScalerMethod = Literal["sigmoid", "clip", "none"]
 
 MODELS = ("fm", "mf", "deepfm", "libfm", "neumf")  # as TrainingConfig names them

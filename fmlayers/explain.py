@@ -73,8 +73,8 @@ def explain(model: keras.Model, inputs: Mapping[str, Tensor]) -> Explanation:
     """Takes the raw scores of a batch apart.
 
     Args:
-        model: `FactorizationMachine`, `LibFM`, `DeepFM`, `MatrixFactorization` or a
-            subclass.
+        model: `FactorizationMachine`, `LibFM`, `DeepFM`, `MatrixFactorization`, a
+            subclass, or an `Ensemble` of them, whose parts are its members' means.
         inputs: Dict, as of the model.
 
     Returns:
@@ -94,15 +94,16 @@ def explain(model: keras.Model, inputs: Mapping[str, Tensor]) -> Explanation:
     >>> bool(np.allclose(sums, parts.score, atol=1e-6))
     True
     """
-    matrix, squared_norms = _matrix(model, inputs)
+    members = getattr(model, "members", [model])
+    parts = [_parts(member, inputs) for member in members]
+    matrix, rest = (
+        np.mean([getattr(part, name) for part in parts], axis=0)
+        for name in ("matrix", "rest")
+    )
+    bias = float(np.mean([part.bias for part in parts]))
     score = _numpy(model.score(inputs))[:, 0]
-    rest = np.zeros_like(score)
-    if hasattr(model, "deep"):
-        rest = _numpy(model.deep(inputs))[:, 0]
-    bias = _bias(model)
     unexplained = np.abs(score - bias - matrix.sum((1, 2)) - rest)
-    # What float32 may lose: the model squares the sum of the vectors.
-    scale = 1.0 + np.abs(matrix).sum((1, 2)) + squared_norms + np.abs(rest)
+    scale = np.mean([part.scale for part in parts], axis=0)
     if np.any(unexplained > 1e-4 * scale):
         raise ValueError(
             "The score of `model` must be its bias, its fields, their pairs and the "
@@ -110,8 +111,7 @@ def explain(model: keras.Model, inputs: Mapping[str, Tensor]) -> Explanation:
             f"{type(model).__name__} whose scores differ from their sum by up to "
             f"{unexplained.max():.3g}."
         )
-    names = tuple(feature.name for feature in model.factors.features)
-    return Explanation(names, bias, matrix, rest, score)
+    return Explanation(parts[0].fields, bias, matrix, rest, score)
 
 
 def field_matrix(model: keras.Model, inputs: Mapping[str, Tensor]) -> Matrix:
@@ -140,7 +140,9 @@ def field_matrix(model: keras.Model, inputs: Mapping[str, Tensor]) -> Matrix:
     References:
         Rendle, S. (2010). Factorization Machines. ICDM, equation 1.
     """
-    return _matrix(model, inputs)[0]
+    members = getattr(model, "members", [model])
+    matrices = [_parts(member, inputs).matrix for member in members]
+    return np.asarray(np.mean(matrices, axis=0), np.float32)
 
 
 def term_sizes(
@@ -261,32 +263,43 @@ class _Total:
         return np.asarray(np.sqrt(variance), np.float32)
 
 
-def _matrix(
-    model: keras.Model, inputs: Mapping[str, Tensor]
-) -> tuple[Matrix, npt.NDArray[np.float32]]:
-    """Returns the terms, and the vectors' squared norms summed over the fields."""
-    parts = [getattr(model, name, None) for name in ("factors", "linear")]
-    if not all(isinstance(part, FeatureEmbedding) for part in parts) or not hasattr(
-        model, "score"
-    ):
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    fields: tuple[str, ...]
+    bias: float
+    matrix: Matrix
+    rest: Matrix
+    scale: Matrix  # how large the numbers are that float32 adds up, (batch,)
+
+
+def _parts(model: keras.Model, inputs: Mapping[str, Tensor]) -> _Parts:
+    embeddings = [getattr(model, name, None) for name in ("factors", "linear")]
+    if not all(isinstance(layer, FeatureEmbedding) for layer in embeddings):
         raise ValueError(
             "`model` must be made of fields and their pairs: a `FactorizationMachine`, "
-            "a `LibFM`, a `DeepFM` or a `MatrixFactorization`. "
-            f"Received: a {type(model).__name__}."
+            "a `LibFM`, a `DeepFM`, a `MatrixFactorization`, or an `Ensemble` of one "
+            f"of them. Received: a {type(model).__name__}."
         )
     vectors = _numpy(model.factors(inputs))  # (batch, F, dim)
+    scales, shifts = _normalization(model)
     products = vectors @ np.swapaxes(vectors, 1, 2)
-    scales = _normalization(model)[0]
     matrix = np.triu(products * ((scales[:, None] + scales) / 2.0), k=1)
     diagonal = np.arange(matrix.shape[1])
     if getattr(model, "use_bias", True):
         matrix[:, diagonal, diagonal] = _numpy(model.linear(inputs))[:, :, 0]
-    return matrix, products[:, diagonal, diagonal].sum(axis=1)
-
-
-def _bias(model: keras.Model) -> float:
     bias = float(_numpy(model.bias)[0]) if hasattr(model, "bias") else 0.0
-    return bias + float(_normalization(model)[1].sum()) / 2.0
+    rest = np.zeros(len(matrix), np.float32)
+    if hasattr(model, "deep"):
+        rest = _numpy(model.deep(inputs))[:, 0]
+    # The model itself squares the sum of the vectors.
+    squares = products[:, diagonal, diagonal].sum(axis=1)
+    return _Parts(
+        fields=tuple(feature.name for feature in model.factors.features),
+        bias=bias + float(shifts.sum()) / 2.0,
+        matrix=matrix,
+        rest=rest,
+        scale=1.0 + np.abs(matrix).sum((1, 2)) + squares + np.abs(rest),
+    )
 
 
 def _normalization(model: keras.Model) -> tuple[Matrix, Matrix]:

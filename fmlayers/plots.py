@@ -45,40 +45,48 @@ BLUE, ORANGE, GREEN, PURPLE, SKY, RED = (
     "#D55E00",
 )
 GREY = "#B0B0B0"
+# What a run may be stopped on, and how an axis calls it.
+UNITS = {
+    "rmse": "RMSE (rating points)",
+    "bce": "binary cross-entropy (nats)",
+    "bpr": "BPR (nats)",
+}
 MOST_LEVELS = 20  # more distinct ratings than that are put into bins
 
 
 def learning_curves(history: "pd.DataFrame", path: File | None = None) -> Figure:
-    """Draws the RMSE by epoch of a run's two phases.
+    """Draws RMSE or loss by epoch of a run's two phases.
 
     Args:
         history: A row an epoch, as `history.csv` of a run: `phase` (`"search"` or
-            `"refit"`), `epoch`, `rmse` and, where there were validation rows,
-            `val_rmse`, whose lowest value is marked.
+            `"refit"`), `epoch`, the metric (`rmse`, `bce` or `bpr`) and, where there
+            were validation rows, the same with `val_`, whose lowest value is marked.
         path: Optional file to write.
     """
     figure, axes = _figure(7, 4)
+    metric = next((name for name in UNITS if name in history), "rmse")
+    validation = f"val_{metric}"
     curves = {
-        ("search", "rmse"): ("training rows", BLUE, "-"),
-        ("search", "val_rmse"): ("validation rows", RED, "-"),
-        ("refit", "rmse"): ("refit on all training rows", BLUE, "--"),
+        ("search", metric): ("training rows", BLUE, "-"),
+        ("search", validation): ("validation rows", RED, "-"),
+        ("refit", metric): ("refit on all training rows", BLUE, "--"),
     }
     for (phase, column), (label, color, style) in curves.items():
         rows = history[history["phase"] == phase]
         if len(rows) and column in rows:
             axes.plot(rows["epoch"], rows[column], style, color=color, label=label)
-    if "val_rmse" in history and history["val_rmse"].notna().any():
-        best = history.nsmallest(1, "val_rmse")
-        epoch, rmse = float(best["epoch"].iloc[0]), float(best["val_rmse"].iloc[0])
-        axes.plot(epoch, rmse, "o", color=RED, zorder=3)
+    if validation in history and history[validation].notna().any():
+        best = history.nsmallest(1, validation)
+        epoch, lowest = float(best["epoch"].iloc[0]), float(best[validation].iloc[0])
+        axes.plot(epoch, lowest, "o", color=RED, zorder=3)
         axes.annotate(
-            f"{rmse:.4f}",
-            (epoch, rmse),
+            f"{lowest:.4f}",
+            (epoch, lowest),
             textcoords="offset points",
             xytext=(0, 8),
             ha="center",
         )
-    axes.set(xlabel="epoch", ylabel="RMSE (rating points)")
+    axes.set(xlabel="epoch", ylabel=UNITS[metric])
     axes.xaxis.set_major_locator(_matplotlib("ticker").MaxNLocator(integer=True))
     axes.legend(frameon=False)
     return _written(figure, path)
@@ -277,7 +285,8 @@ def model_diagram(model: keras.Model, path: File | None = None) -> Any:
     """Draws the graph of a model: its inputs, layers and operations, with shapes.
 
     Keras draws a subclassed model as a single box. Those of `fmlayers.models` are
-    drawn as what their `call` is made of, except the bias.
+    drawn as what their `call` is made of, where a box `add` with a single input adds
+    the bias; of an `Ensemble`, whose members are alike, one member is drawn.
 
     Args:
         model: A functional or sequential model, or one of `fmlayers.models`.
@@ -332,6 +341,7 @@ def _functional(model: keras.Model) -> keras.Model:
             "`model` must be a functional or sequential model, or one of "
             f"`fmlayers.models`. Received: a {type(model).__name__}."
         )
+    model = getattr(model, "members", [model])[0]
     # A copy without the tables: neither memory nor the model's own graph is touched.
     config = _with_tables_of_one_row(model.get_config())
     copy = type(model).from_config({**config, "encoder": None})

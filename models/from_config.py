@@ -22,31 +22,34 @@ OF_USER_AND_ITEM = {"mf": MatrixFactorization, "neumf": NeuralMatrixFactorizatio
 def model_from_config(
     config: TrainingConfig, encoder: Encoder, table: pd.DataFrame
 ) -> keras.Model:
-    """Builds the model that a configuration names, its bias at the mean rating.
+    """Builds the model that a configuration names.
 
     Args:
         config: The configuration of a run.
         encoder: Fitted on `table`.
-        table: The rows to train on. The scaler's bounds are those of their ratings,
-            the histories are of their users and items.
+        table: The rows to train on. The bias starts at the mean of their ratings, the
+            scaler's bounds are the lowest and the highest; the histories are of their
+            users and items.
 
     Raises:
         DataError: If all ratings are the same.
         ValueError: If the model cannot have the encoder's columns.
     """
     ratings = table["rating"].to_numpy(np.float32)
-    lowest, highest = float(ratings.min()), float(ratings.max())
-    if lowest == highest:
-        raise DataError(
-            f"All {len(ratings):,} training ratings are {lowest}: there is nothing to "
-            "tell apart."
-        )
-    scaler = RatingScaler(lowest, highest, config.scaler)
-    mean = scaler.inverse(float(ratings.mean(dtype=np.float64)))
+    scaler, bias = None, 0.0  # of clicks, where scores are no ratings
+    if config.loss == "mse":
+        lowest, highest = float(ratings.min()), float(ratings.max())
+        if lowest == highest:
+            raise DataError(
+                f"All {len(ratings):,} training ratings are {lowest}: there is nothing "
+                'to tell apart. Take them as clicks, with the loss "bce" or "bpr".'
+            )
+        scaler = RatingScaler(lowest, highest, config.scaler)
+        bias = scaler.inverse(float(ratings.mean(dtype=np.float64)))
     options: dict[str, Any] = {
         "scaler": scaler,
         "l2": config.l2,
-        "bias_initializer": keras.initializers.Constant(mean),
+        "bias_initializer": keras.initializers.Constant(bias),
         "encoder": encoder if config.members == 1 else None,
     }
     if config.model in OF_FIELDS:

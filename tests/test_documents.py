@@ -18,6 +18,7 @@ import fmlayers.data
 import fmlayers.metrics
 import fmlayers.models
 import fmlayers.optimizers
+import fmlayers.retrieval
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -28,6 +29,7 @@ EXAMPLES = [
         "fmlayers.metrics",
         "fmlayers.models",
         "fmlayers.optimizers",
+        "fmlayers.retrieval",
     )
     for name in importlib.import_module(module).__all__
 ] + [("fmlayers.data", "Encoder")]

@@ -25,6 +25,7 @@ from fmlayers.explain import (
 )
 from fmlayers.models import (
     DeepFM,
+    Ensemble,
     FactorizationMachine,
     LibFM,
     MatrixFactorization,
@@ -61,6 +62,10 @@ MAKE = {
     "deepfm, normalized": lambda: DeepFM(
         FEATURES, 3, hidden_units=[4, 3], batch_normalization=True
     ),
+    "ensemble": lambda: Ensemble.of(3, lambda: FactorizationMachine(FEATURES, 2)),
+    "ensemble, deepfm": lambda: Ensemble.of(
+        2, lambda: DeepFM(FEATURES, 2, hidden_units=[3])
+    ),
 }
 
 
@@ -91,6 +96,9 @@ def numpy(x):
 
 def reference(model, inputs):
     """Returns the terms and the constant, in plain loops."""
+    if hasattr(model, "members"):
+        found = [reference(member, inputs) for member in model.members]
+        return tuple(sum(parts) / len(found) for parts in zip(*found, strict=True))
     vectors = numpy(model.factors(inputs))
     rows, size, _ = vectors.shape
     first_order = np.zeros((rows, size))
@@ -158,11 +166,13 @@ def test_parts_add_up_to_the_score(name, seed, ids, built):
     np.testing.assert_array_less(np.abs(total - score), 2e-5 * scale)
 
 
-@pytest.mark.parametrize("name", ["deepfm", "deepfm, normalized"])
+@pytest.mark.parametrize("name", ["deepfm", "deepfm, normalized", "ensemble, deepfm"])
 def test_the_rest_is_the_deep_part(name, models):
     model = models[name]
     rest = explain(model, BATCH).rest
-    np.testing.assert_allclose(rest, numpy(model.deep(BATCH))[:, 0], rtol=1e-6)
+    members = getattr(model, "members", [model])
+    deep = np.mean([numpy(member.deep(BATCH))[:, 0] for member in members], axis=0)
+    np.testing.assert_allclose(rest, deep, rtol=1e-5)
     assert rest.std() > 0.01
 
 
@@ -250,6 +260,10 @@ def test_errors(models):
     check_error(
         "`model` must be made of fields.*`DeepFM`.*Received: a NeuralMatrixFact",
         lambda: explain(NeuralMatrixFactorization(USER, ITEM, 3), BATCH),
+    )
+    members = [NeuralMatrixFactorization(USER, ITEM, 3) for _ in range(2)]
+    check_error(
+        "Received: a NeuralMatrixFact", lambda: field_matrix(Ensemble(members), BATCH)
     )
     inputs = keras.Input((3,))
     plain = keras.Model(inputs, keras.layers.Dense(1)(inputs))

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
         "fmlayers.metrics",
         "fmlayers.models",
         "fmlayers.optimizers",
+        "fmlayers.retrieval",
         "fmlayers.training",
     ],
 )
@@ -43,6 +44,7 @@ def test_every_public_name_is_documented():
         "fmlayers.data",
         "fmlayers.metrics",
         "fmlayers.models",
+        "fmlayers.retrieval",
         "fmlayers.training",
     ):
         module = importlib.import_module(name)

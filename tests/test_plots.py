@@ -21,6 +21,7 @@ from fmlayers import (
 )
 from fmlayers.models import (
     DeepFM,
+    Ensemble,
     FactorizationMachine,
     LibFM,
     MatrixFactorization,
@@ -342,6 +343,13 @@ def test_diagrams_have_the_layers_of_the_model(kind):
     assert not {id(layer) for layer in graph.layers} & {id(x) for x in model.layers}
     assert sum(np.prod(w.shape) for w in graph.weights) < 20_000
     assert not any(layer._inbound_nodes for layer in model.layers)
+
+
+def test_one_member_of_an_ensemble_is_drawn():
+    model = Ensemble.of(2, lambda: make(MatrixFactorization))
+    graphs = [plots._functional(each) for each in (model, model.members[0])]
+    names = [[type(layer) for layer in graph.layers] for graph in graphs]
+    assert names[0] == names[1]
 
 
 def test_diagram_of_what_has_no_graph():

@@ -4,11 +4,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fmlayers.cli import explain, plot, predict, train
+from fmlayers.cli import explain, plot, predict, recommend, similar, train
 
 COMMANDS = {
     "train": (train, "train, evaluate and save a model"),
     "predict": (predict, "rate the rows of a table"),
+    "recommend": (recommend, "list the best items of a user"),
+    "similar": (similar, "list the items most like one"),
     "explain": (explain, "show what ratings are made of"),
     "plot": (plot, "draw the pictures of a run"),
 }

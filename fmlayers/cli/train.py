@@ -53,6 +53,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="the items that a user has rated, and the users who have rated an item, "
         "as fields",
     )
+    add(
+        "--loss",
+        choices=["mse", "bce", "bpr"],
+        help="of ratings, or of ratings taken as clicks (default: mse)",
+    )
+    add(
+        "--negatives",
+        type=int,
+        metavar="N",
+        help="items drawn for each rating, for bce and bpr (default: 4)",
+    )
     add("--members", type=int, metavar="N", help="average N models (default: 1)")
     add("--dim", type=int, help="size of a vector (default: 64)")
     add("--l2", type=float, help="of the vectors (default: 0.06)")

@@ -178,7 +178,7 @@ def ranking_metrics_by_user(
     users, items = _check_relevant(relevant, num_items, len(lists))
     pairs = np.sort(users * num_items + items)
     pairs = pairs[np.diff(pairs, prepend=-1) > 0]
-    num_relevant = np.bincount(pairs // num_items, minlength=len(lists))
+    num_relevant = np.bincount(pairs // num_items)
     judged = np.flatnonzero(num_relevant)
     lists, num_relevant = lists[judged], num_relevant[judged]
 

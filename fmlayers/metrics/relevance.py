@@ -8,7 +8,7 @@ would have liked them, nobody knows.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +52,8 @@ def relevant_by_threshold(
         users: position of the user of each test row, integers from 0, shape `(rows,)`.
         items: position of the item of each test row, integers from 0, shape `(rows,)`.
         ratings: the rating of each test row, finite numbers, shape `(rows,)`.
-        threshold: the lowest rating that is relevant, in the unit of the ratings.
+        threshold: the lowest rating that is relevant, in the unit of the ratings;
+            rounded to their precision where they are float32 or float16.
 
     Returns:
         A `Relevance`, in the order of the rows. An item that a user rated twice is
@@ -79,7 +80,8 @@ def relevant_by_threshold(
         raise ValueError(
             f"`threshold` must be a finite number. Received: threshold={threshold}."
         )
-    keep = values >= threshold
+    # 4.1 as float32 is less than 4.1: compare in the ratings' own precision.
+    keep = values >= values.dtype.type(threshold)
     return Relevance(user_positions[keep], item_positions[keep])
 
 
@@ -135,14 +137,12 @@ def relevant_by_quantile(
     order = np.lexsort((values, user_positions))  # grouped by user, ratings ascending
     first = np.flatnonzero(np.diff(user_positions[order], prepend=-1))  # (users,)
     counts = np.diff(first, append=len(order))
-    ascending = values[order]
+    ascending = values[order].astype(np.float64)
     place = quantile * (counts - 1)
     below = np.floor(place).astype(np.int64)
     low = ascending[first + below]
     high = ascending[first + np.minimum(below + 1, counts - 1)]
-    part, step = place - below, high - low
-    # Rounded as numpy.quantile rounds: a rating that lies on the bar is relevant.
-    bar = np.where(part < 0.5, low + step * part, high - step * (1 - part))
+    bar = low + (high - low) * (place - below)
     keep = np.empty(len(order), dtype=bool)
     keep[order] = ascending >= np.repeat(bar, counts)
     return Relevance(user_positions[keep], item_positions[keep])
@@ -150,10 +150,12 @@ def relevant_by_quantile(
 
 def _check_rows(
     users: npt.ArrayLike, items: npt.ArrayLike, ratings: npt.ArrayLike
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[Any]]:
     user_positions = check_positions("users", users)
     item_positions = check_positions("items", items)
-    values = np.asarray(ratings, dtype=np.float64)
+    values = np.asarray(ratings)
+    if values.dtype.kind != "f":
+        values = values.astype(np.float64)
     if values.ndim != 1:
         raise ValueError(
             f"`ratings` must be one-dimensional. Received: shape {values.shape}."

@@ -74,6 +74,12 @@ class Catalogue:
                 )
         raise ValueError(self._not_found(text))
 
+    def name(self, position: int) -> str:
+        """Returns an item's title, or its key where it has none."""
+        row = self.table.iloc[position]
+        titled = "title" in row and not pd.isna(row["title"])
+        return str(row["title"] if titled else row["item"])
+
     def allowed(
         self,
         genres: Sequence[str] = (),

@@ -189,10 +189,27 @@ class Recommender:
             )
         return _numpy(self.top_n.similar(np.array([position]), k))
 
-    def ratings(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Returns the ratings that the model makes of scores."""
-        scaler = self.model.scaler
-        return scores if scaler is None else ops.convert_to_numpy(scaler(scores))
+    def described(self, positions: npt.NDArray[np.int32]) -> pd.DataFrame:
+        """Returns rank, item and what is known of it, for the places that are taken."""
+        rows = self.catalogue.table.iloc[positions[positions >= 0]]
+        rows = rows.reset_index(drop=True)
+        rows.insert(0, "rank", np.arange(1, len(rows) + 1))
+        return rows
+
+    def table(
+        self, scores: npt.NDArray[np.float32], positions: npt.NDArray[np.int32]
+    ) -> pd.DataFrame:
+        """Returns what `described` does, with the raw `score` and, by it, the `rating`.
+
+        Args:
+            scores: A row of what `lists` returns.
+            positions: The same row of the positions.
+        """
+        found = scores[positions >= 0]
+        table = self.described(positions)
+        if self.model.scaler is not None and len(found):
+            table["rating"] = ops.convert_to_numpy(self.model.scaler(found))
+        return table.assign(score=found)
 
     def history(self, user: str) -> pd.DataFrame:
         """Returns the user's training rows, the best rated first, the latest of those.
@@ -219,6 +236,21 @@ class Recommender:
             f"such as {', '.join(users[:3])}. For a new user give what is known, or "
             "films that the user likes."
         )
+
+    def users_of(self, table: pd.DataFrame) -> list[str]:
+        """Returns the users of a table's column `user`, each once, as they come.
+
+        Raises:
+            ValueError: If it has no such column, or a user of whom nothing is known.
+        """
+        if "user" not in table:
+            raise DataError(
+                f"The rows lack the column 'user'. They have {list(table.columns)}."
+            )
+        users = list(dict.fromkeys(as_text(user) for user in table["user"].dropna()))
+        for user in users:
+            self.check_user(user)
+        return users
 
     def queries(
         self, users: Sequence[str | None], known: Mapping[str, Any] | None = None
@@ -349,6 +381,7 @@ def write_lists(
     *,
     include_seen: bool = False,
     allowed: npt.NDArray[np.bool_] | None = None,
+    known: Mapping[str, Any] | None = None,
     on_batch: Callable[[int], None] = lambda count: None,
 ) -> None:
     """Writes a CSV `user_id,item_ids`, a row a user, whole or not at all.
@@ -362,6 +395,7 @@ def write_lists(
         k: As of `Recommender.lists`.
         include_seen: As of `Recommender.lists`.
         allowed: As of `Recommender.lists`.
+        known: As of `Recommender.lists`.
         on_batch: Called after every batch with its number of users.
 
     Raises:
@@ -382,7 +416,7 @@ def write_lists(
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["user_id", "item_ids"])
         for _, lists in recommender.batches(
-            users, k, include_seen=include_seen, allowed=allowed
+            users, k, include_seen=include_seen, allowed=allowed, known=known
         ):
             for positions in lists:
                 items = " ".join(keys[positions[positions >= 0]])

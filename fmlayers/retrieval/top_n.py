@@ -238,7 +238,7 @@ class TopN(keras.Model):
             allowed = ops.cast(allowed, "bool")
             item_constants = ops.where(allowed, item_constants, float("-inf"))
         return self._best(
-            constants, vectors, item_constants, self.item_vectors, exclude, k or self.k
+            constants, vectors, item_constants, self.item_vectors, exclude, k
         )
 
     def similar(self, positions: Any, k: int | None = None) -> tuple[Tensor, Tensor]:
@@ -266,7 +266,7 @@ class TopN(keras.Model):
             constants,
             vectors,
             ops.expand_dims(positions, 1),
-            k or self.k,
+            k,
         )
 
     def ratings(self, scores: Tensor) -> Tensor:
@@ -334,8 +334,10 @@ class TopN(keras.Model):
         item_constants: Tensor,
         item_vectors: Tensor,
         exclude: Tensor | None,
-        k: int,
+        k: int | None,
     ) -> tuple[Tensor, Tensor]:
+        k = self.k if k is None else k
+        check_positive("k", k)
         # A NaN would be ranked by each backend in its own way.
         broken = ops.isnan(constants + ops.sum(vectors, axis=1, keepdims=True))
         constants = ops.where(broken, float("-inf"), constants)

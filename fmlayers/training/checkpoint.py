@@ -17,16 +17,21 @@ class Progress:
         history: A dict an epoch: phase, epoch (from 1), seconds, loss and metrics.
         weights: Dict from phase to the file of its latest weights.
         best: File of the weights of the best epoch, where there is no refit.
+        metric: What to stop on, the lower the better: the key of `history` is this
+            with `val_` before it.
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
     weights: dict[str, str] = field(default_factory=dict)
     best: str | None = None
+    metric: str = "rmse"
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
+    def read(cls, folder: Path, metric: str = "rmse") -> Self:
         path = folder / "progress.json"
-        return cls(**json.loads(path.read_text("utf-8"))) if path.exists() else cls()
+        if path.exists():
+            return cls(**json.loads(path.read_text("utf-8")))
+        return cls(metric=metric)
 
     def write(self, folder: Path) -> None:
         with whole_file(folder / "progress.json") as written:
@@ -36,9 +41,9 @@ class Progress:
         return [row for row in self.history if row["phase"] == phase]
 
     def best_epoch(self) -> int:
-        """Returns the epoch (from 1) of the lowest validation RMSE."""
+        """Returns the epoch (from 1) of the lowest figure on the validation rows."""
         rows = self.epochs("search")
-        return int(min(rows, key=lambda row: row["val_rmse"])["epoch"])
+        return int(min(rows, key=lambda row: row[f"val_{self.metric}"])["epoch"])
 
     def is_stale(self, patience: int) -> bool:
         """Tells whether the last `patience` epochs brought nothing better."""
@@ -83,7 +88,7 @@ class Checkpoint(keras.callbacks.Callback):
 
 
 class EarlyStop(keras.callbacks.Callback):
-    """Stops once `patience` epochs in a row have brought no better validation RMSE.
+    """Stops once `patience` epochs in a row have brought nothing better.
 
     It judges by the history, and so goes on rightly after an interruption.
     """

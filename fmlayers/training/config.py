@@ -2,7 +2,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
-from fmlayers._types import MODELS, ScalerMethod
+from fmlayers._types import MODELS, Loss, ScalerMethod
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +20,11 @@ class TrainingConfig:
         user, item, rating, timestamp, separator: How a CSV names its columns.
         histories: Whether the model has the items that a user has rated, and the
             users who have rated an item, as fields (see `History`).
+        loss: `"mse"`, or for ratings taken as clicks, whatever their height: `"bce"`
+            (binary cross-entropy) or `"bpr"` (see `fmlayers.losses.BPR`). Such a model
+            ranks; its scores are no ratings.
+        negatives: Items drawn for each rating, of those that its user has not rated,
+            where the loss is not `"mse"`.
         members: How many models are trained side by side and averaged (see
             `Ensemble`); 1 for a model alone.
         split: `"random"`, `"user"`, `"time"` or the name of an official fold.
@@ -51,6 +56,8 @@ class TrainingConfig:
     timestamp: str | None = None
     separator: str = ","
     histories: bool = False
+    loss: Loss = "mse"
+    negatives: int = 4
     members: int = 1
     split: str = "random"
     test_fraction: float = 0.2
@@ -74,7 +81,11 @@ class TrainingConfig:
                 f"`model` must be one of {list(MODELS)}. Received: "
                 f"model={self.model!r}."
             )
-        for name in ("dim", "members", "max_epochs", "patience"):
+        if self.loss not in get_args(Loss):
+            raise ValueError(
+                f'`loss` must be "mse", "bce" or "bpr". Received: loss={self.loss!r}.'
+            )
+        for name in ("dim", "members", "negatives", "max_epochs", "patience"):
             value = getattr(self, name)
             if value < 1:
                 raise ValueError(

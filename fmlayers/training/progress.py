@@ -7,10 +7,13 @@ from rich.progress import TimeElapsedColumn as Elapsed
 
 
 class EpochProgress(keras.callbacks.Callback):
-    """One bar for all epochs, with the RMSE so far; plain lines off a terminal."""
+    """One bar for all epochs, with the metric so far; plain lines off a terminal."""
 
-    def __init__(self, title: str, epochs: int, initial_epoch: int = 0) -> None:
+    def __init__(
+        self, title: str, epochs: int, initial_epoch: int = 0, *, metric: str = "rmse"
+    ) -> None:
         super().__init__()
+        self.metric = metric
         self.title = title
         self.epochs = epochs
         self.console = Console(stderr=True)
@@ -34,7 +37,7 @@ class EpochProgress(keras.callbacks.Callback):
         figures = ", ".join(
             f"{name} {value:.4f}"
             for name, value in (logs or {}).items()
-            if name.endswith("rmse")
+            if name.endswith(self.metric)
         )
         self.bar.update(self.task, completed=epoch + 1, figures=figures)
         if not self.console.is_terminal:

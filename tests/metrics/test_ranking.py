@@ -230,6 +230,17 @@ def test_integers_of_any_type(rng, dtype):
     assert ranking_metrics(lists.astype(dtype), typed, **sizes) == expected
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_large_positions_stay_whole(dtype):
+    # User 1's item 8 is pair 2**60 + 8, which float64 can't tell from 2**60 + 7.
+    relevant = Relevance(np.array([1]), np.array([8]))
+    lists = np.array([[0], [7]], dtype=dtype)
+    by_user = ranking_metrics_by_user(lists, relevant, 2**60, k=1)
+    np.testing.assert_array_equal(by_user["hit"], [0.0])
+    by_user = ranking_metrics_by_user(lists + dtype(1), relevant, 2**60, k=1)
+    np.testing.assert_array_equal(by_user["hit"], [1.0])
+
+
 def test_no_user_with_a_relevant_item():
     nothing = Relevance(np.array([], dtype=int), np.array([], dtype=int))
     by_user = ranking_metrics_by_user([[0, 1]], nothing, 2, k=1)

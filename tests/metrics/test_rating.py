@@ -2,6 +2,7 @@ import math
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 from fmlayers.metrics import mae, rmse
@@ -46,6 +47,12 @@ def test_small_numbers_of_any_type_are_computed_in_float64(metric):
     assert type(metric(ratings, predictions)) is float
     half = np.array([300.0, 300.0], dtype=np.float16)  # its square overflows float16
     assert metric(half, -half) == 600.0
+
+
+@pytest.mark.parametrize("metric", [rmse, mae])
+def test_columns_of_pandas(metric):
+    column = pd.Series([4, 1], dtype="Int64", index=[7, 8])
+    assert metric(column, [5.0, 0.0]) == metric([5.0, 0.0], column) == 1.0
 
 
 @pytest.mark.parametrize("metric", [rmse, mae])

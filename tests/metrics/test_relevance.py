@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fmlayers.metrics import (
@@ -65,6 +65,40 @@ def test_quantile_leaves_every_user_a_relevant_item(rows, quantile):
     users, items, ratings = columns(rows)
     relevant = relevant_by_quantile(users, items, ratings, quantile=quantile)
     np.testing.assert_array_equal(np.unique(relevant.users), np.unique(users))
+
+
+@settings(deadline=None)
+@given(
+    ratings=st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=1),
+    quantile=st.floats(0, 1),
+)
+@example(ratings=[0.0, 1.0], quantile=1e-17)  # the bar is just above 0 ...
+@example(ratings=[1.0, 2.0], quantile=1e-17)  # ... but rounds to 1
+@example(ratings=[1000.1] * 56 + [1000.2] * 45, quantile=0.55)  # 0.55 * 100 > 55
+def test_quantile_rounds_as_numpys(ratings, quantile):
+    rows = np.arange(len(ratings))
+    relevant = relevant_by_quantile(0 * rows, rows, ratings, quantile=quantile)
+    keep = by_user_quantile(0 * rows, np.array(ratings), quantile)
+    np.testing.assert_array_equal(relevant.items, keep)
+
+
+def test_ratings_are_compared_in_their_own_precision():
+    ratings = np.array([4.1, 4.0, 4.2], dtype=np.float32)
+    for threshold in (4.1, np.float64(4.1)):
+        relevant = relevant_by_threshold([0, 0, 0], [0, 1, 2], ratings, threshold)
+        np.testing.assert_array_equal(relevant.items, [0, 2])
+    counts = [2**24, 2**24 + 1]
+    relevant = relevant_by_threshold([0, 0], [0, 1], counts, 2**24 + 1)
+    np.testing.assert_array_equal(relevant.items, [1])
+    relevant = relevant_by_quantile([0, 0], [0, 1], counts, quantile=1.0)
+    np.testing.assert_array_equal(relevant.items, [1])
+
+
+def test_quantile_of_float32_is_computed_in_float64():
+    # In float32 the bar of the two would round to the lower.
+    ratings = np.array([1.0, 1.0 + 2.0**-23], dtype=np.float32)
+    relevant = relevant_by_quantile([0, 0], [0, 1], ratings, quantile=0.25)
+    np.testing.assert_array_equal(relevant.items, [1])
 
 
 def test_quantile_of_one_rating_and_of_equal_ones():

@@ -1,0 +1,43 @@
+"""Tables of items on the terminal, and as plain text off it."""
+
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+SHOWN = ("rank", "item", "title", "genres", "year", "rating", "score", "cosine")
+NUMBERS = ("rank", "year", "rating", "score", "cosine")
+
+
+def print_items(heading: str, items: pd.DataFrame) -> None:
+    """Prints a heading and, of each item, what is known of the columns above."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=10_000)  # nothing is cut
+    table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
+    names = [name for name in SHOWN if name in items]
+    for name in names:
+        table.add_column(name, justify="right" if name in NUMBERS else "left")
+    for row in items[names].itertuples(index=False):
+        # As text: rich reads markup into a title like "[Rec]".
+        cells = [_cell(name, x) for name, x in zip(names, row, strict=True)]
+        table.add_row(*[Text(cell) for cell in cells])
+    console.print(Text(heading))
+    console.print(table)
+
+
+def _cell(name: str, value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    if pd.isna(value):
+        return ""
+    if name == "genres":
+        return str(value).replace("|", ", ")
+    if name in ("rating", "score", "cosine"):
+        return f"{value:.2f}"
+    return (
+        f"{value:.0f}" if name == "year" and not isinstance(value, str) else str(value)
+    )

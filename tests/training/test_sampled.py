@@ -1,0 +1,62 @@
+import numpy as np
+
+from fmlayers.training.sampled import SampledBatches
+
+
+def make(rng, **options):
+    users, items = rng.integers(0, 20, 300), rng.integers(0, 30, 300)
+    catalogue = {"item": np.arange(30) + 100, "genres": rng.integers(0, 5, (30, 2))}
+    inputs = {
+        "user": users + 50,
+        "day": rng.normal(size=300),
+        "item": catalogue["item"][items],
+        "genres": catalogue["genres"][items],
+    }
+    defaults = {"negatives": 3, "seed": 5}
+    batches = SampledBatches(inputs, catalogue, items, users, 64, **defaults | options)
+    return batches, inputs, catalogue, users, items
+
+
+def test_groups_of_one_rating_and_items_not_rated(rng):
+    batches, inputs, catalogue, users, items = make(rng)
+    rated = set(zip(users.tolist(), items.tolist(), strict=True))
+    days = []
+    for index in range(len(batches)):
+        x, y = batches[index]
+        np.testing.assert_array_equal(y.reshape(-1, 4), [[1, 0, 0, 0]] * 64)
+        days.append(x["day"][::4])
+        # What isn't the item's is that of the rating.
+        for name in ("user", "day"):
+            groups = x[name].reshape(-1, 4)
+            np.testing.assert_array_equal(groups, groups[:, :1].repeat(4, axis=1))
+        np.testing.assert_array_equal(x["genres"], catalogue["genres"][x["item"] - 100])
+        pairs = zip(x["user"] - 50, x["item"] - 100, y, strict=True)
+        assert all(((u, i) in rated) == (label == 1) for u, i, label in pairs)
+    assert set(np.concatenate(days)) == set(inputs["day"])
+
+
+def test_draws_anew_each_epoch_and_the_same_by_seed(rng):
+    batches, *_ = make(rng)
+    first = batches[0][0]["item"].copy()
+    np.testing.assert_array_equal(batches[0][0]["item"], first)
+    batches.on_epoch_end()
+    second = batches[0][0]["item"]
+    assert (first != second).mean() > 0.5
+    resumed, *_ = make(np.random.default_rng(0), epoch=1)
+    expected, *_ = make(np.random.default_rng(0))
+    expected.on_epoch_end()
+    np.testing.assert_array_equal(resumed[0][0]["item"], expected[0][0]["item"])
+
+
+def test_pairs_seen_elsewhere_are_not_drawn(rng):
+    everything = np.repeat(np.arange(20), 29), np.tile(np.arange(29), 20)
+    some, *_ = make(rng, seen=everything)
+    x, y = some.whole()
+    assert set(x["item"][y == 0]) == {129}
+    assert len(y) == 4 * 64 * len(some)
+
+
+def test_one_who_rated_everything_gets_something(rng):
+    everything = np.repeat(np.arange(20), 30), np.tile(np.arange(30), 20)
+    some, *_ = make(rng, seen=everything)
+    assert some[0][0]["item"].shape == (256,)
