@@ -29,6 +29,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from fmlayers import data as data
+    from fmlayers import evaluation as evaluation
     from fmlayers import explain as explain
     from fmlayers import losses as losses
     from fmlayers import metrics as metrics
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 else:
     _SUBPACKAGES = (
         "data",
+        "evaluation",
         "explain",
         "losses",
         "metrics",

@@ -4,11 +4,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fmlayers.cli import explain, plot, predict, recommend, similar, train
+from fmlayers.cli import evaluate, explain, plot, predict, recommend, similar, train
 
 COMMANDS = {
     "train": (train, "train, evaluate and save a model"),
     "predict": (predict, "rate the rows of a table"),
+    "evaluate": (evaluate, "judge a run's ratings and its lists on the test rows"),
     "recommend": (recommend, "list the best items of a user"),
     "similar": (similar, "list the items most like one"),
     "explain": (explain, "show what ratings are made of"),

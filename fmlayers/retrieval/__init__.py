@@ -1,7 +1,7 @@
 """From a trained model to lists of the best items."""
 
 from fmlayers.retrieval.fold_in import fold_in
-from fmlayers.retrieval.retrieve import rerank, retrieve, score_all
+from fmlayers.retrieval.search import rerank, retrieve, score_all
 from fmlayers.retrieval.seen_items import SeenItems
 from fmlayers.retrieval.top_n import TopN
 

@@ -153,7 +153,7 @@ class Catalogue:
                 "no vector of it."
             )
         positions = dict(self._names)
-        names = difflib.get_close_matches(text.casefold(), positions, n=5)
+        names = difflib.get_close_matches(text.casefold(), positions, n=5, cutoff=0.7)
         near = list(dict.fromkeys(positions[name] for name in names))[:3]
         if near:
             return f"There is no item {text!r}. Near it: {self._listed(near)}."

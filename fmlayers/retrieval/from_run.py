@@ -17,7 +17,7 @@ from fmlayers.data.encoder import UNKNOWN, as_text
 from fmlayers.retrieval._sides import has_sides, is_exact, item_features_of
 from fmlayers.retrieval.catalogue import Catalogue
 from fmlayers.retrieval.fold_in import fold_in
-from fmlayers.retrieval.retrieve import Lists, rerank, score_all
+from fmlayers.retrieval.search import Lists, rerank, score_all
 from fmlayers.retrieval.seen_items import SeenItems
 from fmlayers.retrieval.top_n import TopN
 from fmlayers.training import Run

@@ -8,7 +8,12 @@ import pytest
 
 from fmlayers.data import DataError, source
 from fmlayers.explain import explain, term_sizes
-from fmlayers.models import DeepFM, NeuralMatrixFactorization
+from fmlayers.models import (
+    DeepFM,
+    Ensemble,
+    FactorizationMachine,
+    NeuralMatrixFactorization,
+)
 from fmlayers.training import Run, report, train
 from fmlayers.training.report import explain_fields, explain_pair, write_pictures
 
@@ -221,6 +226,20 @@ def test_pictures_show_the_test_rows(data, film_run, tmp_path, monkeypatch):
     names = ["item", "year", "genres"]
     _, expected = film_run.model.side({n: inputs[n] for n in names}, names)
     np.testing.assert_allclose(vectors, np.asarray(expected), rtol=1e-5, atol=1e-6)
+
+
+def test_items_of_an_ensemble_are_those_of_its_members(data, film_run):
+    encoder = film_run.encoder
+    run = Run(film_run.path)
+    run.model = Ensemble.of(
+        2, lambda: FactorizationMachine(encoder.features, 3), encoder=encoder
+    )
+    vectors, _ = report._items_of(run)
+    names = ["item", "year", "genres"]
+    inputs = {name: encoder.encode(name, data.items[name]) for name in names}
+    _, expected = run.model.side(inputs, names)
+    np.testing.assert_allclose(vectors, np.asarray(expected), rtol=1e-5, atol=1e-7)
+    assert vectors.shape == (40, 6)
 
 
 def test_what_a_run_cannot_have_is_told(neural_run, tmp_path):
