@@ -131,12 +131,11 @@ def evaluate(
         (len(users), len(items)),
         k,
     )
+    sizes = len(items), len(every), k
     return Evaluation(
         ratings,
-        *(
-            _judge(made, relevant, len(items), len(every), k)
-            for made in (lists, popular)
-        ),
+        _judge(lists, relevant, *sizes),
+        _judge(popular, relevant, *sizes),
         k,
         words,
     )

@@ -70,13 +70,15 @@ def test_every_setting_has_an_option():
         --features x y:numeric --min-count 2 --split time --test-fraction .3
         --validation-fraction .4 --seed 5 --model mf --dim 6 --l2 .7 --linear-l2 .8
         --scaler sigmoid --learning-rate .9 --batch-size 10 --max-epochs 11
-        --patience 12 --no-refit
+        --patience 12 --no-refit --histories --members 2 --loss bpr --negatives 7
+        --l2-of age=.5 sex=2
     """
     options = vars(cli._parser().parse_args(command.split()))
     default = TrainingConfig().to_dict()
     assert set(default) <= set(options)
     assert not [name for name, value in default.items() if options[name] == value]
-    TrainingConfig(**{name: options[name] for name in default})
+    config = TrainingConfig(**{name: options[name] for name in default})
+    assert config.l2_of == {"age": 0.5, "sex": 2.0}
 
 
 @pytest.mark.parametrize("to_file", [False, True])

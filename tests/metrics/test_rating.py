@@ -50,8 +50,9 @@ def test_small_numbers_of_any_type_are_computed_in_float64(metric):
 
 
 @pytest.mark.parametrize("metric", [rmse, mae])
-def test_columns_of_pandas(metric):
-    column = pd.Series([4, 1], dtype="Int64", index=[7, 8])
+@pytest.mark.parametrize("dtype", ["int8", "Int64", "object"])
+def test_columns_of_pandas(metric, dtype):
+    column = pd.Series([4, 1], dtype=dtype, index=[7, 8])
     assert metric(column, [5.0, 0.0]) == metric([5.0, 0.0], column) == 1.0
 
 

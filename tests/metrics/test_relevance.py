@@ -96,8 +96,12 @@ def test_ratings_are_compared_in_their_own_precision():
 
 def test_quantile_of_float32_is_computed_in_float64():
     # In float32 the bar of the two would round to the lower.
-    ratings = np.array([1.0, 1.0 + 2.0**-23], dtype=np.float32)
-    relevant = relevant_by_quantile([0, 0], [0, 1], ratings, quantile=0.25)
+    close = np.array([1.0, 1.0 + 2.0**-23], dtype=np.float32)
+    relevant = relevant_by_quantile([0, 0], [0, 1], close, quantile=0.25)
+    np.testing.assert_array_equal(relevant.items, [1])
+    # In float32 their difference rounds up, and the bar would pass the higher.
+    apart = np.array([-6.0, 0.3], dtype=np.float32)
+    relevant = relevant_by_quantile([0, 0], [0, 1], apart, quantile=1 - 1e-8)
     np.testing.assert_array_equal(relevant.items, [1])
 
 

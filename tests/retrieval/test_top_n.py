@@ -67,7 +67,9 @@ def with_history():
     features = [
         *(USER, ITEM),
         History("seen", NUM_ITEMS, of="user", num_keys=9, values="item", num_pairs=6),
-        History("seen_by", 9, of="item", num_keys=NUM_ITEMS, values="user", num_pairs=6),
+        History(
+            "seen_by", 9, of="item", num_keys=NUM_ITEMS, values="user", num_pairs=6
+        ),
     ]
     model = FactorizationMachine(features, 4)
     users, items = [1, 1, 1, 8, 8, 3], [5, 6, 22, 1, 5, 9]

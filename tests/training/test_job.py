@@ -316,7 +316,10 @@ def test_nothing_to_resume(make_config, tmp_path, failing):
         ({"features": ["user", "colour"]}, None, "Feature 'colour'"),
         ({"split": "u1"}, None, r"shop has no fold 'u1'. It can be split by \['random"),
         ({"test_fraction": 1.5}, None, "`test_fraction` must be"),
-        ({"model": "mlp"}, None, "`model` must be 'fm' or 'mf'. Received: model='mlp'"),
+        ({"model": "mlp"}, None, "`model` must be one of .*Received: model='mlp'"),
+        ({"loss": "mae"}, None, "`loss` must be .*Received: loss='mae'"),
+        ({"members": 0}, None, "Received: members=0"),
+        ({"l2_of": {"age": 1.0}}, None, "`l2_of` must name features"),
         ({"model": "mf", "features": ["user"]}, None, "must be user and item"),
         ({"dim": 0}, None, "Received: dim=0"),
         ({}, "user,item,rating\n1,1,x\n", r"bad\.csv, line 2: the rating"),
@@ -444,3 +447,39 @@ def test_configuration_errors(name, value):
         ValueError, match=f"`{name}` must be .*Received: {name}={value}"
     ):
         TrainingConfig(**{name: value})
+
+
+@pytest.mark.parametrize("loss", ["bce", "bpr"])
+def test_learns_from_clicks_to_rank(loss, make_config, ratings, tmp_path):
+    """Test pairs score above pairs that nobody has rated, more often than by chance."""
+    config = make_config(loss=loss, l2=0.001, max_epochs=5, features=["user", "item"])
+    run = train(config, tmp_path / "run", model_from_config)
+    history = read_history(run)
+    search = history[history["phase"] == "search"]
+    assert run.metrics["epochs"] == search[f"val_{loss}"].argmin() + 1
+    np.testing.assert_allclose(
+        run.metrics[f"validation_{loss}"], search[f"val_{loss}"].min()
+    )
+    assert "scores rank" in (run.path / "summary.txt").read_text()
+    test = ratings.iloc[split(len(ratings))[1]]
+    rated = set(zip(ratings["user"], ratings["item"], strict=True))
+    others = pd.DataFrame(
+        [(u, i) for u in test["user"].unique() for i in ratings["item"].unique()],
+        columns=["user", "item"],
+    )
+    free = [(u, i) not in rated for u, i in others.itertuples(index=False)]
+    above, below = run.predict(test), run.predict(others[free])
+    assert (above[:, None] > below[None, :]).mean() > 0.6
+
+
+def test_histories_and_members_make_a_run(make_config, ratings, tmp_path):
+    config = make_config(
+        histories=True, members=2, features=["user", "item"], max_epochs=2
+    )
+    run = train(config, tmp_path / "run", model_from_config)
+    assert [f.name for f in run.model.features[2:]] == ["user_history", "item_history"]
+    assert len(run.model.members) == 2
+    # Lists of all training rows after the refit, and of no test row.
+    pairs = ratings.iloc[split(len(ratings))[0]][["user", "item"]].drop_duplicates()
+    assert run.model.features[2].num_pairs == len(pairs)
+    assert run.metrics["rmse"] < run.metrics["mean_predictor_rmse"]

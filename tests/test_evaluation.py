@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+
+from fmlayers.cli import main
+from fmlayers.data import DataError
+from fmlayers.evaluation import evaluate
+from fmlayers.models.from_config import model_from_config
+from fmlayers.training import TrainingConfig, train
+
+
+@pytest.fixture(scope="module", params=["mse", "bpr"])
+def run(request, tmp_path_factory):
+    """Train on clicks or on ratings of generated data."""
+    config = TrainingConfig(
+        data="synthetic",
+        features=("user", "item"),
+        loss=request.param,
+        dim=4,
+        max_epochs=2,
+        batch_size=2048,
+        validation_fraction=0.0,
+    )
+    return train(config, tmp_path_factory.mktemp("runs") / "run", model_from_config)
+
+
+def test_lists_are_judged_as_loops_judge_them(run):
+    """Scores every pair by `predict`, in loops over users and items."""
+    k = 7
+    found = evaluate(run, k=k)
+    dataset = run.dataset()
+    split = run.split(dataset)
+    train_rows, test_rows = (dataset.ratings.iloc[rows] for rows in split)
+    catalogue = train_rows["item"].unique()
+    hits, recalls, popular_hits = [], [], []
+    counts = train_rows["item"].value_counts()
+    for user, rows in test_rows.groupby("user"):
+        bar = np.quantile(rows["rating"], 0.85)
+        relevant = set(rows["item"][rows["rating"] >= bar])
+        seen = set(train_rows["item"][train_rows["user"] == user])
+        fresh = np.array([item for item in catalogue if item not in seen])
+        inputs = run.encoder.transform(
+            rows.iloc[:1][["user"]].merge(
+                train_rows[["item"]].drop_duplicates(), how="cross"
+            )
+        )
+        scores = np.asarray(run.model.score(inputs))[:, 0]
+        keep = ~np.isin(catalogue, list(seen))
+        best = fresh[np.argsort(-scores[keep], kind="stable")][:k]
+        hits.append(len(relevant & set(best)) / k)
+        recalls.append(len(relevant & set(best)) / len(relevant))
+        top = max(len(relevant & set(fresh[np.argsort(-counts[fresh])][:k])), 0)
+        popular_hits.append(top / k)
+    assert found.lists["users"] == len(hits)
+    np.testing.assert_allclose(found.lists["precision"], np.mean(hits), atol=1e-3)
+    np.testing.assert_allclose(found.lists["recall"], np.mean(recalls), atol=1e-3)
+    # Items of one count are in any order: as many hits but for these.
+    np.testing.assert_allclose(
+        found.popular["precision"], np.mean(popular_hits), rtol=0.1
+    )
+
+
+def test_ratings_are_judged_where_there_are_any(run):
+    found = evaluate(run)
+    if run.metrics["config"]["loss"] == "mse":
+        for name in ("rmse", "mae", "mean_predictor_rmse"):
+            np.testing.assert_allclose(
+                found.ratings[name], run.metrics[name], rtol=1e-5
+            )
+    else:
+        assert found.ratings == {}
+        assert "rmse" not in run.metrics
+
+
+def test_threshold_takes_the_place_of_the_quantile(run):
+    lists = evaluate(run, threshold=4.5).lists
+    dataset = run.dataset()
+    test = dataset.ratings.iloc[run.split(dataset).test]
+    assert lists["users"] == test["user"][test["rating"] >= 4.5].nunique()
+    with pytest.raises(DataError, match="No test row has a rating of 6"):
+        evaluate(run, threshold=6.0)
+
+
+def test_command(run, capsys):
+    assert main(["evaluate", str(run.path), "--top", "5"]) == 0
+    printed = capsys.readouterr().out
+    figures = evaluate(run, k=5)
+    assert printed == figures.text()
+    assert "lists of 5" in printed
+    for name in ("precision", "recall", "map", "ndcg", "hit_rate", "coverage"):
+        assert f"{figures.lists[name]:.4f}" in printed
+    assert ("RMSE" in printed) == (run.metrics["config"]["loss"] == "mse")
