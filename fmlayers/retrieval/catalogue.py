@@ -107,8 +107,9 @@ class Catalogue:
                     )
                 allowed &= [name in cell for cell in cells]
         if years is not None:
-            found = pd.to_numeric(self._column("year"), errors="coerce")
-            allowed &= found.between(*years).to_numpy()
+            column = pd.to_numeric(self._column("year"), errors="coerce")
+            found = column.to_numpy(np.float64, na_value=np.nan)
+            allowed &= (found >= years[0]) & (found <= years[1])
         if not allowed.any():
             raise ValueError("No item is left: none has these genres in these years.")
         return allowed

@@ -174,6 +174,12 @@ class Recommender:
                 "make up their score, such as 'fm' and 'mf'. "
                 f"Received: {type(self.model).__name__}."
             )
+        if ratings is None and self.model.scaler is None:
+            raise ValueError(
+                "A new user's vector can be found from liked films for runs that were "
+                "trained on ratings, which have a highest one. This one's scores rank "
+                "alone."
+            )
         sides = fold_in(self.top_n, np.asarray(liked), ratings, queries)
         return _numpy(self.top_n.rank(*sides, np.asarray([liked]), allowed, k))
 

@@ -32,12 +32,13 @@ class PairReport:
     Attributes:
         values: Value of each field, as text.
         parts: The explanation, of a batch of one.
-        rating: The rating, on the scale of the data.
+        rating: The rating, on the scale of the data; `None` where the run was trained
+            on clicks, whose scores rank and are no ratings.
     """
 
     values: Sequence[str]
     parts: Explanation
-    rating: float
+    rating: float | None
 
     def text(self) -> str:
         """Returns the fields, the largest pairs and what they add up to."""
@@ -52,8 +53,9 @@ class PairReport:
             ("pairs", _signed(np.triu(matrix, k=1).sum())),
             ("rest (deep part)", _signed(self.parts.rest[0])),
             ("raw score", f"{self.parts.score[0]:.4f}"),
-            ("rating", f"{self.rating:.4f}"),
         ]
+        if self.rating is not None:
+            sums.append(("rating", f"{self.rating:.4f}"))
         if not self.parts.rest.any():
             del sums[3]
         fields = [("field", "value", "alone")]
@@ -124,7 +126,8 @@ def explain_pair(run: Run, user: str, item: str) -> PairReport:
     table = run.with_side_columns(pd.DataFrame({"user": [user], "item": [item]}))
     parts = explain(run.model, run.inputs(table))
     values = [_value(run, field, table) for field in parts.fields]
-    return PairReport(values, parts, float(run.predict(table)[0]))
+    rating = float(run.predict(table)[0]) if _has_ratings(run) else None
+    return PairReport(values, parts, rating)
 
 
 def explain_fields(
@@ -165,12 +168,16 @@ def write_pictures(
     """
     table = _test_rows(run, data)
     inputs = run.inputs(table)
-    ratings = table["rating"].to_numpy(np.float64)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / "learning_curves.png", folder / "predicted_against_true.png"]
+    written = [folder / "learning_curves.png"]
     plots.learning_curves(pd.read_csv(run.path / "history.csv"), written[0])
-    plots.predicted_against_true(ratings, predict(run.model, inputs), written[1])
+
+    def draw_predictions(path: Path) -> None:
+        if not _has_ratings(run):
+            raise ValueError("The scores of the run rank and are no ratings.")
+        ratings = table["rating"].to_numpy(np.float64)
+        plots.predicted_against_true(ratings, predict(run.model, inputs), path)
 
     def draw_fields(path: Path) -> None:
         FieldReport(term_sizes(run.model, inputs)).plot(path)
@@ -183,6 +190,7 @@ def write_pictures(
 
     left_out = []
     for name, draw in (
+        ("predicted_against_true", draw_predictions),
         ("field_heat_map", draw_fields),
         ("item_map", draw_items),
         ("model_diagram", draw_model),
@@ -201,6 +209,10 @@ def _test_rows(run: Run, data: str | None = None) -> pd.DataFrame:
     """Returns the test rows of a run, joined with what is known of users and items."""
     dataset = run.dataset(data)
     return dataset.table().iloc[run.split(dataset).test]
+
+
+def _has_ratings(run: Run) -> bool:
+    return bool(run.metrics["config"]["loss"] == "mse")
 
 
 def _items_of(run: Run) -> tuple[npt.NDArray[np.float32], list[str | None]]:

@@ -8,12 +8,8 @@ import pytest
 
 from fmlayers.data import DataError, source
 from fmlayers.explain import explain, term_sizes
-from fmlayers.models import (
-    DeepFM,
-    Ensemble,
-    FactorizationMachine,
-    NeuralMatrixFactorization,
-)
+from fmlayers.models import Ensemble, FactorizationMachine
+from fmlayers.models.from_config import model_from_config
 from fmlayers.training import Run, report, train
 from fmlayers.training.report import explain_fields, explain_pair, write_pictures
 
@@ -29,30 +25,34 @@ def data(films, monkeypatch):
 
 @pytest.fixture(scope="module")
 def make_run(make_config, tmp_path_factory):
-    """Train a run of user and item with a model of the test's own."""
+    """Train a run of user and item."""
 
-    def make(build):
-        config = make_config(validation_fraction=0.0, max_epochs=1)
-        config = type(config)(**{**vars(config), "features": ("user", "item")})
-        return train(config, tmp_path_factory.mktemp("runs") / "run", build)
+    def make(**changes):
+        config = make_config(
+            validation_fraction=0.0,
+            max_epochs=1,
+            features=("user", "item"),
+            **changes,
+        )
+        out = tmp_path_factory.mktemp("runs") / "run"
+        return train(config, out, model_from_config)
 
     return make
 
 
 @pytest.fixture(scope="module")
 def deep_run(make_run):
-    def build(config, encoder, ratings):
-        return DeepFM(encoder.features, 4, hidden_units=[8], encoder=encoder)
-
-    return make_run(build)
+    return make_run(model="deepfm")
 
 
 @pytest.fixture(scope="module")
 def neural_run(make_run):
-    def build(config, encoder, ratings):
-        return NeuralMatrixFactorization(*encoder.features, 4, encoder=encoder)
+    return make_run(model="neumf")
 
-    return make_run(build)
+
+@pytest.fixture(scope="module")
+def run_of_clicks(make_run):
+    return make_run(loss="bpr")
 
 
 def table_of(text, heading):
@@ -253,6 +253,19 @@ def test_what_a_run_cannot_have_is_told(neural_run, tmp_path):
         "item_map.png is left out: The items of the run must have genres."
     )
     assert not (tmp_path / "item_map.png").exists()
+
+
+def test_clicks_have_no_ratings(run_of_clicks, tmp_path):
+    found = explain_pair(run_of_clicks, "1", "2")
+    assert found.rating is None
+    assert "raw score" in found.text()
+    assert "rating" not in found.text()
+    written, left_out = write_pictures(run_of_clicks, tmp_path)
+    assert [path.stem for path in written[:2]] == ["learning_curves", "field_heat_map"]
+    assert left_out[0] == (
+        "predicted_against_true.png is left out: The scores of the run rank and are "
+        "no ratings."
+    )
 
 
 def test_pictures_need_matplotlib(data, film_run, tmp_path, monkeypatch):

@@ -1,0 +1,352 @@
+import numpy as np
+import pandas as pd
+import pytest
+from keras import ops
+
+from fmlayers.data import DataError
+from fmlayers.data.encoder import UNKNOWN
+from fmlayers.retrieval.from_run import (
+    Recommender,
+    positions_of,
+    recommend_all,
+    write_lists,
+)
+
+
+@pytest.fixture(scope="module")
+def recommender(film_run, films):
+    return Recommender(film_run, films)
+
+
+def seen_by(run, films, user):
+    train = films.ratings.iloc[run.split(films).train]
+    return set(train.loc[train["user"] == int(user), "item"].astype(str))
+
+
+def best(run, films, user, k, leave_out=(), **columns):
+    """Return the best items of a user, scoring each pair by itself."""
+    items = run.encoder.vocabulary("item")
+    table = pd.DataFrame({"user": user, "item": items})
+    for column in set(run.encoder.columns) - set(films.table().columns[:2]):
+        if column == "day":
+            table[column] = None
+    table = run.with_side_columns(table.assign(**columns))
+    inputs = run.encoder.transform(table)
+    scores = ops.convert_to_numpy(run.model.score(inputs))[:, 0]
+    left = [i for i in range(len(items)) if items[i] not in leave_out]
+    order = sorted(left, key=lambda i: (-scores[i], i))[:k]
+    return scores[order], [items[i] for i in order]
+
+
+def check(found, keys, expected):
+    scores, positions = found
+    taken = positions >= 0
+    assert keys[positions[taken]].tolist() == expected[1]
+    np.testing.assert_allclose(scores[taken], expected[0], rtol=1e-4, atol=1e-5)
+
+
+def test_lists_are_the_best_of_all_pairs(recommender, film_run, films):
+    users = ["3", "17", "nobody", "30"]
+    found = recommender.lists(users, 8)
+    for row, user in enumerate(users):
+        seen = set() if user == "nobody" else seen_by(film_run, films, user)
+        assert seen or user == "nobody"
+        expected = best(film_run, films, user, 8, seen)
+        check([x[row] for x in found], recommender.catalogue.keys, expected)
+
+
+def test_seen_items_may_be_included(recommender, film_run, films):
+    found = recommender.lists(["3"], 25, include_seen=True)
+    expected = best(film_run, films, "3", 25)
+    check([x[0] for x in found], recommender.catalogue.keys, expected)
+    assert set(expected[1]) & seen_by(film_run, films, "3")
+    unaware = Recommender(film_run).lists(["3"], 25)
+    np.testing.assert_array_equal(unaware[1], found[1])
+
+
+def test_filters(recommender, film_run, films):
+    genre = films.items["genres"][0][0]
+    allowed = recommender.catalogue.allowed([genre])
+    others = {
+        str(row.item) for row in films.items.itertuples() if genre not in row.genres
+    }
+    found = recommender.lists(["3"], 25, allowed=allowed)
+    expected = best(film_run, films, "3", 25, others | seen_by(film_run, films, "3"))
+    assert 0 < len(expected[1]) < 20
+    check([x[0] for x in found], recommender.catalogue.keys, expected)
+
+
+def test_columns_of_the_rating_are_missing_unless_given(recommender, film_run, films):
+    assert recommender.missing == ["day"]
+    day = film_run.encoder.vocabulary("day")[0]
+    known = {"day": day, "age": 70}
+    found = recommender.lists(["3"], 25, include_seen=True, known=known)
+    expected = best(film_run, films, "3", 25, day=day, age=70)
+    check([x[0] for x in found], recommender.catalogue.keys, expected)
+    bare = recommender.lists(["3"], 25, include_seen=True)
+    assert np.abs(found[0] - bare[0]).max() > 1e-4
+
+
+def test_batches_of_users(recommender, monkeypatch):
+    users = [str(user) for user in range(1, 31)]
+    together = recommender.lists(users, 4)
+    monkeypatch.setattr("fmlayers.retrieval.from_run.BATCH_SIZE", 7)
+    apart = recommender.lists(users, 4)
+    assert [len(x) for x, _ in recommender.batches(users)] == [7, 7, 7, 7, 2]
+    np.testing.assert_array_equal(apart[1], together[1])
+    np.testing.assert_allclose(apart[0], together[0], rtol=1e-5, atol=1e-6)
+    scores, positions = recommender.lists([], 4)
+    assert scores.shape == positions.shape == (0, 4)
+
+
+def test_a_new_user_of_features(recommender, film_run, films):
+    known = {"age": "33", "sex": "F"}
+    found = recommender.new_user((), 25, known=known)
+    expected = best(film_run, films, "nobody", 25, age=33, sex="F")
+    check([x[0] for x in found], recommender.catalogue.keys, expected)
+    older = recommender.new_user((), 25, known={"age": "71", "sex": "F"})
+    assert np.abs(older[0] - found[0]).max() > 1e-4
+
+
+def test_a_new_user_who_likes_films(recommender):
+    liked = [4, 9, 0]
+    scores, positions = recommender.new_user(liked, 25)
+    assert set(positions[0]) == {*range(25), -1} - set(liked)
+    assert (positions[0, -3:] == -1).all()
+    low = recommender.new_user(liked, 25, ratings=[1, 1, 1])
+    assert low[0][0, 0] < scores[0, 0]
+    known = recommender.new_user(liked, 25, known={"age": 60, "sex": "M"})
+    assert np.abs(known[0][0, :22] - scores[0, :22]).max() > 1e-5
+    allowed = np.arange(25) < 6
+    few = recommender.new_user(liked, 9, allowed=allowed)[1][0]
+    assert sorted(few[few >= 0]) == [1, 2, 3, 5]
+
+
+def test_a_new_user_is_near_a_known_one_of_the_same_ratings(films, make_run):
+    run = make_run(features=["user", "item"], max_epochs=30, linear_l2=0.01)
+    recommender = Recommender(run, films)
+    train = films.ratings.iloc[run.split(films).train]
+    user = train["user"].value_counts().index[0]
+    own = train[train["user"] == user]
+    positions = positions_of(own["item"], recommender.catalogue.keys)
+    found = recommender.new_user(positions, 25, ratings=own["rating"])
+    known = recommender.lists([str(user)], 25)
+    ranks = (
+        np.argsort(found[1][0][: 25 - len(own)]),
+        np.argsort(known[1][0][: 25 - len(own)]),
+    )
+    assert np.corrcoef(*ranks)[0, 1] > 0.6
+
+
+def test_what_is_known_is_checked(recommender):
+    for known, message in (
+        ({"shoe": 1}, "no column 'shoe' of users. It has \\['age', 'sex', 'day'\\]"),
+        ({"user": "3"}, "no column 'user' of users"),
+        ({"genres": "War"}, "no column 'genres' of users"),
+        ({"sex": "X"}, "have no sex 'X'. They have [FM], [FM]."),
+        ({"age": "old"}, "Column 'age', row 0: must be a finite number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            recommender.queries(["3"], known)
+
+
+def test_unknown_users(recommender, film_run):
+    recommender.check_user("3")
+    with pytest.raises(
+        ValueError, match="no user '31' among the 30 of the run's data, such as "
+    ):
+        recommender.check_user("31")
+    unaware = Recommender(film_run)
+    unaware.check_user("3")
+    with pytest.raises(ValueError, match="no user '31' among the 30"):
+        unaware.check_user("31")
+    assert recommender.users_of(pd.DataFrame({"user": [3, 4.0, "3", None]})) == [
+        *("3", "4")
+    ]
+    with pytest.raises(ValueError, match="no user '31'"):
+        recommender.users_of(pd.DataFrame({"user": [3, 31]}))
+    with pytest.raises(DataError, match="lack the column 'user'"):
+        recommender.users_of(pd.DataFrame({"who": [3]}))
+    assert recommender.queries(["31"])["user"] == [UNKNOWN]
+
+
+def test_history(recommender, film_run, films):
+    history = recommender.history("3")
+    assert set(history["item"]) == seen_by(film_run, films, "3")
+    train = films.ratings.iloc[film_run.split(films).train]
+    own = train[train["user"] == 3].set_index("item")
+    keys = [int(key) for key in history["item"]]
+    assert history["rating"].tolist() == own["rating"][keys].tolist()
+    order = list(zip(own["rating"][keys], own["timestamp"][keys], strict=True))
+    assert order == sorted(order, reverse=True)
+    titles = films.items.set_index("item")["title"]
+    assert history["title"].tolist() == titles[keys].tolist()
+    assert not len(recommender.history("nobody"))
+    with pytest.raises(ValueError, match="needs `dataset`"):
+        Recommender(film_run).history("3")
+
+
+def test_table(recommender, films):
+    scores, positions = recommender.lists(["3"], 25)
+    table = recommender.table(scores[0], positions[0])
+    assert table["rank"].tolist() == list(range(1, len(table) + 1))
+    np.testing.assert_allclose(table["rating"], np.clip(table["score"], 1, 5))
+    titles = films.items.set_index(films.items["item"].astype(str))["title"]
+    assert table["title"].tolist() == titles[table["item"]].tolist()
+    assert len(table) == (positions[0] >= 0).sum() < 25
+
+
+def test_similar(recommender, film_run):
+    cosines, positions = recommender.similar(4, 6)
+    model = film_run.model
+    inputs = film_run.inputs(
+        pd.DataFrame({"user": None, "day": None, "item": recommender.catalogue.keys})
+    )
+    _, s = model.side(inputs, ["item", "genres", "year"])
+    s = ops.convert_to_numpy(s)
+    s = s / np.linalg.norm(s, axis=1, keepdims=True)
+    expected = s @ s[4]
+    order = [i for i in np.argsort(-expected) if i != 4][:6]
+    assert positions[0].tolist() == order
+    np.testing.assert_allclose(cosines[0], expected[order], rtol=1e-4)
+
+
+def test_recommend_all(film_run, films):
+    users, items, positions = recommend_all(film_run, films, k=5)
+    assert users.tolist() == [str(u) for u in films.ratings["user"].unique()]
+    assert items.tolist() == film_run.encoder.vocabulary("item")
+    for row in (0, 11, 29):
+        seen = seen_by(film_run, films, users[row])
+        expected = best(film_run, films, users[row], 5, seen)[1]
+        assert items[positions[row]].tolist() == expected
+    # Other rows that count as seen, other users.
+    rows = np.flatnonzero(films.ratings["user"] == 7)[:2]
+    users, _, found = recommend_all(film_run, films, rows, 25, users=["7", "8"])
+    seven = set(films.ratings["item"].iloc[rows].astype(str))
+    assert set(items[found[0, :23]]) == set(items) - seven
+    assert (found[0, 23:] == -1).all()
+    assert (found[1] >= 0).all()
+    assert users.tolist() == ["7", "8"]
+
+
+def test_positions_of():
+    keys = pd.Index(["a", "7", "b"], dtype=object)
+    values = pd.Series([7, "b", 7.0, None, "c", "a"], dtype=object)
+    assert positions_of(values, keys).tolist() == [1, 2, 1, -1, -1, 0]
+    assert positions_of(pd.Series([], dtype=object), keys).tolist() == []
+
+
+def test_ids_of_a_csv_stay_as_they_are(films, make_run):
+    run = make_run("csv", model="mf", min_count=12)
+    dataset = run.dataset()
+    recommender = Recommender(run, dataset)
+    vocabulary = run.encoder.vocabulary("item")
+    assert recommender.catalogue.keys.tolist() == vocabulary
+    assert 0 < len(vocabulary) < 25  # rare items are no vectors of their own
+    rare = next(u for u in recommender.users if u not in run.encoder.vocabulary("user"))
+    found = recommender.lists([rare, "3"], 25)
+    for row, user in enumerate((rare, "3")):
+        expected = best(run, films, user, 25, seen_by(run, films, user))
+        check([x[row] for x in found], recommender.catalogue.keys, expected)
+    assert "title" not in recommender.table(found[0][0], found[1][0])
+
+
+@pytest.mark.parametrize("model", ["deepfm", "neumf"])
+def test_models_of_more_than_pairs(model, films, make_run):
+    run = make_run(model=model, features=["user", "item"])
+    recommender = Recommender(run, films)
+    assert not recommender.is_exact
+    found = recommender.lists(["3"], 8)
+    expected = best(run, films, "3", 8, seen_by(run, films, "3"))
+    check([x[0] for x in found], recommender.catalogue.keys, expected)
+    with pytest.raises(ValueError, match="whose sides make up their score"):
+        recommender.new_user([1, 2])
+    assert recommender.new_user((), 4)[1].shape == (1, 4)
+    if model == "neumf":
+        with pytest.raises(ValueError, match="the run's model has none"):
+            recommender.similar(1)
+        return
+    assert recommender.similar(1, 3)[1].shape == (1, 3)
+    for candidates in (8, 25):
+        few = Recommender(run, films, candidates=candidates).lists(["3"], 8)
+        by_pairs = few[1][0][np.argsort(-few[0][0], kind="stable")]
+        np.testing.assert_array_equal(few[1][0], by_pairs)
+    np.testing.assert_array_equal(few[1], found[1])
+
+
+def test_histories_and_ensembles(films, make_run):
+    run = make_run(features=["user", "item"], histories=True, members=2)
+    recommender = Recommender(run, films)
+    assert recommender.is_exact
+    assert recommender.top_n.query_features == ["user", "user_history"]
+    found = recommender.lists(["3", "17"], 25)
+    for row, user in enumerate(("3", "17")):
+        expected = best(run, films, user, 25, seen_by(run, films, user))
+        check([x[row] for x in found], recommender.catalogue.keys, expected)
+    assert recommender.new_user([1, 2], 4)[1].shape == (1, 4)
+
+
+def test_items_without_ids(films, make_run):
+    """Items that are known by their genres alone: all of the table's."""
+    run = make_run(features=["user", "genres"], max_epochs=1)
+    recommender = Recommender(run, films)
+    assert recommender.catalogue.keys.tolist() == [str(i) for i in films.items["item"]]
+    found = recommender.lists(["3"], 25)[1][0]
+    left = set(recommender.catalogue.keys) - seen_by(run, films, "3")
+    assert set(recommender.catalogue.keys[found[found >= 0]]) == left
+
+
+def test_a_side_may_not_be_empty(films, make_run):
+    run = make_run(features=["user", "age"], max_epochs=1)
+    with pytest.raises(ValueError, match="must have columns of users and of items"):
+        Recommender(run, films)
+
+
+def test_clicks_have_no_highest_rating(films, make_run):
+    run = make_run(features=["user", "item"], loss="bpr", max_epochs=1)
+    recommender = Recommender(run, films)
+    table = recommender.table(*(x[0] for x in recommender.lists(["3"], 3)))
+    assert "score" in table
+    assert "rating" not in table
+    with pytest.raises(ValueError, match="trained on ratings"):
+        recommender.new_user([1, 2])
+
+
+def test_write_lists(recommender, film_run, tmp_path):
+    users = ["3", "nobody", "17"]
+    counts = []
+    path = tmp_path / "lists.csv"
+    write_lists(recommender, users, path, 25, on_batch=counts.append)
+    assert counts == [3]
+    table = pd.read_csv(path, dtype=str)
+    assert table.columns.tolist() == ["user_id", "item_ids"]
+    assert table["user_id"].tolist() == users
+    keys = recommender.catalogue.keys
+    _, positions = recommender.lists(users, 25)
+    expected = [" ".join(keys[row[row >= 0]]) for row in positions]
+    assert table["item_ids"].tolist() == expected
+    assert len(expected[0].split()) < len(expected[1].split()) == 25
+    write_lists(recommender, users[:1], path, 2, include_seen=True, allowed=None)
+    _, positions = recommender.lists(["3"], 2, include_seen=True)
+    assert path.read_text() == f"user_id,item_ids\n3,{' '.join(keys[positions[0]])}\n"
+
+
+def test_write_lists_writes_all_or_nothing(
+    recommender, film_run, tmp_path, monkeypatch
+):
+    with pytest.raises(DataError, match="there is no folder"):
+        write_lists(recommender, ["3"], tmp_path / "no" / "lists.csv")
+    path = tmp_path / "lists.csv"
+    path.write_text("before")
+
+    def interrupted(count):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_lists(recommender, ["3"], path, on_batch=interrupted)
+    assert [file.name for file in tmp_path.iterdir()] == ["lists.csv"]
+    assert path.read_text() == "before"
+    other = Recommender(film_run)
+    other.catalogue.keys = other.catalogue.keys[:-1].append(pd.Index(["a b"]))
+    with pytest.raises(DataError, match="'a b' of an item has a space"):
+        write_lists(other, ["3"], path)
