@@ -105,7 +105,7 @@ def evaluate(
     dataset = run.dataset() if dataset is None else dataset
     split = run.split(dataset)
     ratings: dict[str, Any] = {}
-    if run.metrics["config"]["loss"] == "mse":
+    if run.metrics["config"].get("loss", "mse") == "mse":
         ratings = evaluate_ratings(run.model, dataset, split)
     users, items, lists = recommend_all(run, dataset, k=k, candidates=candidates)
     # Items of test rows alone follow those of the catalogue.

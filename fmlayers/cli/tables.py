@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 SHOWN = ("rank", "item", "title", "genres", "year", "rating", "score", "cosine")
+MISSING = "-"
 NUMBERS = ("rank", "year", "rating", "score", "cosine")
 
 
@@ -31,9 +32,9 @@ def print_items(heading: str, items: pd.DataFrame) -> None:
 
 def _cell(name: str, value: Any) -> str:
     if isinstance(value, tuple):
-        return ", ".join(map(str, value))
+        return ", ".join(map(str, value)) or MISSING
     if pd.isna(value):
-        return ""
+        return MISSING
     if name == "genres":
         return str(value).replace("|", ", ")
     if name in ("rating", "score", "cosine"):

@@ -19,7 +19,7 @@ from fmlayers.retrieval.catalogue import Catalogue
 from fmlayers.retrieval.fold_in import fold_in
 from fmlayers.retrieval.search import Lists, rerank, score_all
 from fmlayers.retrieval.seen_items import SeenItems
-from fmlayers.retrieval.top_n import TopN
+from fmlayers.retrieval.top_n import TopN, check_positive
 from fmlayers.training import Run
 
 BATCH_SIZE = 1024
@@ -135,6 +135,7 @@ class Recommender:
         known: Mapping[str, Any] | None = None,
     ) -> Iterator[Lists]:
         """Yields what `lists` returns, up to 1,024 users at a time."""
+        check_positive("k", k)
         for start in range(0, len(users), BATCH_SIZE):
             part = users[start : start + BATCH_SIZE]
             exclude = None
@@ -163,6 +164,7 @@ class Recommender:
             allowed: As of `lists`.
             known: As of `lists`.
         """
+        check_positive("k", k)
         queries = self.queries([None], known)
         if "user" in queries:
             queries["user"][:] = UNKNOWN

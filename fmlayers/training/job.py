@@ -388,7 +388,7 @@ def summary(metrics: Mapping[str, Any], plotted: bool = True) -> str:
         f"epochs: {metrics['epochs']} of {metrics['batch_size']:,} rows a batch, "
         f"{metrics['seconds']} seconds in all",
     ]
-    if config["loss"] == "mse":
+    if config.get("loss", "mse") == "mse":
         lines += [
             "",
             f"{'on the test rows':24}{'RMSE':>8}{'MAE':>8}",

@@ -212,7 +212,7 @@ def _test_rows(run: Run, data: str | None = None) -> pd.DataFrame:
 
 
 def _has_ratings(run: Run) -> bool:
-    return bool(run.metrics["config"]["loss"] == "mse")
+    return bool(run.metrics["config"].get("loss", "mse") == "mse")
 
 
 def _items_of(run: Run) -> tuple[npt.NDArray[np.float32], list[str | None]]:

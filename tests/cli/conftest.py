@@ -1,0 +1,33 @@
+import pytest
+
+from fmlayers.data import source, synthetic
+from fmlayers.models.from_config import model_from_config
+from fmlayers.training import TrainingConfig, train
+
+
+@pytest.fixture(scope="session")
+def films():
+    return synthetic(num_users=30, num_items=25, num_ratings=300)
+
+
+@pytest.fixture(scope="session")
+def film_run(films, tmp_path_factory):
+    """Return the folder of a small run of `films`."""
+    config = TrainingConfig(
+        features=["user", "item", "age", "sex", "genres", "year", "day"],
+        dim=3,
+        max_epochs=2,
+        batch_size=32,
+        validation_fraction=0.0,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source, "synthetic", lambda: films)
+        out = tmp_path_factory.mktemp("runs") / "films"
+        return train(config, out, model_from_config).path
+
+
+@pytest.fixture
+def data(films, monkeypatch):
+    """Let `synthetic` be what the run was trained on."""
+    monkeypatch.setattr(source, "synthetic", lambda: films)
+    return films
