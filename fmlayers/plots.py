@@ -78,14 +78,9 @@ def learning_curves(history: "pd.DataFrame", path: File | None = None) -> Figure
     if validation in history and history[validation].notna().any():
         best = history.nsmallest(1, validation)
         epoch, lowest = float(best["epoch"].iloc[0]), float(best[validation].iloc[0])
-        axes.plot(epoch, lowest, "o", color=RED, zorder=3)
-        axes.annotate(
-            f"{lowest:.4f}",
-            (epoch, lowest),
-            textcoords="offset points",
-            xytext=(0, 8),
-            ha="center",
-        )
+        # In the legend: beside the point, it would lie on one of the curves at times.
+        label = f"lowest: {lowest:.4f} in epoch {epoch:.0f}"
+        axes.plot(epoch, lowest, "o", color=RED, zorder=3, label=label)
     axes.set(xlabel="epoch", ylabel=UNITS[metric])
     axes.xaxis.set_major_locator(_matplotlib("ticker").MaxNLocator(integer=True))
     axes.legend(frameon=False)

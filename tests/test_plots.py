@@ -106,6 +106,7 @@ def test_nothing_global_is_touched(name, tmp_path):
     from matplotlib import pyplot
     from matplotlib.figure import Figure
 
+    matplotlib.get_backend()  # is chosen when somebody first asks for it
     before = matplotlib.rcParams.copy()
     figure = DRAW[name](tmp_path / "picture.png")
     assert type(figure) is Figure
@@ -136,17 +137,15 @@ def test_learning_curves_show_the_history():
         "training rows": [[1, 2, 3], [1.0, 0.9, 0.8]],
         "validation rows": [[1, 2, 3], [0.98, 0.91, 0.93]],
         "refit on all training rows": [[1, 2], [0.95, 0.85]],
+        "lowest: 0.9100 in epoch 2": [[2.0], [0.91]],
     }
     assert legend_of(axes.get_legend()) == list(curves)
-    assert axes.lines[-1].get_xydata().tolist() == [[2.0, 0.91]]
-    assert [text.get_text() for text in axes.texts] == ["0.9100"]
 
 
 def test_learning_curves_without_validation_rows():
     history = HISTORY[HISTORY["phase"] == "refit"].drop(columns="val_rmse")
     (axes,) = plots.learning_curves(history).axes
     assert legend_of(axes.get_legend()) == ["refit on all training rows"]
-    assert not axes.texts
 
 
 @pytest.mark.parametrize(

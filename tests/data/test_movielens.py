@@ -129,7 +129,8 @@ def test_ratings_alone_are_enough(make_movielens):
     data = load_movielens(make_movielens("ml-1m", files=files))
     assert data.users is None
     assert data.items is None
-    assert data.table().columns.tolist() == ["user", "item", "rating", "timestamp"]
+    columns = ["user", "item", "rating", "timestamp", "day"]
+    assert data.table().columns.tolist() == columns
 
 
 def test_windows_line_ends_and_a_byte_order_mark(make_movielens):

@@ -49,7 +49,17 @@ def test_columns_of_ratings(csv):
     assert cells(data.ratings["price"]) == [1.5, None, -2000.0]
     assert data.side_columns == ("device", "zip", "price")
     assert data.rating_bounds == (1.0, 4.5)
-    pd.testing.assert_frame_equal(data.table(), data.ratings)
+    pd.testing.assert_frame_equal(data.table(), data.ratings.assign(day=0))
+
+
+def test_day_counts_from_1970_unless_the_data_have_one(csv):
+    text = "user,item,rating,timestamp\na,b,1,86399\na,c,2,86400\nb,c,3,-1\n"
+    data = read_ratings(csv(text), timestamp="timestamp")
+    assert data.table()["day"].tolist() == [0, 1, -1]
+    assert "day" not in data.side_columns
+    text = "user,item,rating,timestamp,day\na,b,1,86400,monday\n"
+    data = read_ratings(csv(text), timestamp="timestamp")
+    assert data.table()["day"].tolist() == ["monday"]
 
 
 def test_columns_of_other_names(csv):
