@@ -13,7 +13,7 @@ from fmlayers.models.factorization_machine import FactorizationMachine
 from fmlayers.models.libfm import LibFM
 from fmlayers.models.matrix_factorization import MatrixFactorization
 from fmlayers.models.neural_matrix_factorization import NeuralMatrixFactorization
-from fmlayers.training import TrainingConfig
+from fmlayers.training.config import HISTORIES, TrainingConfig
 
 OF_FIELDS = {"fm": FactorizationMachine, "deepfm": DeepFM, "libfm": LibFM}
 OF_USER_AND_ITEM = {"mf": MatrixFactorization, "neumf": NeuralMatrixFactorization}
@@ -76,14 +76,16 @@ def _of_fields(
         }
         features += [
             History(
-                f"{key}_history",
+                name,
                 sizes[value],
                 of=key,
                 num_keys=sizes[key],
                 values=value,
                 num_pairs=len(pairs),
             )
-            for key, value in (("user", "item"), ("item", "user"))
+            for name, key, value in zip(
+                HISTORIES, ("user", "item"), ("item", "user"), strict=True
+            )
         ]
     names = [feature.name for feature in features]
     unknown = sorted(set(config.l2_of) - set(names))
@@ -100,8 +102,8 @@ def _of_fields(
     )
     if pairs is not None:
         users, items = pairs.T
-        model.factors.set_history("user_history", users, items)
-        model.factors.set_history("item_history", items, users)
+        model.factors.set_history(HISTORIES[0], users, items)
+        model.factors.set_history(HISTORIES[1], items, users)
     return model
 
 

@@ -66,20 +66,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--members", type=int, metavar="N", help="average N models (default: 1)")
     add("--dim", type=int, help="size of a vector (default: 64)")
-    add("--l2", type=float, help="of the vectors (default: 0.06)")
+    add("--l2", type=float, help="of the vectors (default: 0.06; clicks: 0.002)")
     add(
         "--l2-of",
         nargs="+",
         action=Numbers,
         metavar="FEATURE=L2",
-        help="of the vectors of single features",
+        help="of the vectors of single features (default of histories: 0.01)",
     )
-    add("--linear-l2", type=float, help="of the first-order term (default: 0.01)")
+    add(
+        "--linear-l2",
+        type=float,
+        help="of the first-order term (default: 0.01; clicks: 0.002)",
+    )
     add("--scaler", choices=["sigmoid", "clip", "none"], help="default: clip")
 
     training = parser.add_argument_group("training", argument_default=argparse.SUPPRESS)
     add = training.add_argument
-    add("--learning-rate", type=float, metavar="RATE", help="default: 0.05")
+    add(
+        "--learning-rate",
+        type=float,
+        metavar="RATE",
+        help="default: 0.05; with histories: 0.015; clicks: 0.1",
+    )
     add("--batch-size", type=int, metavar="ROWS", help="default: by the data's size")
     add("--max-epochs", type=int, metavar="N", help="default: 100")
     add("--patience", type=int, metavar="N", help="epochs without gain (default: 3)")

@@ -4,12 +4,22 @@ from typing import Any, get_args
 
 from fmlayers._types import MODELS, Loss, ScalerMethod
 
+HISTORIES = ("user_history", "item_history")
+HISTORY_L2 = 0.01  # of ratings; a history is many vectors pooled into one
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """What a run is made of; the same configuration gives the same run.
 
-    The defaults were chosen on validation rows of MovieLens 100K and 1M.
+    The defaults were chosen on validation rows of MovieLens 100K and 1M. Those of
+    `l2`, `linear_l2` and `learning_rate` depend on what is learned:
+
+    | | ratings | ratings, with histories | clicks |
+    | --- | --- | --- | --- |
+    | `l2` | 0.06 | 0.06, of histories 0.01 | 0.002 |
+    | `linear_l2` | 0.01 | 0.01 | 0.002 |
+    | `learning_rate` | 0.05 | 0.015 | 0.1 |
 
     Args:
         data: Source of the ratings, as of `fmlayers.data.load`.
@@ -34,13 +44,14 @@ class TrainingConfig:
         refit: Whether to train again on all training rows, for the epochs found.
         seed: Seed of the split, the validation rows, the weights and the batches.
         dim: Size of a vector.
-        l2: L2 of the vectors (see `FeatureEmbedding`).
-        l2_of: L2 of the vectors of single features, in place of `l2`.
-        linear_l2: L2 of the first-order term.
+        l2: L2 of the vectors (see `FeatureEmbedding`), by default as above.
+        l2_of: L2 of the vectors of single features, in place of `l2`. The default of
+            histories stands here, once the configuration is made.
+        linear_l2: L2 of the first-order term, by default as above.
         scaler: Method of the `RatingScaler`, whose bounds are the lowest and the
             highest rating of the training rows.
         min_count: Rarer values count as unknown.
-        learning_rate: Of `fmlayers.optimizers.Adagrad`.
+        learning_rate: Of `fmlayers.optimizers.Adagrad`, by default as above.
         batch_size: Rows a step. By default the power of two that makes about 160
             steps an epoch, within 16 and 8192.
         max_epochs: Where to stop at the latest.
@@ -65,12 +76,12 @@ class TrainingConfig:
     refit: bool = True
     seed: int = 0
     dim: int = 64
-    l2: float = 0.06
+    l2: float = None  # type: ignore[assignment]  # until `__post_init__`
     l2_of: Mapping[str, float] = field(default_factory=dict)
-    linear_l2: float = 0.01
+    linear_l2: float = None  # type: ignore[assignment]
     scaler: ScalerMethod = "clip"
     min_count: int = 1
-    learning_rate: float = 0.05
+    learning_rate: float = None  # type: ignore[assignment]
     batch_size: int | None = None
     max_epochs: int = 100
     patience: int = 3
@@ -85,6 +96,12 @@ class TrainingConfig:
             raise ValueError(
                 f'`loss` must be "mse", "bce" or "bpr". Received: loss={self.loss!r}.'
             )
+        for name, value in _chosen(self.loss, self.histories).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        if self.histories and self.loss == "mse":
+            of_histories = dict.fromkeys(HISTORIES, HISTORY_L2)
+            object.__setattr__(self, "l2_of", {**of_histories, **self.l2_of})
         for name in ("dim", "members", "negatives", "max_epochs", "patience"):
             value = getattr(self, name)
             if value < 1:
@@ -133,3 +150,13 @@ class TrainingConfig:
             config["features"] = list(self.features)
         config["l2_of"] = dict(self.l2_of)
         return config
+
+
+def _chosen(loss: Loss, histories: bool) -> dict[str, float]:
+    if loss != "mse":
+        return {"l2": 0.002, "linear_l2": 0.002, "learning_rate": 0.1}
+    return {
+        "l2": 0.06,
+        "linear_l2": 0.01,
+        "learning_rate": 0.015 if histories else 0.05,
+    }

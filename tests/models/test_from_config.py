@@ -76,12 +76,13 @@ def test_rare_values_are_in_no_history():
 
 
 def test_l2_of_single_features():
-    model, _ = build(histories=True, l2=0.5, l2_of={"item": 0.1, "user_history": 0.2})
+    l2_of = {"item": 0.1, "user_history": 0.2, "item_history": 0.3}
+    model, _ = build(histories=True, l2=0.5, l2_of=l2_of)
     assert model.factors.l2 == {
         "user": 0.5,
         "item": 0.1,
         "user_history": 0.2,
-        "item_history": 0.5,
+        "item_history": 0.3,
     }
     check_error("`l2_of` must name", lambda: build(l2_of={"age": 1.0}))
 

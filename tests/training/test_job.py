@@ -449,6 +449,29 @@ def test_configuration_errors(name, value):
         TrainingConfig(**{name: value})
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (0.06, {}, 0.01, 0.05)),
+        (
+            {"histories": True, "l2_of": {"day": 0.25, "user_history": 0.3}},
+            (
+                0.06,
+                {"day": 0.25, "user_history": 0.3, "item_history": 0.01},
+                0.01,
+                0.015,
+            ),
+        ),
+        ({"loss": "bpr", "histories": True}, (0.002, {}, 0.002, 0.1)),
+        ({"loss": "bce", "l2": 0.0, "linear_l2": 0.5}, (0.0, {}, 0.5, 0.1)),
+    ],
+)
+def test_defaults_follow_what_is_learned(given, expected):
+    config = TrainingConfig(**given)
+    found = config.l2, config.l2_of, config.linear_l2, config.learning_rate
+    assert found == expected
+
+
 @pytest.mark.parametrize("loss", ["bce", "bpr"])
 def test_learns_from_clicks_to_rank(loss, make_config, tmp_path, rng):
     """Users rate items of one of two kinds: pairs of a kind score above the others."""
