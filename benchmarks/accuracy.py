@@ -26,7 +26,11 @@ EVERYTHING_1M = (
 )
 ROWS = {
     "100k-ids": ("ml-100k", range(5), IDS),
-    "100k-ids-ensemble": ("ml-100k", range(5), f"{IDS} --members 24 --dim 16 --l2 .05"),
+    "100k-ids-ensemble": (
+        "ml-100k",
+        range(5),
+        f"{IDS} --members 24 --dim 16 --l2 .05 --init-stddev .04",
+    ),
     "100k-everything": ("ml-100k", range(5), EVERYTHING_100K),
     "100k-everything-ensemble": (
         "ml-100k",
@@ -34,7 +38,7 @@ ROWS = {
         f"{EVERYTHING_100K} --members 4",
     ),
     "1m-ids": ("ml-1m", range(1), IDS),
-    "1m-ids-ensemble": ("ml-1m", range(1), f"{IDS} --members 6"),
+    "1m-ids-ensemble": ("ml-1m", range(1), f"{IDS} --members 10"),
     "1m-everything": ("ml-1m", range(1), EVERYTHING_1M),
 }
 

@@ -49,6 +49,9 @@ def model_from_config(
     options: dict[str, Any] = {
         "scaler": scaler,
         "l2": config.l2,
+        "embeddings_initializer": keras.initializers.RandomNormal(
+            stddev=config.init_stddev
+        ),
         "bias_initializer": keras.initializers.Constant(bias),
         "encoder": encoder if config.members == 1 else None,
     }

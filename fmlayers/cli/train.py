@@ -66,6 +66,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--members", type=int, metavar="N", help="average N models (default: 1)")
     add("--dim", type=int, help="size of a vector (default: 64)")
+    add(
+        "--init-stddev",
+        type=float,
+        metavar="S",
+        help="standard deviation of the vectors' start (default: 0.01)",
+    )
     add("--l2", type=float, help="of the vectors (default: 0.06; clicks: 0.002)")
     add(
         "--l2-of",

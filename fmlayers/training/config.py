@@ -44,6 +44,8 @@ class TrainingConfig:
         refit: Whether to train again on all training rows, for the epochs found.
         seed: Seed of the split, the validation rows, the weights and the batches.
         dim: Size of a vector.
+        init_stddev: Standard deviation of the numbers that vectors start from. Many
+            averaged members may start further apart, 0.03 to 0.05.
         l2: L2 of the vectors (see `FeatureEmbedding`), by default as above.
         l2_of: L2 of the vectors of single features, in place of `l2`. The default of
             histories stands here, once the configuration is made.
@@ -76,6 +78,7 @@ class TrainingConfig:
     refit: bool = True
     seed: int = 0
     dim: int = 64
+    init_stddev: float = 0.01
     l2: float = None  # type: ignore[assignment]  # until `__post_init__`
     l2_of: Mapping[str, float] = field(default_factory=dict)
     linear_l2: float = None  # type: ignore[assignment]
@@ -133,11 +136,12 @@ class TrainingConfig:
                 "`validation_fraction` must be at least 0 and below 1. "
                 f"Received: validation_fraction={self.validation_fraction}."
             )
-        if not self.learning_rate > 0.0:
-            raise ValueError(
-                "`learning_rate` must be positive. "
-                f"Received: learning_rate={self.learning_rate}."
-            )
+        for name in ("learning_rate", "init_stddev"):
+            if not getattr(self, name) > 0.0:
+                raise ValueError(
+                    f"`{name}` must be positive. "
+                    f"Received: {name}={getattr(self, name)}."
+                )
 
     def columns_of_a_table(self) -> dict[str, Any]:
         """Returns the arguments of `fmlayers.data.load` that a CSV needs."""

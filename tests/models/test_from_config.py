@@ -87,6 +87,12 @@ def test_l2_of_single_features():
     check_error("`l2_of` must name", lambda: build(l2_of={"age": 1.0}))
 
 
+def test_how_far_apart_vectors_start():
+    model, _ = build(dim=256, init_stddev=0.5)
+    table = ops.convert_to_numpy(model.factors.tables["user"])
+    assert 0.4 < table[1:].std() < 0.6  # the first row is the unknown's
+
+
 def test_members_differ_and_the_encoder_is_kept_once():
     model, encoder = build(members=3, histories=True)
     assert type(model) is Ensemble

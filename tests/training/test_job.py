@@ -440,6 +440,7 @@ def test_default_batch_size(rows, size):
         ("validation_fraction", float("nan")),
         ("learning_rate", 0.0),
         ("learning_rate", float("nan")),
+        ("init_stddev", 0.0),
     ],
 )
 def test_configuration_errors(name, value):
