@@ -17,6 +17,7 @@ MODULES = {
     "Encoder": "fmlayers.data",
     "Ensemble": "fmlayers.models",
     "FactorizationMachine": "fmlayers.models",
+    "LazyAdam": "fmlayers.optimizers",
     "LibFM": "fmlayers.models",
     "MatrixFactorization": "fmlayers.models",
     "NeuralMatrixFactorization": "fmlayers.models",

@@ -7,7 +7,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("run", metavar="RUN", help="folder of a finished run")
     add("--user", help="explain this user's rating of --item")
-    add("--item", help="of this item; without the two, what matters on the test rows")
+    add(
+        "--item",
+        help="of this item, by id or title; without the two, what matters on the test "
+        "rows",
+    )
     add(
         "--measure",
         choices=["std", "abs"],
@@ -20,6 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from fmlayers.retrieval.from_run import catalogue_of
     from fmlayers.training import Run
     from fmlayers.training.report import (
         FieldReport,
@@ -35,7 +40,9 @@ def run(options: argparse.Namespace) -> int:
     if options.user is None:
         report = explain_fields(finished, options.data, measure=options.measure)
     else:
-        report = explain_pair(finished, options.user, options.item)
+        catalogue = catalogue_of(finished)
+        item = catalogue.keys[catalogue.find(options.item)]
+        report = explain_pair(finished, options.user, item)
     if options.plot is not None:
         report.plot(options.plot)
     print(report.text(), end="")

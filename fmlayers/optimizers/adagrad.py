@@ -1,12 +1,14 @@
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
-SMALL_TABLE = 8192  # rows
+from fmlayers.optimizers._rows import RowWise
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
-class Adagrad(keras.optimizers.Adagrad):
+class Adagrad(RowWise, keras.optimizers.Adagrad):
     """Adagrad that sums a row's gradients before it squares them.
 
         a_t = a_{t-1} + g_t^2
@@ -15,11 +17,11 @@ class Adagrad(keras.optimizers.Adagrad):
     where g_t is the whole gradient of a row in the batch. On TensorFlow a looked-up
     row has one gradient an occurrence; Keras' own Adagrad squares and applies each
     alone there, hence differs from JAX and PyTorch, and from the paper, wherever
-    an id is twice in a batch. This one touches the rows of the batch only, except in
-    tables of at most 8192 rows or as many as the batch has ids, where a step over
-    all rows is faster than to look for duplicates (and the same: a gradient of 0
-    changes nothing). On the other backends, whose gradients are as long as the
-    table, it is Keras' own.
+    an id is twice in a batch. This one costs as much as the batch has ids, not as the
+    table has rows. Clipping, `weight_decay` and `loss_scale_factor` see the summed
+    gradients of the rows in the batch, and `weight_decay` shrinks no other rows. With
+    `gradient_accumulation_steps` gradients are as long as the table, and so is the
+    step; as on the other backends, where it is Keras' own.
 
     Args:
         learning_rate: Float or schedule. Defaults to 0.001.
@@ -28,6 +30,9 @@ class Adagrad(keras.optimizers.Adagrad):
             to 0.1.
         epsilon: Float, keeps the root from 0. Defaults to 1e-7.
         **kwargs: Arguments of `keras.optimizers.Adagrad`.
+
+    Raises:
+        ValueError: If `use_ema` is true.
 
     Example:
 
@@ -39,28 +44,14 @@ class Adagrad(keras.optimizers.Adagrad):
         (diagonal).
     """
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        if keras.backend.backend() == "tensorflow":
-            gradient = _sum_rows(gradient, variable.shape[0] if variable.shape else 1)
-        super().update_step(gradient, variable, learning_rate)
+    moves_idle_rows = False
 
+    def _slots(self, variable: Any) -> list[Any]:
+        return [self._accumulators[self._get_variable_index(variable)]]
 
-def _sum_rows(gradient: Any, rows: int) -> Any:
-    import tensorflow as tf
-
-    if not isinstance(gradient, tf.IndexedSlices):
-        return gradient
-    indices, values = gradient.indices, gradient.values
-    if rows <= max(indices.shape[0] or 0, SMALL_TABLE):
-        return tf.math.unsorted_segment_sum(values, indices, rows)
-    # Moves the sum over a row's occurrences to its first one and zeros the others:
-    # the number of slices stays what it was, and XLA compiles static shapes alone.
-    order = tf.argsort(indices)
-    indices = tf.gather(indices, order)
-    values = tf.gather(values, order)
-    first = tf.concat([tf.ones_like(indices[:1], bool), indices[1:] != indices[:-1]], 0)
-    run = tf.cumsum(tf.cast(first, tf.int32)) - 1
-    sums = tf.math.unsorted_segment_sum(values, run, tf.size(indices))
-    shape = tf.concat([tf.shape(first), tf.ones(tf.rank(values) - 1, tf.int32)], 0)
-    values = tf.where(tf.reshape(first, shape), tf.gather(sums, run), 0)
-    return tf.IndexedSlices(values, indices, gradient.dense_shape)
+    def _changes(
+        self, gradient: Any, slots: Sequence[Any], learning_rate: Any
+    ) -> list[Any]:
+        square = ops.square(gradient)
+        root = ops.sqrt(slots[0] + square + self.epsilon)
+        return [-ops.cast(learning_rate, gradient.dtype) * gradient / root, square]

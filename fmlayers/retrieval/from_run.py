@@ -70,11 +70,7 @@ class Recommender:
         self._users = None if users is None else users.set_index("user")
         self._user_columns = {"user", *([] if users is None else users.columns)}
         item_columns = {"item", *([] if items is None else items.columns)}
-        if "item" in self.encoder.columns:
-            keys = self.encoder.vocabulary("item")
-        else:
-            keys = [] if items is None else [as_text(key) for key in items["item"]]
-        self.catalogue = Catalogue(keys, items)
+        self.catalogue = catalogue_of(run)
         self._inputs = {
             column: self.encoder.encode(column, self.catalogue.table[column])
             for column in self.encoder.columns
@@ -336,6 +332,15 @@ class Recommender:
         self._train_users = positions_of(self._train["user"], self.users)
         items = positions_of(self._train["item"], self.catalogue.keys)
         self._seen = SeenItems(self._train_users, items, max(len(self.users), 1))
+
+
+def catalogue_of(run: Run) -> Catalogue:
+    """Returns the items that the run's encoder knows, or else those of its table."""
+    items = run.side_table("items")
+    if "item" in run.encoder.columns:
+        return Catalogue(run.encoder.vocabulary("item"), items)
+    keys = [] if items is None else [as_text(key) for key in items["item"]]
+    return Catalogue(keys, items)
 
 
 def recommend_all(

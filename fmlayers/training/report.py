@@ -114,6 +114,8 @@ class FieldReport:
 def explain_pair(run: Run, user: str, item: str) -> PairReport:
     """Takes the rating of a user and an item apart.
 
+    A column that describes a rating itself, such as its day, counts as missing.
+
     Args:
         run: The run; its own users and items give the other fields.
         user: The user, as in the data.
@@ -121,9 +123,13 @@ def explain_pair(run: Run, user: str, item: str) -> PairReport:
 
     Raises:
         ValueError: If the model is not made of fields and their pairs.
-        DataError: If a column is not known of the run's users and items.
     """
-    table = run.with_side_columns(pd.DataFrame({"user": [user], "item": [item]}))
+    known = {"user", "item"}
+    for side in (run.side_table("users"), run.side_table("items")):
+        known |= set() if side is None else set(side.columns)
+    of_the_rating = dict.fromkeys(set(run.encoder.columns) - known)
+    pair = pd.DataFrame({"user": [user], "item": [item], **of_the_rating})
+    table = run.with_side_columns(pair)
     parts = explain(run.model, run.inputs(table))
     values = [_value(run, field, table) for field in parts.fields]
     rating = float(run.predict(table)[0]) if _has_ratings(run) else None

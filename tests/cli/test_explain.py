@@ -32,6 +32,13 @@ def test_a_pair_is_printed_and_drawn(trained, tmp_path, capsys):
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_item_may_be_a_title(film_run, films, capsys):
+    item, title = str(films.items["item"][5]), films.items["title"][5]
+    assert cli.main(["explain", str(film_run), "--user", "1", "--item", title]) == 0
+    expected = explain_pair(Run(film_run), "1", item).text()
+    assert capsys.readouterr().out == expected
+
+
 @pytest.mark.parametrize("measure", ["std", "abs"])
 def test_without_a_pair_it_is_the_test_rows(measure, trained, tmp_path, capsys):
     path = tmp_path / "terms.png"
@@ -58,6 +65,7 @@ def test_errors(trained, tmp_path, capsys):
     for options, message in (
         (["--user", "1"], "`--user` and `--item` must be given together."),
         (["--item", "1"], "`--user` and `--item` must be given together."),
+        (["--user", "1", "--item", "none"], "There is no item 'none'"),
         (["--plot", str(tmp_path / "no" / "x.png")], "there is no folder"),
         (["--plot", str(tmp_path / "x.doc")], "Format 'doc' is not supported"),
     ):

@@ -1,0 +1,71 @@
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from fmlayers.optimizers._rows import RowWise
+
+
+@keras.saving.register_keras_serializable(package="fmlayers")
+class LazyAdam(RowWise, keras.optimizers.Adam):
+    """Adam that steps the rows of the batch alone.
+
+        m_t = beta_1 m_{t-1} + (1 - beta_1) g_t
+        v_t = beta_2 v_{t-1} + (1 - beta_2) g_t^2
+        w_t = w_{t-1} - learning_rate * sqrt(1 - beta_2^t) / (1 - beta_1^t)
+                        * m_t / (sqrt(v_t) + epsilon)
+
+    for the rows that a batch looks up, where g_t is the row's whole gradient and t
+    counts all steps. Keras' Adam takes every row of a table at each step, if only to
+    let its moments fade; here a row that is not in the batch keeps its value and its
+    moments. The step costs as much as the batch has ids. The two are equal on the first
+    step, and on tables of which each batch has every row.
+
+    It is so on TensorFlow, for gradients of looked-up rows; variables that are used
+    as a whole, gradients under `gradient_accumulation_steps`, and the other backends
+    take Keras' own step. Clipping, `weight_decay` and `loss_scale_factor` see the
+    summed gradients of the rows in the batch, and `weight_decay` shrinks no other
+    rows.
+
+    Args:
+        learning_rate: Float or schedule. Defaults to 0.001.
+        **kwargs: Arguments of `keras.optimizers.Adam`.
+
+    Raises:
+        ValueError: If `use_ema` is true.
+
+    Example:
+
+    >>> optimizer = fmlayers.optimizers.LazyAdam(0.003, clipnorm=1.0)
+
+    References:
+        Kingma, D. P. and Ba, J. (2015). Adam: A Method for Stochastic
+        Optimization. ICLR, algorithm 1 (in the form of section 2's last lines).
+    """
+
+    moves_idle_rows = True
+
+    def _slots(self, variable: Any) -> list[Any]:
+        index = self._get_variable_index(variable)
+        slots = [self._momentums[index], self._velocities[index]]
+        return [*slots, self._velocity_hats[index]] if self.amsgrad else slots
+
+    def _changes(
+        self, gradient: Any, slots: Sequence[Any], learning_rate: Any
+    ) -> list[Any]:
+        step = ops.cast(self.iterations + 1, gradient.dtype)
+        rate = ops.cast(learning_rate, gradient.dtype)
+        rate *= ops.sqrt(1.0 - self.beta_2**step) / (1.0 - self.beta_1**step)
+        m, v = slots[:2]
+        changes = [
+            (1.0 - self.beta_1) * (gradient - m),
+            (1.0 - self.beta_2) * (ops.square(gradient) - v),
+        ]
+        scale = v + changes[1]
+        if self.amsgrad:
+            highest = ops.maximum(slots[2], scale)
+            changes.append(highest - slots[2])
+            scale = highest
+        move = -rate * (m + changes[0]) / (ops.sqrt(scale) + self.epsilon)
+        return [move, *changes]

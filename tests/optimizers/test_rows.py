@@ -1,0 +1,231 @@
+"""What `Adagrad` and `LazyAdam` share, against plain loops over rows."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from fmlayers import Categorical, FeatureEmbedding
+from fmlayers.optimizers import Adagrad, LazyAdam
+from fmlayers.optimizers._rows import SMALL_TABLE
+
+DIM, BATCH, RATE = 3, 8, 0.1
+OPTIMIZERS = [
+    (Adagrad, {"initial_accumulator_value": 0.01}),
+    (LazyAdam, {"beta_1": 0.8, "beta_2": 0.9}),
+    (LazyAdam, {"beta_1": 0.8, "beta_2": 0.9, "amsgrad": True}),
+]
+
+on_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="rows are TensorFlow's alone"
+)
+
+
+class Reference:
+    """The steps of one table in loops over its rows, in float64."""
+
+    def __init__(self, optimizer, table):
+        self.config = optimizer.get_config()
+        self.table = table.astype("float64")
+        start = self.config.get("initial_accumulator_value", 0.0)
+        self.slots = np.full((3, *table.shape), start)
+        self.steps = 0
+
+    def gradients(self, ids, target):
+        found = {}
+        for i, y in zip(ids, target, strict=True):
+            gradient = 2.0 * (self.table[i] - y) / target.size
+            found[i] = found.get(i, 0.0) + gradient
+        return found
+
+    def clipped(self, found):
+        if self.config["clipvalue"]:
+            bound = self.config["clipvalue"]
+            return {i: np.clip(g, -bound, bound) for i, g in found.items()}
+        bound = self.config["clipnorm"] or self.config["global_clipnorm"]
+        if not bound:
+            return found
+        norm = np.sqrt(sum((g**2).sum() for g in found.values()))
+        return {i: g * min(1.0, bound / norm) for i, g in found.items()}
+
+    def step(self, ids, target):
+        self.steps += 1
+        for i, gradient in self.clipped(self.gradients(ids, target)).items():
+            self.table[i] *= 1.0 - RATE * (self.config["weight_decay"] or 0.0)
+            if "beta_1" in self.config:
+                self.table[i] -= self.adam(i, gradient)
+            else:
+                self.slots[0, i] += gradient**2
+                root = np.sqrt(self.slots[0, i] + self.config["epsilon"])
+                self.table[i] -= RATE * gradient / root
+
+    def adam(self, i, gradient):
+        b1, b2 = self.config["beta_1"], self.config["beta_2"]
+        m, v, highest = self.slots[:, i]
+        m += (1 - b1) * (gradient - m)
+        v += (1 - b2) * (gradient**2 - v)
+        highest[:] = np.maximum(highest, v)
+        scale = highest if self.config["amsgrad"] else v
+        rate = RATE * np.sqrt(1 - b2**self.steps) / (1 - b1**self.steps)
+        return rate * m / (np.sqrt(scale) + self.config["epsilon"])
+
+
+def make(optimizer, rows, **compiled):
+    layer = FeatureEmbedding(
+        [Categorical("user", rows)], DIM, embeddings_initializer="random_normal"
+    )
+    inputs = {"user": keras.Input((), dtype="int32", name="user")}
+    model = keras.Model(inputs, layer(inputs))
+    model.compile(optimizer, loss="mse", **compiled)
+    return model
+
+
+def batches(rng, steps=5):
+    """Yield ids with duplicates, of which step 0 has some that no other has."""
+    for step in range(steps):
+        ids = rng.integers(0, 6 if step else 4, size=BATCH)
+        yield ids, rng.normal(size=(BATCH, 1, DIM)).astype("float32")
+
+
+def check(model, reference, rng):
+    for ids, target in batches(rng):
+        model.train_on_batch({"user": ids}, target)
+        reference.step(ids, target[:, 0])
+    found = model.get_weights()[0]
+    np.testing.assert_allclose(found, reference.table, rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("rows", [7, SMALL_TABLE + 1])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"clipnorm": 0.1},
+        {"clipvalue": 0.02},
+        {"global_clipnorm": 0.1},
+        {"weight_decay": 0.5},
+        {"loss_scale_factor": 128.0},
+        {"loss_scale_factor": 128.0, "clipnorm": 0.1, "weight_decay": 0.5},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize(("kind", "own"), OPTIMIZERS, ids=str)
+def test_steps_as_loops_over_rows(kind, own, options, rows, jit_compile, rng, backend):
+    if backend != "tensorflow" and (kind is LazyAdam or "weight_decay" in options):
+        pytest.skip("the backend steps and decays whole tables")
+    if backend == "torch" and jit_compile:
+        pytest.skip("torch.compile is checked by check_layer and test_torch_compile.py")
+    optimizer = kind(RATE, **own, **options)
+    model = make(optimizer, rows, jit_compile=jit_compile)
+    check(model, Reference(optimizer, model.get_weights()[0]), rng)
+    assert optimizer.loss_scale_factor == options.get("loss_scale_factor")
+
+
+@on_tensorflow
+@pytest.mark.parametrize("rows", [7, SMALL_TABLE + 1])
+@pytest.mark.parametrize(("kind", "own"), OPTIMIZERS, ids=str)
+def test_many_steps_per_execution_with_a_schedule(kind, own, rows, rng):
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([2], [RATE, 2 * RATE])
+    optimizer = kind(schedule, **own)
+    model = make(optimizer, rows, steps_per_execution=2)
+    single = make(kind(schedule, **own), rows)
+    single.set_weights(model.get_weights())
+    ids, target = (np.concatenate(x) for x in zip(*batches(rng, 6), strict=True))
+    model.fit({"user": ids}, target, batch_size=BATCH, shuffle=False, verbose=0)
+    before = single.get_weights()[0]
+    single.fit({"user": ids}, target, batch_size=BATCH, shuffle=False, verbose=0)
+    assert np.abs(before - single.get_weights()[0]).max() > RATE
+    np.testing.assert_allclose(
+        model.get_weights()[0], single.get_weights()[0], rtol=1e-4, atol=1e-6
+    )
+
+
+@on_tensorflow
+def test_two_replicas_step_as_one():
+    """In a process of its own, which has two CPUs from its start."""
+    script = Path(__file__).with_name("two_replicas.py")
+    result = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "Adagrad LazyAdam "
+
+
+@on_tensorflow
+@pytest.mark.parametrize("rows", [7, SMALL_TABLE + 1])
+def test_lazy_adam_is_adam_where_each_batch_has_every_row(rows, rng):
+    lazy, dense = (make(kind(RATE), rows) for kind in (LazyAdam, keras.optimizers.Adam))
+    dense.set_weights(lazy.get_weights())
+    for _ in range(3):
+        # Each once: Keras' Adam sums the squares of duplicates, not their sum's.
+        ids = rng.permutation(rows)
+        target = rng.normal(size=(len(ids), 1, DIM)).astype("float32") * 100
+        for model in (lazy, dense):
+            model.train_on_batch({"user": ids}, target)
+    np.testing.assert_allclose(
+        lazy.get_weights()[0], dense.get_weights()[0], rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("rows", [7, SMALL_TABLE + 1])
+def test_lazy_adam_is_adam_on_the_first_step(rows, rng):
+    lazy, dense = (make(kind(RATE), rows) for kind in (LazyAdam, keras.optimizers.Adam))
+    dense.set_weights(lazy.get_weights())
+    ids = rng.permutation(rows)[:5]
+    target = rng.normal(size=(5, 1, DIM)).astype("float32")
+    for model in (lazy, dense):
+        model.train_on_batch({"user": ids}, target)
+    np.testing.assert_allclose(
+        lazy.get_weights()[0], dense.get_weights()[0], rtol=1e-4, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(("kind", "own"), OPTIMIZERS, ids=str)
+def test_variables_used_as_a_whole_take_kerass_step(kind, own, rng):
+    stock = {Adagrad: keras.optimizers.Adagrad, LazyAdam: keras.optimizers.Adam}[kind]
+    models = []
+    for each in (kind, stock):
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        model.compile(each(RATE, weight_decay=0.1, **own), loss="mse")
+        models.append(model)
+    models[1].set_weights(models[0].get_weights())
+    for _ in range(3):
+        x, y = rng.normal(size=(8, 4)), rng.normal(size=(8, 2))
+        for model in models:
+            model.train_on_batch(x, y)
+    for mine, kerass in zip(*(m.get_weights() for m in models), strict=True):
+        np.testing.assert_allclose(mine, kerass, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "own"), OPTIMIZERS, ids=str)
+def test_is_restored_by_its_name(kind, own):
+    optimizer = kind(RATE, **own, clipnorm=1.0, weight_decay=0.1)
+    clone = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert type(clone) is kind
+    assert clone.get_config() == optimizer.get_config()
+
+
+@pytest.mark.parametrize(("kind", "own"), OPTIMIZERS, ids=str)
+def test_an_average_of_weights_is_refused(kind, own):
+    with pytest.raises(ValueError, match="`use_ema` must be False.*use_ema=True"):
+        kind(RATE, **own, use_ema=True)
+
+
+@on_tensorflow
+@pytest.mark.parametrize(("kind", "own"), OPTIMIZERS, ids=str)
+def test_accumulated_gradients_are_those_of_one_batch(kind, own, rng):
+    """Two halves of a batch, accumulated, step as the whole."""
+    whole = make(kind(RATE, **own), SMALL_TABLE + 1)
+    halves = make(kind(RATE, **own, gradient_accumulation_steps=2), SMALL_TABLE + 1)
+    halves.set_weights(whole.get_weights())
+    ids, target = next(batches(rng))
+    whole.train_on_batch({"user": ids}, target)
+    for half in (slice(0, 4), slice(4, 8)):
+        halves.train_on_batch({"user": ids[half]}, target[half])
+    np.testing.assert_allclose(
+        whole.get_weights()[0], halves.get_weights()[0], rtol=1e-4, atol=1e-6
+    )
