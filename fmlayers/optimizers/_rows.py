@@ -51,6 +51,24 @@ class RowWise(keras.optimizers.Optimizer):
             learning_rate: Float scalar.
         """
 
+    def build(self, variables: Sequence[Any]) -> None:
+        if self.built:
+            return
+        super().build(variables)
+        self._writers: dict[int, Any] = {}
+        if keras.backend.backend() != "tensorflow":
+            return
+        import tensorflow as tf
+
+        for index, variable in enumerate(variables):
+            rows = variable.shape[0] if variable.shape else 0
+            if rows > SMALL_TABLE:
+                # Scratch, not state: no file has it. A float, of which every device
+                # can scatter and gather; whole up to 2**24 ids in a batch.
+                with tf.init_scope():
+                    scratch = tf.Variable(tf.zeros((rows,)), trainable=False)
+                self._writers[index] = scratch
+
     def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
         scale = self.loss_scale_factor
         if scale is None or keras.backend.backend() != "tensorflow":
@@ -104,12 +122,21 @@ class RowWise(keras.optimizers.Optimizer):
     ) -> None:
         import tensorflow as tf
 
-        gradient, first = sum_rows(gradient)
+        # Each occurrence of an id writes its place into the id's row of the scratch;
+        # whichever is read back then stands for all: no sort, no pass over the table.
         indices = gradient.indices
+        writers = self._writers[self._get_variable_index(variable)]
+        places = tf.range(tf.size(indices), dtype=tf.float32)
+        writers.scatter_update(tf.IndexedSlices(places, indices))
+        chosen = tf.gather(writers, indices)
+        first = chosen == places
+        total = tf.math.unsorted_segment_sum(
+            gradient.values, tf.cast(chosen, tf.int32), tf.size(indices)
+        )
         variables = [variable, *self._slots(variable)]
         # A plain read would keep a reference to the table and make the scatter copy it.
         slots = [tf.gather(_tensorflow(v), indices) for v in variables[1:]]
-        changes = self._changes(gradient.values, slots, learning_rate)
+        changes = self._changes(total, slots, learning_rate)
         if decay is not None:
             changes[0] -= decay * tf.gather(_tensorflow(variable), indices)
         for each, change in zip(variables, changes, strict=True):
@@ -120,7 +147,7 @@ class RowWise(keras.optimizers.Optimizer):
         clips = self.clipnorm or self.clipvalue or self.global_clipnorm
         if not clips or keras.backend.backend() != "tensorflow":
             return list(super()._clip_gradients(grads))
-        grads = [sum_rows(g)[0] if is_sliced(g) else g for g in grads]
+        grads = [sum_rows(g) if is_sliced(g) else g for g in grads]
         values = [g.values if is_sliced(g) else g for g in grads]
         clipped = super()._clip_gradients(values)
         return [
@@ -141,13 +168,10 @@ def is_sliced(gradient: Any) -> bool:
     return isinstance(gradient, tf.IndexedSlices)
 
 
-def sum_rows(gradient: Any) -> tuple[Any, Any]:
-    """Moves the sum over a row's occurrences to its first one, and zeros the others.
+def sum_rows(gradient: Any) -> Any:
+    """Moves the sum over a row's occurrences to one of them, and zeros the others.
 
     The number of slices stays what it was: XLA compiles static shapes alone.
-
-    Returns:
-        The slices, and for each whether it is its row's first.
     """
     import tensorflow as tf
 
@@ -158,7 +182,7 @@ def sum_rows(gradient: Any) -> tuple[Any, Any]:
     run = tf.cumsum(tf.cast(first, tf.int32)) - 1
     sums = tf.math.unsorted_segment_sum(values, run, tf.size(indices))
     values = tf.where(_as_rows(first, values), tf.gather(sums, run), 0)
-    return tf.IndexedSlices(values, indices, gradient.dense_shape), first
+    return tf.IndexedSlices(values, indices, gradient.dense_shape)
 
 
 def _map_values(function: Callable[..., Any], gradient: Any) -> Any:

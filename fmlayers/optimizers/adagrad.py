@@ -52,6 +52,9 @@ class Adagrad(RowWise, keras.optimizers.Adagrad):
     def _changes(
         self, gradient: Any, slots: Sequence[Any], learning_rate: Any
     ) -> list[Any]:
-        square = ops.square(gradient)
-        root = ops.sqrt(slots[0] + square + self.epsilon)
-        return [-ops.cast(learning_rate, gradient.dtype) * gradient / root, square]
+        rate = ops.cast(learning_rate, gradient.dtype)
+        total = slots[0] + ops.square(gradient)
+        move = -rate * gradient / ops.sqrt(total + self.epsilon)
+        # As a difference: a change that does not need the rows that were read lets XLA
+        # write before it reads, and hence copy the whole table.
+        return [move, total - slots[0]]

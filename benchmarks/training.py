@@ -1,0 +1,128 @@
+"""Training speed against the rows in the tables: ours, stock Keras, PyTorch.
+
+    python -m benchmarks.training [--rows 10000 1100000 ...] [--torch]
+
+A factorization machine of two fields, dimension 16, batches of 8192, uniform ids; ours
+compiled with XLA, 64 steps an execution; data prepared beforehand. Speeds are in
+examples a second, medians of rounds in which all take their turn; torch is as
+`benchmarks/peers.txt` installs it.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import fmlayers
+from fmlayers.models import FactorizationMachine
+
+DIM, BATCH = 16, 8192
+ROWS = (10_000, 100_000, 1_100_000, 11_000_000)
+FAST = {"jit_compile": True, "steps_per_execution": 64}
+DEFAULTS: dict[str, Any] = {}  # of Keras, which leaves XLA off on a CPU
+RUNS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
+    "LazyAdam": (lambda: fmlayers.optimizers.LazyAdam(0.003), FAST),
+    "Adagrad": (lambda: fmlayers.optimizers.Adagrad(0.05), FAST),
+    "Keras Adam": (lambda: keras.optimizers.Adam(0.003), DEFAULTS),
+    "Keras Adam, XLA": (lambda: keras.optimizers.Adam(0.003), {"jit_compile": True}),
+    "Keras Adagrad": (lambda: keras.optimizers.Adagrad(0.05), DEFAULTS),
+}
+
+
+def prepare(name: str, sizes: dict[str, int]) -> tuple[Callable[[], float], int]:
+    """Returns what trains some steps, and of how many examples."""
+    make, compiled = RUNS[name]
+    steps = compiled.get("steps_per_execution", 4)
+    features = [fmlayers.Categorical(n, size) for n, size in sizes.items()]
+    model = FactorizationMachine(features, DIM)
+    model.compile(make(), loss="mse", **compiled)
+    rng = np.random.default_rng(0)
+    rows = steps * BATCH
+    inputs = {n: rng.integers(1, size, rows) for n, size in sizes.items()}
+    ratings = rng.normal(size=rows).astype("float32")
+    data = tf.data.Dataset.from_tensor_slices((inputs, ratings)).batch(
+        BATCH, drop_remainder=True
+    )
+    data = data.cache().prefetch(tf.data.AUTOTUNE)
+
+    def run() -> float:
+        start = time.perf_counter()
+        model.fit(data, verbose=0, shuffle=False)
+        return time.perf_counter() - start
+
+    run()
+    return run, rows
+
+
+def prepare_torch(sizes: dict[str, int]) -> tuple[Callable[[], float], int]:
+    import torch
+    from torch import nn
+
+    steps = 16
+    vectors = [nn.Embedding(n, DIM, sparse=True) for n in sizes.values()]
+    linear = [nn.Embedding(n, 1, sparse=True) for n in sizes.values()]
+    bias = nn.Parameter(torch.zeros(1))
+    for table in (*vectors, *linear):
+        nn.init.normal_(table.weight, std=0.01)
+    tables = [p for t in (*vectors, *linear) for p in t.parameters()]
+    optimizers = [torch.optim.SparseAdam(tables, lr=0.003), torch.optim.Adam([bias])]
+    rng = np.random.default_rng(0)
+    shape = (steps, BATCH)
+    ids = [torch.as_tensor(rng.integers(1, n, shape)) for n in sizes.values()]
+    ratings = torch.as_tensor(rng.normal(size=shape).astype("float32"))
+
+    def run() -> float:
+        start = time.perf_counter()
+        for step in range(steps):
+            batch = [x[step] for x in ids]
+            v = torch.stack([t(x) for t, x in zip(vectors, batch, strict=True)], 1)
+            pairs = 0.5 * (v.sum(1).square() - v.square().sum(1)).sum(1)
+            first = sum(t(x)[:, 0] for t, x in zip(linear, batch, strict=True))
+            loss = (bias + first + pairs - ratings[step]).square().mean()
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            loss.backward()
+            for optimizer in optimizers:
+                optimizer.step()
+        return time.perf_counter() - start
+
+    run()
+    return run, steps * BATCH
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--torch", action="store_true")
+    options = parser.parse_args([] if arguments is None else arguments)
+    names = [*RUNS, *(["torch SparseAdam"] if options.torch else [])]
+    print("Training, examples a second; x: LazyAdam over it")
+    print(f"{'rows':>12}" + "".join(f"{name:>24}" for name in names))
+    for rows in options.rows:
+        sizes = {"user": rows * 10 // 11, "item": rows - rows * 10 // 11}
+        runs = {name: prepare(name, sizes) for name in RUNS}
+        if options.torch:
+            runs["torch SparseAdam"] = prepare_torch(sizes)
+        seconds: dict[str, list[float]] = {name: [] for name in names}
+        for _ in range(options.rounds):
+            for name in names:
+                seconds[name].append(runs[name][0]())
+        speed = {n: runs[n][1] / statistics.median(seconds[n]) for n in names}
+        cells = [
+            f"{speed[n]:,.0f} ({speed['LazyAdam'] / speed[n]:.1f}x)" for n in names
+        ]
+        print(f"{rows:>12,}" + "".join(f"{cell:>24}" for cell in cells), flush=True)
+        del runs
+        keras.backend.clear_session()
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])
