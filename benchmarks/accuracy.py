@@ -35,10 +35,10 @@ ROWS = {
     "100k-everything-ensemble": (
         "ml-100k",
         range(5),
-        f"{EVERYTHING_100K} --members 4",
+        f"{EVERYTHING_100K} --members 3",
     ),
     "1m-ids": ("ml-1m", range(1), IDS),
-    "1m-ids-ensemble": ("ml-1m", range(1), f"{IDS} --members 10"),
+    "1m-ids-ensemble": ("ml-1m", range(1), f"{IDS} --members 8"),
     "1m-everything": ("ml-1m", range(1), EVERYTHING_1M),
 }
 
