@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 
-from benchmarks import fm_interaction, tables
+from benchmarks import fm_interaction, tables, training
 
 
 def main() -> None:
@@ -10,6 +10,8 @@ def main() -> None:
     fm_interaction.main()
     print()
     tables.main()
+    print()
+    training.main()
 
 
 if __name__ == "__main__":
