@@ -184,6 +184,36 @@ def test_lazy_adam_is_adam_on_the_first_step(rows, rng):
     )
 
 
+@on_tensorflow
+@pytest.mark.parametrize("rows", [7, SMALL_TABLE + 1])
+@pytest.mark.parametrize(("kind", "own"), OPTIMIZERS, ids=str)
+def test_inside_a_loss_scale_optimizer(kind, own, rows, rng):
+    inner = kind(RATE, **own, clipnorm=0.1)
+    scaled = keras.optimizers.LossScaleOptimizer(inner, initial_scale=64.0)
+    model = make(scaled, rows)
+    check(model, Reference(inner, model.get_weights()[0]), rng)
+
+
+@on_tensorflow
+@pytest.mark.parametrize(("kind", "own"), OPTIMIZERS, ids=str)
+def test_a_saved_model_steps_on_as_if_never_saved(kind, own, tmp_path, rng):
+    """Without the scratch, which is as long as the table."""
+    model = make(kind(RATE, **own), SMALL_TABLE + 1)
+    steps = list(batches(rng))
+    for ids, target in steps[:2]:
+        model.train_on_batch({"user": ids}, target)
+    model.save(tmp_path / "model.keras")
+    slots = 1 if kind is Adagrad else 2 + own.get("amsgrad", False)
+    assert len(model.optimizer.variables) == 2 + slots  # step, rate
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for each in (model, loaded):
+        for ids, target in steps[2:]:
+            each.train_on_batch({"user": ids}, target)
+    np.testing.assert_allclose(
+        loaded.get_weights()[0], model.get_weights()[0], rtol=1e-5, atol=1e-7
+    )
+
+
 @pytest.mark.parametrize(("kind", "own"), OPTIMIZERS, ids=str)
 def test_variables_used_as_a_whole_take_kerass_step(kind, own, rng):
     stock = {Adagrad: keras.optimizers.Adagrad, LazyAdam: keras.optimizers.Adam}[kind]
