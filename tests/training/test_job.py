@@ -15,7 +15,7 @@ import fmlayers
 from fmlayers.cli import main
 from fmlayers.data import DataError, source, split_rows, write_csv
 from fmlayers.models.from_config import model_from_config
-from fmlayers.training import Run, RunError, TrainingConfig, train
+from fmlayers.training import Run, RunError, TrainingConfig, job, train
 from fmlayers.training.job import default_batch_size
 
 FILES = {
@@ -419,6 +419,25 @@ def test_split_rows(films):
     )
     with pytest.raises(DataError, match="synthetic has no fold 'u9'"):
         split_rows(films, "u9")
+
+
+@pytest.mark.parametrize("rows", [job.XLA_ROWS - 1, job.XLA_ROWS])
+@pytest.mark.parametrize("histories", [False, True])
+def test_xla_compiles_large_runs_without_histories(rows, histories, backend):
+    found = job._compiles_with_xla(TrainingConfig(histories=histories), rows)
+    large = rows == job.XLA_ROWS
+    assert found is (large and not histories and backend == "tensorflow")
+
+
+def test_xla_trains_as_without(make_config, tmp_path, monkeypatch, backend):
+    """Large runs and small ones give the same numbers."""
+    plain = train(make_config(), tmp_path / "plain", model_from_config)
+    monkeypatch.setattr(job, "XLA_ROWS", 1)
+    compiled = train(make_config(), tmp_path / "compiled", model_from_config)
+    if backend == "tensorflow":
+        assert (plain.model.jit_compile, compiled.model.jit_compile) == (False, True)
+    assert compiled.metrics["epochs"] == plain.metrics["epochs"]
+    np.testing.assert_allclose(compiled.metrics["rmse"], plain.metrics["rmse"], 1e-4)
 
 
 @pytest.mark.parametrize(
