@@ -6,6 +6,7 @@ Tensor = Any  # a tensor of whichever backend runs
 Combiner = Literal["mean", "sum", "sqrtn"]
 OutOfRange = Literal["unknown", "zero", "error"]
 Loss = Literal["mse", "bce", "bpr"]
+OptimizerName = Literal["adagrad", "lazy_adam"]
 ScalerMethod = Literal["sigmoid", "clip", "none"]
 
 MODELS = ("fm", "mf", "deepfm", "libfm", "neumf")  # as TrainingConfig names them

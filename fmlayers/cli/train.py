@@ -89,11 +89,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
     training = parser.add_argument_group("training", argument_default=argparse.SUPPRESS)
     add = training.add_argument
+    add("--optimizer", choices=["adagrad", "lazy_adam"], help="default: adagrad")
     add(
         "--learning-rate",
         type=float,
         metavar="RATE",
-        help="default: 0.05; with histories: 0.015; clicks: 0.1",
+        help="default: 0.05; with histories: 0.015; clicks: 0.1; of lazy_adam: 0.001, "
+        "with histories 0.0005",
     )
     add("--batch-size", type=int, metavar="ROWS", help="default: by the data's size")
     add("--max-epochs", type=int, metavar="N", help="default: 100")

@@ -2,7 +2,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
-from fmlayers._types import MODELS, Loss, ScalerMethod
+from fmlayers._types import MODELS, Loss, OptimizerName, ScalerMethod
 
 HISTORIES = ("user_history", "item_history")
 HISTORY_L2 = 0.01  # of ratings; a history is many vectors pooled into one
@@ -19,7 +19,8 @@ class TrainingConfig:
     | --- | --- | --- | --- |
     | `l2` | 0.06 | 0.06, of histories 0.01 | 0.002 |
     | `linear_l2` | 0.01 | 0.01 | 0.002 |
-    | `learning_rate` | 0.05 | 0.015 | 0.1 |
+    | `learning_rate` of `"adagrad"` | 0.05 | 0.015 | 0.1 |
+    | `learning_rate` of `"lazy_adam"` | 0.001 | 0.0005 | 0.001 |
 
     Args:
         data: Source of the ratings, as of `fmlayers.data.load`.
@@ -53,7 +54,8 @@ class TrainingConfig:
         scaler: Method of the `RatingScaler`, whose bounds are the lowest and the
             highest rating of the training rows.
         min_count: Rarer values count as unknown.
-        learning_rate: Of `fmlayers.optimizers.Adagrad`, by default as above.
+        optimizer: `"adagrad"` or `"lazy_adam"`, of `fmlayers.optimizers`.
+        learning_rate: Of the optimizer, by default as above.
         batch_size: Rows a step. By default the power of two that makes about 160
             steps an epoch, within 16 and 8192.
         max_epochs: Where to stop at the latest.
@@ -84,6 +86,7 @@ class TrainingConfig:
     linear_l2: float = None  # type: ignore[assignment]
     scaler: ScalerMethod = "clip"
     min_count: int = 1
+    optimizer: OptimizerName = "adagrad"
     learning_rate: float = None  # type: ignore[assignment]
     batch_size: int | None = None
     max_epochs: int = 100
@@ -99,7 +102,7 @@ class TrainingConfig:
             raise ValueError(
                 f'`loss` must be "mse", "bce" or "bpr". Received: loss={self.loss!r}.'
             )
-        for name, value in _chosen(self.loss, self.histories).items():
+        for name, value in self._chosen().items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         if self.histories and self.loss == "mse":
@@ -120,6 +123,11 @@ class TrainingConfig:
         if not 0 <= self.seed < 2**32:
             raise ValueError(
                 f"`seed` must be from 0 to 2**32 - 1. Received: seed={self.seed}."
+            )
+        if self.optimizer not in get_args(OptimizerName):
+            raise ValueError(
+                '`optimizer` must be "adagrad" or "lazy_adam". '
+                f"Received: optimizer={self.optimizer!r}."
             )
         if self.scaler not in get_args(ScalerMethod):
             raise ValueError(
@@ -155,12 +163,12 @@ class TrainingConfig:
         config["l2_of"] = dict(self.l2_of)
         return config
 
-
-def _chosen(loss: Loss, histories: bool) -> dict[str, float]:
-    if loss != "mse":
-        return {"l2": 0.002, "linear_l2": 0.002, "learning_rate": 0.1}
-    return {
-        "l2": 0.06,
-        "linear_l2": 0.01,
-        "learning_rate": 0.015 if histories else 0.05,
-    }
+    def _chosen(self) -> dict[str, float]:
+        clicks = self.loss != "mse"
+        rates = {"adagrad": (0.05, 0.015, 0.1), "lazy_adam": (0.001, 0.0005, 0.001)}
+        of_optimizer = rates.get(self.optimizer, rates["adagrad"])
+        return {
+            "l2": 0.002 if clicks else 0.06,
+            "linear_l2": 0.002 if clicks else 0.01,
+            "learning_rate": of_optimizer[2 if clicks else int(self.histories)],
+        }

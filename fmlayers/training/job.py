@@ -28,7 +28,7 @@ from fmlayers.data import (
 from fmlayers.data import source as sources
 from fmlayers.data.encoder import UNKNOWN, Kind
 from fmlayers.losses import BPR
-from fmlayers.optimizers import Adagrad
+from fmlayers.optimizers import Adagrad, LazyAdam
 from fmlayers.training import run as runs
 from fmlayers.training.batches import ShuffledBatches
 from fmlayers.training.checkpoint import Checkpoint, EarlyStop, Progress
@@ -194,10 +194,7 @@ class Trainer:
         keras.utils.set_random_seed(config.seed)
         model = self.build_model(config, encoder, self.table.iloc[fitting])
         model.compile(
-            Adagrad(
-                config.learning_rate,
-                initial_accumulator_value=(ADAGRAD_START / batch_size) ** 2,
-            ),
+            _optimizer(config, batch_size),
             jit_compile=_compiles_with_xla(config, len(fitting)) or "auto",
             **_loss(config),
         )
@@ -299,6 +296,13 @@ class Trainer:
     ) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]]:
         table = self.table.iloc[rows]
         return encoder.transform(table), table["rating"].to_numpy(np.float32)
+
+
+def _optimizer(config: TrainingConfig, batch_size: int) -> keras.optimizers.Optimizer:
+    if config.optimizer == "lazy_adam":
+        return LazyAdam(config.learning_rate)
+    start = (ADAGRAD_START / batch_size) ** 2
+    return Adagrad(config.learning_rate, initial_accumulator_value=start)
 
 
 def _compiles_with_xla(config: TrainingConfig, rows: int) -> bool:

@@ -71,7 +71,7 @@ def test_every_setting_has_an_option():
         --validation-fraction .4 --seed 5 --model mf --dim 6 --l2 .7 --linear-l2 .8
         --scaler sigmoid --learning-rate .9 --batch-size 10 --max-epochs 11
         --patience 12 --no-refit --histories --members 2 --loss bpr --negatives 7
-        --l2-of age=.5 sex=2 --init-stddev .05
+        --l2-of age=.5 sex=2 --init-stddev .05 --optimizer lazy_adam
     """
     options = vars(cli._parser().parse_args(command.split()))
     default = TrainingConfig().to_dict()

@@ -15,6 +15,7 @@ import fmlayers
 from fmlayers.cli import main
 from fmlayers.data import DataError, source, split_rows, write_csv
 from fmlayers.models.from_config import model_from_config
+from fmlayers.optimizers import LazyAdam
 from fmlayers.training import Run, RunError, TrainingConfig, job, train
 from fmlayers.training.job import default_batch_size
 
@@ -421,6 +422,18 @@ def test_split_rows(films):
         split_rows(films, "u9")
 
 
+def test_an_unknown_optimizer_is_refused():
+    with pytest.raises(ValueError, match="`optimizer` must be.*optimizer='sgd'"):
+        TrainingConfig(optimizer="sgd")
+
+
+def test_the_other_optimizer(make_config, tmp_path):
+    config = make_config(optimizer="lazy_adam", learning_rate=0.03)
+    run = train(config, tmp_path / "run", model_from_config)
+    assert type(run.model.optimizer) is LazyAdam
+    assert run.metrics["rmse"] < run.metrics["mean_predictor_rmse"]
+
+
 @pytest.mark.parametrize("rows", [job.XLA_ROWS - 1, job.XLA_ROWS])
 @pytest.mark.parametrize("histories", [False, True])
 def test_xla_compiles_large_runs_without_histories(rows, histories, backend):
@@ -484,6 +497,8 @@ def test_configuration_errors(name, value):
         ),
         ({"loss": "bpr", "histories": True}, (0.002, {}, 0.002, 0.1)),
         ({"loss": "bce", "l2": 0.0, "linear_l2": 0.5}, (0.0, {}, 0.5, 0.1)),
+        ({"optimizer": "lazy_adam"}, (0.06, {}, 0.01, 0.001)),
+        ({"optimizer": "lazy_adam", "learning_rate": 0.5}, (0.06, {}, 0.01, 0.5)),
     ],
 )
 def test_defaults_follow_what_is_learned(given, expected):
