@@ -147,7 +147,7 @@ def score_all(
     check_positive("batch_size", batch_size)
     num_items = _rows(catalogue)
     gone = np.where(True if allowed is None else np.asarray(allowed), 0.0, -np.inf)
-    gone = np.broadcast_to(gone.astype("float32"), (num_items,))
+    gone = np.broadcast_to(gone.astype("float32"), (num_items,)).copy()
 
     def best(part: Mapping[str, Any], excluded: Any) -> Any:
         rows = _rows(part)
@@ -156,7 +156,7 @@ def score_all(
         for start in range(0, num_items, size):
             block = {name: x[start : start + size] for name, x in catalogue.items()}
             scores = _score(model, _pairs(part, block), (rows, _rows(block)))
-            scores = scores + gone[start : start + size]
+            scores = ops.add(scores, ops.convert_to_tensor(gone[start : start + size]))
             scores = ops.pad(scores, ((0, 0), (0, 1)), constant_values=float("-inf"))
             found = merge(found, scores, start, excluded)
         return found
