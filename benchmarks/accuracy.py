@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
+from benchmarks._report import print_rmse
 
 IDS = "--model mf"
 SIDE = "user item age:categorical sex occupation genres year:categorical"
@@ -60,12 +60,7 @@ def main(wanted: list[str]) -> None:
                 metrics = json.loads((run / "metrics.json").read_text("utf-8"))
             rmse.append(metrics["rmse"])
             seconds.append(metrics["seconds"])
-        each = " ".join(f"{value:.4f}" for value in rmse)
-        print(
-            f"{name}: RMSE {np.mean(rmse):.4f} ({each}), "
-            f"{np.mean(seconds):.0f} s a run",
-            flush=True,
-        )
+        print_rmse(name, rmse, seconds)
 
 
 if __name__ == "__main__":

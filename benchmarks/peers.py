@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from benchmarks._report import print_rmse
 from fmlayers.data import load, split_rows
 
 Floats = npt.NDArray[Any]
@@ -185,12 +186,7 @@ def main(wanted: list[str]) -> None:
                 error = PEERS[name](train, test, seed) - test["rating"].to_numpy()
                 seconds.append(time.perf_counter() - started)
                 rmse.append(float(np.sqrt(np.mean(error**2))))
-            each = " ".join(f"{value:.4f}" for value in rmse)
-            print(
-                f"{size} {name}: RMSE {np.mean(rmse):.4f} ({each}), "
-                f"{np.mean(seconds):.0f} s a run",
-                flush=True,
-            )
+            print_rmse(f"{size} {name}", rmse, seconds)
 
 
 if __name__ == "__main__":

@@ -102,6 +102,11 @@ class TrainingConfig:
             raise ValueError(
                 f'`loss` must be "mse", "bce" or "bpr". Received: loss={self.loss!r}.'
             )
+        if self.optimizer not in get_args(OptimizerName):
+            raise ValueError(
+                '`optimizer` must be "adagrad" or "lazy_adam". '
+                f"Received: optimizer={self.optimizer!r}."
+            )
         for name, value in self._chosen().items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -123,11 +128,6 @@ class TrainingConfig:
         if not 0 <= self.seed < 2**32:
             raise ValueError(
                 f"`seed` must be from 0 to 2**32 - 1. Received: seed={self.seed}."
-            )
-        if self.optimizer not in get_args(OptimizerName):
-            raise ValueError(
-                '`optimizer` must be "adagrad" or "lazy_adam". '
-                f"Received: optimizer={self.optimizer!r}."
             )
         if self.scaler not in get_args(ScalerMethod):
             raise ValueError(
@@ -166,9 +166,10 @@ class TrainingConfig:
     def _chosen(self) -> dict[str, float]:
         clicks = self.loss != "mse"
         rates = {"adagrad": (0.05, 0.015, 0.1), "lazy_adam": (0.001, 0.0005, 0.001)}
-        of_optimizer = rates.get(self.optimizer, rates["adagrad"])
         return {
             "l2": 0.002 if clicks else 0.06,
             "linear_l2": 0.002 if clicks else 0.01,
-            "learning_rate": of_optimizer[2 if clicks else int(self.histories)],
+            "learning_rate": rates[self.optimizer][
+                2 if clicks else int(self.histories)
+            ],
         }

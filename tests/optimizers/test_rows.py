@@ -84,7 +84,7 @@ def make(optimizer, rows, **compiled):
 
 
 def batches(rng, steps=5):
-    """Yield ids with duplicates, of which step 0 has some that no other has."""
+    """Yield ids with duplicates; step 0 lacks two of those that follow."""
     for step in range(steps):
         ids = rng.integers(0, 6 if step else 4, size=BATCH)
         yield ids, rng.normal(size=(BATCH, 1, DIM)).astype("float32")
