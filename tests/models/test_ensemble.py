@@ -1,4 +1,6 @@
 import inspect
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -130,3 +132,33 @@ def test_errors():
         check_error(
             "`members` must be of one class", lambda o=other: Ensemble([make(), o])
         )
+
+
+def test_is_exported_as_one_model(tmp_path, backend):
+    """A process of its own reads it, without fmlayers."""
+    if backend != "tensorflow":
+        pytest.skip("SavedModels are TensorFlow's")
+    model = Ensemble.of(3, lambda: make(RatingScaler(1, 5)))
+    signature = {
+        name: keras.InputSpec(shape=(None,), dtype=x.dtype, name=name)
+        for name, x in BATCH.items()
+    }
+    model.export(tmp_path / "saved", input_signature=[signature], verbose=False)
+    np.savez(tmp_path / "batch.npz", **BATCH)
+    script = (
+        "import sys, numpy as np, tensorflow as tf\n"
+        "batch = {k: tf.constant(x) for k, x in np.load('batch.npz').items()}\n"
+        "model = tf.saved_model.load('saved')\n"
+        "np.save('found.npy', model.serve(batch))\n"
+        "assert 'fmlayers' not in sys.modules\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    expected = model.predict(BATCH, verbose=0)
+    np.testing.assert_allclose(np.load(tmp_path / "found.npy"), expected, rtol=1e-5)
