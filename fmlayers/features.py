@@ -91,8 +91,9 @@ class MultiCategorical(_TableFeature):
 
     Args:
         name: String, the entry of the input dict: integers of shape
-            `(batch, length)`, padded with the id 0, or a `tf.RaggedTensor`. An
-            example with no value contributes the zero vector.
+            `(batch, length)`, padded with the id 0; or a pair of all examples' ids
+            `(values,)` and their row splits `(batch + 1,)`; or a
+            `tf.RaggedTensor`. An example with no value contributes the zero vector.
         vocabulary_size: Positive integer, in rows. Valid ids are
             0 ... `vocabulary_size` - 1, of which 0 is the padding.
         table: Optional string. Features that name the same table share its rows;

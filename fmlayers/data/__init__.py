@@ -1,9 +1,12 @@
 """From files to the inputs of a model: tables, splits, the encoder."""
 
+from fmlayers.data._stream import without_padding
+from fmlayers.data.batches import ShuffledBatches
 from fmlayers.data.dataset import Dataset, split_rows
 from fmlayers.data.encoder import Encoder
 from fmlayers.data.errors import DataError
 from fmlayers.data.movielens import download_movielens, load_movielens
+from fmlayers.data.shards import ShardedBatches, write_shards
 from fmlayers.data.source import infer_columns, load
 from fmlayers.data.splits import Split, random_split, time_split, user_split
 from fmlayers.data.synthetic import SyntheticDataset, synthetic
@@ -13,6 +16,8 @@ __all__ = [
     "DataError",
     "Dataset",
     "Encoder",
+    "ShardedBatches",
+    "ShuffledBatches",
     "Split",
     "SyntheticDataset",
     "download_movielens",
@@ -26,5 +31,7 @@ __all__ = [
     "synthetic",
     "time_split",
     "user_split",
+    "without_padding",
     "write_csv",
+    "write_shards",
 ]

@@ -1,8 +1,9 @@
 """From raw values to ids: fitted on the training rows, saved with the model."""
 
 import json
+import math
 import os
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -103,25 +104,36 @@ class Encoder:
         self._require_fitted()
         return [self._feature(column, kind) for column, kind in self.columns.items()]
 
-    def fit(self, table: pd.DataFrame) -> Self:
-        """Learns vocabularies, means and deviations from the training rows."""
-        self._require_columns(table)
-        self._vocabularies, self._scales = {}, {}
+    def fit(self, table: pd.DataFrame | Iterable[pd.DataFrame]) -> Self:
+        """Learns vocabularies, means and deviations from the training rows.
+
+        Args:
+            table: The rows or, where they are wider than memory, an iterable of
+                their parts: what `pd.read_csv(path, chunksize=1_000_000)` returns.
+        """
+        counts: dict[str, dict[str, int]] = {}
+        moments: dict[str, _Moments] = {}
         for column, kind in self.columns.items():
             if kind == "numeric":
-                numbers = _numbers(column, table[column])
-                known = numbers[~np.isnan(numbers)]
-                self._scales[column] = _scale(known)
-                continue
-            codes, cells = self._cells(column, table[column])
-            repeats = np.bincount(codes[codes >= 0], minlength=len(cells))
-            counts: dict[str, int] = {}
-            for cell, count in zip(cells, repeats.tolist(), strict=True):
-                for value in cell:
-                    counts[value] = counts.get(value, 0) + count
-            kept = [value for value, count in counts.items() if count >= self.min_count]
-            kept.sort(key=lambda value: (-counts[value], value))
-            self._vocabularies[column] = pd.Index(kept, dtype=object)
+                moments[column] = _Moments()
+            else:
+                counts[column] = {}
+        for part in [table] if isinstance(table, pd.DataFrame) else table:
+            self._require_columns(part)
+            for column, numbers in moments.items():
+                numbers.add(_numbers(column, part[column]))
+            for column, known in counts.items():
+                codes, cells = self._cells(column, part[column])
+                repeats = np.bincount(codes[codes >= 0], minlength=len(cells))
+                for cell, count in zip(cells, repeats.tolist(), strict=True):
+                    for value in cell:
+                        known[value] = known.get(value, 0) + count
+        self._scales = {column: numbers.scale() for column, numbers in moments.items()}
+        self._vocabularies = {}
+        for column, known in counts.items():
+            kept = [(-n, value) for value, n in known.items() if n >= self.min_count]
+            values = [value for _, value in sorted(kept)]
+            self._vocabularies[column] = pd.Index(values, dtype=object)
         return self
 
     def transform(self, table: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
@@ -270,13 +282,40 @@ def as_text(value: Any) -> str:
     return str(value)
 
 
-def _scale(known: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Returns mean and standard deviation; 1 in place of none to speak of."""
-    if not known.size:
-        return 0.0, 1.0
-    if known.min() == known.max():  # whose computed deviation may be a rounding error
-        return float(known[0]), 1.0
-    return float(known.mean()), float(known.std())
+class _Moments:
+    """Mean and standard deviation of numbers that come in parts.
+
+    References:
+        Chan, T., Golub, G. and LeVeque, R. (1983). Algorithms for Computing the
+        Sample Variance. The American Statistician 37(3), equation 2.1.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = 0.0
+        self.squares = 0.0
+        self.least, self.most = math.inf, -math.inf
+
+    def add(self, numbers: npt.NDArray[np.float64]) -> None:
+        known = numbers[~np.isnan(numbers)]
+        if not known.size:
+            return
+        count = self.count + known.size
+        shift = float(known.mean()) - self.mean
+        self.squares += float(known.var()) * known.size
+        self.squares += shift**2 * self.count * known.size / count
+        self.mean += shift * known.size / count
+        self.count = count
+        self.least = min(self.least, float(known.min()))
+        self.most = max(self.most, float(known.max()))
+
+    def scale(self) -> tuple[float, float]:
+        """Returns mean and standard deviation; 1 in place of none to speak of."""
+        if not self.count:
+            return 0.0, 1.0
+        if self.least == self.most:  # whose deviation may be a rounding error
+            return self.least, 1.0
+        return self.mean, math.sqrt(self.squares / self.count)
 
 
 def _numbers(column: str, values: "pd.Series[Any]") -> npt.NDArray[np.float64]:

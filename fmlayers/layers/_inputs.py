@@ -39,18 +39,38 @@ def flat(feature: Feature, x: Tensor) -> Tensor:
     return x
 
 
+def rows_of(feature: Feature, x: Any) -> tuple[Tensor, Tensor | None]:
+    """Returns padded ids and None, or the ids of all rows and their row splits."""
+    if is_ragged(x):
+        return x.values, x.row_splits
+    if isinstance(x, (tuple, list)):
+        if len(x) == 2 and [len(part.shape) for part in x] == [1, 1]:
+            return x[0], x[1]
+        received = f"shapes {[tuple(part.shape) for part in x]}"
+    elif len(x.shape) == 2:
+        return x, None
+    else:
+        received = f"shape {tuple(x.shape)}"
+    raise ValueError(
+        f"{type(feature).__name__} feature {feature.name!r} must be of shape "
+        "(batch, length), ragged, or a pair of ids (values,) and row splits "
+        f"(batch + 1,). Received: {received}."
+    )
+
+
+def batch_size(feature: Feature, shape: Any) -> int | None:
+    """Returns the examples of a batch whose entry of the feature has that shape."""
+    if isinstance(feature, MultiCategorical) and isinstance(shape[0], (tuple, list)):
+        count: int | None = shape[1][0]
+        return None if count is None else count - 1
+    first: int | None = shape[0]
+    return first
+
+
 def integer_ids(feature: Feature, x: Tensor) -> Tensor:
-    """Returns integer ids, padded where they were ragged, in 32 or 64 bits."""
+    """Returns integer ids in 32 or 64 bits."""
     check_ids(feature, x)
     dtype = keras.backend.standardize_dtype(x.dtype)
-    if isinstance(feature, MultiCategorical):
-        if is_ragged(x):
-            x = x.to_tensor()  # pads with the id 0
-        if len(x.shape) != 2:
-            raise ValueError(
-                f"MultiCategorical feature {feature.name!r} must be of shape "
-                f"(batch, length) or ragged. Received: shape {tuple(x.shape)}."
-            )
     if dtype in ("int32", "int64"):
         return x
     if dtype in ("uint32", "uint64") and keras.backend.backend() == "jax":

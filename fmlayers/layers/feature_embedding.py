@@ -15,7 +15,14 @@ from fmlayers.features import (
     MultiCategorical,
     Numeric,
 )
-from fmlayers.layers._inputs import check_ids, entry, flat, integer_ids
+from fmlayers.layers._inputs import (
+    batch_size,
+    check_ids,
+    entry,
+    flat,
+    integer_ids,
+    rows_of,
+)
 from fmlayers.layers.history_lists import HistoryLists
 from fmlayers.layers.masked_mean_pooling import MaskedMeanPooling
 
@@ -79,8 +86,12 @@ class FeatureEmbedding(keras.layers.Layer):
             sees them: give it 32-bit ids.
 
     Input shape:
-        A dict: `(batch,)` or `(batch, 1)` for one value, `(batch, length)`,
-        padded with 0, or ragged on TensorFlow, for several.
+        A dict: `(batch,)` or `(batch, 1)` for one value. For several
+        `(batch, length)`, padded with 0, which costs as much as the longest row is
+        long; or, at the cost of the ids there are, a pair of all rows' ids
+        `(values,)` and their row splits `(batch + 1,)`, or a `tf.RaggedTensor`.
+        There, too, an id 0 counts for nothing: XLA, which compiles anew for each
+        number of values, is content with zeros at the end of the last row.
 
     Output shape:
         `(batch, fields, dim)`, in the compute dtype.
@@ -213,16 +224,24 @@ class FeatureEmbedding(keras.layers.Layer):
         return ops.cast(ops.stack(vectors, axis=1), self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        batch = entry(input_shape, self.features[0].inputs[0])[0]
+        first = self.features[0]
+        batch = batch_size(first, entry(input_shape, first.inputs[0]))
         return (batch, len(self.features), self.dim)
 
     def compute_output_spec(self, inputs: Mapping[str, Any]) -> Any:
         for feature in self.features:
             for name in feature.inputs:
                 x = entry(inputs, name)
+                if isinstance(x, (tuple, list)):
+                    x, _ = rows_of(feature, x)
                 if not isinstance(feature, Numeric):
                     check_ids(feature, x)
-        shapes = {name: tuple(x.shape) for name, x in inputs.items()}
+        shapes = {
+            name: tuple(part.shape for part in x)
+            if isinstance(x, (tuple, list))
+            else tuple(x.shape)
+            for name, x in inputs.items()
+        }
         return keras.KerasTensor(
             self.compute_output_shape(shapes), dtype=self.compute_dtype
         )
@@ -309,10 +328,12 @@ class FeatureEmbedding(keras.layers.Layer):
             if present is not None:
                 vectors = ops.where(ops.expand_dims(present, -1), vectors, 0.0)
             return vectors, ops.sum(ops.square(vectors), axis=-1)
-        pool = self._pooling[feature.combiner]
-        vectors, present = self._look_up(feature, integer_ids(feature, x))
+        ids, row_splits = rows_of(feature, x)
+        vectors, present = self._look_up(feature, integer_ids(feature, ids))
         squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
-        return pool(vectors, mask=present), pool(squares, mask=present)
+        pool = self._pooling[feature.combiner]
+        given = {"mask": present, "row_splits": row_splits}
+        return pool(vectors, **given), pool(squares, **given)
 
     def _pool_history(
         self, feature: History, inputs: Mapping[str, Tensor]

@@ -3,7 +3,7 @@ from typing import Any, get_args
 import keras
 from keras import ops
 
-from fmlayers._backend import accumulation_dtype, is_ragged, pad_ragged
+from fmlayers._backend import accumulation_dtype, is_ragged, row_of_each
 from fmlayers._types import Combiner, Tensor
 
 
@@ -20,6 +20,9 @@ class MaskedMeanPooling(keras.layers.Layer):
     Where the denominator is 0 (an empty row) the result is zeros and so is its
     gradient. A masked entry is not read at all: a NaN in the padding stays there.
 
+    Padded rows cost what the longest of them costs. Given `row_splits`, or a ragged
+    tensor, the cost is that of the values there are.
+
     Args:
         axis: The axis to pool, at least 1. Defaults to 1.
         combiner: `"mean"`, `"sum"` or `"sqrtn"`. Defaults to `"mean"`.
@@ -32,9 +35,14 @@ class MaskedMeanPooling(keras.layers.Layer):
             `inputs.shape[:axis + 1]`. A Keras mask is taken up by itself.
         weights: Optional tensor of the mask's shape (ragged where the inputs
             are). Weights of 0 leave a value out.
+        row_splits: Optional integers `(batch + 1,)`, ascending from 0, with
+            `axis=1`. The inputs are then the values of all examples, one after the
+            other, those of example i from `row_splits[i]` to `row_splits[i + 1]`;
+            mask and weights are `(values,)`.
 
     Input shape:
-        `(batch, length, dim)`, or any rank from 2 with `axis` in it.
+        `(batch, length, dim)`, or any rank from 2 with `axis` in it; with
+        `row_splits` the same without `length`, the values as first axis.
 
     Output shape:
         The input shape without `axis`, in the compute dtype; the sums are
@@ -42,7 +50,8 @@ class MaskedMeanPooling(keras.layers.Layer):
 
     Raises:
         ValueError: If `combiner` is unknown, `axis` is the batch axis or outside
-            the inputs, or a mask or weights have another rank than `axis + 1`.
+            the inputs, a mask or weights have another rank than they should, or
+            `row_splits` come with another `axis` than 1.
 
     Example:
 
@@ -78,7 +87,6 @@ class MaskedMeanPooling(keras.layers.Layer):
         self.supports_masking = True
 
     def build(self, input_shape: Any) -> None:
-        self._axis_within(len(input_shape))
         self.built = True
 
     def call(
@@ -86,35 +94,53 @@ class MaskedMeanPooling(keras.layers.Layer):
         inputs: Tensor,
         mask: Tensor | None = None,
         weights: Tensor | None = None,
+        row_splits: Tensor | None = None,
     ) -> Tensor:
         if is_ragged(inputs):
-            inputs, mask = pad_ragged(inputs)
-            if is_ragged(weights):
-                weights, _ = pad_ragged(weights)
+            mask, row_splits = None, inputs.row_splits
+            weights = None if weights is None else weights.values
+            inputs = inputs.values
         rank = len(inputs.shape)
-        axis = self._axis_within(rank)
+        axis = self._axis(rank, row_splits is not None)
         dtype = accumulation_dtype(self.compute_dtype)
         x = ops.cast(inputs, dtype)
 
         w = ops.ones_like(x[(..., *[slice(0, 1)] * (rank - axis - 1))])
         if weights is not None:
-            w = w * self._align("weights", ops.cast(weights, dtype), rank)
+            w = w * _align("weights", ops.cast(weights, dtype), rank, axis)
         if mask is not None:
-            present = self._align("mask", ops.cast(mask, "bool"), rank)
+            present = _align("mask", ops.cast(mask, "bool"), rank, axis)
             x = ops.where(present, x, 0.0)
             w = ops.where(present, w, 0.0)
 
-        total = ops.sum(x * w, axis=axis)
+        if row_splits is None:
+
+            def pool(values: Tensor) -> Tensor:
+                return ops.sum(values, axis=axis)
+        else:
+            rows = row_of_each(row_splits, ops.shape(inputs)[0])
+            count = ops.shape(row_splits)[0] - 1
+
+            def pool(values: Tensor) -> Tensor:
+                # One row more: Keras on PyTorch takes 0 for "not given".
+                return ops.segment_sum(values, rows, count + 1)[:count]
+
+        total = pool(x * w)
         if self.combiner == "mean":
-            total = _divide_or_zero(total, ops.sum(w, axis=axis))
+            total = _divide_or_zero(total, pool(w))
         elif self.combiner == "sqrtn":
-            squares = ops.sum(ops.square(w), axis=axis)
+            squares = pool(ops.square(w))
             # The root's slope at 0 is infinite: keep 0 away from it, too.
             root = ops.sqrt(ops.where(squares == 0.0, 1.0, squares))
             total = _divide_or_zero(total, ops.where(squares == 0.0, 0.0, root))
         return ops.cast(total, self.compute_dtype)
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+    def compute_output_shape(
+        self, input_shape: Any, row_splits_shape: Any = None
+    ) -> tuple[int | None, ...]:
+        if row_splits_shape is not None:
+            count = row_splits_shape[0]
+            return (None if count is None else count - 1, *input_shape[1:])
         axis = self._axis_within(len(input_shape))
         return (*input_shape[:axis], *input_shape[axis + 1 :])
 
@@ -123,8 +149,10 @@ class MaskedMeanPooling(keras.layers.Layer):
         inputs: Tensor,
         mask: Tensor | None = None,
         weights: Tensor | None = None,
+        row_splits: Tensor | None = None,
     ) -> Any:
-        shape = self.compute_output_shape(inputs.shape)
+        splits = None if row_splits is None else row_splits.shape
+        shape = self.compute_output_shape(inputs.shape, splits)
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
     def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> None:
@@ -146,16 +174,25 @@ class MaskedMeanPooling(keras.layers.Layer):
             )
         return axis
 
-    def _align(self, argument: str, x: Tensor, rank: int) -> Tensor:
-        axis = self._axis_within(rank)
-        if len(x.shape) != axis + 1:
+    def _axis(self, rank: int, in_a_row: bool) -> int:
+        """Returns the axis to pool, of inputs whose rows may lie one after another."""
+        axis = self._axis_within(rank + in_a_row)
+        if in_a_row and axis != 1:
             raise ValueError(
-                f"`{argument}` must have the shape of the inputs up to `axis`, "
-                f"hence rank {axis + 1}. Received: shape {tuple(x.shape)}."
+                f"`axis` must be 1 for ragged rows. Received: axis={self.axis}."
             )
-        for _ in range(rank - axis - 1):
-            x = ops.expand_dims(x, -1)
-        return x
+        return axis - in_a_row
+
+
+def _align(argument: str, x: Tensor, rank: int, axis: int) -> Tensor:
+    if len(x.shape) != axis + 1:
+        raise ValueError(
+            f"`{argument}` must have the shape of the inputs up to `axis`, "
+            f"hence rank {axis + 1}. Received: shape {tuple(x.shape)}."
+        )
+    for _ in range(rank - axis - 1):
+        x = ops.expand_dims(x, -1)
+    return x
 
 
 def _divide_or_zero(numerator: Tensor, denominator: Tensor) -> Tensor:

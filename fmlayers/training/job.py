@@ -20,9 +20,11 @@ from fmlayers._files import whole_file
 from fmlayers.data import (
     Dataset,
     Encoder,
+    ShuffledBatches,
     Split,
     SyntheticDataset,
     split_rows,
+    without_padding,
     write_csv,
 )
 from fmlayers.data import source as sources
@@ -30,7 +32,6 @@ from fmlayers.data.encoder import UNKNOWN, Kind
 from fmlayers.losses import BPR
 from fmlayers.optimizers import Adagrad, LazyAdam
 from fmlayers.training import run as runs
-from fmlayers.training.batches import ShuffledBatches
 from fmlayers.training.checkpoint import Checkpoint, EarlyStop, Progress
 from fmlayers.training.config import TrainingConfig
 from fmlayers.training.progress import EpochProgress
@@ -48,6 +49,7 @@ HISTORY_GROUPS = 6
 VALIDATION_GROUPS = 8192  # a step
 # From here on XLA saves more than the two or three seconds that it compiles for.
 XLA_ROWS = 200_000
+MOST_STEPS = 32  # an execution
 
 
 def train(
@@ -193,9 +195,11 @@ class Trainer:
         batch_size = min(self.batch_size, len(fitting))
         keras.utils.set_random_seed(config.seed)
         model = self.build_model(config, encoder, self.table.iloc[fitting])
+        steps = math.ceil(len(fitting) / batch_size)
         model.compile(
             _optimizer(config, batch_size),
             jit_compile=_compiles_with_xla(config, len(fitting)) or "auto",
+            steps_per_execution=_steps_per_execution(steps),
             **_loss(config),
         )
         done = len(self.progress.epochs(phase))
@@ -216,8 +220,10 @@ class Trainer:
         ]
         if searching:
             callbacks.append(EarlyStop(self.progress, config.patience))
+        batches = self._batches(encoder, fitting, batch_size, epoch=done)
         model.fit(
-            self._batches(encoder, fitting, batch_size, epoch=done),
+            batches.stream() if _streams() else batches,
+            steps_per_epoch=steps,
             # Keras would shuffle the batches once more, by a state that no file keeps.
             shuffle=False,
             epochs=epochs,
@@ -238,6 +244,7 @@ class Trainer:
     ) -> ShuffledBatches:
         config = self.config
         inputs, ratings = self._arrays(encoder, rows)
+        inputs = _without_padding(inputs)
         options: dict[str, Any] = {"seed": config.seed, "epoch": epoch}
         if config.histories:
             options |= {"group_by": ("user", "item"), "groups": HISTORY_GROUPS}
@@ -246,7 +253,7 @@ class Trainer:
         catalogue, users, items = self._pairs(encoder, rows)
         return SampledBatches(
             inputs,
-            catalogue,
+            _without_padding(catalogue),
             items[rows],
             users[rows],
             batch_size,
@@ -313,6 +320,22 @@ def _compiles_with_xla(config: TrainingConfig, rows: int) -> bool:
         and rows >= XLA_ROWS
         and not config.histories
     )
+
+
+def _streams() -> bool:
+    """Tells whether batches come to the training loop as a `tf.data.Dataset`."""
+    return bool(keras.backend.backend() == "tensorflow")
+
+
+def _steps_per_execution(steps: int) -> int:
+    """Returns how many of an epoch's steps to take between two visits to Python."""
+    if not _streams():
+        return 1
+    return max(n for n in range(1, MOST_STEPS + 1) if steps % n == 0)
+
+
+def _without_padding(inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
+    return {n: without_padding(x) if x.ndim == 2 else x for n, x in inputs.items()}
 
 
 def _loss(config: TrainingConfig) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fmlayers.training.batches import ShuffledBatches
+from fmlayers.data._stream import Batch, Column, length, stacked, take
+from fmlayers.data.batches import ShuffledBatches
 
 
 class SampledBatches(ShuffledBatches):
@@ -32,8 +33,8 @@ class SampledBatches(ShuffledBatches):
 
     def __init__(
         self,
-        inputs: Mapping[str, npt.NDArray[Any]],
-        catalogue: Mapping[str, npt.NDArray[Any]],
+        inputs: Mapping[str, Column],
+        catalogue: Mapping[str, Column],
         items: npt.NDArray[np.int64],
         users: npt.NDArray[np.int64],
         batch_size: int,
@@ -58,13 +59,11 @@ class SampledBatches(ShuffledBatches):
         self.items = items
         self.users = users
         self.negatives = negatives
-        self.num_items = len(next(iter(catalogue.values())))
+        self.num_items = length(next(iter(catalogue.values())))
         seen_users, seen_items = (users, items) if seen is None else seen
         self.seen = np.unique(self._pair(seen_users, seen_items))
 
-    def __getitem__(
-        self, index: int
-    ) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[Any]]:
+    def __getitem__(self, index: int) -> Batch:
         _, rows = super().__getitem__(index)
         rng = np.random.default_rng((self.seed, self.epoch, index))
         drawn = self._draw(rng, np.repeat(self.users[rows], self.negatives))
@@ -74,20 +73,26 @@ class SampledBatches(ShuffledBatches):
         labels = np.zeros((len(rows), 1 + self.negatives), np.float32)
         labels[:, 0] = 1.0
         batch = {
-            name: self.catalogue[name][items]
+            name: take(self.catalogue[name], items)
             if name in self.catalogue
-            else self.inputs[name][context]
+            else take(self.inputs[name], context)
             for name in self.inputs
         }
         return batch, labels.ravel()
 
     def whole(self) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[Any]]:
-        """Returns the epoch's batches as one: rows to validate on."""
+        """Returns the epoch's batches as one: rows to validate on.
+
+        Multi-valued inputs must be padded.
+        """
         batches = [self[index] for index in range(len(self))]
         inputs = {
             name: np.concatenate([x[name] for x, _ in batches]) for name in self.inputs
         }
         return inputs, np.concatenate([y for _, y in batches])
+
+    def _piece(self, first: int, end: int) -> Batch:
+        return stacked([self[index] for index in range(first, end)])
 
     def _draw(
         self, rng: np.random.Generator, users: npt.NDArray[np.int64]

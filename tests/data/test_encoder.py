@@ -469,3 +469,30 @@ print(json.dumps([model.encoder.get_config(), predicted]))
     config, predicted = json.loads(done.stdout.splitlines()[-1])
     assert config == encoder.get_config()
     np.testing.assert_allclose(predicted, expected, rtol=1e-6)
+
+
+def test_fit_on_parts_equals_fit_on_the_whole(rng):
+    table = pd.DataFrame(
+        {
+            "user": rng.integers(0, 30, 200).astype(str),
+            "genres": [("War", "Drama", "Play")[: rng.integers(4)] for _ in range(200)],
+            "age": np.where(rng.random(200) < 0.2, np.nan, rng.normal(1e6, 2.0, 200)),
+        }
+    )
+    table.loc[:9, "age"] = np.nan  # a part without a number
+    whole = Encoder(COLUMNS, min_count=2).fit(table)
+    parts = (table[start : start + 10] for start in range(0, 200, 10))
+    found = Encoder(COLUMNS, min_count=2).fit(parts)
+    for column in ("user", "genres"):
+        assert found.vocabulary(column) == whole.vocabulary(column)
+    age = table["age"].to_numpy()
+    expected = (age - np.nanmean(age)) / np.nanstd(age)
+    for encoder in (whole, found):
+        encoded = encoder.transform(table)["age"]
+        np.testing.assert_allclose(encoded, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_numbers_that_do_not_vary_in_parts_are_not_blown_up():
+    tables = [pd.DataFrame({"age": [0.1, 0.1, np.nan]})] * 3
+    encoder = Encoder({"age": "numeric"}).fit(iter(tables))
+    np.testing.assert_array_equal(encoder.transform(tables[0])["age"], [0, 0, np.nan])

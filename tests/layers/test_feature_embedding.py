@@ -1,3 +1,6 @@
+import itertools
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -276,6 +279,82 @@ def test_ragged_equals_padded(backend):
     np.testing.assert_allclose(model({"genres": ragged}), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("combiner", ["mean", "sum", "sqrtn"])
+@pytest.mark.parametrize("out_of_range", ["unknown", "zero"])
+def test_ids_with_row_splits_equal_padded_ones(combiner, out_of_range, rng):
+    genres = MultiCategorical("genres", 5, combiner=combiner)
+    layer = FeatureEmbedding([genres], 3, l2=0.1, out_of_range=out_of_range)
+    for rows in (
+        [[1, 4, 9], [], [2]],  # 9 is unknown
+        [[1, 1]],
+        [[]],
+        [[], []],
+        [[-1], [3, 2, 1, 4], [], [0]],
+    ):
+        length = max(map(len, rows)) or 1
+        padded = np.array([row + [0] * (length - len(row)) for row in rows])
+        splits = np.cumsum([0, *map(len, rows)]).astype("int32")
+        # A batch may be filled up to a size: zeros count for nothing.
+        for zeros in (0, 3):
+            ids = np.array([*itertools.chain(*rows), *[0] * zeros], "int32")
+            splits[-1] = len(ids)
+            expected = layer({"genres": padded})
+            loss = ops.convert_to_numpy(layer.losses[0])
+            found = layer({"genres": (ids, splits)})
+            np.testing.assert_allclose(
+                ops.convert_to_numpy(found), ops.convert_to_numpy(expected), atol=1e-6
+            )
+            np.testing.assert_allclose(
+                ops.convert_to_numpy(layer.losses[0]), loss, rtol=1e-5
+            )
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_gradients_through_row_splits_equal_those_of_padding(jit_compile):
+    def step(inputs):
+        keras.utils.set_random_seed(0)
+        features = [Categorical("user", 4), MultiCategorical("genres", 5)]
+
+        class Summed(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.embedding = FeatureEmbedding(
+                    features, 3, l2=0.1, embeddings_initializer="ones"
+                )
+
+            def call(self, inputs):
+                return ops.sum(self.embedding(inputs) ** 3, axis=(1, 2))
+
+        model = Summed()
+        model(inputs)
+        model.compile(keras.optimizers.SGD(1e-2), "mse", jit_compile=jit_compile)
+        with warnings.catch_warnings():
+            if jit_compile and keras.backend.backend() == "torch":
+                warnings.simplefilter("ignore")  # the compiler's own
+            model.train_on_batch(inputs, np.array([1.0, 2.0, 3.0], "float32"))
+        return model.get_weights()
+
+    user = np.array([1, 2, 2], "int32")
+    padded = np.array([[1, 4, 9], [0, 0, 0], [2, 0, 0]], "int32")
+    pair = (np.array([1, 4, 9, 2, 0], "int32"), np.array([0, 3, 3, 5], "int32"))
+    expected = step({"user": user, "genres": padded})
+    found = step({"user": user, "genres": pair})
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert not np.allclose(expected[1], 1.0)
+
+
+def test_row_splits_first_in_a_symbolic_call():
+    layer = FeatureEmbedding([MultiCategorical("genres", 5)], 3)
+    pair = (
+        keras.KerasTensor((None,), dtype="int32"),
+        keras.KerasTensor((4,), dtype="int32"),
+    )
+    assert layer({"genres": pair}).shape == (3, 1, 3)
+    pair = (pair[0], keras.KerasTensor((None,), dtype="int32"))
+    assert layer({"genres": pair}).shape == (None, 1, 3)
+
+
 def test_errors(backend):
     user = Categorical("user", 5)
     make = FeatureEmbedding
@@ -300,6 +379,8 @@ def test_errors(backend):
     )
     check_error(r"\(batch,\) or", lambda: layer({**good, "user": np.array([[1, 2]])}))
     check_error(r"\(batch, length\)", lambda: layer({**good, "genres": np.array([1])}))
+    pair = (np.array([[1]]), np.array([0, 1]))
+    check_error(r"row splits.*\(1, 1\)", lambda: layer({**good, "genres": pair}))
     check_error(
         "'user' must be integers",
         lambda: layer(

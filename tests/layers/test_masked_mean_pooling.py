@@ -114,6 +114,31 @@ def test_any_axis_but_the_batch(axis, rng):
         np.testing.assert_allclose(output[:, field], expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("combiner", ["mean", "sum", "sqrtn"])
+@pytest.mark.parametrize("lengths", [(3, 0, 2), (0, 0), (4,), (0, 1, 0)])
+def test_rows_after_another_equal_padded_ones(combiner, lengths, rng):
+    x = rng.normal(size=(len(lengths), 4, 2)).astype("float32")
+    factors = rng.uniform(0.5, 2.0, (len(lengths), 4)).astype("float32")
+    inside = np.arange(4) < np.array(lengths)[:, None]
+    present = inside & (rng.random(inside.shape) < 0.7)
+    splits = np.cumsum([0, *lengths])
+    layer = MaskedMeanPooling(combiner=combiner)
+    for padded, flat in (
+        ({"mask": inside}, {}),
+        ({"mask": present}, {"mask": present[inside]}),
+        (
+            {"mask": present, "weights": factors},
+            {"mask": present[inside], "weights": factors[inside]},
+        ),
+    ):
+        found = layer(x[inside], row_splits=splits, **flat)
+        expected = layer(x, **padded)
+        assert found.shape == (len(lengths), 2)
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(found), ops.convert_to_numpy(expected), atol=1e-6
+        )
+
+
 def test_ragged_equals_padded_and_masked(values, backend):
     if backend != "tensorflow":
         pytest.skip("ragged tensors exist on TensorFlow alone")
@@ -151,4 +176,9 @@ def test_errors(values):
     check_error(
         "`weights` must have the shape of the inputs",
         lambda: MaskedMeanPooling()(values, weights=np.ones(3)),
+    )
+    splits = np.array([0, 1, 2])
+    check_error(
+        "`axis` must be 1 for ragged rows. Received: axis=2",
+        lambda: MaskedMeanPooling(axis=2)(np.ones((2, 3, 4)), row_splits=splits),
     )

@@ -1,5 +1,8 @@
+import itertools
+
 import numpy as np
 
+from fmlayers.data import without_padding
 from fmlayers.training.sampled import SampledBatches
 
 
@@ -60,3 +63,29 @@ def test_one_who_rated_everything_gets_something(rng):
     everything = np.repeat(np.arange(20), 30), np.tile(np.arange(30), 20)
     some, *_ = make(rng, seen=everything)
     assert some[0][0]["item"].shape == (256,)
+
+
+def test_a_stream_has_the_same_batches(rng):
+    padded, inputs, catalogue, users, items = make(rng)
+    ragged = SampledBatches(
+        {**inputs, "genres": without_padding(inputs["genres"])},
+        {**catalogue, "genres": without_padding(catalogue["genres"])},
+        items,
+        users,
+        64,
+        negatives=3,
+        seed=5,
+    )
+    streamed = ragged.stream().as_numpy_iterator()
+    for _ in range(2):
+        for index in range(len(padded)):
+            expected, labels = padded[index]
+            found, found_labels = next(streamed)
+            np.testing.assert_array_equal(found_labels, labels)
+            for name in ("user", "item", "day"):
+                np.testing.assert_array_equal(found[name], expected[name])
+            values, splits = found["genres"]
+            rows = [values[a:b] for a, b in itertools.pairwise(splits)]
+            for row, genres in zip(rows, expected["genres"], strict=True):
+                np.testing.assert_array_equal(row[row > 0], genres[genres > 0])
+        padded.on_epoch_end()

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from fmlayers.training.batches import ShuffledBatches
+from fmlayers.data import ShuffledBatches, without_padding
 
 
 def batches(rows=10, batch_size=4, seed=0, epoch=0):
@@ -100,3 +100,100 @@ def test_groups_keep_few_users_and_items_in_a_batch():
     assert (orders[0] != orders[1]).mean() > 0.9
     again = ShuffledBatches(inputs, rows, 100, epoch=1, **options)
     np.testing.assert_array_equal(again[0][1], orders[1][:100])
+
+
+@pytest.mark.parametrize("rows", [9, 31, 100])
+def test_a_stream_has_the_same_batches_without_end(rows):
+    data = batches(rows, epoch=1)
+    stream = data.stream()
+    for _ in range(2):  # each pass from the start
+        found = stream.take(3 * len(data)).as_numpy_iterator()
+        again = batches(rows, epoch=1)
+        for _ in range(3):
+            for i in range(len(again)):
+                inputs, targets = next(found)
+                expected, expected_targets = again[i]
+                np.testing.assert_array_equal(targets, expected_targets)
+                for name, x in expected.items():
+                    np.testing.assert_array_equal(inputs[name], x)
+            again.on_epoch_end()
+    assert data.epoch == 1
+
+
+def test_fit_on_a_stream_goes_on_as_it_would_have():
+    def trained(start, model):
+        data = batches(50, epoch=start)
+        model.fit(
+            data.stream(),
+            steps_per_epoch=len(data),
+            initial_epoch=start,
+            epochs=4,
+            shuffle=False,
+            verbose=0,
+        )
+        return keras.ops.convert_to_numpy(model.scale)
+
+    def model():
+        made = Recorder()
+        made.compile(keras.optimizers.SGD(1e-4), "mse")
+        return made
+
+    whole = trained(0, model())
+    first, second = model(), model()
+    data = batches(50)
+    options = {"steps_per_epoch": len(data), "epochs": 2, "shuffle": False}
+    first.fit(data.stream(), verbose=0, **options)
+    second.build({"id": (4,)})
+    second.set_weights(first.get_weights())
+    np.testing.assert_array_equal(trained(2, second), whole)
+
+
+def ragged(rows=40, most=9):
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(0, most + 1, rows)
+    ids = rng.integers(1, 100, (rows, most)) * (np.arange(most) < lengths[:, None])
+    return ids.astype("int32")
+
+
+def test_without_padding():
+    values, splits = without_padding(np.array([[0, 3, -1], [0, 0, 0], [7, 0, 0]]))
+    np.testing.assert_array_equal(values, [3, -1, 7])
+    np.testing.assert_array_equal(splits, [0, 2, 2, 3])
+    values, splits = without_padding(np.zeros((0, 3), int))
+    np.testing.assert_array_equal(splits, [0])
+    with pytest.raises(ValueError, match=r"`ids` must be.*\(3,\)"):
+        without_padding(np.arange(3))
+
+
+@pytest.mark.parametrize("batch_size", [1, 8, 40])
+def test_ragged_columns_cost_what_their_values_cost(batch_size):
+    padded = ragged()
+    padded[:3] = 0
+    row = np.arange(40)
+    inputs = {"row": row, "ids": without_padding(padded)}
+    data = ShuffledBatches(inputs, row, batch_size, seed=0)
+    streamed = data.stream().as_numpy_iterator()
+    sizes = set()
+    for i in range(len(data)):
+        given, _ = data[i]
+        for batch in (given, next(streamed)[0]):
+            values, splits = batch["ids"]
+            assert splits[0] == 0
+            assert splits[-1] == len(values)
+            for k, row in enumerate(batch["row"]):
+                found = values[splits[k] : splits[k + 1]]
+                expected = padded[row]
+                np.testing.assert_array_equal(found[found != 0], expected[expected > 0])
+        values, _ = given["ids"]
+        needed = np.count_nonzero(padded[given["row"]])
+        assert needed <= len(values) < needed + max(2, batch_size / 2)
+        sizes.add(len(values))
+    if batch_size == 8:
+        assert len(sizes) < len(data)
+
+
+def test_inputs_of_other_lengths():
+    with pytest.raises(ValueError, match="each of the 3 targets.*2 rows of 'ids'"):
+        ShuffledBatches(
+            {"ids": without_padding(np.ones((2, 3)))}, np.arange(3), 2, seed=0
+        )

@@ -1,0 +1,328 @@
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from fmlayers._files import whole_file
+from fmlayers.data._stream import (
+    PIECE,
+    Batch,
+    Column,
+    length,
+    stream,
+    take,
+    without_padding,
+)
+from fmlayers.data.encoder import Encoder
+from fmlayers.data.errors import DataError
+
+
+def write_shards(
+    tables: pd.DataFrame | Iterable[pd.DataFrame],
+    folder: str | os.PathLike[str],
+    encoder: Encoder,
+    *,
+    target: str = "rating",
+    group_size: int = 65_536,
+) -> int:
+    """Encodes tables into Parquet files, a file a table, for `ShardedBatches`.
+
+    Ids are thus looked up once, and not in each epoch. A multi-valued column becomes a
+    list column without padding.
+
+    Args:
+        tables: A table or, of data wider than memory, an iterable of its parts: what
+            `pd.read_csv(path, chunksize=1_000_000)` returns.
+        folder: Where to write; it is made, and must hold no Parquet file yet.
+        encoder: An `Encoder`, fitted on the training rows.
+        target: Column to learn. Defaults to `"rating"`.
+        group_size: Positive integer, rows that are read at once. Defaults to 65,536.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        DataError: If the folder holds Parquet files, a table lacks a column, or the
+            target is missing somewhere.
+        ImportError: If pyarrow is not installed.
+    """
+    pa, parquet = _pyarrow()
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.glob("*.parquet")):
+        raise DataError(f"{folder} holds Parquet files already: choose another folder.")
+    tables = [tables] if isinstance(tables, pd.DataFrame) else tables
+    rows = 0
+    for number, table in enumerate(tables):
+        name = f"table {number}"
+        if target not in table:
+            raise DataError(f"The {name} lacks the column {target!r}.")
+        targets = table[target].to_numpy(np.float32, na_value=np.nan)
+        if np.isnan(targets).any():
+            row = int(np.flatnonzero(np.isnan(targets))[0])
+            raise DataError(f"The {name}, row {row}: column {target!r} is missing.")
+        columns: dict[str, Any] = {}
+        for column, x in encoder.transform(table).items():
+            if x.ndim == 2:
+                values, splits = without_padding(x)
+                columns[column] = pa.ListArray.from_arrays(
+                    pa.array(splits, pa.int32()), pa.array(values)
+                )
+            else:
+                columns[column] = pa.array(x)
+        columns[target] = pa.array(targets)
+        with whole_file(folder / f"{number:05}.parquet") as written:
+            parquet.write_table(pa.table(columns), written, row_group_size=group_size)
+        rows += len(table)
+    return rows
+
+
+class ShardedBatches:
+    """Shuffled batches of data wider than memory, read from Parquet files.
+
+    Each epoch puts the row groups of all files in an order of its own, reads `mixed` of
+    them at once and mixes their rows. Seed and epoch determine the batches, so that an
+    interrupted training goes on where it was: at `epoch` and `batch`. Of several
+    workers each gets row groups of its own, anew each epoch, and as many batches as the
+    others; what rows are over at the end of an epoch are left out of it.
+
+    Memory holds `mixed` row groups twice.
+
+    Args:
+        folder: Holds Parquet files of ids (integers), lists of ids, and numbers
+            (floats), as `write_shards` writes.
+        batch_size: Positive integer, rows a batch, of each worker.
+        seed: Integer.
+        epoch: Integer, how many epochs came before. Defaults to 0.
+        batch: Integer, how many batches of the epoch came before. Defaults to 0.
+        target: Column to learn. Defaults to `"rating"`.
+        mixed: Positive integer, row groups whose rows are mixed. Defaults to 16.
+        worker: Integer, the place of this worker. Defaults to 0.
+        workers: Positive integer. Defaults to 1.
+
+    Raises:
+        DataError: If the files cannot be used, naming the one, or hold less than a
+            batch for each worker.
+        ValueError: If an argument breaks its constraint.
+        ImportError: If pyarrow is not installed.
+
+    Example:
+
+    `model.fit(batches.stream(), steps_per_epoch=len(batches), shuffle=False)`, on every
+    backend: TensorFlow's input pipeline reads for all of them.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        batch_size: int,
+        *,
+        seed: int,
+        epoch: int = 0,
+        batch: int = 0,
+        target: str = "rating",
+        mixed: int = 16,
+        worker: int = 0,
+        workers: int = 1,
+    ) -> None:
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("epoch", epoch, 0),
+            ("batch", batch, 0),
+            ("mixed", mixed, 1),
+            ("workers", workers, 1),
+        ):
+            if value < least:
+                raise ValueError(
+                    f"`{name}` must be at least {least}. Received: {name}={value}."
+                )
+        if not 0 <= worker < workers:
+            raise ValueError(
+                f"`worker` must be one of 0 ... {workers - 1}. "
+                f"Received: worker={worker}."
+            )
+        self._parquet = _pyarrow()[1]
+        self.paths = sorted(Path(folder).glob("*.parquet"))
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = epoch
+        self.batch = batch
+        self.target = target
+        self.mixed = mixed
+        self.worker = worker
+        self.workers = workers
+        self._groups = self._find_groups(Path(folder))
+        # An epoch may deal a worker the smallest groups.
+        sizes = sorted(rows for _, _, rows in self._groups)
+        self._batches = sum(sizes[: len(sizes) // workers]) // batch_size
+        if self._batches < 1:
+            raise DataError(
+                f"{folder} holds too few rows for a batch of {batch_size:,} for each "
+                f"of {workers} workers: {sum(sizes):,} in {len(sizes)} row groups."
+            )
+        if batch >= self._batches:
+            raise ValueError(
+                f"`batch` must be below the {self._batches:,} batches of an epoch. "
+                f"Received: batch={batch}."
+            )
+
+    def __len__(self) -> int:
+        """Returns the number of batches an epoch, of each worker."""
+        return self._batches
+
+    def stream(self) -> Any:
+        """Returns a `tf.data.Dataset` of the batches, epoch after epoch without end.
+
+        Give `fit` its `steps_per_epoch`, `len` of this, and `shuffle=False`, since
+        Keras warns otherwise. A `steps_per_execution` of the model should divide it,
+        or epochs are that much longer.
+        """
+        inputs, targets = next(self._pieces())
+        example = {
+            name: (x[0][0], x[1][0]) if isinstance(x, tuple) else x[0]
+            for name, x in inputs.items()
+        }
+        return stream(self._pieces, (example, targets[0]))
+
+    def _pieces(self) -> Iterator[Batch]:
+        batch = self.batch
+        for epoch in itertools.count(self.epoch):
+            yield from self._epoch(epoch, batch)
+            batch = 0
+
+    def _epoch(self, epoch: int, batch: int) -> Iterator[Batch]:
+        """Yields the batches of an epoch from `batch` on, some at a time, stacked."""
+        rest, missing = None, len(self) - batch
+        for table in self._pools(epoch, batch * self.batch_size):
+            columns = table if rest is None else _joined(rest, table)
+            rows = np.arange(length(columns[self.target]))
+            whole = min(len(rows) // self.batch_size, missing)
+            pieces = rows[: whole * self.batch_size].reshape(whole, self.batch_size)
+            for start in range(0, whole, PIECE):
+                piece = pieces[start : start + PIECE]
+                taken: Any = {name: take(x, piece) for name, x in columns.items()}
+                targets = taken.pop(self.target)
+                yield taken, targets
+            missing -= whole
+            if not missing:
+                return
+            over = rows[whole * self.batch_size :]
+            rest = {name: _from(x, over) for name, x in columns.items()}
+
+    def _pools(self, epoch: int, skipped: int) -> Iterator[dict[str, Column]]:
+        """Yields the mixed rows of some row groups at a time, without the first."""
+        rng = np.random.default_rng((self.seed, epoch))
+        order = rng.permutation(len(self._groups))[self.worker :: self.workers]
+        for start in range(0, len(order), self.mixed):
+            groups = [self._groups[i] for i in order[start : start + self.mixed]]
+            size = sum(rows for _, _, rows in groups)
+            if skipped >= size:
+                skipped -= size
+                continue
+            rng = np.random.default_rng((self.seed, epoch, self.worker, start))
+            rows = rng.permutation(size)[skipped:]
+            skipped = 0
+            yield self._read(groups, rows)
+
+    def _read(
+        self, groups: list[tuple[Path, int, int]], rows: npt.NDArray[np.int64]
+    ) -> dict[str, Column]:
+        import pyarrow as pa
+
+        tables = []
+        for path, group, _ in groups:
+            with self._parquet.ParquetFile(path) as file:
+                tables.append(file.read_row_group(group))
+        table = pa.concat_tables(tables).take(rows)
+        return {name: _column(table[name]) for name in table.column_names}
+
+    def _find_groups(self, folder: Path) -> list[tuple[Path, int, int]]:
+        """Returns path, number and rows of each row group, having checked all."""
+        if not self.paths:
+            raise DataError(f"{folder} holds no Parquet files.")
+        groups, first = [], None
+        for path in self.paths:
+            try:
+                with self._parquet.ParquetFile(path) as file:
+                    schema, metadata = file.schema_arrow, file.metadata
+            except (OSError, ValueError) as error:
+                raise DataError(f"{path} is not a Parquet file: {error}") from error
+            schema = schema.remove_metadata()
+            self._check_schema(path, schema)
+            if first is not None and not schema.equals(first):
+                raise DataError(
+                    f"{path} has other columns than {self.paths[0]}: "
+                    f"{_described(schema)}, not {_described(first)}."
+                )
+            first = schema
+            groups += [
+                (path, i, metadata.row_group(i).num_rows)
+                for i in range(metadata.num_row_groups)
+            ]
+        return groups
+
+    def _check_schema(self, path: Path, schema: Any) -> None:
+        from pyarrow import types
+
+        if self.target not in schema.names:
+            raise DataError(
+                f"{path} lacks the column {self.target!r}. It has {schema.names}."
+            )
+        for field in schema:
+            kind = field.type.value_type if types.is_list(field.type) else field.type
+            if not (types.is_integer(kind) or types.is_floating(kind)):
+                raise DataError(
+                    f"{path}: column {field.name!r} must hold ids, lists of ids or "
+                    f"numbers. Received: {field.type}. Encode it with `write_shards`."
+                )
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ImportError(
+            "Parquet needs pyarrow: install it with `pip install fmlayers[parquet]`."
+        ) from error
+    return pa, parquet
+
+
+def _described(schema: Any) -> str:
+    return ", ".join(f"{field.name}: {field.type}" for field in schema)
+
+
+def _column(chunks: Any) -> Column:
+    column = chunks.combine_chunks()
+    if hasattr(column, "flatten") and hasattr(column, "offsets"):
+        lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        splits = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        return column.flatten().to_numpy(zero_copy_only=False), splits
+    numbers: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
+    return numbers
+
+
+def _from(column: Column, rows: npt.NDArray[np.int64]) -> Column:
+    """Returns the last rows of a column, those of `rows`."""
+    if not isinstance(column, tuple):
+        return column[rows]
+    values, splits = column
+    splits = splits[len(splits) - 1 - len(rows) :]
+    return values[splits[0] :], splits - splits[0]
+
+
+def _joined(first: dict[str, Column], second: dict[str, Column]) -> dict[str, Column]:
+    joined: dict[str, Column] = {}
+    for name, one in first.items():
+        other = second[name]
+        if isinstance(one, tuple) and isinstance(other, tuple):
+            splits = np.concatenate([one[1], one[1][-1] + other[1][1:]])
+            joined[name] = np.concatenate([one[0], other[0]]), splits
+        else:
+            joined[name] = np.concatenate([one, other])
+    return joined
