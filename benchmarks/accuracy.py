@@ -26,6 +26,7 @@ EVERYTHING_1M = (
 )
 ROWS = {
     "100k-ids": ("ml-100k", range(5), IDS),
+    "100k-ids-lazy-adam": ("ml-100k", range(5), f"{IDS} --optimizer lazy_adam"),
     "100k-ids-ensemble": (
         "ml-100k",
         range(5),
@@ -38,6 +39,7 @@ ROWS = {
         f"{EVERYTHING_100K} --members 3",
     ),
     "1m-ids": ("ml-1m", range(1), IDS),
+    "1m-ids-lazy-adam": ("ml-1m", range(1), f"{IDS} --optimizer lazy_adam"),
     "1m-ids-ensemble": ("ml-1m", range(1), f"{IDS} --members 8"),
     "1m-everything": ("ml-1m", range(1), EVERYTHING_1M),
 }

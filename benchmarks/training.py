@@ -1,6 +1,7 @@
 """Training speed against the rows in the tables: ours, stock Keras, PyTorch.
 
     python -m benchmarks.training [--rows 10000 1100000 ...] [--torch]
+        [--json FILE]
 
 A factorization machine of two fields, dimension 16, batches of 8192, uniform ids; ours
 compiled with XLA, 64 steps an execution; data prepared beforehand. Speeds are in
@@ -8,7 +9,6 @@ examples a second, medians of rounds in which all take their turn; torch is as
 `benchmarks/peers.txt` installs it.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -19,6 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 import fmlayers
+from benchmarks._report import parser_with_json, print_machine, write_figures
+from fmlayers.data._stream import without_tuning
 from fmlayers.models import FactorizationMachine
 
 DIM, BATCH = 16, 8192
@@ -48,7 +50,7 @@ def prepare(name: str, sizes: dict[str, int]) -> tuple[Callable[[], float], int]
     data = tf.data.Dataset.from_tensor_slices((inputs, ratings)).batch(
         BATCH, drop_remainder=True
     )
-    data = data.cache().prefetch(tf.data.AUTOTUNE)
+    data = without_tuning(data.cache().prefetch(8))
 
     def run() -> float:
         start = time.perf_counter()
@@ -96,7 +98,7 @@ def prepare_torch(sizes: dict[str, int]) -> tuple[Callable[[], float], int]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser()
+    parser = parser_with_json()
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--torch", action="store_true")
@@ -104,6 +106,7 @@ def main(arguments: list[str] | None = None) -> None:
     names = [*RUNS, *(["torch SparseAdam"] if options.torch else [])]
     print("Training, examples a second; x: LazyAdam over it")
     print(f"{'rows':>12}" + "".join(f"{name:>24}" for name in names))
+    speeds: dict[int, dict[str, float]] = {}
     for rows in options.rows:
         sizes = {"user": rows * 10 // 11, "item": rows - rows * 10 // 11}
         runs = {name: prepare(name, sizes) for name in RUNS}
@@ -114,15 +117,18 @@ def main(arguments: list[str] | None = None) -> None:
             for name in names:
                 seconds[name].append(runs[name][0]())
         speed = {n: runs[n][1] / statistics.median(seconds[n]) for n in names}
+        speeds[rows] = speed
         cells = [
             f"{speed[n]:,.0f} ({speed['LazyAdam'] / speed[n]:.1f}x)" for n in names
         ]
         print(f"{rows:>12,}" + "".join(f"{cell:>24}" for cell in cells), flush=True)
         del runs
         keras.backend.clear_session()
+    write_figures(options.json, speeds)
 
 
 if __name__ == "__main__":
     import sys
 
+    print_machine()
     main(sys.argv[1:])

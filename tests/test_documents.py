@@ -32,7 +32,7 @@ EXAMPLES = [
         "fmlayers.retrieval",
     )
     for name in importlib.import_module(module).__all__
-] + [("fmlayers.data", "Encoder")]
+] + [("fmlayers.data", "Encoder"), ("fmlayers.data", "ShuffledBatches")]
 
 
 @pytest.mark.parametrize(("module", "name"), EXAMPLES)

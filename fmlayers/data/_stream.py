@@ -101,12 +101,36 @@ def stream(pieces: Callable[[], Iterator[Batch]], example: Batch) -> Any:
         return tf.TensorSpec((None, *x.shape), x.dtype)
 
     signature = ({name: spec(x) for name, x in inputs.items()}, spec(targets))
-    return (
-        tf.data.Dataset.from_generator(pieces, output_signature=signature)
-        .prefetch(2)
-        .unbatch()
-        .prefetch(tf.data.AUTOTUNE)
+    formed = tf.data.Dataset.from_generator(pieces, output_signature=signature)
+    return without_tuning(formed.prefetch(2).unbatch().prefetch(PIECE))
+
+
+def in_order(columns: Any, batch_size: int) -> Any:
+    """Returns a `tf.data.Dataset` of the rows of arrays, in batches in their order."""
+    import tensorflow as tf
+
+    columns = tf.nest.map_structure(tf.constant, columns)
+    rows = len(tf.nest.flatten(columns)[0])
+
+    def batch(start: Any) -> Any:
+        return tf.nest.map_structure(lambda x: x[start : start + batch_size], columns)
+
+    return without_tuning(
+        tf.data.Dataset.range(0, rows, batch_size).map(batch).prefetch(2)
     )
+
+
+def without_tuning(dataset: Any) -> Any:
+    """Returns a `tf.data.Dataset` whose end is not waited for.
+
+    The thread that tunes a pipeline sleeps 10 ms, then 20, 40 and so on, and the end
+    of an iterator waits until it wakes: as long again as it has run.
+    """
+    import tensorflow as tf
+
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.with_options(options)
 
 
 def length(column: Column) -> int:

@@ -28,6 +28,7 @@ from fmlayers.data import (
     write_csv,
 )
 from fmlayers.data import source as sources
+from fmlayers.data._stream import in_order
 from fmlayers.data.encoder import UNKNOWN, Kind
 from fmlayers.losses import BPR
 from fmlayers.optimizers import Adagrad, LazyAdam
@@ -228,13 +229,12 @@ class Trainer:
             shuffle=False,
             epochs=epochs,
             initial_epoch=done,
-            validation_data=(
-                None
+            callbacks=callbacks,
+            **(
+                {}
                 if validation is None
                 else self._validation(encoder, fitting, validation)
             ),
-            validation_batch_size=VALIDATION_GROUPS * self.group_size,
-            callbacks=callbacks,
             verbose=0,
         )
         return model
@@ -262,6 +262,16 @@ class Trainer:
         )
 
     def _validation(
+        self, encoder: Encoder, fitting: Rows, validation: Rows
+    ) -> dict[str, Any]:
+        """Returns the arguments of `fit` that say what to validate on."""
+        data = self._validation_rows(encoder, fitting, validation)
+        batch_size = VALIDATION_GROUPS * self.group_size
+        if _streams():
+            return {"validation_data": in_order(data, batch_size)}
+        return {"validation_data": data, "validation_batch_size": batch_size}
+
+    def _validation_rows(
         self, encoder: Encoder, fitting: Rows, validation: Rows
     ) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]]:
         config = self.config

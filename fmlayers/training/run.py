@@ -22,6 +22,7 @@ from fmlayers.data import (
     read_table,
     split_rows,
 )
+from fmlayers.data._stream import in_order
 from fmlayers.data.encoder import MISSING, UNKNOWN, as_text
 
 fcntl: Any
@@ -184,7 +185,10 @@ def predict(
     """Returns the model's predictions `(rows,)`; none for no rows."""
     if len(next(iter(inputs.values()))) == 0:
         return np.empty(0, np.float32)
-    ratings = model.predict(inputs, batch_size=batch_size, verbose=0)
+    if keras.backend.backend() == "tensorflow":
+        ratings = model.predict(in_order(inputs, batch_size), verbose=0)
+    else:
+        ratings = model.predict(inputs, batch_size=batch_size, verbose=0)
     flat: npt.NDArray[np.float32] = np.asarray(ratings, np.float32)[:, 0]
     return flat
 

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from fmlayers.data import ShuffledBatches, without_padding
+from fmlayers.data._stream import in_order
 
 
 def batches(rows=10, batch_size=4, seed=0, epoch=0):
@@ -118,6 +119,22 @@ def test_a_stream_has_the_same_batches_without_end(rows):
                     np.testing.assert_array_equal(inputs[name], x)
             again.on_epoch_end()
     assert data.epoch == 1
+
+
+def test_rows_in_order():
+    ids = np.arange(10)
+    batches = in_order(({"id": ids, "pair": np.stack([ids, -ids], 1)}, ids * 0.5), 4)
+    found = list(batches.as_numpy_iterator())
+    assert [len(targets) for _, targets in found] == [4, 4, 2]
+    np.testing.assert_array_equal(np.concatenate([y for _, y in found]), ids * 0.5)
+    for inputs, targets in found:
+        np.testing.assert_array_equal(inputs["id"], targets * 2)
+        np.testing.assert_array_equal(inputs["pair"][:, 1], -inputs["id"])
+
+
+def test_nobody_waits_for_a_tuning_thread():
+    for dataset in (batches(9).stream(), in_order(np.arange(3), 2)):
+        assert dataset.options().autotune.enabled is False
 
 
 def test_fit_on_a_stream_goes_on_as_it_would_have():
