@@ -10,6 +10,7 @@ counting the input read, the gradient written and the input read again.
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
@@ -77,7 +78,7 @@ def main() -> None:
             for name, make in makers.items()
             if fields <= MOST_FIELDS[name]
         }
-        layer = compiled(FMInteraction())
+        layer = compiled(partial(FMInteraction(), training=True))
         runs: dict[str, Callable[[], object]] = {
             "copy": lambda a=array, b=buffer: np.copyto(b, a),
             "layer": lambda f=layer, x=x: f(x).numpy(),

@@ -37,6 +37,44 @@ def test_layer(reduce, vectors, tmp_path):
     )
 
 
+@pytest.mark.parametrize("fields", [1, 2, 31, 32, 33, 64, 70])
+def test_layer_of_many_fields(fields, rng, tmp_path):
+    check_layer(
+        FMInteraction,
+        {"inputs": rng.normal(size=(2, fields, 1)).astype("float32")},
+        lambda weights, inputs: pairwise(weights, inputs),
+        mixed_output_dtype="float32",
+        tmp_path=tmp_path,
+    )
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_second_derivatives(training, backend):
+    if backend != "tensorflow":
+        pytest.skip("its training form alone has a gradient of its own")
+    import tensorflow as tf
+
+    layer = FMInteraction(dtype="float64")
+    x = tf.constant(np.random.default_rng(0).normal(size=(2, 34, 3)))
+    with tf.GradientTape() as outer:
+        outer.watch(x)
+        with tf.GradientTape() as inner:
+            inner.watch(x)
+            y = tf.reduce_sum(layer(x, training=training) ** 2)
+        z = tf.reduce_sum(inner.gradient(y, x) ** 2)
+    found = outer.gradient(z, x).numpy()
+
+    # y = sum p^2, dy/dx_i = 2 p (s - x_i) =: g_i, and so on by hand.
+    values = x.numpy()
+    s = values.sum(axis=1, keepdims=True)
+    p = pairwise(None, values)[:, :, None]
+    rest = s - values
+    g = 2 * p * rest
+    along = (g * rest).sum(axis=(1, 2), keepdims=True)
+    expected = 4 * along * rest + 4 * p * (g.sum(axis=1, keepdims=True) - g)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
 @pytest.mark.parametrize("reduce", ["sum", "none"])
 def test_masked_fields_take_part_in_no_pair(reduce, vectors, tmp_path):
     mask = np.array([[1, 0, 1, 1, 0], [0, 0, 0, 0, 1], [0] * 5], "bool")
