@@ -1,17 +1,44 @@
-import keras
-import numpy as np
+"""All benchmarks, `make bench`; those of MovieLens where `FMLAYERS_DATA` is set."""
 
-from benchmarks import fm_interaction, tables, training
+import os
+from types import ModuleType
+
+from benchmarks import (
+    batches,
+    cold_start,
+    epoch,
+    fm_interaction,
+    lists,
+    tables,
+    time_to_rmse,
+    training,
+)
+from benchmarks._report import print_machine
+
+# `lists` has a part that needs no data.
+OF_NOTHING: tuple[ModuleType, ...] = (
+    cold_start,
+    fm_interaction,
+    tables,
+    batches,
+    training,
+    lists,
+)
+OF_MOVIELENS: tuple[ModuleType, ...] = (epoch, time_to_rmse)
 
 
 def main() -> None:
-    backend = keras.backend.backend()
-    print(f"keras {keras.__version__} on {backend}, numpy {np.__version__}\n")
-    fm_interaction.main()
-    print()
-    tables.main()
-    print()
-    training.main()
+    print_machine()
+    for benchmark in OF_NOTHING:
+        benchmark.main()
+        print(flush=True)
+    if "FMLAYERS_DATA" not in os.environ:
+        names = ", ".join(benchmark.__name__ for benchmark in OF_MOVIELENS)
+        print(f"Left out, since they need MovieLens in FMLAYERS_DATA: {names}")
+        return
+    for benchmark in OF_MOVIELENS:
+        benchmark.main()
+        print(flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,23 @@
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+PACKAGES = (
+    "numpy",
+    "keras",
+    "tensorflow",
+    "torch",
+    "deepctr",
+    "myfm",
+    "scikit-surprise",
+)
 
 
 def print_rmse(name: str, rmse: Sequence[float], seconds: Sequence[float]) -> None:
@@ -10,3 +27,26 @@ def print_rmse(name: str, rmse: Sequence[float], seconds: Sequence[float]) -> No
         f"{name}: RMSE {np.mean(rmse):.4f} ({each}), {np.mean(seconds):.0f} s a run",
         flush=True,
     )
+
+
+def print_machine() -> None:
+    """Prints the number of cores, and the versions of what is installed."""
+    versions = [f"Python {platform.python_version()}"]
+    for package in PACKAGES:
+        try:
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    print(f"{os.cpu_count()} cores; {', '.join(versions)}\n", flush=True)
+
+
+def parser_with_json() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--json", type=Path, metavar="FILE", help="for the pictures")
+    return parser
+
+
+def write_figures(path: Path | None, figures: dict[Any, Any]) -> None:
+    """Writes figures for `benchmarks.pictures`, if there is a path to write to."""
+    if path is not None:
+        path.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")

@@ -5,8 +5,8 @@
 
 A factorization machine of two fields, dimension 16, batches of 8192, uniform ids; ours
 compiled with XLA, 64 steps an execution; data prepared beforehand. Speeds are in
-examples a second, medians of rounds in which all take their turn; torch is as
-`benchmarks/peers.txt` installs it.
+examples a second, medians of rounds in which all take their turn; torch, in a
+process of its own, is as `benchmarks/peers.txt` installs it.
 """
 
 import statistics
@@ -20,6 +20,7 @@ import tensorflow as tf
 
 import fmlayers
 from benchmarks._report import parser_with_json, print_machine, write_figures
+from benchmarks._torch_fm import Worker
 from fmlayers.data._stream import without_tuning
 from fmlayers.models import FactorizationMachine
 
@@ -62,39 +63,23 @@ def prepare(name: str, sizes: dict[str, int]) -> tuple[Callable[[], float], int]
 
 
 def prepare_torch(sizes: dict[str, int]) -> tuple[Callable[[], float], int]:
-    import torch
-    from torch import nn
-
-    steps = 16
-    vectors = [nn.Embedding(n, DIM, sparse=True) for n in sizes.values()]
-    linear = [nn.Embedding(n, 1, sparse=True) for n in sizes.values()]
-    bias = nn.Parameter(torch.zeros(1))
-    for table in (*vectors, *linear):
-        nn.init.normal_(table.weight, std=0.01)
-    tables = [p for t in (*vectors, *linear) for p in t.parameters()]
-    optimizers = [torch.optim.SparseAdam(tables, lr=0.003), torch.optim.Adam([bias])]
+    rows = 16 * BATCH
     rng = np.random.default_rng(0)
-    shape = (steps, BATCH)
-    ids = [torch.as_tensor(rng.integers(1, n, shape)) for n in sizes.values()]
-    ratings = torch.as_tensor(rng.normal(size=shape).astype("float32"))
+    worker = Worker(
+        np.stack([rng.integers(1, size, rows) for size in sizes.values()], axis=1),
+        rng.normal(size=rows).astype("float32"),
+        [*sizes.values()],
+        DIM,
+        BATCH,
+    )
 
     def run() -> float:
         start = time.perf_counter()
-        for step in range(steps):
-            batch = [x[step] for x in ids]
-            v = torch.stack([t(x) for t, x in zip(vectors, batch, strict=True)], 1)
-            pairs = 0.5 * (v.sum(1).square() - v.square().sum(1)).sum(1)
-            first = sum(t(x)[:, 0] for t, x in zip(linear, batch, strict=True))
-            loss = (bias + first + pairs - ratings[step]).square().mean()
-            for optimizer in optimizers:
-                optimizer.zero_grad()
-            loss.backward()
-            for optimizer in optimizers:
-                optimizer.step()
+        worker.epoch()
         return time.perf_counter() - start
 
     run()
-    return run, steps * BATCH
+    return run, rows
 
 
 def main(arguments: list[str] | None = None) -> None:

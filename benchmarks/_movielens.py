@@ -1,0 +1,27 @@
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from fmlayers.data import Dataset, Encoder, load
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def dataset(name: str) -> Dataset:
+    """Returns `"ml-100k"` or `"ml-1m"` from the folder `FMLAYERS_DATA`."""
+    return load(Path(os.environ["FMLAYERS_DATA"]) / name)
+
+
+def ids(fitting: pd.DataFrame, *others: pd.DataFrame) -> tuple[list[Arrays], list[int]]:
+    """Returns ids of user and item of each table, and the sizes of their tables.
+
+    An id that `fitting` lacks is 0.
+    """
+    encoder = Encoder({"user": "categorical", "item": "categorical"}).fit(fitting)
+    encoded = [encoder.transform(table) for table in (fitting, *others)]
+    inputs = [{n: np.maximum(x, 0) for n, x in table.items()} for table in encoded]
+    return inputs, [len(encoder.vocabulary(n)) + 1 for n in ("user", "item")]

@@ -1,0 +1,163 @@
+"""Lists of 25 for all users of MovieLens 1M, their metrics, and a million items.
+
+    FMLAYERS_DATA=folder python -m benchmarks.lists [RUN]
+
+RUN is a run of MovieLens 1M; without it one is trained for three epochs. The lists are
+of the whole catalogue, without what a user has rated in training. Beside them the same
+by NumPy: the scores of all pairs, sorted whole. Without `FMLAYERS_DATA` the million
+items alone, in a process of their own: what its memory grows by beyond the catalogue.
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+import fmlayers
+from benchmarks._report import print_machine
+from benchmarks._timing import medians
+from fmlayers.models import MatrixFactorization
+from fmlayers.retrieval import TopN
+
+K = 25
+ITEMS, QUERIES = 1_000_000, 256
+TRAIN = [sys.executable, "-m", "fmlayers.cli", "train", "--model", "mf"]
+TRAIN += ["--max-epochs", "3", "--no-refit"]
+
+
+def of_a_run(path: Path) -> None:
+    from fmlayers.evaluation import evaluate
+    from fmlayers.retrieval.from_run import Recommender, recommend_all
+    from fmlayers.training import Run
+
+    run = Run(path)
+    loading = _seconds(lambda: run.model)
+    dataset = run.dataset(os.environ["FMLAYERS_DATA"] + "/ml-1m")
+    first = _seconds(lambda: recommend_all(run, dataset, k=K))
+    recommender = Recommender(run, dataset)
+    users = list(recommender.users)
+    taken = medians(
+        {
+            "recommend_all": lambda: recommend_all(run, dataset, k=K),
+            "lists": lambda: recommender.lists(users, K),
+            "evaluate": lambda: evaluate(run, dataset, k=K),
+            "NumPy": lambda: full_sort(recommender, users),
+        },
+        rounds=5,
+    )
+    _, positions = recommender.lists(users, K)
+    same = float(np.mean(positions == full_sort(recommender, users)))
+    print(f"Top {K} of {len(users):,} users, {len(recommender.catalogue):,} items")
+    for name, seconds in (
+        ("model loaded", loading),
+        ("all lists, the first time", first),
+        ("all lists, again", taken["recommend_all"]),
+        ("  of that, the search", taken["lists"]),
+        ("all metrics, beyond the lists", taken["evaluate"] - taken["recommend_all"]),
+        ("NumPy, sorted whole", taken["NumPy"]),
+    ):
+        ratio = seconds / taken["lists"]
+        print(f"{name:32}{seconds:8.2f} s{ratio:8.1f}x the search")
+    print(f"places with the same item as NumPy's: {same:.4%}")
+
+
+def full_sort(recommender: Any, users: list[str]) -> Any:
+    """Returns positions `(users, K)`, each user's whole row of scores sorted."""
+    top = recommender.top_n
+    items = keras.ops.convert_to_numpy(top.item_vectors)
+    constants = keras.ops.convert_to_numpy(top.item_constants)
+    found = []
+    for start in range(0, len(users), 1024):
+        part = users[start : start + 1024]
+        sides = top.model.side(recommender.queries(part), top.query_features)
+        constant, vectors = (keras.ops.convert_to_numpy(x) for x in sides)
+        scores = vectors @ items.T + constant + constants
+        for row, user in enumerate(recommender.users.get_indexer(part)):
+            scores[row, recommender._seen.of(user)] = -np.inf
+        found.append(np.argsort(-scores, axis=1, kind="stable")[:, :K])
+    return np.concatenate(found)
+
+
+def of_a_million(dim: int) -> dict[str, float]:
+    """Returns seconds and bytes of the lists of some users of a million items."""
+    features = [fmlayers.Categorical("user", QUERIES), fmlayers.Categorical("item", 2)]
+    model = MatrixFactorization(*features, dim)
+    top = TopN(model, ["item"], ITEMS, K)
+    rng = np.random.default_rng(0)
+    top.item_vectors.assign(rng.normal(size=(ITEMS, dim)).astype("float32"))
+    top.item_constants.assign(np.zeros(ITEMS, "float32"))
+    queries = {"user": np.arange(QUERIES, dtype="int32")}
+    seen = rng.integers(0, ITEMS, size=(QUERIES, 128), dtype="int32")
+
+    def search() -> Any:
+        return [np.asarray(x) for x in top(queries, exclude=seen)]
+
+    if Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the most so far
+    before = _memory("VmRSS")
+    first = _seconds(search)
+    seconds = medians({"search": search}, rounds=5)["search"]
+    return {"first": first, "seconds": seconds, "bytes": _memory("VmHWM") - before}
+
+
+def _memory(name: str) -> float:
+    """Returns bytes of this process: `VmRSS` are held now, `VmHWM` the most so far."""
+    status = Path("/proc/self/status")
+    if not status.exists():  # not Linux
+        return math.nan
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return 1024 * float(lines[name].split()[0])
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run", nargs="?", type=Path)
+    parser.add_argument("--million", type=int, metavar="DIM", help=argparse.SUPPRESS)
+    options = parser.parse_args([] if arguments is None else arguments)
+    if options.million is not None:
+        print(json.dumps(of_a_million(options.million)))
+        return
+    if options.run is not None:
+        of_a_run(options.run)
+    elif "FMLAYERS_DATA" in os.environ:
+        with tempfile.TemporaryDirectory() as folder:
+            data = os.environ["FMLAYERS_DATA"] + "/ml-1m"
+            command = [*TRAIN, "--data", data]
+            subprocess.run(
+                [*command, "--out", f"{folder}/run"],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+            of_a_run(Path(folder) / "run")
+    print(f"\nTop {K} of {QUERIES} users, {ITEMS:,} items, 128 excluded")
+    print(f"{'dim':>4}{'first, s':>10}{'again, s':>10}{'users/s':>9}{'memory':>11}")
+    for dim in (16, 64):
+        command = [sys.executable, "-m", "benchmarks.lists", "--million", str(dim)]
+        output = subprocess.run(command, check=True, capture_output=True).stdout
+        found = json.loads(output)
+        print(
+            f"{dim:4}{found['first']:10.2f}{found['seconds']:10.2f}"
+            f"{QUERIES / found['seconds']:9.0f}{found['bytes'] / 2**20:+8.0f} MB"
+        )
+    print(f"(the scores of all pairs at once: {4 * QUERIES * ITEMS / 2**20:,.0f} MB)")
+
+
+if __name__ == "__main__":
+    print_machine() if "--million" not in sys.argv else None
+    main(sys.argv[1:])

@@ -1,0 +1,135 @@
+"""Draws the pictures of docs/performance.md from what benchmarks wrote with `--json`.
+
+    python -m benchmarks.pictures docs/images [--training FILE] [--epoch FILE]
+        [--time-to-rmse FILE]
+
+Colours are of packages, the same in each picture.
+"""
+
+import argparse
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from matplotlib.ticker import FuncFormatter, NullFormatter
+from PIL import Image
+
+from fmlayers.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, _figure
+
+COLORS = {
+    "LazyAdam": BLUE,
+    "Adagrad": SKY,
+    "Keras": ORANGE,
+    "notebook": GREY,
+    "PyTorch": RED,
+    "torch": RED,
+    "DeepCTR": GREEN,
+    "myFM": PURPLE,
+    "Surprise": GREY,
+}
+LABELS = {
+    "LazyAdam": "fmlayers, LazyAdam",
+    "Adagrad": "fmlayers, Adagrad",
+    "torch SparseAdam": "PyTorch SparseAdam",
+}
+DPI = 96
+
+
+def training(figures: dict[str, dict[str, float]], path: Path) -> None:
+    """Examples a second by rows in the tables, a line each."""
+    figure, axes = _figure(7.5, 4.5)
+    rows = [int(size) for size in figures]
+    for name in next(iter(figures.values())):
+        speeds = [of_size[name] for of_size in figures.values()]
+        style = "--" if "XLA" in name or name == "Keras Adagrad" else "-"
+        marker = "s" if name == "Keras Adagrad" else "o"
+        axes.plot(
+            rows, speeds, style, marker=marker, color=color(name), label=label(name)
+        )
+    axes.set(xscale="log", yscale="log", xlabel="rows in the tables")
+    axes.set_ylabel("training examples a second")
+    _plain_numbers(axes.yaxis)
+    _plain_numbers(axes.xaxis)
+    axes.grid(color="#E8E8E8", which="major")
+    figure.legend(loc="outside right upper", frameon=False)
+    _write(figure, path)
+
+
+def epoch(figures: dict[str, Any], path: Path) -> None:
+    """Seconds an epoch as bars, the fastest above."""
+    seconds = dict(sorted(figures["seconds"].items(), key=lambda item: -item[1]))
+    figure, axes = _figure(7.5, 0.45 * len(seconds) + 1)
+    names = [label(name) for name in seconds]
+    bars = axes.barh(names, list(seconds.values()), color=[color(n) for n in seconds])
+    axes.bar_label(bars, [f"{each:.2f} s" for each in seconds.values()], padding=4)
+    axes.set(xlabel="seconds an epoch of MovieLens 1M")
+    axes.margins(x=0.12)
+    axes.tick_params(axis="y", length=0)
+    _write(figure, path)
+
+
+def time_to_rmse(figures: dict[str, Any], path: Path) -> None:
+    """Validation RMSE by seconds of training, a curve each, a panel a data set."""
+    figure, first = _figure(10, 4.2)
+    first.remove()
+    panels = figure.subplots(1, len(figures), squeeze=False)[0]
+    for axes, (size, curves) in zip(panels, figures.items(), strict=True):
+        axes.spines[["top", "right"]].set_visible(False)
+        for name, points in curves.items():
+            seconds, rmse = zip(*points, strict=True)
+            axes.plot(
+                seconds,
+                rmse,
+                marker="o" if len(points) < 50 else None,
+                markersize=3,
+                color=color(name),
+                label=label(name),
+            )
+        lowest = min(rmse for points in curves.values() for _, rmse in points)
+        axes.set(xscale="log", ylim=(lowest - 0.005, lowest + 0.09))
+        axes.set(title=f"MovieLens {size.upper()}", xlabel="seconds of training")
+        _plain_numbers(axes.xaxis)
+        axes.grid(color="#E8E8E8", which="major")
+    panels[0].set_ylabel("RMSE on validation rows (rating points)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", frameon=False)
+    _write(figure, path)
+
+
+def color(name: str) -> str:
+    return next(color for start, color in COLORS.items() if name.startswith(start))
+
+
+def label(name: str) -> str:
+    return LABELS.get(name, name)
+
+
+def _plain_numbers(axis: Any) -> None:
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.10g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _write(figure: Any, path: Path) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=DPI, format="png")
+    few_colors = Image.open(buffer).convert("RGB").quantize(48)
+    few_colors.save(path, optimize=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    drawers = {"training": training, "epoch": epoch, "time-to-rmse": time_to_rmse}
+    for name in drawers:
+        parser.add_argument(f"--{name}", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    for name, draw in drawers.items():
+        source = getattr(options, name.replace("-", "_"))
+        if source is not None:
+            figures = json.loads(source.read_text("utf-8"))
+            draw(figures, options.folder / f"performance-{name}.png")
+
+
+if __name__ == "__main__":
+    main()
