@@ -1,5 +1,4 @@
 import itertools
-import warnings
 
 import keras
 import numpy as np
@@ -310,7 +309,10 @@ def test_ids_with_row_splits_equal_padded_ones(combiner, out_of_range, rng):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_gradients_through_row_splits_equal_those_of_padding(jit_compile):
+def test_gradients_through_row_splits_equal_those_of_padding(jit_compile, backend):
+    if jit_compile and backend == "torch":
+        pytest.skip("torch.compile takes a minute; check_layer tries it elsewhere")
+
     def step(inputs):
         keras.utils.set_random_seed(0)
         features = [Categorical("user", 4), MultiCategorical("genres", 5)]
@@ -328,10 +330,7 @@ def test_gradients_through_row_splits_equal_those_of_padding(jit_compile):
         model = Summed()
         model(inputs)
         model.compile(keras.optimizers.SGD(1e-2), "mse", jit_compile=jit_compile)
-        with warnings.catch_warnings():
-            if jit_compile and keras.backend.backend() == "torch":
-                warnings.simplefilter("ignore")  # the compiler's own
-            model.train_on_batch(inputs, np.array([1.0, 2.0, 3.0], "float32"))
+        model.train_on_batch(inputs, np.array([1.0, 2.0, 3.0], "float32"))
         return model.get_weights()
 
     user = np.array([1, 2, 2], "int32")
