@@ -71,9 +71,7 @@ def stacked(batches: Sequence[Batch]) -> Batch:
         if not ragged:
             return np.stack([x for x in columns if not isinstance(x, tuple)])
         capacity = max(len(values) for values, _ in ragged)
-        filled = [np.resize(values, capacity) for values, _ in ragged]
-        for x, (values, _) in zip(filled, ragged, strict=True):
-            x[len(values) :] = 0
+        filled = [np.pad(values, (0, capacity - len(values))) for values, _ in ragged]
         splits = np.stack([row_splits for _, row_splits in ragged])
         splits[:, -1] = capacity
         return np.stack(filled), splits

@@ -77,8 +77,7 @@ class ShuffledBatches(keras.utils.PyDataset):
         return math.ceil(len(self.targets) / self.batch_size)
 
     def __getitem__(self, index: int) -> Batch:
-        start = index * self.batch_size
-        return self._take(self._order[start : start + self.batch_size])
+        return self._take(self._rows(index))
 
     def on_epoch_end(self) -> None:
         self.epoch += 1
@@ -102,8 +101,11 @@ class ShuffledBatches(keras.utils.PyDataset):
 
     def _piece(self, first: int, end: int) -> Batch:
         """Returns the batches from `first` to `end`, stacked."""
-        rows = self._order[first * self.batch_size : end * self.batch_size]
-        return self._take(rows.reshape(-1, self.batch_size))
+        return self._take(np.stack([self._rows(index) for index in range(first, end)]))
+
+    def _rows(self, index: int) -> npt.NDArray[np.int64]:
+        start = index * self.batch_size
+        return self._order[start : start + self.batch_size]
 
     def _take(self, rows: npt.NDArray[np.int64]) -> Batch:
         return {n: take(x, rows) for n, x in self.inputs.items()}, self.targets[rows]

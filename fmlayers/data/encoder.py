@@ -121,7 +121,7 @@ class Encoder:
         for part in [table] if isinstance(table, pd.DataFrame) else table:
             self._require_columns(part)
             for column, numbers in moments.items():
-                numbers.add(_numbers(column, part[column]))
+                numbers.add(as_numbers(column, part[column]))
             for column, known in counts.items():
                 codes, cells = self._cells(column, part[column])
                 repeats = np.bincount(codes[codes >= 0], minlength=len(cells))
@@ -150,7 +150,7 @@ class Encoder:
         kind = self.columns[column]
         if kind == "numeric":
             mean, deviation = self._scales[column]
-            scaled = (_numbers(column, values) - mean) / deviation
+            scaled = (as_numbers(column, values) - mean) / deviation
             return scaled.astype(np.float32)
         codes, cells = self._cells(column, values)
         lengths = [len(cell) for cell in cells]
@@ -318,7 +318,8 @@ class _Moments:
         return self.mean, math.sqrt(self.squares / self.count)
 
 
-def _numbers(column: str, values: "pd.Series[Any]") -> npt.NDArray[np.float64]:
+def as_numbers(column: str, values: "pd.Series[Any]") -> npt.NDArray[np.float64]:
+    """Returns a column as numbers, NaN where they are missing."""
     if pd.api.types.is_datetime64_any_dtype(values):
         raise DataError(
             f"Column {column!r} holds times, not numbers: give it in seconds or days."

@@ -1,5 +1,6 @@
 import itertools
 import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fmlayers._files import whole_file
 from fmlayers.data._stream import (
     PIECE,
     Batch,
@@ -18,7 +18,7 @@ from fmlayers.data._stream import (
     take,
     without_padding,
 )
-from fmlayers.data.encoder import Encoder
+from fmlayers.data.encoder import Encoder, as_numbers
 from fmlayers.data.errors import DataError
 
 
@@ -38,7 +38,8 @@ def write_shards(
     Args:
         tables: A table or, of data wider than memory, an iterable of its parts: what
             `pd.read_csv(path, chunksize=1_000_000)` returns.
-        folder: Where to write; it is made, and must hold no Parquet file yet.
+        folder: Where to write; it is made, and must hold no Parquet file yet. The
+            files appear when all of them are written.
         encoder: An `Encoder`, fitted on the training rows.
         target: Column to learn. Defaults to `"rating"`.
         group_size: Positive integer, rows that are read at once. Defaults to 65,536.
@@ -48,7 +49,7 @@ def write_shards(
 
     Raises:
         DataError: If the folder holds Parquet files, a table lacks a column, or the
-            target is missing somewhere.
+            target is missing somewhere or no number.
         ImportError: If pyarrow is not installed.
     """
     pa, parquet = _pyarrow()
@@ -58,28 +59,39 @@ def write_shards(
         raise DataError(f"{folder} holds Parquet files already: choose another folder.")
     tables = [tables] if isinstance(tables, pd.DataFrame) else tables
     rows = 0
-    for number, table in enumerate(tables):
-        name = f"table {number}"
-        if target not in table:
-            raise DataError(f"The {name} lacks the column {target!r}.")
-        targets = table[target].to_numpy(np.float32, na_value=np.nan)
-        if np.isnan(targets).any():
-            row = int(np.flatnonzero(np.isnan(targets))[0])
-            raise DataError(f"The {name}, row {row}: column {target!r} is missing.")
-        columns: dict[str, Any] = {}
-        for column, x in encoder.transform(table).items():
-            if x.ndim == 2:
-                values, splits = without_padding(x)
-                columns[column] = pa.ListArray.from_arrays(
-                    pa.array(splits, pa.int32()), pa.array(values)
-                )
-            else:
-                columns[column] = pa.array(x)
-        columns[target] = pa.array(targets)
-        with whole_file(folder / f"{number:05}.parquet") as written:
-            parquet.write_table(pa.table(columns), written, row_group_size=group_size)
-        rows += len(table)
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as written:
+        for number, table in enumerate(tables):
+            columns = _encoded(f"table {number}", table, encoder, target)
+            path = Path(written) / f"{number:05}.parquet"
+            parquet.write_table(pa.table(columns), path, row_group_size=group_size)
+            rows += len(table)
+        for path in Path(written).iterdir():
+            path.replace(folder / path.name)
     return rows
+
+
+def _encoded(
+    name: str, table: pd.DataFrame, encoder: Encoder, target: str
+) -> dict[str, Any]:
+    """Returns the columns of a table as those of Parquet."""
+    import pyarrow as pa
+
+    if target not in table:
+        raise DataError(f"The {name} lacks the column {target!r}.")
+    targets = as_numbers(target, table[target]).astype(np.float32)
+    if np.isnan(targets).any():
+        row = int(np.flatnonzero(np.isnan(targets))[0])
+        raise DataError(f"The {name}, row {row}: column {target!r} is missing.")
+    columns: dict[str, Any] = {}
+    for column, x in encoder.transform(table).items():
+        if x.ndim == 2:
+            values, splits = without_padding(x)
+            columns[column] = pa.ListArray.from_arrays(
+                pa.array(splits, pa.int32()), pa.array(values)
+            )
+        else:
+            columns[column] = pa.array(x)
+    return {**columns, target: pa.array(targets)}
 
 
 class ShardedBatches:
@@ -91,7 +103,7 @@ class ShardedBatches:
     workers each gets row groups of its own, anew each epoch, and as many batches as the
     others; what rows are over at the end of an epoch are left out of it.
 
-    Memory holds `mixed` row groups twice.
+    Memory holds `mixed` row groups, a few times over while they are mixed.
 
     Args:
         folder: Holds Parquet files of ids (integers), lists of ids, and numbers
@@ -298,8 +310,10 @@ def _described(schema: Any) -> str:
 
 
 def _column(chunks: Any) -> Column:
+    from pyarrow import types
+
     column = chunks.combine_chunks()
-    if hasattr(column, "flatten") and hasattr(column, "offsets"):
+    if types.is_list(column.type):
         lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
         splits = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         return column.flatten().to_numpy(zero_copy_only=False), splits

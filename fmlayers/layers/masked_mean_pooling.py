@@ -50,7 +50,8 @@ class MaskedMeanPooling(keras.layers.Layer):
 
     Raises:
         ValueError: If `combiner` is unknown, `axis` is the batch axis or outside
-            the inputs, a mask or weights have another rank than they should, or
+            the inputs, a mask or weights have another rank than they should,
+            weights are not ragged where the inputs are, or
             `row_splits` come with another `axis` than 1.
 
     Example:
@@ -97,8 +98,14 @@ class MaskedMeanPooling(keras.layers.Layer):
         row_splits: Tensor | None = None,
     ) -> Tensor:
         if is_ragged(inputs):
+            if weights is not None:
+                if not is_ragged(weights):
+                    raise ValueError(
+                        "`weights` must be ragged where the inputs are. "
+                        f"Received: shape {tuple(weights.shape)}."
+                    )
+                weights = weights.values
             mask, row_splits = None, inputs.row_splits
-            weights = None if weights is None else weights.values
             inputs = inputs.values
         rank = len(inputs.shape)
         axis = self._axis(rank, row_splits is not None)

@@ -64,7 +64,7 @@ class SampledBatches(ShuffledBatches):
         self.seen = np.unique(self._pair(seen_users, seen_items))
 
     def __getitem__(self, index: int) -> Batch:
-        _, rows = super().__getitem__(index)
+        rows = self._rows(index)
         rng = np.random.default_rng((self.seed, self.epoch, index))
         drawn = self._draw(rng, np.repeat(self.users[rows], self.negatives))
         drawn = drawn.reshape(len(rows), self.negatives)

@@ -227,6 +227,11 @@ def test_errors_of_writing(tmp_path, table, encoder):
     parts = [numbers[:150], numbers[150:]]
     with pytest.raises(DataError, match=r"table 1, row 2: column 'age' is missing"):
         write_shards(parts, tmp_path / "b", encoder, target="age")
+    assert not [*(tmp_path / "b").iterdir()]  # nothing of the first table either
+    words = table.assign(rating="good")
+    with pytest.raises(DataError, match="'rating', row 0: must be a finite number"):
+        write_shards(words, tmp_path / "b", encoder)
+    assert write_shards(table, tmp_path / "b", encoder) == 400
     write_shards(table, tmp_path / "c", encoder)
     before = (tmp_path / "c" / "00000.parquet").read_bytes()
     with pytest.raises(DataError, match="holds Parquet files already"):

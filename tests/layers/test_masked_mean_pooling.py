@@ -158,6 +158,10 @@ def test_ragged_equals_padded_and_masked(values, backend):
             layer(values, mask=mask, weights=factors),
             rtol=1e-6,
         )
+        check_error(
+            "`weights` must be ragged",
+            lambda layer=layer: layer(ragged, weights=factors),
+        )
         inputs = keras.Input((None, 2), ragged=True)
         model = keras.Model(inputs, layer(inputs))
         np.testing.assert_allclose(model(ragged), layer(ragged), rtol=1e-6)
