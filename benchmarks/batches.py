@@ -27,7 +27,8 @@ LONGEST = 100
 
 def main() -> None:
     print(f"{ROWS:,} rows of user and item, rows a second")
-    report(of_two_ids(ROWS), ROWS)
+    with tempfile.TemporaryDirectory() as folder:
+        report(of_two_ids(ROWS, Path(folder)), ROWS)
     rows = ROWS // 4
     print(f"\n{rows:,} rows of user and a list of 2 ids on average, {LONGEST} at most")
     report(with_lists(rows), rows)
@@ -40,7 +41,7 @@ def report(runs: dict[str, Callable[[], object]], rows: int) -> None:
         print(f"{name:44}{rows / taken:12,.0f}{taken / least:8.2f} x", flush=True)
 
 
-def of_two_ids(rows: int) -> dict[str, Callable[[], object]]:
+def of_two_ids(rows: int, folder: Path) -> dict[str, Callable[[], object]]:
     rng = np.random.default_rng(0)
     table = pd.DataFrame(
         {
@@ -53,7 +54,6 @@ def of_two_ids(rows: int) -> dict[str, Callable[[], object]]:
     inputs = encoder.transform(table)
     ratings = table["rating"].to_numpy("float32")
     data = ShuffledBatches(inputs, ratings, BATCH, seed=0)
-    folder = Path(tempfile.mkdtemp())
     write_shards((table[i::4] for i in range(4)), folder, encoder)
     shards = ShardedBatches(folder, BATCH, seed=0)
     ready = data.stream().take(len(data)).cache().repeat()
