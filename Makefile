@@ -9,7 +9,7 @@ demo: $(INSTALLED)
 	$(BIN)/fmlayers train --data synthetic --model fm --out runs/demo --overwrite
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
