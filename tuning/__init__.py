@@ -1,5 +1,6 @@
 """KerasTuner search spaces and searches over the models."""
 
+from fmlayers.tuning.config import TuningConfig
 from fmlayers.tuning.hyper_models import (
     HyperChoice,
     HyperDeepFM,
@@ -8,6 +9,7 @@ from fmlayers.tuning.hyper_models import (
     HyperMatrixFactorization,
     HyperNeuralMatrixFactorization,
 )
+from fmlayers.tuning.search import searched, tune
 from fmlayers.tuning.spaces import (
     embedding_space,
     interaction_space,
@@ -18,6 +20,7 @@ from fmlayers.tuning.spaces import (
     tower_space,
     training_space,
 )
+from fmlayers.tuning.study import Study, StudyError
 
 __all__ = [
     "HyperChoice",
@@ -26,12 +29,17 @@ __all__ = [
     "HyperLibFM",
     "HyperMatrixFactorization",
     "HyperNeuralMatrixFactorization",
+    "Study",
+    "StudyError",
+    "TuningConfig",
     "embedding_space",
     "interaction_space",
     "linear_space",
     "optimizer_space",
     "pooling_space",
     "scaler_space",
+    "searched",
     "tower_space",
     "training_space",
+    "tune",
 ]

@@ -18,10 +18,15 @@ LARGEST_DROPOUT = 0.6
 UNITS = ("16", "64", "32-16", "64-32", "64-64", "128-64", "64-32-16", "128-64-32")
 
 
-def integer(hp: HyperParameters, name: str, default: int) -> Any:
+def integer(
+    hp: HyperParameters,
+    name: str,
+    default: int,
+    bounds: tuple[int, int] | None = None,
+) -> Any:
     if is_given(hp, name):
         return hp.get(name)
-    low, high = INTEGERS[name]
+    low, high = bounds or INTEGERS[name]
     return hp.Int(
         name,
         min(low, default),
@@ -43,7 +48,7 @@ def floating(
     if default <= 0.0:
         raise ValueError(
             f"The default of `{name}` must be positive: it is searched on a "
-            f"logarithmic scale. Received: {default}."
+            f"logarithmic scale; fix it otherwise. Received: {default}."
         )
     low, high = bounds or FLOATS[name]
     return hp.Float(

@@ -46,6 +46,7 @@ class Examples:
         validation: Rows | None = None,
     ) -> None:
         self.config = config
+        self.dataset = dataset
         self.whole = dataset.table()
         of_items = () if dataset.items is None else dataset.items.columns
         self.item_columns = {"item", *of_items} & set(columns)
