@@ -68,14 +68,14 @@ class TrialProgress:
                 text = f"failed: {self.reason(trial)}"
             left = self._left()
             self.bar.update(self.task, completed=self.told, figures=left)
-            line = "; ".join(filter(None, [f"trial {trial_id}: {text}", left]))
+            line = "; ".join(filter(None, [f"trial {int(trial_id)}: {text}", left]))
             self.console.print(line, markup=False, soft_wrap=True)
 
     def _left(self) -> str:
         parts = []
         best = [t for t in self.oracle.get_best_trials() if t.score is not None]
         if best:
-            parts.append(f"best {best[0].score:.4f} (trial {best[0].trial_id})")
+            parts.append(f"best {best[0].score:.4f} (trial {int(best[0].trial_id)})")
         total = self.oracle.max_trials
         if total and total > self.told:
             each = (time.perf_counter() - self.started) / (self.told - self.before)

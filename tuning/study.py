@@ -1,9 +1,10 @@
 """Studies: folders of trials, and what was found by them."""
 
+import copy
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ class Study:
     @property
     def hyperparameters(self) -> HyperParameters:
         """What is searched."""
-        return HyperParameters.from_config(self.record["space"])
+        # KerasTuner writes into what it reads.
+        return HyperParameters.from_config(copy.deepcopy(self.record["space"]))
 
     def trials(self) -> pd.DataFrame:
         """Returns a row a trial that has ended, in the order of their beginning.
@@ -85,11 +87,11 @@ class Study:
         order = completed.sort_values(
             objective, ascending=self.config.direction == "min", kind="stable"
         )
-        return self.configured(str(order["trial"].iloc[0]))
+        return self.configured(int(order["trial"].iloc[0]))
 
-    def configured(self, trial: str) -> TrainingConfig:
-        """Returns the configuration of a trial, by its name in `trials()`."""
-        state = runs.read_json(self.path / TRIALS / f"trial_{trial}" / "trial.json")
+    def configured(self, trial: int) -> TrainingConfig:
+        """Returns the configuration of a trial, by its number in `trials()`."""
+        (state,) = (s for s, _ in _states(self.path) if int(s["trial_id"]) == trial)
         hp = HyperParameters.from_config(state["hyperparameters"])
         space = Space(
             self.config, self.record["columns"], self.record["rows"]["fitting"]
@@ -204,11 +206,7 @@ def trials_of(path: Path, config: TuningConfig) -> pd.DataFrame:
     """Returns what `Study.trials` does."""
     rows: list[dict[str, Any]] = []
     named: dict[str, None] = {}
-    for folder in sorted((path / TRIALS).glob("trial_*")):
-        file = folder / "trial.json"
-        state: Any = runs.read_json(file) if file.exists() else {"status": None}
-        if state["status"] not in ("COMPLETED", "FAILED"):
-            continue
+    for state, folder in _states(path):
         values = {
             name: value
             for name, value in state["hyperparameters"]["values"].items()
@@ -217,7 +215,7 @@ def trials_of(path: Path, config: TuningConfig) -> pd.DataFrame:
         named |= dict.fromkeys(values)
         rows.append(
             {
-                "trial": state["trial_id"],
+                "trial": int(state["trial_id"]),
                 "status": state["status"],
                 config.objective: state["score"],
                 "epochs": _metric(state, "epochs"),
@@ -227,8 +225,16 @@ def trials_of(path: Path, config: TuningConfig) -> pd.DataFrame:
             }
         )
     first = ["trial", "status", config.objective, "epochs", "seconds"]
-    rows.sort(key=lambda row: int(row["trial"]))
+    rows.sort(key=lambda row: row["trial"])
     return pd.DataFrame(rows, columns=[*first, *named, "reason"])
+
+
+def _states(path: Path) -> Iterator[tuple[dict[str, Any], Path]]:
+    """Yields what KerasTuner says of each trial that has ended, and its folder."""
+    for file in (path / TRIALS).glob("trial_*/trial.json"):
+        state = runs.read_json(file)
+        if state["status"] in ("COMPLETED", "FAILED"):
+            yield state, file.parent
 
 
 def _check_same(

@@ -37,7 +37,8 @@ class _StudyOracle(keras_tuner.Oracle):
         deadline: Time of `time.monotonic()` after which no trial begins.
     """
 
-    deadline = math.inf
+    deadline: float = math.inf
+    max_trials: int | None
 
     def save(self) -> None:
         with whole_file(self._get_oracle_fname()) as written:
@@ -179,8 +180,8 @@ def make_tuner(
 def _random_points(hyperparameters: HyperParameters, max_trials: int | None) -> int:
     """Returns with how many trials a Bayesian search begins, the default among them.
 
-    KerasTuner's three a hyperparameter, fixed ones too, are more than most searches have
-    trials.
+    KerasTuner's own number, three a hyperparameter, fixed ones too, is more than most
+    searches have trials.
     """
     searched = [p for p in hyperparameters.space if not isinstance(p, kinds.Fixed)]
     return max(3, min(3 * len(searched), (max_trials or 0) // 3))
