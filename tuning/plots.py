@@ -21,6 +21,7 @@ from fmlayers._figures import (
 
 Floats = npt.NDArray[np.float64]
 
+NONE = -0.1  # where lines of trials pass that do not have a hyperparameter
 OUTLIERS = 4.0  # times as far from the best as the middle trial is: not drawn to scale
 
 
@@ -150,11 +151,9 @@ def parallel_coordinates(
     for place, trial in enumerate(order):
         share = place / max(len(order) - 1, 1)
         is_best = place == len(order) - 1
-        line = np.array([axis.places[trial] for axis in every])
-        has = np.isfinite(line)  # not what a condition leaves out
         axes.plot(
-            np.flatnonzero(has),
-            line[has],
+            range(len(every)),
+            np.nan_to_num([axis.places[trial] for axis in every], nan=NONE),
             color=RED if is_best else colours(share),
             alpha=1.0 if is_best else 0.25 + 0.5 * share,
             linewidth=2.5 if is_best else 1.2,
@@ -164,7 +163,10 @@ def parallel_coordinates(
         )
     for k, axis in enumerate(every):
         axes.plot([k, k], [0, 1], color="black", linewidth=0.8, zorder=0)
-        for tick, label in zip(axis.ticks, axis.labels, strict=True):
+        lacks = bool(np.isnan(axis.places).any())
+        ticks = [*axis.ticks, *[NONE] * lacks]
+        labels = [*axis.labels, *["none"] * lacks]
+        for tick, label in zip(ticks, labels, strict=True):
             axes.text(
                 k + 0.06,
                 tick,
@@ -178,7 +180,7 @@ def parallel_coordinates(
     axes.set_xticks(range(len(every)), names, fontsize=8)
     axes.tick_params(length=0)
     axes.set_yticks([])
-    axes.set(xlim=(-0.3, len(every) - 0.3), ylim=(-0.06, 1.06))
+    axes.set(xlim=(-0.3, len(every) - 0.3), ylim=(NONE - 0.05, 1.06))
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     return written(figure, path)
 

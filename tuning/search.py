@@ -1,14 +1,18 @@
 """The search: trials under KerasTuner, a report, and the best as an ordinary run."""
 
+import contextlib
+import io
 import math
 import os
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from keras_tuner import HyperParameters
 from keras_tuner.engine import hyperparameters as kinds
+from keras_tuner.src import config as keras_tuner_config
 
 from fmlayers.models.from_config import model_from_config
 from fmlayers.training import run as runs
@@ -177,6 +181,7 @@ def _search(
     model = _trial_model(study, prepared, workers)
     told: list[TrialProgress] = []
     with ExitStack() as stack:
+        stack.enter_context(_without_tracebacks())
         leads = role == "chief" or workers > 1
         if leads and role == "alone":
             stack.enter_context(processes.local_chief())
@@ -209,7 +214,19 @@ def _search(
         if role == "alone":
             local = processes.LocalWorkers(study.path, workers, timeout)
             stack.callback(local.stop)
+        # KerasTuner's server prints each condition that a worker sends.
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         processes.lead(tuner, study.path, progress, timeout, local)
+
+
+@contextlib.contextmanager
+def _without_tracebacks() -> Iterator[None]:
+    """Lets KerasTuner print none: the reason of a failure is told in a line."""
+    before, keras_tuner_config.DEBUG = keras_tuner_config.DEBUG, False
+    try:
+        yield
+    finally:
+        keras_tuner_config.DEBUG = before
 
 
 def _trial_model(study: Study, prepared: Prepared, workers: int) -> TrialModel:

@@ -25,6 +25,7 @@ from fmlayers.tuning.space import Space
 from fmlayers.tuning.tuners import REASON, TRIALS
 
 BEST = "best"  # the run of the best trial
+SAME = ("training", "data", "fields", "search", "fixed")
 HYPERBAND = "tuner/"  # before the names of what Hyperband keeps among the values
 
 
@@ -278,9 +279,10 @@ def _changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _flat(study: Mapping[str, Any]) -> dict[str, Any]:
-    # Where the data are is no matter, once they are known to be the same.
-    training = {k: v for k, v in study["training"].items() if k != "data"}
-    return {**{k: v for k, v in study.items() if k != "training"}, **training}
+    # Where the data are is no matter, once they are known to be the same, nor in which
+    # words a space was told.
+    flat = {**study["training"], **study}
+    return {k: v for k, v in flat.items() if k not in SAME}
 
 
 def _is_study(path: Path) -> bool:
