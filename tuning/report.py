@@ -19,6 +19,8 @@ from fmlayers.tuning.importance import FEWEST, importance
 from fmlayers.tuning.plots import Axis, axis_of
 from fmlayers.tuning.study import BEST, Study, StudyError
 
+# Settings by which the defaults of others are chosen.
+DECIDING = ("model", "loss", "histories", "optimizer")
 SHOWN = 10  # trials in the summary
 PICTURES = {
     "best_so_far": "The best so far",
@@ -27,16 +29,29 @@ PICTURES = {
 }
 
 
-def write_report(study: Study) -> None:
-    """Writes `summary.txt`, `report.html` and the pictures into a study's folder."""
+def write_pictures(study: Study) -> str:
+    """Writes the pictures of a study into its folder; returns why there are none."""
     trials = study.trials()
     axes = axes_of(study, completed(trials))
-    shares = importances(study, trials, axes)
+    for name in PICTURES:
+        _picture(study, name).unlink(missing_ok=True)
     try:
-        pictures = _pictures(study, trials, axes, shares)
-        missing = ""
+        _draw(study, trials, axes, importances(study, trials, axes))
     except ImportError as error:
-        pictures, missing = {}, f"The pictures are missing: {error}"
+        return f"The pictures are missing: {error}"
+    return ""
+
+
+def write_report(study: Study, missing: str = "") -> None:
+    """Writes `summary.txt` and `report.html`, the pictures inside.
+
+    Args:
+        study: The study.
+        missing: What `write_pictures` has returned.
+    """
+    trials = study.trials()
+    shares = importances(study, trials, axes_of(study, completed(trials)))
+    pictures = [name for name in PICTURES if _picture(study, name).exists()]
     summary = "\n".join(filter(None, [_summary(study, trials, shares), missing]))
     for name, text in {
         "summary.txt": summary.rstrip() + "\n",
@@ -89,16 +104,15 @@ def importances(
 
 def command_of(config: TrainingConfig) -> str:
     """Returns the `fmlayers train` that trains a configuration."""
-    default = TrainingConfig(
-        model=config.model,
-        loss=config.loss,
-        histories=config.histories,
-        optimizer=config.optimizer,
-    )
+    deciding = {name: getattr(config, name) for name in DECIDING}
+    default = {
+        **TrainingConfig(**deciding).to_dict(),
+        **{name: TrainingConfig().to_dict()[name] for name in DECIDING},
+    }
     words = ["fmlayers", "train", "--data", config.data]
     for field in fields(TrainingConfig):
-        name, value = field.name, getattr(config, field.name)
-        is_default = value is None or value == getattr(default, name)
+        name, value = field.name, config.to_dict()[field.name]
+        is_default = value is None or value == default[name]
         if name == "data" or (is_default and name != "model"):
             continue
         option = f"--{name.replace('_', '-')}"
@@ -115,24 +129,25 @@ def command_of(config: TrainingConfig) -> str:
     return shlex.join(words)
 
 
-def _pictures(
+def _draw(
     study: Study,
     trials: pd.DataFrame,
     axes: Sequence[Axis],
     shares: Mapping[str, float],
-) -> dict[str, Path]:
-    config = study.config
-    paths = {name: study.path / f"{name}.png" for name in PICTURES}
-    target = config.objective, config.direction
-    if not len(trials):
-        return {}
-    plots.best_so_far(trials, *target, paths["best_so_far"])
-    scores = completed(trials)[config.objective]
+) -> None:
+    target = study.config.objective, study.config.direction
+    scores = completed(trials)[study.config.objective]
+    if len(trials):
+        plots.best_so_far(trials, *target, _picture(study, "best_so_far"))
     if len(scores) and axes:
-        plots.parallel_coordinates(axes, scores, *target, paths["parallel_coordinates"])
+        path = _picture(study, "parallel_coordinates")
+        plots.parallel_coordinates(axes, scores, *target, path)
     if shares:
-        plots.importance_bars(shares, config.objective, paths["importance"])
-    return {name: path for name, path in paths.items() if path.exists()}
+        plots.importance_bars(shares, target[0], _picture(study, "importance"))
+
+
+def _picture(study: Study, name: str) -> Path:
+    return study.path / f"{name}.png"
 
 
 def _summary(study: Study, trials: pd.DataFrame, shares: Mapping[str, float]) -> str:
@@ -226,7 +241,7 @@ def _page(
     study: Study,
     trials: pd.DataFrame,
     shares: Mapping[str, float],
-    pictures: Mapping[str, Path],
+    pictures: Sequence[str],
     missing: str,
 ) -> str:
     """Returns one page with all in it: styles, pictures, table."""
@@ -247,8 +262,8 @@ def _page(
     )
     images = "".join(
         f'<h2>{PICTURES[name]}</h2><img alt="{PICTURES[name]}" '
-        f'src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
-        for name, path in pictures.items()
+        f'src="data:image/png;base64,{_base64(_picture(study, name))}">'
+        for name in pictures
     )
     best = "\n".join(_best_lines(study))
     return f"""<!DOCTYPE html>
@@ -266,6 +281,10 @@ def _page(
 </body>
 </html>
 """
+
+
+def _base64(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
 
 
 def _html_table(study: Study, trials: pd.DataFrame) -> str:

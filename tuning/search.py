@@ -21,6 +21,7 @@ from fmlayers.tuning import workers as processes
 from fmlayers.tuning.config import TuningConfig
 from fmlayers.tuning.memory import default_limit
 from fmlayers.tuning.progress import TrialProgress
+from fmlayers.tuning.report import write_pictures, write_report
 from fmlayers.tuning.study import (
     BEST,
     Prepared,
@@ -155,10 +156,9 @@ def finish(study: Study) -> None:
     Raises:
         StudyError: If no trial was completed.
     """
-    from fmlayers.tuning.report import write_report
-
     study.write_table()
-    write_report(study)
+    missing = write_pictures(study)
+    write_report(study, missing)
     best = study.best()
     out = study.path / BEST
     if runs.is_run(out) and _is_of(runs.read_json(out / "config.json"), best.to_dict()):
@@ -166,7 +166,7 @@ def finish(study: Study) -> None:
     partial = runs.partial_path(out) / "config.json"
     begun = partial.is_file() and _is_of(runs.read_json(partial), best.to_dict())
     train(best, out, model_from_config, resume=begun, overwrite=not begun)
-    write_report(study)
+    write_report(study, missing)
 
 
 def _search(

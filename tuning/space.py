@@ -115,7 +115,7 @@ class Space:
                 conditions = parameter.conditions
                 hp.merge([kinds.Fixed(name, parameter.default, conditions=conditions)])
             elif wanted.get(name):
-                _register(hp, parameter, wanted[name])
+                hp.merge([_narrowed(parameter, wanted[name])])
             else:
                 hp.merge([parameter])
         return hp
@@ -145,26 +145,31 @@ class Space:
         return own if name not in known and own in known else name
 
 
-def _register(hp: HyperParameters, parameter: Any, values: str) -> None:
-    """Registers a hyperparameter with some of its values, whatever its conditions."""
+def _narrowed(parameter: Any, values: str) -> Any:
+    """Returns a hyperparameter with some of its values."""
     name, default = parameter.name, parameter.default
+    options: dict[str, Any] = {"name": name, "conditions": parameter.conditions}
     low, colon, high = values.partition(":")
     if colon and isinstance(parameter, kinds.Int | kinds.Float):
-        bounds = _number(name, low), _number(name, high)
-        if not bounds[0] <= bounds[1] or bounds[0] <= 0 < _lowest(parameter):
+        lowest, highest = _number(name, low), _number(name, high)
+        if not lowest <= highest or lowest <= 0 < parameter.min_value:
             raise ValueError(
                 f"The values of {name!r} must go from a positive number to one as high "
                 f"or higher. Received: {values!r}."
             )
-        default = min(max(default, bounds[0]), bounds[1])
-        sampling = parameter.sampling
+        options["sampling"] = parameter.sampling
+        default = min(max(default, lowest), highest)
         if isinstance(parameter, kinds.Float):
-            hp.Float(name, *bounds, sampling=sampling, default=default)
-            return
-        step = 2 if math.log2(bounds[1] / bounds[0]).is_integer() else None
-        whole = int(bounds[0]), int(bounds[1])
-        hp.Int(name, *whole, step=step, sampling=sampling, default=int(default))
-        return
+            return kinds.Float(
+                min_value=lowest, max_value=highest, default=default, **options
+            )
+        return kinds.Int(
+            min_value=int(lowest),
+            max_value=int(highest),
+            step=2 if math.log2(highest / lowest).is_integer() else None,
+            default=int(default),
+            **options,
+        )
     every: list[Any] = values.split(",")
     if isinstance(parameter, kinds.Int | kinds.Float):
         kind = int if isinstance(parameter, kinds.Int) else float
@@ -174,11 +179,9 @@ def _register(hp: HyperParameters, parameter: Any, values: str) -> None:
             f"The values of {name!r} must be among {list(parameter.values)}. "
             f"Received: {values!r}."
         )
-    hp.Choice(name, every, default=default if default in every else every[0])
-
-
-def _lowest(parameter: Any) -> float:
-    return float(parameter.min_value)
+    return kinds.Choice(
+        values=every, default=default if default in every else every[0], **options
+    )
 
 
 def _number(name: str, text: str) -> float:

@@ -11,6 +11,7 @@ import io
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,10 @@ class _BayesianOracle(_StudyOracle, oracles.BayesianOptimizationOracle):
     def populate_space(self, trial_id: str) -> Any:
         # Its state is in no file.
         self._random_state = np.random.RandomState(self.seed + len(self.trials))
-        return super().populate_space(trial_id)
+        with warnings.catch_warnings():
+            # Of a kernel's length at the end of its range, which nobody can mend.
+            warnings.simplefilter("ignore")
+            return super().populate_space(trial_id)
 
 
 class _HyperbandOracle(_StudyOracle, oracles.HyperbandOracle):
