@@ -159,7 +159,7 @@ def parallel_coordinates(
             linewidth=2.5 if is_best else 1.2,
             marker="o",
             markersize=5 if is_best else 3,
-            label=_legend(place, is_best),
+            label=_legend(place, len(order)),
         )
     for k, axis in enumerate(every):
         axes.plot([k, k], [0, 1], color="black", linewidth=0.8, zorder=0)
@@ -245,7 +245,6 @@ def axis_of(parameter: Any, trials: pd.DataFrame) -> Axis:
     return Axis(parameter.name, ticks, labels, np.array(places), ordered)
 
 
-def _legend(place: int, is_best: bool) -> str | None:
-    if is_best:
-        return "the best"
-    return "a trial; the darker, the better" if place == 0 else None
+def _legend(place: int, count: int) -> str | None:
+    labels = {count - 1: "the best", count - 2: "a trial; the darker, the better"}
+    return labels.get(place)

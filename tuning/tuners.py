@@ -153,7 +153,9 @@ def make_tuner(
     options: dict[str, Any] = {
         "objective": keras_tuner.Objective(config.objective, config.direction),
         "hyperparameters": hyperparameters.copy(),
-        "seed": config.seed + 1,  # KerasTuner takes 0 for none
+        # KerasTuner takes 0 for none, and the numbers after a seed for its draws: seeds
+        # near each other would draw the same.
+        "seed": 1 + 1_000_003 * config.seed % 2**31,
         # One that fails says nothing of the next.
         "max_consecutive_failed_trials": 2**31,
     }
