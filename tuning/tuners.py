@@ -50,6 +50,12 @@ class _StudyOracle(keras_tuner.Oracle):
         with whole_file(path) as written:
             trial.save(str(written))
 
+    def reload(self) -> None:
+        super().reload()
+        # Not as the folder lists them: a Gaussian process sees an order in them.
+        numbers = sorted(self.trials, key=int)
+        self.trials = {number: self.trials[number] for number in numbers}
+
     def _random_values(self) -> dict[str, Any] | None:
         if self.trials:
             values: dict[str, Any] | None = super()._random_values()

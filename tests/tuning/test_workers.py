@@ -17,9 +17,9 @@ from fmlayers.tuning import Study, StudyError, tune, workers
 from fmlayers.tuning.search import Prepared, _trial_model
 from fmlayers.tuning.tuners import make_tuner
 
-TIMEOUT = 8.0
+TIMEOUT = 6.0
 # Long enough to be killed in.
-LONG = {"max_epochs": 150, "patience": 150}
+LONG = {"max_epochs": 20, "patience": 20}
 
 
 @pytest.fixture
@@ -88,11 +88,10 @@ def values(study):
 def test_a_chief_and_two_workers(study, make_config, on_loopback, tmp_path):
     config, out = make_config(), tmp_path / "s"
     with worker("one", config, out) as one, worker("two", config, out) as two:
-        found = tune(config, out, max_trials=6, worker_timeout=60.0)
+        found = tune(config, out, max_trials=4, worker_timeout=60.0)
         assert one.wait(60) == two.wait(60) == 0
     # The same trials as of one process, whoever ran them.
-    assert values(found).equals(values(study))
-    assert found.best() == study.best() or found.best().l2 == study.best().l2
+    assert values(found).equals(values(study)[:4])
     assert (out / "best" / "model.keras").exists()
     assert {path.name for path in (out / "alive").iterdir()} >= {"one", "two", "chief"}
 
@@ -108,12 +107,12 @@ def test_a_killed_worker_is_replaced(study, make_config, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "LocalWorkers", Recorded)
     out = tmp_path / "s"
     killing = kill_in_flight(out, lambda: started[0])
-    found = tune(make_config(LONG), out, max_trials=4, workers=2)
+    found = tune(make_config(LONG), out, max_trials=3, workers=2)
     killing.join()
     assert len(started) == 3
     assert (found.trials()["status"] == "COMPLETED").all()
-    assert found.trials()["trial"].tolist() == [0, 1, 2, 3]
-    assert values(found)["l2"].tolist() == values(study)["l2"].tolist()[:4]
+    assert found.trials()["trial"].tolist() == [0, 1, 2]
+    assert values(found)["l2"].tolist() == values(study)["l2"].tolist()[:3]
     assert not any(name in os.environ for name in workers.VARIABLES)
 
 
@@ -124,14 +123,14 @@ def test_a_chief_does_not_wait_for_a_killed_worker(
     with worker("one", config, out) as one:
         killing = kill_in_flight(out, lambda: one)
         with pytest.raises(StudyError, match=r"All workers are gone; \d trials have"):
-            tune(config, out, max_trials=3, worker_timeout=TIMEOUT)
+            tune(config, out, max_trials=2, worker_timeout=TIMEOUT)
         killing.join()
     for name in workers.VARIABLES:
         monkeypatch.delenv(name)
     # What it was at is taken up by whoever goes on.
-    found = tune(config, out, max_trials=3)
+    found = tune(config, out, max_trials=2)
     assert (found.trials()["status"] == "COMPLETED").all()
-    assert found.trials()["trial"].tolist() == [0, 1, 2]
+    assert found.trials()["trial"].tolist() == [0, 1]
 
 
 def test_a_worker_does_not_wait_for_a_chief_that_is_gone(
