@@ -1,4 +1,4 @@
-"""Import, train, tune, save, load, with the installed wheel alone: `smoke.py CHECKOUT`."""
+"""Import, train, tune, save, load, by the installed wheel alone: `smoke.py ROOT`."""
 
 import subprocess
 import sys

@@ -83,7 +83,8 @@ def tune(
             Hyperband to as many as it needs.
         max_minutes: Optional minutes after which no trial begins.
         hyperparameters: Optional hyperparameters of KerasTuner, in place of what
-            `config.search` and `config.fixed` make of the space.
+            `config.search` and `config.fixed` make of the space. Others than these are
+            searched, too.
         workers: How many processes of this machine run trials. Defaults to 1, this one.
         worker_timeout: Seconds without a sign of life after which a worker's trial is
             given to another.
@@ -114,6 +115,8 @@ def tune(
     prepared = Prepared(config)
     if hyperparameters is None:
         hyperparameters = prepared.space.narrowed()
+    hyperparameters = hyperparameters.copy()
+    prepared.space(hyperparameters)  # adds what they leave out
     study = begin(out, prepared.record(hyperparameters), overwrite=overwrite)
     with runs.locked(out):
         deadline = math.inf
@@ -124,8 +127,14 @@ def tune(
     return study
 
 
-def work(path: Path, timeout: float) -> None:
+def work(path: Path, timeout: float, siblings: int | None = None) -> None:
     """Runs trials of a study for its chief, until there are none left.
+
+    Args:
+        path: The study's folder.
+        timeout: As `worker_timeout` of `tune`.
+        siblings: How many workers the chief has started on this machine, if it has
+            started this one.
 
     Raises:
         StudyError: If the chief is gone.
@@ -136,12 +145,13 @@ def work(path: Path, timeout: float) -> None:
     record = prepared.record(study.hyperparameters)
     if record["fingerprints"] != study.record["fingerprints"]:
         raise StudyError(f"The data of {path} are others on this machine.")
-    model = _trial_model(study, prepared, workers=1)
+    model = _trial_model(study, prepared, siblings or 1)
     tuner = make_tuner(
         study.config, path, model, study.hyperparameters, max_trials=None
     )
     chief = processes.CHIEF
-    with processes.showing_life(path, name, timeout, of=chief) as gone:
+    child = siblings is not None
+    with processes.showing_life(path, name, timeout, of=chief, child=child) as gone:
         try:
             tuner.search()
         except KeyboardInterrupt:

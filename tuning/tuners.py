@@ -40,6 +40,7 @@ class _StudyOracle(keras_tuner.Oracle):
 
     deadline: float = math.inf
     max_trials: int | None
+    trials: dict[str, Trial]
 
     def save(self) -> None:
         with whole_file(self._get_oracle_fname()) as written:
@@ -89,6 +90,12 @@ class _StudyOracle(keras_tuner.Oracle):
         self.end_order.append(trial.trial_id)
         self._save_trial(trial)
         self.save()
+
+    @keras_tuner.synchronized
+    def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
+        # A chief looks for them while workers begin others.
+        best: list[Trial] = super().get_best_trials(num_trials)
+        return best
 
     @property
     def waiting(self) -> int:

@@ -1,4 +1,4 @@
-"""A worker of a study on this machine: `python -m fmlayers.tuning.worker STUDY`."""
+"""A worker that a chief on this machine starts."""
 
 import sys
 from pathlib import Path
@@ -7,8 +7,8 @@ from fmlayers.tuning.search import work
 
 
 def main() -> None:
-    path, timeout = sys.argv[1:]
-    work(Path(path), float(timeout))
+    path, timeout, count = sys.argv[1:]
+    work(Path(path), float(timeout), siblings=int(count))
 
 
 if __name__ == "__main__":

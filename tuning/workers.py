@@ -75,7 +75,12 @@ class Watch:
 
 @contextlib.contextmanager
 def showing_life(
-    folder: Path, name: str, timeout: float, *, of: str | None = None
+    folder: Path,
+    name: str,
+    timeout: float,
+    *,
+    of: str | None = None,
+    child: bool = False,
 ) -> Iterator[threading.Event]:
     """Shows that this process is there, and stops it once another is not.
 
@@ -84,6 +89,7 @@ def showing_life(
         name: Of this process.
         timeout: Seconds of silence after which a process counts as gone.
         of: Optional name of the process that this one is of no use without.
+        child: Whether that one has started this one.
 
     Yields:
         An event that is set where that one is gone; the main thread is interrupted.
@@ -98,7 +104,7 @@ def showing_life(
             (alive / name).touch()
             if of is None:
                 continue
-            orphan = of == CHIEF and os.getppid() != parent
+            orphan = child and os.getppid() != parent
             if orphan or watch.silence(alive / of) > timeout:
                 gone.set()
                 _thread.interrupt_main()
@@ -125,7 +131,7 @@ class LocalWorkers:
 
     def __init__(self, folder: Path, count: int, timeout: float) -> None:
         self.folder = folder
-        self.timeout = timeout
+        self.arguments = [str(folder), str(timeout), str(count)]
         self.spare = 2 * count  # replacements, in all
         self.started = 0
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -137,10 +143,10 @@ class LocalWorkers:
         self.started += 1
         name = f"worker-{self.started}"
         (self.folder / ALIVE).mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "fmlayers.tuning.worker", str(self.folder)]
+        command = [sys.executable, "-m", "fmlayers.tuning.worker", *self.arguments]
         with self.log(name).open("wb") as log:
             self.processes[name] = subprocess.Popen(
-                [*command, str(self.timeout)],
+                command,
                 env={**os.environ, VARIABLES[0]: name},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

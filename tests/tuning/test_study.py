@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 
+import keras_tuner
 import numpy as np
 import pandas as pd
 import pytest
@@ -396,6 +397,20 @@ def test_a_model_is_chosen(make_config, tmp_path):
     assert (trials["dropout"].notna() == of_tower).all()
     best = trials.loc[trials["val_rmse"].idxmin()]
     assert Run(study.path / "best").metrics["config"]["model"] == best["model"]
+
+
+def test_hyperparameters_of_keras_tuner_narrow_a_study(make_config, tmp_path):
+    hp = keras_tuner.HyperParameters()
+    hp.Fixed("dim", 3)
+    hp.Float("learning_rate", 0.2, 0.3)
+    config = make_config(search=None)
+    study = tune(config, tmp_path / "s", max_trials=2, hyperparameters=hp)
+    trials = study.trials()
+    assert (trials["dim"] == 3).all()
+    assert trials["learning_rate"].between(0.2, 0.3).all()
+    assert trials["l2"].nunique() == 2  # what it leaves out is searched
+    assert study.best().learning_rate >= 0.2
+    assert [p.name for p in study.hyperparameters.space][:2] == ["dim", "learning_rate"]
 
 
 def test_minutes_bound_a_search(make_config, tmp_path):
