@@ -45,11 +45,8 @@ def floating(
 ) -> Any:
     if is_given(hp, name):
         return hp.get(name)
-    if default <= 0.0:
-        raise ValueError(
-            f"The default of `{name}` must be positive: it is searched on a "
-            f"logarithmic scale; fix it otherwise. Received: {default}."
-        )
+    if default == 0.0:  # which is on no logarithmic scale
+        return hp.Fixed(name, 0.0)
     low, high = bounds or FLOATS[name]
     return hp.Float(
         name, min(low, default), max(high, default), sampling="log", default=default

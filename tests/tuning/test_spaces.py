@@ -177,6 +177,7 @@ def test_a_default_outside_of_the_range_widens_it():
     assert (ranges["dim"], ranges["l2"]) == ((4, 512), (0.001, 3.0))
 
 
-def test_a_default_of_zero_is_refused():
-    with pytest.raises(ValueError, match="The default of `l2` must be positive"):
-        defaults(tuning.embedding_space, l2=0.0)
+def test_a_default_of_zero_is_held():
+    hp = keras_tuner.HyperParameters()
+    assert tuning.embedding_space(hp, l2=0.0)["l2"] == 0.0
+    assert {p.name: type(p).__name__ for p in hp.space}["l2"] == "Fixed"
