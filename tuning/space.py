@@ -1,6 +1,7 @@
 """From the hyperparameters of a trial to the configuration of a run."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, get_args
@@ -17,6 +18,7 @@ from fmlayers.tuning import _hyperparameters as names
 from fmlayers.tuning.config import OF_USER_AND_ITEM, TuningConfig
 
 OWN_UNITS = {"deepfm": (64, 64), "neumf": (64, 32, 16)}
+_UNITS = re.compile(r"[1-9]\d*(-[1-9]\d*)*")
 DIGITS = 4  # of a number that a run is configured by; what workers send has seven
 
 
@@ -148,6 +150,11 @@ class Space:
 def _narrowed(parameter: Any, values: str) -> Any:
     """Returns a hyperparameter with some of its values."""
     name, default = parameter.name, parameter.default
+    if isinstance(parameter, kinds.Fixed):
+        raise ValueError(
+            f"{name!r} is 0 by default, which is on no logarithmic scale: give a "
+            f"positive one, to be searched. Received: {values!r}."
+        )
     options: dict[str, Any] = {"name": name, "conditions": parameter.conditions}
     low, colon, high = values.partition(":")
     if colon and isinstance(parameter, kinds.Int | kinds.Float):
@@ -174,7 +181,13 @@ def _narrowed(parameter: Any, values: str) -> Any:
     if isinstance(parameter, kinds.Int | kinds.Float):
         kind = int if isinstance(parameter, kinds.Int) else float
         every = [kind(_number(name, value)) for value in every]
-    elif name != "hidden_units" and set(every) - set(parameter.values):
+    elif name == "hidden_units":
+        if not all(_UNITS.fullmatch(value) for value in every):
+            raise ValueError(
+                "The values of 'hidden_units' must be sizes like 64-32. "
+                f"Received: {values!r}."
+            )
+    elif set(every) - set(parameter.values):
         raise ValueError(
             f"The values of {name!r} must be among {list(parameter.values)}. "
             f"Received: {values!r}."

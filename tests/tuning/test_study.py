@@ -447,6 +447,12 @@ def test_configuration_errors(changes, match):
         ({}, {"search": {"dim": "a:b"}}, "'dim' must be numbers.*Received: 'a'"),
         ({}, {"search": {"dim": "9:3"}}, "'dim' must go from .*Received: '9:3'"),
         ({}, {"search": {"l2": "0:1"}}, "'l2' must go from a positive number"),
+        ({"l2": 0.0}, {"search": {"l2": "0.1:1"}}, "'l2' is 0 by default"),
+        (
+            {"model": "deepfm"},
+            {"search": {"hidden_units": "8,many"}},
+            "'hidden_units' must be sizes like 64-32. Received: '8,many'",
+        ),
         ({}, {"search": {"scaler": "tanh"}}, r"'scaler' must be among \['sigmoid'"),
         ({}, {"fields": ("age",)}, r"that of a feature among \['user', 'item'\]"),
         (
