@@ -20,6 +20,12 @@ from benchmarks._report import print_rmse
 IDS = "--model mf"
 SIDE = "user item age:categorical sex occupation genres year:categorical"
 EVERYTHING_100K = f"--histories --l2 .09 --l2-of day=.25 --features day {SIDE}"
+# What `fmlayers tune` found, on validation rows of the first split: docs/tuning.md.
+TUNED_100K = (
+    "--histories --dim 128 --init-stddev .01813 --l2 .04864 --l2-of "
+    "user_history=.008753 item_history=.006818 day=.3488 --linear-l2 .002264 "
+    f"--learning-rate .01124 --features day {SIDE}"
+)
 EVERYTHING_1M = (
     "--histories --learning-rate .02 --l2-of user_history=.005 item_history=.005 "
     f"--features {SIDE}"
@@ -33,6 +39,7 @@ ROWS = {
         f"{IDS} --members 24 --dim 16 --l2 .05 --init-stddev .04",
     ),
     "100k-everything": ("ml-100k", range(5), EVERYTHING_100K),
+    "100k-everything-tuned": ("ml-100k", range(5), TUNED_100K),
     "100k-everything-ensemble": (
         "ml-100k",
         range(5),

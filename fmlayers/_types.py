@@ -10,3 +10,4 @@ OptimizerName = Literal["adagrad", "lazy_adam"]
 ScalerMethod = Literal["sigmoid", "clip", "none"]
 
 MODELS = ("fm", "mf", "deepfm", "libfm", "neumf")  # as TrainingConfig names them
+WITH_TOWER = ("deepfm", "neumf")  # those of them with hidden layers

@@ -16,7 +16,7 @@ from fmlayers.metrics import (
     relevant_by_threshold,
 )
 from fmlayers.retrieval import SeenItems
-from fmlayers.retrieval.from_run import positions_of, recommend_all
+from fmlayers.retrieval.from_run import Recommender, positions_of
 from fmlayers.training import Run
 from fmlayers.training.job import evaluate as evaluate_ratings
 
@@ -107,50 +107,89 @@ def evaluate(
     ratings: dict[str, Any] = {}
     if run.metrics["config"].get("loss", "mse") == "mse":
         ratings = evaluate_ratings(run.model, dataset, split)
-    users, items, lists = recommend_all(run, dataset, k=k, candidates=candidates)
-    # Items of test rows alone follow those of the catalogue.
-    test = dataset.ratings.iloc[split.test]
+    recommender = Recommender(run, dataset, candidates=candidates)
+    judged = judged_lists(
+        recommender, dataset, split.test, k=k, quantile=quantile, threshold=threshold
+    )
+    if threshold is None:
+        words = (
+            f"a user's test items from the {quantile:g} quantile of their ratings on"
+        )
+    else:
+        words = f"test items rated {threshold:g} or higher"
+    train = dataset.ratings.iloc[split.train]
+    popular = _popular(
+        positions_of(train["user"], judged.users),
+        positions_of(train["item"], judged.items),
+        (len(judged.users), len(judged.items)),
+        k,
+    )
+    return Evaluation(ratings, judged.metrics(), judged.metrics(popular), k, words)
+
+
+@dataclass(frozen=True, eq=False)
+class JudgedLists:
+    """Lists for all users of the data, and what some rows say is relevant.
+
+    Attributes:
+        lists: `(users, k)`, positions in `items`.
+        relevant: The relevant items of each user, of whom some may be in no list.
+        users: The users as text.
+        items: The catalogue's items as text.
+        num_tested: How many items there are together with those of no list.
+    """
+
+    lists: npt.NDArray[np.int32]
+    relevant: Relevance
+    users: pd.Index
+    items: pd.Index
+    num_tested: int
+
+    def metrics(self, lists: npt.NDArray[np.int32] | None = None) -> dict[str, float]:
+        """Returns what `ranking_metrics` does, of these lists or of others."""
+        lists = self.lists if lists is None else lists
+        k = lists.shape[1]
+        metrics = ranking_metrics(lists, self.relevant, self.num_tested, k=k)
+        # Of the catalogue, which the items of test rows alone are not in.
+        share = self.num_tested / len(self.items)
+        return metrics | {"coverage": metrics["coverage"] * share}
+
+
+def judged_lists(
+    recommender: Recommender,
+    dataset: Dataset,
+    rows: npt.NDArray[np.int64],
+    *,
+    k: int,
+    quantile: float = 0.85,
+    threshold: float | None = None,
+) -> JudgedLists:
+    """Makes a list for every user, to be judged by some rows of the data.
+
+    Args:
+        recommender: Makes the lists.
+        dataset: The data that it has seen some rows of.
+        rows: Others of its rows.
+        k, quantile, threshold: As of `evaluate`.
+
+    Raises:
+        DataError: If no row is relevant.
+    """
+    users, items = recommender.users, recommender.catalogue.keys
+    _, lists = recommender.lists(list(users), k)
+    # Items of these rows alone follow those of the catalogue.
+    test = dataset.ratings.iloc[rows]
     tested = pd.Index(test["item"].map(as_text).unique(), dtype=object)
     every = items.append(tested.difference(items))
     pairs = positions_of(test["user"], users), positions_of(test["item"], every)
     values = test["rating"].to_numpy()
     if threshold is None:
         relevant = relevant_by_quantile(*pairs, values, quantile=quantile)
-        words = (
-            f"a user's test items from the {quantile:g} quantile of their ratings on"
-        )
     else:
         relevant = relevant_by_threshold(*pairs, values, threshold)
-        words = f"test items rated {threshold:g} or higher"
     if not len(relevant.users):
         raise DataError(f"No test row has a rating of {threshold:g} or higher.")
-    train = dataset.ratings.iloc[split.train]
-    popular = _popular(
-        positions_of(train["user"], users),
-        positions_of(train["item"], items),
-        (len(users), len(items)),
-        k,
-    )
-    sizes = len(items), len(every), k
-    return Evaluation(
-        ratings,
-        _judge(lists, relevant, *sizes),
-        _judge(popular, relevant, *sizes),
-        k,
-        words,
-    )
-
-
-def _judge(
-    lists: npt.NDArray[np.int32],
-    relevant: Relevance,
-    num_items: int,
-    num_tested: int,
-    k: int,
-) -> dict[str, float]:
-    metrics = ranking_metrics(lists, relevant, num_tested, k=k)
-    # Of the catalogue, which the items of test rows alone are not in.
-    return metrics | {"coverage": metrics["coverage"] * num_tested / num_items}
+    return JudgedLists(lists, relevant, users, items, len(every))
 
 
 def _popular(

@@ -7,7 +7,6 @@ touched.
 
 import importlib
 import importlib.util
-import os
 import re
 import shutil
 from collections import Counter
@@ -19,6 +18,21 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from fmlayers._figures import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    Figure,
+    File,
+    check_folder,
+    matplotlib,
+    new_figure,
+    written,
+)
 from fmlayers._files import whole_file
 
 if TYPE_CHECKING:
@@ -32,19 +46,6 @@ __all__ = [
     "predicted_against_true",
 ]
 
-Figure = Any  # matplotlib.figure.Figure, which may not be installed
-File = str | os.PathLike[str]
-
-# Okabe and Ito's colours, told apart by the colour-blind too.
-BLUE, ORANGE, GREEN, PURPLE, SKY, RED = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#D55E00",
-)
-GREY = "#B0B0B0"
 # What a run may be stopped on, and how an axis calls it.
 UNITS = {
     "rmse": "RMSE (rating points)",
@@ -63,7 +64,7 @@ def learning_curves(history: "pd.DataFrame", path: File | None = None) -> Figure
             were validation rows, the same with `val_`, whose lowest value is marked.
         path: Optional file to write.
     """
-    figure, axes = _figure(7, 4)
+    figure, axes = new_figure(7, 4)
     metric = next((name for name in UNITS if name in history), "rmse")
     validation = f"val_{metric}"
     curves = {
@@ -82,9 +83,9 @@ def learning_curves(history: "pd.DataFrame", path: File | None = None) -> Figure
         label = f"lowest: {lowest:.4f} in epoch {epoch:.0f}"
         axes.plot(epoch, lowest, "o", color=RED, zorder=3, label=label)
     axes.set(xlabel="epoch", ylabel=UNITS[metric])
-    axes.xaxis.set_major_locator(_matplotlib("ticker").MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(matplotlib("ticker").MaxNLocator(integer=True))
     axes.legend(frameon=False)
-    return _written(figure, path)
+    return written(figure, path)
 
 
 def predicted_against_true(
@@ -122,7 +123,7 @@ def predicted_against_true(
     groups = [predicted[group == k] for k in range(len(levels))]
     gap = np.diff(levels).min() if len(levels) > 1 else 1.0
 
-    figure, axes = _figure(7, 5)
+    figure, axes = new_figure(7, 5)
     boxes = axes.boxplot(
         groups,
         positions=levels,
@@ -155,7 +156,7 @@ def predicted_against_true(
         frameon=False,
         loc="upper left",
     )
-    return _written(figure, path)
+    return written(figure, path)
 
 
 def field_heat_map(
@@ -191,7 +192,7 @@ def field_heat_map(
     signed = bool(np.nanmin(terms) < 0.0)
     limit = float(np.nanmax(np.abs(terms))) or 1.0
     side = max(0.75 * size, 3.0)
-    figure, axes = _figure(side + 2.2, side + 1.0)
+    figure, axes = new_figure(side + 2.2, side + 1.0)
     image = axes.imshow(
         terms,
         cmap="RdBu_r" if signed else "Blues",
@@ -216,7 +217,7 @@ def field_heat_map(
     axes.spines[:].set_visible(False)
     axes.set_xlabel("diagonal: the field alone; above it: the pair")
     figure.colorbar(image, label=label, shrink=0.8)
-    return _written(figure, path)
+    return written(figure, path)
 
 
 def item_map(
@@ -252,7 +253,7 @@ def item_map(
     # In the order of their text where they are as frequent.
     frequent = sorted(counts, key=lambda label: (-counts[label], label))[:shown]
     colors = dict(zip(frequent, (BLUE, ORANGE, GREEN, PURPLE, SKY, RED), strict=False))
-    figure, axes = _figure(8, 5.5)
+    figure, axes = new_figure(8, 5.5)
     names = np.array([frequent.index(x) if x in colors else -1 for x in labels])
     for k, label in [*enumerate(frequent), (-1, "others")]:
         mine = plane[names == k]
@@ -273,7 +274,7 @@ def item_map(
         ylabel=f"second principal component ({100 * shares[1]:.0f} %)",
     )
     figure.legend(loc="outside right upper", frameon=False, markerscale=1.8)
-    return _written(figure, path)
+    return written(figure, path)
 
 
 def model_diagram(model: keras.Model, path: File | None = None) -> Any:
@@ -306,7 +307,7 @@ def model_diagram(model: keras.Model, path: File | None = None) -> Any:
             node.set_label(_AUTOMATIC_NAME.sub(_without_number, node.get_label()))
     if path is None:
         return graph
-    _check_folder(path)
+    check_folder(path)
     if shutil.which("dot") is None:
         raise ImportError(
             "`model_diagram` needs Graphviz's command `dot`: install the package "
@@ -381,37 +382,3 @@ def _principal_plane(
 def _shown(term: float, signed: bool) -> str:
     text = f"{term:+.3f}" if signed else f"{term:.3f}"
     return "0.000" if float(text) == 0.0 else text
-
-
-def _matplotlib(module: str) -> Any:
-    try:
-        return importlib.import_module(f"matplotlib.{module}")
-    except ImportError as error:
-        raise ImportError(
-            "`fmlayers.plots` needs matplotlib: install it with "
-            "`pip install fmlayers[plot]`."
-        ) from error
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Any]:
-    # Not pyplot's, which would keep the figure and choose a backend.
-    figure = _matplotlib("figure").Figure(
-        (width, height), dpi=150, layout="constrained"
-    )
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
-    return figure, axes
-
-
-def _written(figure: Figure, path: File | None) -> Figure:
-    if path is not None:
-        _check_folder(path)
-        with whole_file(path) as written:
-            figure.savefig(written, format=Path(path).suffix[1:] or "png")
-    return figure
-
-
-def _check_folder(path: File) -> None:
-    if not Path(path).parent.is_dir():
-        raise ValueError(f"{path}: there is no folder {Path(path).parent}.")

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -5,7 +6,8 @@ import keras
 import numpy as np
 import pandas as pd
 
-from fmlayers import History, RatingScaler
+from fmlayers import History, MultiCategorical, RatingScaler
+from fmlayers._types import WITH_TOWER
 from fmlayers.data import DataError, Encoder
 from fmlayers.models.deepfm import DeepFM
 from fmlayers.models.ensemble import Ensemble
@@ -55,6 +57,10 @@ def model_from_config(
         "bias_initializer": keras.initializers.Constant(bias),
         "encoder": encoder if config.members == 1 else None,
     }
+    if config.model in WITH_TOWER:
+        options["dropout"] = config.dropout
+        if config.hidden_units is not None:
+            options["hidden_units"] = config.hidden_units
     if config.model in OF_FIELDS:
         make = partial(_of_fields, config, encoder, table, options)
     else:
@@ -71,7 +77,12 @@ def _of_fields(
     options: dict[str, Any],
 ) -> keras.Model:
     pairs = _pairs(encoder, table) if config.histories else None
-    features = list(encoder.features)
+    features = [
+        replace(feature, combiner=config.combiner)
+        if isinstance(feature, MultiCategorical)
+        else feature
+        for feature in encoder.features
+    ]
     if pairs is not None:
         sizes = {
             key: len(encoder.vocabulary(key)) + 1  # the id 0

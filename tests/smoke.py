@@ -1,4 +1,4 @@
-"""Import, train, save, load, with the installed wheel alone: `smoke.py CHECKOUT`."""
+"""Import, train, tune, save, load, by the installed wheel alone: `smoke.py ROOT`."""
 
 import subprocess
 import sys
@@ -46,7 +46,15 @@ def main() -> None:
         check=True,
     )
     keras.models.load_model("run/model.keras")
-    print("the installed wheel trains, saves and loads")
+    subprocess.run(
+        [
+            *(str(Path(sys.executable).parent / "fmlayers"), "tune", "--out", "study"),
+            *("--dim", "4", "--max-epochs", "1", "--max-trials", "2"),
+        ],
+        check=True,
+    )
+    keras.models.load_model("study/best/model.keras")
+    print("the installed wheel trains, tunes, saves and loads")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import keras
+import keras_tuner
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,6 +20,7 @@ import fmlayers.metrics
 import fmlayers.models
 import fmlayers.optimizers
 import fmlayers.retrieval
+import fmlayers.tuning
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -30,6 +32,7 @@ EXAMPLES = [
         "fmlayers.models",
         "fmlayers.optimizers",
         "fmlayers.retrieval",
+        "fmlayers.tuning",
     )
     for name in importlib.import_module(module).__all__
 ] + [("fmlayers.data", "Encoder"), ("fmlayers.data", "ShuffledBatches")]
@@ -40,7 +43,13 @@ def test_docstring(module, name):
     found = doctest.DocTestFinder(recurse=False).find(
         getattr(importlib.import_module(module), name),
         name,
-        globs={"fmlayers": fmlayers, "keras": keras, "np": np, "pd": pd},
+        globs={
+            "fmlayers": fmlayers,
+            "keras": keras,
+            "keras_tuner": keras_tuner,
+            "np": np,
+            "pd": pd,
+        },
     )
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     for test in found:

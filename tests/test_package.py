@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
         "fmlayers.optimizers",
         "fmlayers.retrieval",
         "fmlayers.training",
+        "fmlayers.tuning",
     ],
 )
 def test_all_is_sorted_and_complete(name):
@@ -46,6 +47,7 @@ def test_every_public_name_is_documented():
         "fmlayers.models",
         "fmlayers.retrieval",
         "fmlayers.training",
+        "fmlayers.tuning",
     ):
         module = importlib.import_module(name)
         for key in module.__all__:

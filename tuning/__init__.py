@@ -1,1 +1,45 @@
 """KerasTuner search spaces and searches over the models."""
+
+from fmlayers.tuning.config import TuningConfig
+from fmlayers.tuning.hyper_models import (
+    HyperChoice,
+    HyperDeepFM,
+    HyperFactorizationMachine,
+    HyperLibFM,
+    HyperMatrixFactorization,
+    HyperNeuralMatrixFactorization,
+)
+from fmlayers.tuning.search import searched, tune
+from fmlayers.tuning.spaces import (
+    embedding_space,
+    interaction_space,
+    linear_space,
+    optimizer_space,
+    pooling_space,
+    scaler_space,
+    tower_space,
+    training_space,
+)
+from fmlayers.tuning.study import Study, StudyError
+
+__all__ = [
+    "HyperChoice",
+    "HyperDeepFM",
+    "HyperFactorizationMachine",
+    "HyperLibFM",
+    "HyperMatrixFactorization",
+    "HyperNeuralMatrixFactorization",
+    "Study",
+    "StudyError",
+    "TuningConfig",
+    "embedding_space",
+    "interaction_space",
+    "linear_space",
+    "optimizer_space",
+    "pooling_space",
+    "scaler_space",
+    "searched",
+    "tower_space",
+    "training_space",
+    "tune",
+]

@@ -4,10 +4,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fmlayers.cli import evaluate, explain, plot, predict, recommend, similar, train
+from fmlayers.cli import (
+    evaluate,
+    explain,
+    plot,
+    predict,
+    recommend,
+    similar,
+    train,
+    tune,
+)
 
 COMMANDS = {
     "train": (train, "train, evaluate and save a model"),
+    "tune": (tune, "search for the settings of a model, and train the best"),
     "predict": (predict, "rate the rows of a table"),
     "evaluate": (evaluate, "judge a run's ratings and its lists on the test rows"),
     "recommend": (recommend, "list the best items of a user"),
@@ -28,10 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"fmlayers: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        resume = "; go on with --resume, from the last whole epoch"
+        resume = {
+            train.run: "; go on with --resume, from the last whole epoch",
+            tune.run: "; the same command goes on, from the last whole trial",
+        }
         print(
-            "fmlayers: interrupted" + resume * (options.command is train.run),
-            file=sys.stderr,
+            "fmlayers: interrupted" + resume.get(options.command, ""), file=sys.stderr
         )
         return 130
     return code

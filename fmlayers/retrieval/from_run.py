@@ -4,15 +4,16 @@ import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import keras
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from keras import ops
 
 from fmlayers._files import whole_file
-from fmlayers.data import DataError, Dataset
+from fmlayers.data import DataError, Dataset, Encoder, Split
 from fmlayers.data.encoder import UNKNOWN, as_text
 from fmlayers.retrieval._sides import has_sides, is_exact, item_features_of
 from fmlayers.retrieval.catalogue import Catalogue
@@ -23,6 +24,20 @@ from fmlayers.retrieval.top_n import TopN, check_positive
 from fmlayers.training import Run
 
 BATCH_SIZE = 1024
+
+
+class Trained(Protocol):
+    """What lists are made of: a `Run`, or a model while it is trained."""
+
+    @property
+    def model(self) -> keras.Model: ...
+
+    @property
+    def encoder(self) -> Encoder: ...
+
+    def side_table(self, name: str) -> pd.DataFrame | None: ...
+
+    def split(self, dataset: Dataset) -> Split: ...
 
 
 class Recommender:
@@ -57,7 +72,7 @@ class Recommender:
 
     def __init__(
         self,
-        run: Run,
+        run: Trained,
         dataset: Dataset | None = None,
         *,
         train_rows: npt.ArrayLike | None = None,
@@ -91,6 +106,11 @@ class Recommender:
         """The `TopN` of the catalogue."""
         names = item_features_of(self.model, self._inputs)
         return TopN(self.model, names, len(self.catalogue)).index(self._inputs)
+
+    def refresh(self) -> None:
+        """Takes over what the model has learned since the last lists."""
+        if "top_n" in vars(self):
+            self.top_n.index(self._inputs)
 
     def lists(
         self,
@@ -317,7 +337,7 @@ class Recommender:
         return rerank(self.model, queries, self._inputs, found[1], k)
 
     def _see(
-        self, dataset: Dataset | None, run: Run, train_rows: npt.ArrayLike | None
+        self, dataset: Dataset | None, run: Trained, train_rows: npt.ArrayLike | None
     ) -> None:
         self.users: pd.Index = pd.Index([], dtype=object)
         self._train: pd.DataFrame | None = None
@@ -334,7 +354,7 @@ class Recommender:
         self._seen = SeenItems(self._train_users, items, max(len(self.users), 1))
 
 
-def catalogue_of(run: Run) -> Catalogue:
+def catalogue_of(run: Trained) -> Catalogue:
     """Returns the items that the run's encoder knows, or else those of its table."""
     items = run.side_table("items")
     if "item" in run.encoder.columns:

@@ -2,7 +2,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
-from fmlayers._types import MODELS, Loss, OptimizerName, ScalerMethod
+from fmlayers._types import (
+    MODELS,
+    WITH_TOWER,
+    Combiner,
+    Loss,
+    OptimizerName,
+    ScalerMethod,
+)
 
 HISTORIES = ("user_history", "item_history")
 HISTORY_L2 = 0.01  # of ratings; a history is many vectors pooled into one
@@ -51,6 +58,11 @@ class TrainingConfig:
         l2_of: L2 of the vectors of single features, in place of `l2`. The default of
             histories stands here, once the configuration is made.
         linear_l2: L2 of the first-order term, by default as above.
+        hidden_units: Sizes of the hidden layers of `"deepfm"` and `"neumf"`. Defaults
+            to those of the models.
+        dropout: Share of a hidden layer's outputs that training drops.
+        combiner: How several values of a column, such as genres, are pooled, `"mean"`,
+            `"sum"` or `"sqrtn"`; see `MaskedMeanPooling`.
         scaler: Method of the `RatingScaler`, whose bounds are the lowest and the
             highest rating of the training rows.
         min_count: Rarer values count as unknown.
@@ -84,6 +96,9 @@ class TrainingConfig:
     l2: float = None  # type: ignore[assignment]  # until `__post_init__`
     l2_of: Mapping[str, float] = field(default_factory=dict)
     linear_l2: float = None  # type: ignore[assignment]
+    hidden_units: Sequence[int] | None = None
+    dropout: float = 0.0
+    combiner: Combiner = "mean"
     scaler: ScalerMethod = "clip"
     min_count: int = 1
     optimizer: OptimizerName = "adagrad"
@@ -125,6 +140,16 @@ class TrainingConfig:
                     f"`{name}` must be finite and at least 0. "
                     f"Received: {name}={getattr(self, name)}."
                 )
+        if self.model not in WITH_TOWER and (self.hidden_units or self.dropout):
+            raise ValueError(
+                f"`hidden_units` and `dropout` are of the models {list(WITH_TOWER)}. "
+                f"Received: model={self.model!r}."
+            )
+        if self.combiner not in get_args(Combiner):
+            raise ValueError(
+                '`combiner` must be "mean", "sum" or "sqrtn". '
+                f"Received: combiner={self.combiner!r}."
+            )
         if not 0 <= self.seed < 2**32:
             raise ValueError(
                 f"`seed` must be from 0 to 2**32 - 1. Received: seed={self.seed}."
@@ -158,8 +183,9 @@ class TrainingConfig:
 
     def to_dict(self) -> dict[str, Any]:
         config = asdict(self)
-        if self.features is not None:
-            config["features"] = list(self.features)
+        for name in ("features", "hidden_units"):
+            if config[name] is not None:
+                config[name] = list(config[name])
         config["l2_of"] = dict(self.l2_of)
         return config
 

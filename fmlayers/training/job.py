@@ -1,17 +1,15 @@
 """The main job: from a source of ratings to a trained, evaluated, saved model."""
 
 import importlib.metadata
-import math
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 import fmlayers
@@ -19,38 +17,24 @@ from fmlayers import plots
 from fmlayers._files import whole_file
 from fmlayers.data import (
     Dataset,
-    Encoder,
-    ShuffledBatches,
     Split,
     SyntheticDataset,
     split_rows,
-    without_padding,
     write_csv,
 )
 from fmlayers.data import source as sources
-from fmlayers.data._stream import in_order
 from fmlayers.data.encoder import UNKNOWN, Kind
-from fmlayers.losses import BPR
-from fmlayers.optimizers import Adagrad, LazyAdam
 from fmlayers.training import run as runs
 from fmlayers.training.checkpoint import Checkpoint, EarlyStop, Progress
 from fmlayers.training.config import TrainingConfig
+from fmlayers.training.examples import (
+    Examples,
+    Rows,
+    default_batch_size,
+    split_validation,
+)
+from fmlayers.training.fitting import ModelBuilder, compiled_model, fit
 from fmlayers.training.progress import EpochProgress
-from fmlayers.training.sampled import SampledBatches
-
-Rows = npt.NDArray[np.int64]
-ModelBuilder = Callable[[TrainingConfig, Encoder, pd.DataFrame], keras.Model]
-
-# Chosen on validation rows. In units of 1 / batch_size, in which a row's gradient
-# comes, it makes the first steps of a row like those of plain gradient descent.
-ADAGRAD_START = 1.6
-# A batch then looks up about a sixth of all lists: validation RMSE on MovieLens 100K
-# 0.001 above that of batches of any rows, in a third of the time.
-HISTORY_GROUPS = 6
-VALIDATION_GROUPS = 8192  # a step
-# From here on XLA saves more than the two or three seconds that it compiles for.
-XLA_ROWS = 200_000
-MOST_STEPS = 32  # an execution
 
 
 def train(
@@ -82,7 +66,7 @@ def train(
     """
     out = Path(out).resolve()
     dataset = sources.load(config.data, **config.columns_of_a_table())
-    columns = sources.infer_columns(dataset, _features(config))
+    columns = columns_of(config, dataset)
     split = split_rows(dataset, config.split, config.test_fraction, config.seed)
     record = {
         **config.to_dict(),
@@ -149,13 +133,10 @@ class Trainer:
     ) -> None:
         self.config = config
         self.columns = columns
-        self.table = dataset.table()
-        of_items = () if dataset.items is None else dataset.items.columns
-        self.item_columns = {"item", *of_items} & set(columns)
+        self.dataset = dataset
         self.build_model = build_model
         self.folder = folder
-        self.metric = "rmse" if config.loss == "mse" else config.loss
-        self.group_size = 1 if config.loss == "mse" else 1 + config.negatives
+        self.metric = metric_of(config)
         self.progress = Progress.read(folder, self.metric)
         self.rows: dict[str, int] = {}
         self.batch_size = 0
@@ -165,15 +146,7 @@ class Trainer:
     def run(self, train: Rows) -> keras.Model:
         """Returns the model, trained on the rows `train` of the table."""
         config = self.config
-        shuffled = np.random.default_rng((config.seed, 1)).permutation(train)
-        validation = shuffled[: round(len(train) * config.validation_fraction)]
-        fitting = shuffled[len(validation) :]
-        if not len(fitting):
-            raise ValueError(
-                "`validation_fraction` must leave a row to train on. Received: "
-                f"validation_fraction={config.validation_fraction}, of {len(train)} "
-                "training rows."
-            )
+        fitting, validation = split_validation(config, train)
         self.rows = {"train": len(train), "validation": len(validation)}
         self.batch_size = config.batch_size or default_batch_size(len(fitting))
         if not len(validation):
@@ -191,21 +164,11 @@ class Trainer:
         self, phase: str, fitting: Rows, epochs: int, validation: Rows | None = None
     ) -> keras.Model:
         config = self.config
-        encoder = Encoder(self.columns, min_count=config.min_count)
-        encoder.fit(self.table.iloc[fitting])
         batch_size = min(self.batch_size, len(fitting))
-        keras.utils.set_random_seed(config.seed)
-        model = self.build_model(config, encoder, self.table.iloc[fitting])
-        steps = math.ceil(len(fitting) / batch_size)
-        model.compile(
-            _optimizer(config, batch_size),
-            jit_compile=_compiles_with_xla(config, len(fitting)) or "auto",
-            steps_per_execution=_steps_per_execution(steps),
-            **_loss(config),
-        )
+        examples = Examples(config, self.columns, self.dataset, fitting, validation)
+        model = compiled_model(config, examples, batch_size, self.build_model)
         done = len(self.progress.epochs(phase))
         if done:
-            model.optimizer.build(model.trainable_variables)
             model.load_weights(self.folder / self.progress.weights[phase])
         searching = validation is not None
         if done == epochs or (searching and self.progress.is_stale(config.patience)):
@@ -221,148 +184,15 @@ class Trainer:
         ]
         if searching:
             callbacks.append(EarlyStop(self.progress, config.patience))
-        batches = self._batches(encoder, fitting, batch_size, epoch=done)
-        model.fit(
-            batches.stream() if _streams() else batches,
-            steps_per_epoch=steps,
-            # Keras would shuffle the batches once more, by a state that no file keeps.
-            shuffle=False,
+        fit(
+            model,
+            examples,
+            batch_size,
             epochs=epochs,
             initial_epoch=done,
             callbacks=callbacks,
-            **(
-                {}
-                if validation is None
-                else self._validation(encoder, fitting, validation)
-            ),
-            verbose=0,
         )
         return model
-
-    def _batches(
-        self, encoder: Encoder, rows: Rows, batch_size: int, *, epoch: int
-    ) -> ShuffledBatches:
-        config = self.config
-        inputs, ratings = self._arrays(encoder, rows)
-        inputs = _without_padding(inputs)
-        options: dict[str, Any] = {"seed": config.seed, "epoch": epoch}
-        if config.histories:
-            options |= {"group_by": ("user", "item"), "groups": HISTORY_GROUPS}
-        if config.loss == "mse":
-            return ShuffledBatches(inputs, ratings, batch_size, **options)
-        catalogue, users, items = self._pairs(encoder, rows)
-        return SampledBatches(
-            inputs,
-            _without_padding(catalogue),
-            items[rows],
-            users[rows],
-            batch_size,
-            negatives=config.negatives,
-            **options,
-        )
-
-    def _validation(
-        self, encoder: Encoder, fitting: Rows, validation: Rows
-    ) -> dict[str, Any]:
-        """Returns the arguments of `fit` that say what to validate on."""
-        data = self._validation_rows(encoder, fitting, validation)
-        batch_size = VALIDATION_GROUPS * self.group_size
-        if _streams():
-            return {"validation_data": in_order(data, batch_size)}
-        return {"validation_data": data, "validation_batch_size": batch_size}
-
-    def _validation_rows(
-        self, encoder: Encoder, fitting: Rows, validation: Rows
-    ) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]]:
-        config = self.config
-        if config.loss == "mse":
-            return self._arrays(encoder, validation)
-        catalogue, users, items = self._pairs(encoder, fitting)
-        known = validation[items[validation] >= 0]
-        inputs, _ = self._arrays(encoder, known)
-        seen = np.concatenate([fitting, known])
-        return SampledBatches(
-            inputs,
-            catalogue,
-            items[known],
-            users[known],
-            VALIDATION_GROUPS,
-            negatives=config.negatives,
-            seed=config.seed,
-            seen=(users[seen], items[seen]),
-        ).whole()
-
-    def _pairs(
-        self, encoder: Encoder, rows: Rows
-    ) -> tuple[dict[str, npt.NDArray[Any]], Rows, Rows]:
-        """Returns the items of `rows` as inputs, and user and item of every row.
-
-        Items count in the order of the first table, -1 for one that it lacks.
-        """
-        fitting = self.table.iloc[rows]
-        catalogue = fitting.drop_duplicates("item")
-        inputs = {
-            name: encoder.encode(name, catalogue[name]) for name in self.item_columns
-        }
-        users = pd.factorize(self.table["user"])[0].astype(np.int64)
-        items = pd.Index(catalogue["item"]).get_indexer(self.table["item"])
-        return inputs, users, items.astype(np.int64)
-
-    def _arrays(
-        self, encoder: Encoder, rows: Rows
-    ) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]]:
-        table = self.table.iloc[rows]
-        return encoder.transform(table), table["rating"].to_numpy(np.float32)
-
-
-def _optimizer(config: TrainingConfig, batch_size: int) -> keras.optimizers.Optimizer:
-    if config.optimizer == "lazy_adam":
-        return LazyAdam(config.learning_rate)
-    start = (ADAGRAD_START / batch_size) ** 2
-    return Adagrad(config.learning_rate, initial_accumulator_value=start)
-
-
-def _compiles_with_xla(config: TrainingConfig, rows: int) -> bool:
-    """Tells whether to ask for XLA where Keras would not: TensorFlow on a CPU."""
-    # The lists of a batch are as long as its data say, which XLA cannot compile.
-    return (
-        keras.backend.backend() == "tensorflow"
-        and rows >= XLA_ROWS
-        and not config.histories
-    )
-
-
-def _streams() -> bool:
-    """Tells whether batches come to the training loop as a `tf.data.Dataset`."""
-    return bool(keras.backend.backend() == "tensorflow")
-
-
-def _steps_per_execution(steps: int) -> int:
-    """Returns how many of an epoch's steps to take between two visits to Python."""
-    if not _streams():
-        return 1
-    return max(n for n in range(1, MOST_STEPS + 1) if steps % n == 0)
-
-
-def _without_padding(inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
-    return {n: without_padding(x) if x.ndim == 2 else x for n, x in inputs.items()}
-
-
-def _loss(config: TrainingConfig) -> dict[str, Any]:
-    """Returns the loss, and the same without L2 as the metric to stop on."""
-    if config.loss == "mse":
-        metric = keras.metrics.RootMeanSquaredError(name="rmse")
-        return {"loss": "mse", "metrics": [metric]}
-    loss: Any = BPR(1 + config.negatives)
-    if config.loss == "bce":
-        loss = keras.losses.BinaryCrossentropy(from_logits=True)
-    metric = keras.metrics.MeanMetricWrapper(loss, name=config.loss)
-    return {"loss": loss, "metrics": [metric]}
-
-
-def default_batch_size(rows: int) -> int:
-    """Returns the power of two that makes about 160 batches of `rows`."""
-    return int(np.clip(2 ** round(math.log2(max(rows, 1) / 160)), 16, 8192))
 
 
 def evaluate(model: keras.Model, dataset: Dataset, split: Split) -> dict[str, Any]:
@@ -386,6 +216,16 @@ def evaluate(model: keras.Model, dataset: Dataset, split: Split) -> dict[str, An
     if isinstance(dataset, SyntheticDataset):
         figures["floor_rmse"] = dataset.floor_rmse(split.test)
     return figures
+
+
+def metric_of(config: TrainingConfig) -> str:
+    """Returns the name of the metric to stop on, which is the loss without L2."""
+    return "rmse" if config.loss == "mse" else config.loss
+
+
+def columns_of(config: TrainingConfig, dataset: Dataset) -> dict[str, Kind]:
+    """Returns the kinds of the columns that the model of a configuration reads."""
+    return sources.infer_columns(dataset, _features(config))
 
 
 def _features(config: TrainingConfig) -> Sequence[str] | None:

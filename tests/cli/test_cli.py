@@ -68,10 +68,11 @@ def test_every_setting_has_an_option():
     command = """
         train --out r --data d --user a --item b --rating c --timestamp t --separator ;
         --features x y:numeric --min-count 2 --split time --test-fraction .3
-        --validation-fraction .4 --seed 5 --model mf --dim 6 --l2 .7 --linear-l2 .8
+        --validation-fraction .4 --seed 5 --model deepfm --dim 6 --l2 .7 --linear-l2 .8
         --scaler sigmoid --learning-rate .9 --batch-size 10 --max-epochs 11
         --patience 12 --no-refit --histories --members 2 --loss bpr --negatives 7
         --l2-of age=.5 sex=2 --init-stddev .05 --optimizer lazy_adam
+        --hidden-units 8 4 --dropout .3 --combiner sum
     """
     options = vars(cli._parser().parse_args(command.split()))
     default = TrainingConfig().to_dict()

@@ -140,3 +140,19 @@ def test_an_ensemble_with_histories_saves_and_loads(tmp_path):
     np.testing.assert_array_equal(
         ops.convert_to_numpy(loaded(inputs)), ops.convert_to_numpy(model(inputs))
     )
+
+
+@pytest.mark.parametrize("name", ["deepfm", "neumf"])
+def test_hidden_layers_are_those_of_the_configuration(name):
+    model, _ = build(model=name, hidden_units=[6, 5], dropout=0.25)
+    assert (model.hidden_units, model.dropout) == ((6, 5), 0.25)
+    default, _ = build(model=name)
+    assert default.hidden_units == {"deepfm": (64, 64), "neumf": (64, 32, 16)}[name]
+
+
+def test_several_values_are_pooled_as_the_configuration_says():
+    table = TABLE.assign(genres=["A|B", "A", "B", "", "A", "B", "A"])
+    encoder = Encoder(COLUMNS | {"genres": "multi_categorical"}).fit(table)
+    for config in (TrainingConfig(), TrainingConfig(combiner="sum")):
+        model = model_from_config(config, encoder, table)
+        assert model.features[2].combiner == config.combiner

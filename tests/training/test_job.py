@@ -16,8 +16,8 @@ from fmlayers.cli import main
 from fmlayers.data import DataError, source, split_rows, write_csv
 from fmlayers.models.from_config import model_from_config
 from fmlayers.optimizers import LazyAdam
-from fmlayers.training import Run, RunError, TrainingConfig, job, train
-from fmlayers.training.job import default_batch_size
+from fmlayers.training import Run, RunError, TrainingConfig, fitting, train
+from fmlayers.training.examples import default_batch_size
 
 FILES = {
     "config.json",
@@ -427,6 +427,13 @@ def test_an_unknown_optimizer_is_refused():
         TrainingConfig(optimizer="sgd")
 
 
+@pytest.mark.parametrize("setting", [{"hidden_units": [8]}, {"dropout": 0.5}])
+def test_hidden_layers_are_of_models_that_have_them(setting):
+    with pytest.raises(ValueError, match="are of the models.*Received: model='fm'"):
+        TrainingConfig(model="fm", **setting)
+    TrainingConfig(model="deepfm", **setting)
+
+
 def test_the_other_optimizer(make_config, tmp_path):
     config = make_config(optimizer="lazy_adam", learning_rate=0.03)
     run = train(config, tmp_path / "run", model_from_config)
@@ -434,18 +441,18 @@ def test_the_other_optimizer(make_config, tmp_path):
     assert run.metrics["rmse"] < run.metrics["mean_predictor_rmse"]
 
 
-@pytest.mark.parametrize("rows", [job.XLA_ROWS - 1, job.XLA_ROWS])
+@pytest.mark.parametrize("rows", [fitting.XLA_ROWS - 1, fitting.XLA_ROWS])
 @pytest.mark.parametrize("histories", [False, True])
 def test_xla_compiles_large_runs_without_histories(rows, histories, backend):
-    found = job._compiles_with_xla(TrainingConfig(histories=histories), rows)
-    large = rows == job.XLA_ROWS
+    found = fitting._compiles_with_xla(TrainingConfig(histories=histories), rows)
+    large = rows == fitting.XLA_ROWS
     assert found is (large and not histories and backend == "tensorflow")
 
 
 def test_xla_trains_as_without(make_config, tmp_path, monkeypatch, backend):
     """Large runs and small ones give the same numbers."""
     plain = train(make_config(), tmp_path / "plain", model_from_config)
-    monkeypatch.setattr(job, "XLA_ROWS", 1)
+    monkeypatch.setattr(fitting, "XLA_ROWS", 1)
     compiled = train(make_config(), tmp_path / "compiled", model_from_config)
     if backend == "tensorflow":
         assert (plain.model.jit_compile, compiled.model.jit_compile) == (False, True)
@@ -473,11 +480,12 @@ def test_default_batch_size(rows, size):
         ("learning_rate", 0.0),
         ("learning_rate", float("nan")),
         ("init_stddev", 0.0),
+        ("combiner", "max"),
     ],
 )
 def test_configuration_errors(name, value):
     with pytest.raises(
-        ValueError, match=f"`{name}` must be .*Received: {name}={value}"
+        ValueError, match=f"`{name}` must be .*Received: {name}={value!r}"
     ):
         TrainingConfig(**{name: value})
 

@@ -1,0 +1,173 @@
+"""Rows of ratings as batches to train on, and what to validate on."""
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from fmlayers.data import Dataset, Encoder, ShuffledBatches, without_padding
+from fmlayers.data._stream import in_order
+from fmlayers.data.encoder import Kind
+from fmlayers.training.config import TrainingConfig
+from fmlayers.training.sampled import SampledBatches
+
+Rows = npt.NDArray[np.int64]
+Inputs = dict[str, npt.NDArray[Any]]
+
+# A batch then looks up about a sixth of all lists: validation RMSE on MovieLens 100K
+# 0.001 above that of batches of any rows, in a third of the time.
+HISTORY_GROUPS = 6
+VALIDATION_GROUPS = 8192  # a step
+
+
+class Examples:
+    """The rows that a model is fitted to, encoded by what they alone say.
+
+    Args:
+        config: How rows become batches: the loss and its negatives, histories, the
+            seed, the rarest value that is known.
+        columns: Kinds of the columns to encode.
+        dataset: The ratings with their side tables.
+        fitting: Rows of the ratings to fit to.
+        validation: Optional rows to validate on.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        columns: Mapping[str, Kind],
+        dataset: Dataset,
+        fitting: Rows,
+        validation: Rows | None = None,
+    ) -> None:
+        self.config = config
+        self.dataset = dataset
+        self.whole = dataset.table()
+        of_items = () if dataset.items is None else dataset.items.columns
+        self.item_columns = {"item", *of_items} & set(columns)
+        self.fitting = fitting
+        self.validation = validation
+        self.encoder = Encoder(columns, min_count=config.min_count)
+        self.encoder.fit(self.table)
+
+    def __len__(self) -> int:
+        return len(self.fitting)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The rows to fit to."""
+        return self.whole.iloc[self.fitting]
+
+    def batches(self, batch_size: int, *, epoch: int = 0) -> ShuffledBatches:
+        """Returns the batches of an epoch and of those after it."""
+        config = self.config
+        inputs, ratings = self._fitting
+        options: dict[str, Any] = {"seed": config.seed, "epoch": epoch}
+        if config.histories:
+            options |= {"group_by": ("user", "item"), "groups": HISTORY_GROUPS}
+        if config.loss == "mse":
+            return ShuffledBatches(inputs, ratings, batch_size, **options)
+        catalogue, users, items = self._pairs
+        return SampledBatches(
+            inputs,
+            _without_padding(catalogue),
+            items[self.fitting],
+            users[self.fitting],
+            batch_size,
+            negatives=config.negatives,
+            **options,
+        )
+
+    def validation_arguments(self) -> dict[str, Any]:
+        """Returns the arguments of `fit` that say what to validate on."""
+        if self.validation is None:
+            return {}
+        groups = 1 if self.config.loss == "mse" else 1 + self.config.negatives
+        batch_size = VALIDATION_GROUPS * groups
+        if streams():
+            return {"validation_data": in_order(self._validation, batch_size)}
+        return {
+            "validation_data": self._validation,
+            "validation_batch_size": batch_size,
+        }
+
+    @cached_property
+    def _fitting(self) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
+        inputs, ratings = self._arrays(self.fitting)
+        return _without_padding(inputs), ratings
+
+    @cached_property
+    def _validation(self) -> tuple[Inputs, npt.NDArray[np.float32]]:
+        validation = self.validation
+        assert validation is not None
+        if self.config.loss == "mse":
+            return self._arrays(validation)
+        catalogue, users, items = self._pairs
+        known = validation[items[validation] >= 0]
+        inputs, _ = self._arrays(known)
+        seen = np.concatenate([self.fitting, known])
+        return SampledBatches(
+            inputs,
+            catalogue,
+            items[known],
+            users[known],
+            VALIDATION_GROUPS,
+            negatives=self.config.negatives,
+            seed=self.config.seed,
+            seen=(users[seen], items[seen]),
+        ).whole()
+
+    @cached_property
+    def _pairs(self) -> tuple[Inputs, Rows, Rows]:
+        """The items fitted to as inputs, and user and item of every row.
+
+        Items count in the order of the first table, -1 for one that it lacks.
+        """
+        catalogue = self.table.drop_duplicates("item")
+        inputs = {
+            name: self.encoder.encode(name, catalogue[name])
+            for name in self.item_columns
+        }
+        users = pd.factorize(self.whole["user"])[0].astype(np.int64)
+        items = pd.Index(catalogue["item"]).get_indexer(self.whole["item"])
+        return inputs, users, items.astype(np.int64)
+
+    def _arrays(self, rows: Rows) -> tuple[Inputs, npt.NDArray[np.float32]]:
+        table = self.whole.iloc[rows]
+        return self.encoder.transform(table), table["rating"].to_numpy(np.float32)
+
+
+def split_validation(config: TrainingConfig, train: Rows) -> tuple[Rows, Rows]:
+    """Parts training rows into those to fit to and those to validate on.
+
+    Raises:
+        ValueError: If no row is left to fit to.
+    """
+    shuffled = np.random.default_rng((config.seed, 1)).permutation(train)
+    count = round(len(train) * config.validation_fraction)
+    if count == len(train):
+        raise ValueError(
+            "`validation_fraction` must leave a row to train on. Received: "
+            f"validation_fraction={config.validation_fraction}, of {len(train)} "
+            "training rows."
+        )
+    return shuffled[count:], shuffled[:count]
+
+
+def default_batch_size(rows: int) -> int:
+    """Returns the power of two that makes about 160 batches of `rows`."""
+    return int(np.clip(2 ** round(math.log2(max(rows, 1) / 160)), 16, 8192))
+
+
+def streams() -> bool:
+    """Tells whether batches come to the training loop as a `tf.data.Dataset`."""
+    return bool(keras.backend.backend() == "tensorflow")
+
+
+def _without_padding(inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
+    return {n: without_padding(x) if x.ndim == 2 else x for n, x in inputs.items()}

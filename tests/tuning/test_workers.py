@@ -1,0 +1,206 @@
+"""A chief and its workers, each a process of its own, on this machine."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from fmlayers.tuning import Study, StudyError, tune, workers
+from fmlayers.tuning.search import Prepared, _trial_model
+from fmlayers.tuning.tuners import make_tuner
+
+TIMEOUT = 6.0
+# Long enough to be killed in.
+LONG = {"max_epochs": 20, "patience": 20}
+
+
+@pytest.fixture
+def on_loopback(monkeypatch):
+    """Make this process the chief, of workers that share its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    values = ("chief", "127.0.0.1", str(port))
+    for name, value in zip(workers.VARIABLES, values, strict=True):
+        monkeypatch.setenv(name, value)
+
+
+@contextlib.contextmanager
+def worker(name, config, out):
+    """Run a worker by the command, as on another machine."""
+    training = config.training
+    command = f"""
+        tune --data {training.data} --dim {training.dim} --out {out}
+        --max-epochs {training.max_epochs} --patience {training.patience}
+        --batch-size {training.batch_size} --search l2 learning_rate=0.05:0.5
+        --worker-timeout {TIMEOUT}
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fmlayers.cli", *command.split()],
+        env={**os.environ, "KERASTUNER_TUNER_ID": name},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def in_flight(out):
+    """Tell whether a worker is at a trial."""
+    for path in (out / "trials").glob("trial_*/trial.json"):
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            if json.loads(path.read_text())["status"] == "RUNNING":
+                return True
+    return False
+
+
+def kill_in_flight(out, process):
+    """Kill a process as soon as there is a trial in flight."""
+
+    def kill():
+        while not in_flight(out):
+            time.sleep(0.01)
+        time.sleep(0.5)
+        os.kill(process().pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    return thread
+
+
+def values(study):
+    trials = study.trials()
+    return trials[["trial", "status", "l2", "learning_rate/adagrad"]].round(6)
+
+
+def test_a_chief_and_two_workers(study, make_config, on_loopback, tmp_path):
+    config, out = make_config(), tmp_path / "s"
+    with worker("one", config, out) as one, worker("two", config, out) as two:
+        found = tune(config, out, max_trials=4, worker_timeout=60.0)
+        assert one.wait(60) == two.wait(60) == 0
+    # The same trials as of one process, whoever ran them.
+    assert values(found).equals(values(study)[:4])
+    assert (out / "best" / "model.keras").exists()
+    assert {path.name for path in (out / "alive").iterdir()} >= {"one", "two", "chief"}
+
+
+def test_a_killed_worker_is_replaced(study, make_config, tmp_path, monkeypatch):
+    started = []
+
+    class Recorded(workers.LocalWorkers):
+        def start(self):
+            super().start()
+            started.append(self.processes[f"worker-{self.started}"])
+
+    monkeypatch.setattr(workers, "LocalWorkers", Recorded)
+    out = tmp_path / "s"
+    killing = kill_in_flight(out, lambda: started[0])
+    found = tune(make_config(LONG), out, max_trials=3, workers=2)
+    killing.join()
+    assert len(started) == 3
+    assert (found.trials()["status"] == "COMPLETED").all()
+    assert found.trials()["trial"].tolist() == [0, 1, 2]
+    assert values(found)["l2"].tolist() == values(study)["l2"].tolist()[:3]
+    assert not any(name in os.environ for name in workers.VARIABLES)
+
+
+def test_a_chief_does_not_wait_for_a_killed_worker(
+    make_config, on_loopback, tmp_path, monkeypatch
+):
+    config, out = make_config(LONG), tmp_path / "s"
+    with worker("one", config, out) as one:
+        killing = kill_in_flight(out, lambda: one)
+        with pytest.raises(StudyError, match=r"All workers are gone; \d trials have"):
+            tune(config, out, max_trials=2, worker_timeout=TIMEOUT)
+        killing.join()
+    for name in workers.VARIABLES:
+        monkeypatch.delenv(name)
+    # What it was at is taken up by whoever goes on.
+    found = tune(config, out, max_trials=2)
+    assert (found.trials()["status"] == "COMPLETED").all()
+    assert found.trials()["trial"].tolist() == [0, 1]
+
+
+def test_a_worker_does_not_wait_for_a_chief_that_is_gone(
+    study, make_config, on_loopback, tmp_path
+):
+    shutil.copytree(study.path, tmp_path / "s")
+    with worker("one", make_config(), tmp_path / "s") as one:
+        output, _ = one.communicate(timeout=100)
+    assert one.returncode == 1
+    assert "is gone" in output
+
+
+def test_a_worker_waits_for_the_study(tmp_path):
+    with pytest.raises(StudyError, match="The chief has made no study at"):
+        workers.wait_for(tmp_path / "s", 0.5)
+
+
+def test_a_worker_of_other_data_is_refused(study, on_loopback, monkeypatch, tmp_path):
+    shutil.copytree(study.path, tmp_path / "s")
+    record = json.loads((tmp_path / "s" / "config.json").read_text())
+    record["fingerprints"]["data"] = "0"
+    (tmp_path / "s" / "config.json").write_text(json.dumps(record))
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "one")
+    with pytest.raises(StudyError, match="are others on this machine"):
+        tune(study.config, tmp_path / "s", worker_timeout=1.0)
+
+
+def test_some_variables_error(monkeypatch):
+    monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
+    with pytest.raises(StudyError, match="KERASTUNER_ORACLE_PORT.*are not. Set all"):
+        workers.role()
+
+
+def test_a_trial_that_kills_its_workers_fails(study, tmp_path):
+    """It is tried again once, and then told as failed."""
+    prepared = Prepared(study.config)
+    tuner = make_tuner(
+        study.config,
+        tmp_path,
+        _trial_model(study, prepared, 1),
+        study.hyperparameters,
+        max_trials=2,
+    )
+    oracle = tuner.oracle
+    first = oracle.create_trial("one")
+    oracle.release("one")
+    assert (oracle.waiting, oracle.tuner_ids) == (1, set())
+    again = oracle.create_trial("two")
+    assert again.trial_id == first.trial_id
+    oracle.release("two")
+    assert (oracle.waiting, oracle.end_order) == (0, [first.trial_id])
+    assert oracle.trials[first.trial_id].status == "FAILED"
+    reason = tmp_path / "trials" / f"trial_{first.trial_id}" / "failure.txt"
+    assert "Its worker was gone before it was done" in reason.read_text()
+    oracle.release("nobody")  # who was at nothing
+    assert oracle.create_trial("three").trial_id != first.trial_id
+
+
+def test_silence_is_told_by_a_file_that_does_not_change(tmp_path):
+    watch, path = workers.Watch(), tmp_path / "one"
+    assert watch.silence(path) == 0.0
+    time.sleep(0.05)
+    assert watch.silence(path) >= 0.05
+    path.touch()
+    assert watch.silence(path) == 0.0
+    # A clock that is wrong is no sign of anything.
+    os.utime(path, (1, 1))
+    assert watch.silence(path) == 0.0
+    assert watch.silence(path) < 0.05
+
+
+def test_a_study_is_read_by_others(study):
+    assert Study(study.path).trials().equals(study.trials())

@@ -1,0 +1,46 @@
+"""What a model takes of memory, before it is built."""
+
+import os
+from collections.abc import Sequence
+
+from fmlayers.features import Feature, Numeric
+from fmlayers.training import TrainingConfig
+
+BYTES = 4  # a float32
+SLOTS = {"adagrad": 1, "lazy_adam": 2}  # numbers that an optimizer keeps a weight
+
+
+def estimated_bytes(
+    config: TrainingConfig, features: Sequence[Feature], units: Sequence[int]
+) -> int:
+    """Returns what the weights and the optimizer's numbers of a run take.
+
+    Args:
+        config: The configuration of the run.
+        features: The features of its model.
+        units: Sizes of its hidden layers, none where it has none.
+    """
+    rows = sum(
+        1 if isinstance(feature, Numeric) else feature.vocabulary_size + 1
+        for feature in features
+    )
+    if config.model == "neumf":
+        weights = 2 * rows * config.dim + config.dim
+        width = 2 * config.dim
+    else:
+        weights = rows * (config.dim + 1)
+        width = len(features) * config.dim
+    for size in units:
+        weights += (width + 1) * size
+        width = size
+    weights += 1 + (width if units else 0)
+    return config.members * weights * BYTES * (1 + SLOTS[config.optimizer])
+
+
+def default_limit(workers: int = 1) -> int | None:
+    """Returns half of the machine's memory, a worker's part of it; None if unknown."""
+    try:
+        pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return None
+    return pages * size // (2 * max(workers, 1))

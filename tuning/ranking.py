@@ -1,0 +1,68 @@
+"""Lists judged on validation rows while a model is trained."""
+
+from typing import Any
+
+import keras
+import pandas as pd
+
+from fmlayers.data import DataError, Dataset, Encoder, Split
+from fmlayers.data.encoder import as_text
+from fmlayers.evaluation import judged_lists
+from fmlayers.retrieval.from_run import Recommender
+from fmlayers.training.examples import Examples
+
+
+class ListMetrics(keras.callbacks.Callback):
+    """Adds `val_ndcg` and `val_map` to the figures of an epoch.
+
+    For each user a list of `k` is made of all items that were fitted, without the
+    user's own, and judged by the user's validation rows, as `fmlayers evaluate` does
+    with test rows: relevant are those from the 0.85 quantile of their ratings on.
+
+    Args:
+        examples: The rows that are fitted, and the validation rows.
+        k: Length of a list.
+    """
+
+    def __init__(self, examples: Examples, k: int) -> None:
+        super().__init__()
+        self.examples = examples
+        self.k = k
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        examples = self.examples
+        trained = _InTraining(self.model, examples)
+        self.recommender = Recommender(
+            trained, examples.dataset, train_rows=examples.fitting
+        )
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        self.recommender.refresh()
+        examples = self.examples
+        if logs is None or examples.validation is None:
+            return
+        metrics = judged_lists(
+            self.recommender, examples.dataset, examples.validation, k=self.k
+        ).metrics()
+        logs |= {"val_ndcg": metrics["ndcg"], "val_map": metrics["map"]}
+
+
+class _InTraining:
+    """A model with what lists need to know of it, as a run has it."""
+
+    def __init__(self, model: keras.Model, examples: Examples) -> None:
+        self.model = model
+        self.examples = examples
+
+    @property
+    def encoder(self) -> Encoder:
+        return self.examples.encoder
+
+    def side_table(self, name: str) -> pd.DataFrame | None:
+        dataset = self.examples.dataset
+        table = dataset.users if name == "users" else dataset.items
+        key = name[:-1]
+        return None if table is None else table.assign(**{key: table[key].map(as_text)})
+
+    def split(self, dataset: Dataset) -> Split:
+        raise DataError("A model in training has no test rows.")

@@ -1,0 +1,266 @@
+"""The search: trials under KerasTuner, a report, and the best as an ordinary run."""
+
+import contextlib
+import io
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from keras_tuner import HyperParameters
+from keras_tuner.engine import hyperparameters as kinds
+from keras_tuner.src import config as keras_tuner_config
+
+from fmlayers.models.from_config import model_from_config
+from fmlayers.training import run as runs
+from fmlayers.training import train
+from fmlayers.tuning import workers as processes
+from fmlayers.tuning.config import TuningConfig
+from fmlayers.tuning.memory import default_limit
+from fmlayers.tuning.progress import TrialProgress
+from fmlayers.tuning.report import write_pictures, write_report
+from fmlayers.tuning.study import (
+    BEST,
+    Prepared,
+    Study,
+    StudyError,
+    begin,
+    reason_of,
+)
+from fmlayers.tuning.trial import TrialModel
+from fmlayers.tuning.tuners import TRIALS, make_tuner
+
+MAX_TRIALS = 20
+
+
+def searched(config: TuningConfig) -> str:
+    """Returns as a table what a study would search, and what it would hold.
+
+    Raises:
+        DataError: If the data cannot be used.
+        ValueError: If the space is not as `config.search` has it.
+    """
+    parameters = Prepared(config).space.narrowed().space
+    rows = [("hyperparameter", "values", "default"), *map(_described, parameters)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+    return "".join(line.rstrip() + "\n" for line in lines)
+
+
+def tune(
+    config: TuningConfig,
+    out: str | Path,
+    *,
+    max_trials: int | None = None,
+    max_minutes: float | None = None,
+    hyperparameters: HyperParameters | None = None,
+    workers: int = 1,
+    worker_timeout: float = processes.TIMEOUT,
+    overwrite: bool = False,
+) -> Study | None:
+    """Searches as `config` says, and trains the best that was found.
+
+    Each trial is the first phase of a run: it is fitted to the training rows without
+    the validation rows, with early stopping on these, by which trials are compared. The
+    best is trained on all training rows as an ordinary run, `out/best`, whose test rows
+    nothing before has seen.
+
+    The folder is one study's. The same call goes on where an interrupted one was, and
+    with more trials extends one that was done: trials that have ended are kept, one in
+    flight begins anew. With KerasTuner's three environment variables set, the process
+    is the chief of several or one of its workers.
+
+    Args:
+        config: What to search.
+        out: Folder of the study.
+        max_trials: How many trials there are to be in all. Defaults to 20, with
+            Hyperband to as many as it needs.
+        max_minutes: Optional minutes after which no trial begins.
+        hyperparameters: Optional hyperparameters of KerasTuner, in place of what
+            `config.search` and `config.fixed` make of the space. Others than these are
+            searched, too.
+        workers: How many processes of this machine run trials. Defaults to 1, this one.
+        worker_timeout: Seconds without a sign of life after which a worker's trial is
+            given to another.
+        overwrite: Whether a study at `out` is replaced. Defaults to `False`.
+
+    Returns:
+        The study; `None` of a worker.
+
+    Raises:
+        DataError: If the data cannot be used.
+        StudyError: If `out` is taken or of another study, no trial was completed, or
+            all workers are gone.
+    """
+    out = Path(out).resolve()
+    if max_trials is None and config.tuner != "hyperband":
+        max_trials = MAX_TRIALS
+    _check(
+        max_trials=max_trials,
+        max_minutes=max_minutes,
+        workers=workers,
+        worker_timeout=worker_timeout,
+    )
+    role = processes.role()
+    if role == "worker":
+        processes.wait_for(out, worker_timeout)
+        work(out, worker_timeout)
+        return None
+    prepared = Prepared(config)
+    if hyperparameters is None:
+        hyperparameters = prepared.space.narrowed()
+    hyperparameters = hyperparameters.copy()
+    prepared.space(hyperparameters)  # adds what they leave out
+    study = begin(out, prepared.record(hyperparameters), overwrite=overwrite)
+    with runs.locked(out):
+        deadline = math.inf
+        if max_minutes is not None:
+            deadline = time.monotonic() + 60 * max_minutes
+        _search(study, prepared, max_trials, deadline, workers, worker_timeout, role)
+        finish(study)
+    return study
+
+
+def work(path: Path, timeout: float, siblings: int | None = None) -> None:
+    """Runs trials of a study for its chief, until there are none left.
+
+    Args:
+        path: The study's folder.
+        timeout: As `worker_timeout` of `tune`.
+        siblings: How many workers the chief has started on this machine, if it has
+            started this one.
+
+    Raises:
+        StudyError: If the chief is gone.
+    """
+    study = Study(path)
+    name = os.environ[processes.VARIABLES[0]]
+    prepared = Prepared(study.config)
+    record = prepared.record(study.hyperparameters)
+    if record["fingerprints"] != study.record["fingerprints"]:
+        raise StudyError(f"The data of {path} are others on this machine.")
+    model = _trial_model(study, prepared, siblings or 1)
+    tuner = make_tuner(
+        study.config, path, model, study.hyperparameters, max_trials=None
+    )
+    chief = processes.CHIEF
+    child = siblings is not None
+    with processes.showing_life(path, name, timeout, of=chief, child=child) as gone:
+        try:
+            tuner.search()
+        except KeyboardInterrupt:
+            if gone.is_set():
+                raise StudyError(f"The chief of {path} is gone.") from None
+            raise
+
+
+def finish(study: Study) -> None:
+    """Writes the table and the report, and trains the best trial.
+
+    Raises:
+        StudyError: If no trial was completed.
+    """
+    study.write_table()
+    missing = write_pictures(study)
+    write_report(study, missing)
+    best = study.best()
+    out = study.path / BEST
+    if runs.is_run(out) and _is_of(runs.read_json(out / "config.json"), best.to_dict()):
+        return
+    partial = runs.partial_path(out) / "config.json"
+    begun = partial.is_file() and _is_of(runs.read_json(partial), best.to_dict())
+    train(best, out, model_from_config, resume=begun, overwrite=not begun)
+    write_report(study, missing)
+
+
+def _search(
+    study: Study,
+    prepared: Prepared,
+    max_trials: int | None,
+    deadline: float,
+    workers: int,
+    timeout: float,
+    role: processes.Role,
+) -> None:
+    model = _trial_model(study, prepared, workers)
+    told: list[TrialProgress] = []
+    with ExitStack() as stack:
+        stack.enter_context(_without_tracebacks())
+        leads = role == "chief" or workers > 1
+        if leads and role == "alone":
+            stack.enter_context(processes.local_chief())
+        tuner = make_tuner(
+            study.config,
+            study.path,
+            model,
+            study.hyperparameters,
+            max_trials,
+            lambda: told[0].update(),
+        )
+        tuner.oracle.deadline = deadline
+        progress = TrialProgress(
+            study.config,
+            tuner.oracle,
+            lambda trial: reason_of(study.path / TRIALS / f"trial_{trial.trial_id}"),
+            workers,
+        )
+        told.append(stack.enter_context(progress))
+        if max_trials and len(tuner.oracle.end_order) >= max_trials:
+            return
+        if not leads:
+            tuner.search()
+            return
+        stack.enter_context(
+            processes.showing_life(study.path, processes.CHIEF, timeout)
+        )
+        tuner.save()
+        local = None
+        if role == "alone":
+            local = processes.LocalWorkers(study.path, workers, timeout)
+            stack.callback(local.stop)
+        # KerasTuner's server prints each condition that a worker sends.
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        processes.lead(tuner, study.path, progress, timeout, local)
+
+
+@contextlib.contextmanager
+def _without_tracebacks() -> Iterator[None]:
+    """Lets KerasTuner print none: the reason of a failure is told in a line."""
+    before, keras_tuner_config.DEBUG = keras_tuner_config.DEBUG, False
+    try:
+        yield
+    finally:
+        keras_tuner_config.DEBUG = before
+
+
+def _trial_model(study: Study, prepared: Prepared, workers: int) -> TrialModel:
+    limit = study.config.memory_limit or default_limit(workers)
+    return TrialModel(study.config, prepared.space, prepared.examples, limit)
+
+
+def _is_of(record: dict[str, Any], config: dict[str, Any]) -> bool:
+    return {name: record.get(name) for name in config} == config
+
+
+def _check(**settings: float | None) -> None:
+    for name, value in settings.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"`{name}` must be positive. Received: {name}={value}.")
+
+
+def _described(parameter: Any) -> tuple[str, str, str]:
+    if isinstance(parameter, kinds.Choice):
+        values = ", ".join(map(str, parameter.values))
+    elif isinstance(parameter, kinds.Fixed):
+        values = "held"
+    else:
+        values = f"{parameter.min_value:g} ... {parameter.max_value:g}"
+    default = parameter.default
+    shown = f"{default:g}" if isinstance(default, float) else str(default)
+    return parameter.name, values, shown

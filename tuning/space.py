@@ -1,0 +1,215 @@
+"""From the hyperparameters of a trial to the configuration of a run."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, get_args
+
+import numpy as np
+from keras_tuner import HyperParameters
+from keras_tuner.engine import hyperparameters as kinds
+
+from fmlayers._types import Combiner, OptimizerName, ScalerMethod
+from fmlayers.training import TrainingConfig
+from fmlayers.training.config import HISTORIES
+from fmlayers.training.examples import default_batch_size
+from fmlayers.tuning import _hyperparameters as names
+from fmlayers.tuning.config import OF_USER_AND_ITEM, TuningConfig
+
+OWN_UNITS = {"deepfm": (64, 64), "neumf": (64, 32, 16)}
+_UNITS = re.compile(r"[1-9]\d*(-[1-9]\d*)*")
+DIGITS = 4  # of a number that a run is configured by; what workers send has seven
+
+
+class Space:
+    """What a study searches: names, values, and the run that they configure.
+
+    Args:
+        config: The configuration of the study.
+        columns: Kinds of the columns of the data, by name.
+        rows: How many rows are fitted.
+
+    Raises:
+        ValueError: If a model cannot have the columns, or a field is none of them.
+    """
+
+    def __init__(
+        self, config: TuningConfig, columns: Mapping[str, str], rows: int
+    ) -> None:
+        self.config = config
+        self.has_lists = "multi_categorical" in columns.values()
+        self.batch_size = config.training.batch_size or default_batch_size(rows)
+        histories = HISTORIES if config.training.histories else ()
+        of_two = sorted(set(config.models) & set(OF_USER_AND_ITEM))
+        if of_two and (list(columns) != ["user", "item"] or histories):
+            raise ValueError(
+                f"`features` of the models {of_two} must be user and item, without "
+                f"`histories`. Received: {list(columns)}, "
+                f"histories={config.training.histories}."
+            )
+        known = [*columns, *histories]
+        unknown = sorted(set(config.fields) - set(known))
+        if unknown:
+            raise ValueError(
+                f"An L2 may be that of a feature among {known}. Received: {unknown}."
+            )
+
+    def __call__(self, hp: HyperParameters) -> TrainingConfig:
+        """Registers the hyperparameters; returns the run that their values make."""
+        config, base = self.config, self.config.training
+        model = base.model
+        if len(config.models) > 1:
+            model = names.choice(hp, "model", config.models, base.model)
+        found: dict[str, Any] = {
+            "dim": names.integer(hp, "dim", base.dim),
+            "init_stddev": names.floating(hp, "init_stddev", base.init_stddev),
+            "l2": names.floating(hp, "l2", base.l2),
+            "l2_of": {
+                field: names.l2_of(hp, field, base.l2_of.get(field, base.l2))
+                for field in config.fields
+            },
+        }
+        if set(config.models) != {"neumf"}:
+            found["linear_l2"] = names.floating(hp, "linear_l2", base.linear_l2)
+        if base.loss == "mse":
+            methods = get_args(ScalerMethod)
+            found["scaler"] = names.choice(hp, "scaler", methods, base.scaler)
+        if self.has_lists:
+            combiners = get_args(Combiner)
+            found["combiner"] = names.choice(hp, "combiner", combiners, base.combiner)
+        optimizers = get_args(OptimizerName)
+        found["optimizer"] = names.choice(hp, "optimizer", optimizers, base.optimizer)
+        rates = {name: self._rate(name) for name in optimizers}
+        found["learning_rate"] = names.rate(hp, found["optimizer"], rates)
+        # A batch much smaller than the default makes an epoch long, a much larger one
+        # has few steps.
+        bounds = max(16, self.batch_size // 8), min(8192, self.batch_size * 8)
+        found["batch_size"] = names.integer(hp, "batch_size", self.batch_size, bounds)
+        found |= self._tower(hp, model)
+        rounded = {name: _rounded(value) for name, value in found.items()}
+        return replace(base, **rounded, model=model)
+
+    def whole(self) -> HyperParameters:
+        """Returns all hyperparameters with all of their values."""
+        hp = HyperParameters()
+        self(hp)
+        return hp
+
+    def narrowed(self) -> HyperParameters:
+        """Returns what of the space is to be searched, to be given to a tuner.
+
+        Raises:
+            ValueError: If a name is unknown, or the values cannot be its.
+        """
+        search = self.config.search
+        known = {parameter.name: parameter for parameter in self.whole().space}
+        wanted = {self._own_name(name, known): v for name, v in (search or {}).items()}
+        kept = {self._own_name(name, known) for name in self.config.fixed}
+        unknown = sorted(set(wanted) - set(known))
+        if unknown:
+            raise ValueError(
+                f"A hyperparameter must be among {list(known)}. Received: {unknown}."
+            )
+        hp = HyperParameters()
+        for name, parameter in known.items():
+            if name not in wanted and (search is not None or name in kept):
+                conditions = parameter.conditions
+                hp.merge([kinds.Fixed(name, parameter.default, conditions=conditions)])
+            elif wanted.get(name):
+                hp.merge([_narrowed(parameter, wanted[name])])
+            else:
+                hp.merge([parameter])
+        return hp
+
+    def _rate(self, optimizer: str) -> float:
+        base = self.config.training
+        if optimizer == base.optimizer:
+            return base.learning_rate
+        other: Any = {"optimizer": optimizer, "learning_rate": None}
+        return replace(base, **other).learning_rate
+
+    def _tower(self, hp: HyperParameters, model: str) -> dict[str, Any]:
+        config, base = self.config, self.config.training
+        if not config.towers:
+            return {}
+        default = base.hidden_units or OWN_UNITS[config.towers[0]]
+        if len(config.towers) == len(config.models):
+            return names.tower(hp, default, base.dropout)
+        with hp.conditional_scope("model", config.towers):
+            found = names.tower(hp, default, base.dropout)
+        none = {"hidden_units": None, "dropout": 0.0}
+        return found if model in config.towers else none
+
+    def _own_name(self, name: str, known: Mapping[str, Any]) -> str:
+        # Of the optimizer that the study has, if it has one.
+        own = f"{name}/{self.config.training.optimizer}"
+        return own if name not in known and own in known else name
+
+
+def _narrowed(parameter: Any, values: str) -> Any:
+    """Returns a hyperparameter with some of its values."""
+    name, default = parameter.name, parameter.default
+    if isinstance(parameter, kinds.Fixed):
+        raise ValueError(
+            f"{name!r} is 0 by default, which is on no logarithmic scale: give a "
+            f"positive one, to be searched. Received: {values!r}."
+        )
+    options: dict[str, Any] = {"name": name, "conditions": parameter.conditions}
+    low, colon, high = values.partition(":")
+    if colon and isinstance(parameter, kinds.Int | kinds.Float):
+        lowest, highest = _number(name, low), _number(name, high)
+        if not lowest <= highest or lowest <= 0 < parameter.min_value:
+            raise ValueError(
+                f"The values of {name!r} must go from a positive number to one as high "
+                f"or higher. Received: {values!r}."
+            )
+        options["sampling"] = parameter.sampling
+        default = min(max(default, lowest), highest)
+        if isinstance(parameter, kinds.Float):
+            return kinds.Float(
+                min_value=lowest, max_value=highest, default=default, **options
+            )
+        return kinds.Int(
+            min_value=int(lowest),
+            max_value=int(highest),
+            step=2 if math.log2(highest / lowest).is_integer() else None,
+            default=int(default),
+            **options,
+        )
+    every: list[Any] = values.split(",")
+    if isinstance(parameter, kinds.Int | kinds.Float):
+        kind = int if isinstance(parameter, kinds.Int) else float
+        every = [kind(_number(name, value)) for value in every]
+    elif name == "hidden_units":
+        if not all(_UNITS.fullmatch(value) for value in every):
+            raise ValueError(
+                "The values of 'hidden_units' must be sizes like 64-32. "
+                f"Received: {values!r}."
+            )
+    elif set(every) - set(parameter.values):
+        raise ValueError(
+            f"The values of {name!r} must be among {list(parameter.values)}. "
+            f"Received: {values!r}."
+        )
+    return kinds.Choice(
+        values=every, default=default if default in every else every[0], **options
+    )
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(
+            f"The values of {name!r} must be numbers, LOW:HIGH or A,B,C. "
+            f"Received: {text!r}."
+        ) from None
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(entry) for name, entry in value.items()}
+    if isinstance(value, float | np.floating):
+        return float(f"{value:.{DIGITS}g}")
+    return value

@@ -1,0 +1,313 @@
+"""Studies: folders of trials, and what was found by them."""
+
+import copy
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from keras_tuner import HyperParameters
+
+import fmlayers
+from fmlayers.data import source as sources
+from fmlayers.data import split_rows, write_csv
+from fmlayers.training import Run, TrainingConfig
+from fmlayers.training import run as runs
+from fmlayers.training.examples import Examples, Rows, split_validation
+from fmlayers.training.job import columns_of
+from fmlayers.tuning.config import TuningConfig
+from fmlayers.tuning.space import Space
+from fmlayers.tuning.tuners import REASON, TRIALS
+
+BEST = "best"  # the run of the best trial
+SAME = ("training", "data", "fields", "search", "fixed")
+HYPERBAND = "tuner/"  # before the names of what Hyperband keeps among the values
+
+
+class StudyError(ValueError):
+    """A study's folder that is not as a search needs it, or a search without result."""
+
+
+class Study:
+    """A folder of trials: what was searched, and what has come of it.
+
+    It holds `config.json`, `trials/` as KerasTuner writes it, and once a search has
+    ended `trials.csv`, `report.html` with its pictures beside it, and `best/`, an
+    ordinary run.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        StudyError: If it is not a study.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not _is_study(self.path):
+            raise StudyError(f"{self.path} is not a study.")
+        self.record: dict[str, Any] = runs.read_json(self.path / "config.json")
+        self.config = TuningConfig.from_dict(self.record["study"])
+
+    @property
+    def hyperparameters(self) -> HyperParameters:
+        """What is searched."""
+        # KerasTuner writes into what it reads.
+        return HyperParameters.from_config(copy.deepcopy(self.record["space"]))
+
+    def trials(self) -> pd.DataFrame:
+        """Returns a row a trial that has ended, in the order of their beginning.
+
+        Columns are `trial`, `status` (`"COMPLETED"` or `"FAILED"`), the objective,
+        `epochs`, `seconds`, the values of the hyperparameters by name, and `reason`,
+        why a trial has failed.
+        """
+        return trials_of(self.path, self.config)
+
+    def best(self) -> TrainingConfig:
+        """Returns the configuration of the best trial, as it is to be trained.
+
+        All training rows are fitted, for the epochs that were best on the validation
+        rows.
+
+        Raises:
+            StudyError: If no trial has been completed.
+        """
+        trials = self.trials()
+        completed = trials[trials["status"] == "COMPLETED"]
+        if not len(completed):
+            reasons = trials["reason"].tolist()
+            why = f" The first failed: {reasons[0]}" if reasons else ""
+            raise StudyError(f"{self.path} has no completed trial.{why}")
+        objective = self.config.objective
+        order = completed.sort_values(
+            objective, ascending=self.config.direction == "min", kind="stable"
+        )
+        return self.configured(int(order["trial"].iloc[0]))
+
+    def configured(self, trial: int) -> TrainingConfig:
+        """Returns the configuration of a trial, by its number in `trials()`."""
+        (state,) = (s for s, _ in _states(self.path) if int(s["trial_id"]) == trial)
+        hp = HyperParameters.from_config(state["hyperparameters"])
+        space = Space(
+            self.config, self.record["columns"], self.record["rows"]["fitting"]
+        )
+        config = space(hp)
+        epochs = _metric(state, "epochs") or config.max_epochs
+        changes: dict[str, Any] = {
+            "max_epochs": int(epochs),
+            "batch_size": min(
+                int(config.batch_size or 1), self.record["rows"]["fitting"]
+            ),
+            "validation_fraction": 0.0,
+        }
+        return TrainingConfig(**{**config.to_dict(), **changes})
+
+    @cached_property
+    def run(self) -> Run:
+        """The run of the best trial.
+
+        Raises:
+            RunError: If it has not been trained.
+        """
+        return Run(self.path / BEST)
+
+    def summary(self) -> str:
+        """Returns what a person wants to know of the study, as text."""
+        return (self.path / "summary.txt").read_text("utf-8")
+
+    def write_table(self) -> None:
+        """Writes `trials.csv`, what `trials()` returns."""
+        write_csv(self.trials(), self.path / "trials.csv")
+
+
+class Prepared:
+    """What every process of a study reads before it runs trials.
+
+    Args:
+        config: The configuration of the study.
+
+    Raises:
+        DataError: If the data cannot be used.
+        ValueError: If the models cannot have their columns.
+    """
+
+    def __init__(self, config: TuningConfig) -> None:
+        training = config.training
+        self.config = config
+        self.dataset = sources.load(training.data, **training.columns_of_a_table())
+        self.columns = columns_of(training, self.dataset)
+        self.split = split_rows(
+            self.dataset, training.split, training.test_fraction, training.seed
+        )
+        fitting, validation = split_validation(training, self.split.train)
+        self.fitting, self.validation = fitting, validation
+        self.space = Space(config, self.columns, len(fitting))
+
+    @cached_property
+    def examples(self) -> Examples:
+        """The rows of each trial; encoded once, for all of them."""
+        return Examples(
+            self.config.training,
+            self.columns,
+            self.dataset,
+            self.fitting,
+            self.validation,
+        )
+
+    def record(self, hyperparameters: HyperParameters) -> dict[str, Any]:
+        """Returns what a study's folder says of it."""
+        space = hyperparameters.get_config()
+        return {
+            "study": self.config.to_dict(),
+            "space": space,
+            "columns": self.columns,
+            "rows": {
+                "fitting": len(self.fitting),
+                "validation": len(self.validation),
+                "test": len(self.split.test),
+            },
+            "fingerprints": {
+                "data": self.dataset.fingerprint(),
+                "split": _fingerprint_of_rows(
+                    self.fitting, self.validation, self.split.test
+                ),
+                "space": _digest(json.dumps(space["space"], sort_keys=True).encode()),
+            },
+            "fmlayers": fmlayers.__version__,
+        }
+
+
+def begin(path: Path, record: dict[str, Any], *, overwrite: bool) -> Study:
+    """Returns the study of a folder, made or found.
+
+    Raises:
+        StudyError: If what is there is no study, or one of something else.
+    """
+    if _is_study(path):
+        with runs.locked(path):
+            if overwrite:
+                shutil.rmtree(path)
+            else:
+                _check_same(path, runs.read_json(path / "config.json"), record)
+    elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise StudyError(f"{path} exists and is not a study: choose another folder.")
+    if not _is_study(path):
+        path.mkdir(parents=True, exist_ok=True)
+        runs.write_json(path / "config.json", record)
+    return Study(path)
+
+
+def trials_of(path: Path, config: TuningConfig) -> pd.DataFrame:
+    """Returns what `Study.trials` does."""
+    rows: list[dict[str, Any]] = []
+    named: dict[str, None] = {}
+    for state, folder in _states(path):
+        values = {
+            name: value
+            for name, value in state["hyperparameters"]["values"].items()
+            if not name.startswith(HYPERBAND)
+        }
+        named |= dict.fromkeys(values)
+        rows.append(
+            {
+                "trial": int(state["trial_id"]),
+                "status": state["status"],
+                config.objective: state["score"],
+                "epochs": _metric(state, "epochs"),
+                "seconds": _metric(state, "seconds"),
+                **values,
+                "reason": reason_of(folder) if state["status"] == "FAILED" else "",
+            }
+        )
+    first = ["trial", "status", config.objective, "epochs", "seconds"]
+    rows.sort(key=lambda row: row["trial"])
+    return pd.DataFrame(rows, columns=[*first, *named, "reason"])
+
+
+def _states(path: Path) -> Iterator[tuple[dict[str, Any], Path]]:
+    """Yields what KerasTuner says of each trial that has ended, and its folder."""
+    for file in (path / TRIALS).glob("trial_*/trial.json"):
+        state = runs.read_json(file)
+        if state["status"] in ("COMPLETED", "FAILED"):
+            yield state, file.parent
+
+
+def _check_same(
+    path: Path, begun: Mapping[str, Any], record: Mapping[str, Any]
+) -> None:
+    then, now = begun["fingerprints"], record["fingerprints"]
+    if then["data"] != now["data"]:
+        raise StudyError(
+            f"{path} is a study of other data: its trials have not seen the ratings of "
+            f"{record['study']['training']['data']}. Choose another folder."
+        )
+    if then["split"] != now["split"]:
+        raise StudyError(
+            f"{path} is a study of another split of the data: its trials were compared "
+            "on other validation rows. Choose another folder."
+        )
+    if then["space"] != now["space"]:
+        changed = _changed(_by_name(begun["space"]), _by_name(record["space"]))
+        raise StudyError(
+            f"{path} is a study of another search space: {', '.join(changed)}. Choose "
+            "another folder."
+        )
+    was, is_now = (_flat(each["study"]) for each in (begun, record))
+    changed = [
+        f"{name} {was.get(name)!r} (now {is_now.get(name)!r})"
+        for name in _changed(was, is_now)
+    ]
+    if changed:
+        raise StudyError(
+            f"{path} was begun with another configuration: {', '.join(changed)}. "
+            "Choose another folder."
+        )
+
+
+def _by_name(space: Mapping[str, Any]) -> dict[str, Any]:
+    return {entry["config"]["name"]: entry for entry in space["space"]}
+
+
+def _changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [x for x in sorted({*then, *now}) if then.get(x) != now.get(x)]
+
+
+def _flat(study: Mapping[str, Any]) -> dict[str, Any]:
+    # Where the data are is no matter, once they are known to be the same, nor in which
+    # words a space was told.
+    flat = {**study["training"], **study}
+    return {k: v for k, v in flat.items() if k not in SAME}
+
+
+def _is_study(path: Path) -> bool:
+    file = path / "config.json"
+    return file.is_file() and "study" in runs.read_json(file)
+
+
+def _metric(state: Mapping[str, Any], name: str) -> float | None:
+    found = state["metrics"]["metrics"].get(name)
+    return float(found["observations"][-1]["value"][0]) if found else None
+
+
+def reason_of(folder: Path) -> str:
+    """Returns why the trial of a folder has failed, without the class of the error."""
+    file = folder / REASON
+    lines = file.read_text("utf-8").strip().splitlines() if file.exists() else []
+    if not lines:
+        return "unknown"
+    _, colon, text = lines[-1].partition("Error: ")
+    return text if colon else lines[-1]
+
+
+def _fingerprint_of_rows(*parts: Rows) -> str:
+    return _digest(b"".join(np.asarray(part, "<i8").tobytes() + b"|" for part in parts))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

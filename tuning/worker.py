@@ -1,0 +1,15 @@
+"""A worker that a chief on this machine starts."""
+
+import sys
+from pathlib import Path
+
+from fmlayers.tuning.search import work
+
+
+def main() -> None:
+    path, timeout, count = sys.argv[1:]
+    work(Path(path), float(timeout), siblings=int(count))
+
+
+if __name__ == "__main__":
+    main()
