@@ -4,7 +4,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fmlayers.cli import evaluate, explain, plot, predict, recommend, similar, train
+from fmlayers.cli import (
+    evaluate,
+    explain,
+    export,
+    plot,
+    predict,
+    recommend,
+    similar,
+    train,
+)
 
 COMMANDS = {
     "train": (train, "train, evaluate and save a model"),
@@ -13,6 +22,7 @@ COMMANDS = {
     "recommend": (recommend, "list the best items of a user"),
     "similar": (similar, "list the items most like one"),
     "explain": (explain, "show what ratings are made of"),
+    "export": (export, "write the model for TensorFlow Serving, LiteRT or ONNX"),
     "plot": (plot, "draw the pictures of a run"),
 }
 

@@ -60,7 +60,8 @@ class TopN(keras.Model):
         exclude: Optional integers, the positions of items that a query must not get,
             such as those a user has seen; padded with -1.
         allowed: Optional Booleans, one an item: whether any query may get it.
-        k: Optional integer, the length of the lists in place of the layer's own.
+        k: Optional integer, the length of the lists in place of the layer's own; in a
+            graph of TensorFlow an integer tensor, too.
 
     Input shape:
         A dict, as of `FeatureEmbedding`; `exclude` `(batch, length)`; `allowed`
@@ -337,7 +338,8 @@ class TopN(keras.Model):
         k: int | None,
     ) -> tuple[Tensor, Tensor]:
         k = self.k if k is None else k
-        check_positive("k", k)
+        if not ops.is_tensor(k):
+            check_positive("k", k)
         # A NaN would be ranked by each backend in its own way.
         broken = ops.isnan(constants + ops.sum(vectors, axis=1, keepdims=True))
         constants = ops.where(broken, float("-inf"), constants)

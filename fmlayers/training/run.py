@@ -270,18 +270,6 @@ def locked(partial: Path) -> Iterator[None]:
         yield
 
 
-def finish(partial: Path, path: Path) -> None:
-    """Puts the finished folder in place of `path`, which is gone only thereafter."""
-    if not path.exists() or not any(path.iterdir()):
-        partial.replace(path)
-        return
-    replaced = path.with_name(path.name + ".replaced")
-    shutil.rmtree(replaced, ignore_errors=True)
-    path.replace(replaced)
-    partial.replace(path)
-    shutil.rmtree(replaced)
-
-
 def read_json(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text("utf-8"))

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fmlayers._files import put_in_place
 from fmlayers.data import DataError, Encoder
 from fmlayers.models.from_config import model_from_config
 from fmlayers.training import Run, RunError, train
@@ -217,7 +218,7 @@ def test_a_folder_of_something_else_is_never_touched(tmp_path):
 def test_an_empty_folder_is_free(tmp_path):
     (tmp_path / "run").mkdir()
     partial = runs.begin(tmp_path / "run", {"a": 1}, resume=False, overwrite=False)
-    runs.finish(partial, tmp_path / "run")
+    put_in_place(partial, tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert runs.read_json(tmp_path / "run" / "config.json") == {"a": 1}
 
@@ -233,14 +234,14 @@ def test_an_interrupted_run_is_not_begun_anew_unasked(tmp_path):
     assert set(contents(partial)) == {"config.json"}
 
 
-def test_finish_replaces_what_was_there(tmp_path):
+def test_put_in_place_replaces_what_was_there(tmp_path):
     out = tmp_path / "run"
     for a in (1, 2):
         partial = runs.begin(out, {"a": a}, resume=False, overwrite=True)
         for name in ("metrics.json", "model.keras", f"only-{a}"):
             (partial / name).write_text(str(a))
         assert not out.exists() or contents(out)["model.keras"] == b"1"
-        runs.finish(partial, out)
+        put_in_place(partial, out)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert set(contents(out)) == {
         "config.json",

@@ -1,0 +1,96 @@
+"""ONNX files: the id model for ONNX Runtime, which needs no TensorFlow."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from fmlayers.export.signature import Signature
+
+OPSET = 18
+LARGE = 1024  # numbers; smaller constants stay as they are
+
+try:
+    import onnx
+    import onnxruntime
+    import tf2onnx
+    from keras.src.export.tf2onnx_lib import patch_tf2onnx
+    from onnx import helper, numpy_helper
+except ImportError as error:
+    raise ImportError(
+        'The format "onnx" needs packages of its own: `pip install fmlayers[onnx]`.'
+    ) from error
+
+
+def write(path: Path, signature: Signature, weights: str) -> None:
+    """Writes an ONNX file with the inputs and outputs of a signature.
+
+    Args:
+        path: The file.
+        signature: The signature.
+        weights: `"float32"`; `"float16"`, which are cast back when the file is loaded;
+            or `"int8"`, dynamically quantized by ONNX Runtime.
+    """
+    patch_tf2onnx()  # of which tf2onnx needs some for NumPy 2
+    specs = {
+        entry.name: tf.TensorSpec(entry.shape, entry.dtype, name=entry.name)
+        for entry in signature.inputs
+    }
+    model, _ = tf2onnx.convert.from_function(
+        tf.function(signature.function, autograph=False),
+        [specs],
+        opset=OPSET,
+        custom_op_handlers={"SelectV2": (_as_where, [])},
+    )
+    for value in (*model.graph.input, *model.graph.output):
+        for axis, size in enumerate(value.type.tensor_type.shape.dim):
+            if size.dim_param:
+                size.dim_param = f"{value.name}_length" if axis else "batch"
+    if weights == "float16":
+        _halve(model.graph)
+    if weights == "int8":
+        model = _quantized(model)
+    onnx.checker.check_model(model, full_check=True)
+    path.write_bytes(model.SerializeToString())
+
+
+def answer(path: Path, signature: Signature) -> dict[str, npt.NDArray[Any]]:
+    """Returns what the file makes of the signature's example."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    inputs = {entry.name: entry.array() for entry in signature.inputs}
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+def _as_where(ctx: Any, node: Any, name: str, args: Any) -> None:
+    """Converts a choice into a choice.
+
+    Of itself tf2onnx takes the sum of the two, one times 0: NaN where one is NaN.
+    """
+    node.type = "Where"
+    node.domain = ""
+
+
+def _halve(graph: Any) -> None:
+    for constant in list(graph.initializer):
+        values = numpy_helper.to_array(constant)
+        if values.dtype != np.float32 or values.size < LARGE:
+            continue
+        name = constant.name
+        half = numpy_helper.from_array(values.astype(np.float16), f"{name}_float16")
+        graph.initializer.remove(constant)
+        graph.initializer.append(half)
+        cast = helper.make_node("Cast", [half.name], [name], to=onnx.TensorProto.FLOAT)
+        graph.node.insert(0, cast)
+
+
+def _quantized(model: Any) -> Any:
+    from onnxruntime.quantization import quantize_dynamic
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        quantize_dynamic(model, path, op_types_to_quantize=["Gather", "MatMul"])
+        return onnx.load(path)
