@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import keras
+import numpy as np
 
+from fmlayers._backend import portable_graph
 from fmlayers.export.card import Card, answer_of, card_of, text_of
 from fmlayers.export.signature import Signature, signature_of
 
@@ -24,6 +26,7 @@ Weights = Literal["float32", "float16", "int8"]
 ALIASES = {"tf_saved_model": "saved_model"}  # Keras' own name
 FORMATS = (*get_args(Format), *ALIASES)
 SUFFIXES = {"litert": ".tflite", "onnx": ".onnx"}
+LARGEST = 2**31  # bytes of a file of theirs, a protocol buffer or a flatbuffer
 
 
 def export(
@@ -140,6 +143,15 @@ def export(
             details=details or {},
         )
 
+    size = sum(
+        variable.value.dtype.size * np.prod(variable.shape)
+        for variable in model.variables
+    )
+    if format in SUFFIXES and size >= LARGEST:
+        raise ValueError(
+            f"A file of the format {format!r} holds 2 GB at most, and the weights have "
+            f'{size / 2**30:.1f} GB: take the format "saved_model".'
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     if format == "saved_model":
         _write_saved_model(path, model, signature, encoder, items, item_key, card)
@@ -242,8 +254,8 @@ def _write_file(
 ) -> None:
     from fmlayers.export import saved_model
 
-    traced = saved_model.trace(signature)
-    with _beside(path) as written:
+    with portable_graph(), _beside(path) as written:
+        traced = saved_model.trace(signature)
         if format == "litert":
             from fmlayers.export import litert
 

@@ -1,5 +1,6 @@
 """LiteRT files: the id model for phones and small machines."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,17 @@ def write(path: Path, model: keras.Model, traced: Any, weights: str) -> None:
 
 def answer(path: Path, signature: Signature) -> dict[str, npt.NDArray[Any]]:
     """Returns what the file makes of the signature's example."""
-    interpreter = tf.lite.Interpreter(model_path=str(path))
-    run = interpreter.get_signature_runner()
+    run = _interpreter(path).get_signature_runner()
     found: dict[str, npt.NDArray[Any]] = run(
         **{entry.name: entry.array() for entry in signature.inputs}
     )
     return found
+
+
+def _interpreter(path: Path) -> Any:
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:  # it has moved there; TensorFlow's own says so at length
+        with warnings.catch_warnings(action="ignore"):
+            return tf.lite.Interpreter(model_path=str(path))
+    return Interpreter(model_path=str(path))

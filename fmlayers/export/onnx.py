@@ -1,6 +1,7 @@
 """ONNX files: the id model for ONNX Runtime, which needs no TensorFlow."""
 
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ def write(path: Path, signature: Signature, weights: str) -> None:
         weights: `"float32"`; `"float16"`, which are cast back when the file is loaded;
             or `"int8"`, dynamically quantized by ONNX Runtime.
     """
-    patch_tf2onnx()  # of which tf2onnx needs some for NumPy 2
+    with warnings.catch_warnings(action="ignore"):
+        patch_tf2onnx()  # which tf2onnx needs with NumPy 2
     specs = {
         entry.name: tf.TensorSpec(entry.shape, entry.dtype, name=entry.name)
         for entry in signature.inputs
@@ -43,7 +45,7 @@ def write(path: Path, signature: Signature, weights: str) -> None:
         tf.function(signature.function, autograph=False),
         [specs],
         opset=OPSET,
-        custom_op_handlers={"SelectV2": (_as_where, [])},
+        custom_op_handlers=HANDLERS,
     )
     for value in (*model.graph.input, *model.graph.output):
         for axis, size in enumerate(value.type.tensor_type.shape.dim):
@@ -72,6 +74,49 @@ def _as_where(ctx: Any, node: Any, name: str, args: Any) -> None:
     """
     node.type = "Where"
     node.domain = ""
+
+
+def _as_scatter(ctx: Any, node: Any, name: str, args: Any) -> None:
+    """Converts a sum by segments into a scatter that adds.
+
+    Of itself tf2onnx makes a matrix as wide as the longest segment, and fails where
+    there are none.
+    """
+    data, segments, count = node.input
+
+    def add(kind: str, inputs: list[str], **attributes: Any) -> str:
+        return str(ctx.make_node(kind, inputs, attr=attributes).output[0])
+
+    def constant(*values: int) -> str:
+        found = ctx.make_const(f"{name}_{len(ctx.get_nodes())}", np.array(values))
+        return str(found.output[0])
+
+    to_int64 = {"to": onnx.TensorProto.INT64}
+    segments = add("Cast", [segments], **to_int64)
+    count = add("Reshape", [add("Cast", [count], **to_int64), constant(1)])
+    row = add("Slice", [add("Shape", [data]), constant(1), constant(9), constant(0)])
+    shape = add("Concat", [count, row], axis=0)
+    dtype = helper.tensor_dtype_to_np_dtype(ctx.get_dtype(data))
+    zero = numpy_helper.from_array(np.zeros(1, dtype))
+    zeros = add("ConstantOfShape", [shape], value=zero)
+    places = add("Unsqueeze", [segments, constant(1)])
+    dtypes, shapes = node.output_dtypes, node.output_shapes
+    ctx.remove_node(node.name)
+    ctx.make_node(
+        "ScatterND",
+        [zeros, places, data],
+        outputs=node.output,
+        name=name,
+        attr={"reduction": "add"},
+        dtypes=dtypes,
+        shapes=shapes,
+    )
+
+
+HANDLERS = {
+    "SelectV2": (_as_where, []),
+    "UnsortedSegmentSum": (_as_scatter, []),
+}
 
 
 def _halve(graph: Any) -> None:

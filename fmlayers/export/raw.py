@@ -142,9 +142,12 @@ def raw_signature(signature: Signature, raw: RawEncoder, *, typed: bool) -> Sign
 
 def table_of(keys: list[str], first: int = 1) -> Any:
     """Returns a table from text to the numbers from `first` on; -1 for others."""
-    numbers = tf.range(first, first + len(keys), dtype=tf.int64)
-    texts = tf.constant(keys, tf.string, shape=(len(keys),))
-    initializer = tf.lookup.KeyValueTensorInitializer(texts, numbers)
+    numbers = list(range(first, first + len(keys)))
+    # TensorFlow takes no table without a row.
+    texts, numbers = (keys, numbers) if keys else ([""], [UNKNOWN])
+    initializer = tf.lookup.KeyValueTensorInitializer(
+        tf.constant(texts, tf.string), tf.constant(numbers, tf.int64)
+    )
     return tf.lookup.StaticHashTable(initializer, default_value=UNKNOWN)
 
 
