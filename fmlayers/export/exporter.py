@@ -231,7 +231,7 @@ def _write_saved_model(
             resources += recommend.resources
             signatures += recommend.signatures()
     traced = {s.name: saved_model.trace(s) for s in signatures}
-    with whole_folder(path) as folder:
+    with saved_model.plain_names(model), whole_folder(path) as folder:
         saved_model.write(folder, model, traced, resources)
         answers = saved_model.answers(folder, signatures)
         outputs = {
@@ -254,7 +254,7 @@ def _write_file(
 ) -> None:
     from fmlayers.export import saved_model
 
-    with portable_graph(), _beside(path) as written:
+    with portable_graph(), saved_model.plain_names(model), _beside(path) as written:
         traced = saved_model.trace(signature)
         if format == "litert":
             from fmlayers.export import litert

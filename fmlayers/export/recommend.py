@@ -153,13 +153,20 @@ class Recommend:
         if is_exact(self._model):
             scores, positions = self.top_n(queries, exclude=exclude, k=k)
             return scores, positions
+        count = tf.shape(exclude)[0]
+        # One query at least, without which `map_fn` knows no length of a list.
+        spare = tf.cast(tf.equal(count, 0), tf.int32)
+
+        def padded(x: Tensor) -> Tensor:
+            return tf.pad(x, [[0, spare], *[[0, 0]] * (x.shape.rank - 1)])
+
         types = (tf.TensorSpec((None,), tf.float32), tf.TensorSpec((None,), tf.int32))
         scores, positions = tf.map_fn(
-            lambda one: self._best_of_one(one[0], one[1], k),
-            (queries, exclude),
+            lambda given: self._best_of_one(given[0], given[1], k),
+            ({name: padded(x) for name, x in queries.items()}, padded(exclude)),
             fn_output_signature=types,
         )
-        return scores, positions
+        return scores[:count], positions[:count]
 
     def _best_of_one(
         self, query: Mapping[str, Tensor], exclude: Tensor, k: Tensor

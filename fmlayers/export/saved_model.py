@@ -1,6 +1,8 @@
 """SavedModels: signatures traced, tables and weights with them."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,26 @@ import keras
 import tensorflow as tf
 
 from fmlayers.export.signature import Entry, Signature
+
+NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*:[0-9]+")
+
+
+@contextmanager
+def plain_names(model: keras.Model) -> Iterator[None]:
+    """Gives the weights, inside, names that TensorFlow can write.
+
+    Keras takes any, such as a feature's in another script.
+    """
+    variables = [variable.value for variable in model.variables]
+    names = [variable._handle_name for variable in variables]
+    try:
+        for i, (variable, name) in enumerate(zip(variables, names, strict=True)):
+            if not NAME.fullmatch(name):
+                variable._handle_name = f"variable_{i}:0"
+        yield
+    finally:
+        for variable, name in zip(variables, names, strict=True):
+            variable._handle_name = name
 
 
 def trace(signature: Signature) -> Any:

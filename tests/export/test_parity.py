@@ -119,8 +119,8 @@ def beyond_float(_):
     return model
 
 
-def with_history(model, layer="factors"):
-    getattr(model, layer).set_history("rated", [1, 1, 2, 4], [7, 9, 7, 3])
+def with_history(model):
+    model.factors.set_history("rated", [1, 1, 2, 4], [7, 9, 7, 3])
     return model
 
 
@@ -131,7 +131,7 @@ def long(features):
 
 
 def ensemble(features):
-    members = [with_history(FactorizationMachine(features, 3)) for _ in range(2)]
+    members = [FactorizationMachine(features[:-1], 3) for _ in range(2)]
     return Ensemble(members)
 
 
@@ -150,7 +150,7 @@ MODELS = {
     ),
     "ensemble": ensemble,
     "long": long,
-    "own": lambda f: with_history(Own(f), "vectors"),
+    "own": lambda f: Own(f[:-1]),
     "functional": functional,
     "beyond_float": beyond_float,
 }
