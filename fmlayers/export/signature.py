@@ -92,8 +92,8 @@ def signature_of(model: keras.Model, input_signature: Any = None) -> Signature:
         outputs = function({entry.name: entry.array() for entry in entries})
     except KeyError as error:
         raise ValueError(
-            f"The model reads the entry {error}, which none of its features has: name "
-            "all entries in `input_signature`."
+            "The model reads an entry that none of its features has: name all entries "
+            f"in `input_signature`. {error.args[0]}"
         ) from error
     meanings = {"rating": RATING, "score": SCORE}
     return Signature(

@@ -9,10 +9,10 @@ from fmlayers.models import FactorizationMachine
 SIZES = {"user": 30, "item": 20, "genres": 9}
 
 
-@pytest.fixture
-def on_tensorflow(backend):
-    """Skip on backends that do not export."""
-    if backend != "tensorflow":
+@pytest.fixture(scope="session")
+def on_tensorflow():
+    """Skip on backends that do not export, before other fixtures do."""
+    if keras.backend.backend() != "tensorflow":
         pytest.skip("exports are TensorFlow's")
 
 

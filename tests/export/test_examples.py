@@ -93,7 +93,8 @@ def test_vocabularies_are_applied_as_by_the_encoder(tmp_path):
         "year": [*range(6), None, 7.5],
         "tags": [*table["tags"], "new\nline|七人の侍||x", ""],
     }
-    expected = encoder.transform(pd.DataFrame(cells).astype(object))
+    series = {name: pd.Series(column, dtype=object) for name, column in cells.items()}
+    expected = encoder.transform(pd.DataFrame(series))
     rows = [
         dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)
     ]

@@ -86,7 +86,7 @@ def test_lists_are_those_of_the_run(film_run, served, card):
             "user": users,
             "age": [30.0, 30.0, 30.0],
             "sex": rows["sex"].fillna("").tolist(),
-            "day": [float("nan")] * 3,
+            "day": [""] * 3,
             "exclude": [[""]] * 3,
             "k": 4,
         },
