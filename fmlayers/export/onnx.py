@@ -113,7 +113,7 @@ def _as_scatter(ctx: Any, node: Any, name: str, args: Any) -> None:
     )
 
 
-HANDLERS = {
+HANDLERS: dict[str, tuple[Any, list[Any]]] = {
     "SelectV2": (_as_where, []),
     "UnsortedSegmentSum": (_as_scatter, []),
 }

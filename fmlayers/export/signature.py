@@ -12,6 +12,7 @@ import numpy.typing as npt
 from fmlayers._types import Tensor
 from fmlayers.features import Feature, History, MultiCategorical, Numeric
 from fmlayers.layers import FeatureEmbedding
+from fmlayers.retrieval.top_n import TopN
 
 Function = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
@@ -79,6 +80,8 @@ def signature_of(model: keras.Model, input_signature: Any = None) -> Signature:
     Raises:
         ValueError: If the inputs cannot be told, or the model reads others.
     """
+    if isinstance(model, TopN) and input_signature is None:
+        return _of_lists(model)
     structure = _structure(model)
     if input_signature is not None:
         entries = _given(input_signature)
@@ -214,6 +217,34 @@ def _of_features(model: keras.Model) -> list[Entry]:
             "`FeatureEmbedding`. Name them in `input_signature`. "
             f"Received: {type(model).__name__}."
         )
+    return _entries(features)
+
+
+def _of_lists(top: TopN) -> Signature:
+    """Returns the signature of a `TopN`: ids of the query in, positions out."""
+    features = [f for f in top.model.features if f.name in top.query_features]
+    queries = _entries(features, own=False)
+    meaning = "positions of items not to be listed, padded with -1"
+    exclude = Entry("exclude", "int32", (None, None), meaning, example=[[0], [-1]])
+
+    def call(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        given = {entry.feature: inputs[entry.name] for entry in queries}
+        scores, positions = top(given, exclude=inputs["exclude"])
+        return {"scores": scores, "positions": positions}
+
+    return Signature(
+        "serving_default",
+        f"The {top.k} best items of each query.",
+        (*queries, exclude),
+        {
+            "scores": "the raw scores, the best first; -inf where no item is left",
+            "positions": "the items' rows in the catalogue; -1 where none is left",
+        },
+        call,
+    )
+
+
+def _entries(features: Iterable[Feature], own: bool = True) -> list[Entry]:
     found: dict[str, Entry] = {}
     for feature in features:
         if not isinstance(feature, History):
@@ -222,9 +253,10 @@ def _of_features(model: keras.Model) -> list[Entry]:
         if isinstance(feature, History):
             key = f"an id 0 ... {feature.num_keys - 1}, the key of {feature.name}"
             found.setdefault(feature.of, Entry("", "int64", (None,), key))
-            own = f"the example's own value, left out of {feature.name}; 0: none"
-            found.setdefault(feature.values, Entry("", "int64", (None,), own))
-    names = outer_names(found)
+            if own:
+                value = f"the example's own value, left out of {feature.name}; 0: none"
+                found.setdefault(feature.values, Entry("", "int64", (None,), value))
+    names = outer_names(found, () if own else ("exclude",))
     return [
         replace(entry, name=names[name], feature=name) for name, entry in found.items()
     ]

@@ -7,6 +7,7 @@ from keras import ops
 
 from fmlayers._backend import accumulation_dtype
 from fmlayers._config import deserialize_objects
+from fmlayers._exportable import Exportable
 from fmlayers._types import Tensor
 from fmlayers.retrieval._blocks import merge, nothing
 from fmlayers.retrieval._sides import (
@@ -18,7 +19,7 @@ from fmlayers.retrieval._sides import (
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
-class TopN(keras.Model):
+class TopN(Exportable, keras.Model):
     """Finds the items of highest score for each query, the best first.
 
     With the fields parted into those of a query Q (a user) and of an item I, a

@@ -196,3 +196,23 @@ def test_a_subclass_exports_what_its_call_returns(tmp_path, every_kind, shaken):
     signature = signature_of(model)
     assert list(signature.outputs) == ["output"]
     np.testing.assert_allclose(signature.function(batch)["output"], model(batch))
+
+
+def test_lists_of_positions(tmp_path, every_kind, shaken):
+    import tensorflow as tf
+
+    user, item, history = every_kind[0], every_kind[1], every_kind[-1]
+    model = fmlayers.models.FactorizationMachine([user, item, history], 2)
+    model.factors.set_history("rated", [1, 1, 2, 4], [7, 9, 7, 3])
+    top = fmlayers.retrieval.TopN(shaken(model), ["item"], 20, k=4)
+    top.index({"item": np.arange(20)}).export(tmp_path / "top")
+    run = tf.saved_model.load(str(tmp_path / "top")).signatures["serving_default"]
+    assert run.structured_input_signature[1].keys() == {"user", "exclude"}
+    users, exclude = (
+        np.array([1, 2, -1]),
+        np.array([[3, 5], [-1, 0], [-1, -1]], "int32"),
+    )
+    found = run(user=tf.constant(users), exclude=tf.constant(exclude))
+    scores, positions = top({"user": users}, exclude=exclude)
+    np.testing.assert_array_equal(found["positions"], positions)
+    np.testing.assert_allclose(found["scores"], scores, atol=1e-6)
