@@ -15,6 +15,7 @@ import pytest
 
 import fmlayers
 import fmlayers.data
+import fmlayers.export
 import fmlayers.metrics
 import fmlayers.models
 import fmlayers.optimizers
@@ -26,6 +27,7 @@ EXAMPLES = [
     (module, name)
     for module in (
         "fmlayers",
+        "fmlayers.export",
         "fmlayers.metrics",
         "fmlayers.models",
         "fmlayers.optimizers",
@@ -42,6 +44,8 @@ def test_docstring(module, name):
         name,
         globs={"fmlayers": fmlayers, "keras": keras, "np": np, "pd": pd},
     )
+    if module == "fmlayers.export" and keras.backend.backend() != "tensorflow":
+        pytest.skip("exports are TensorFlow's")
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     for test in found:
         runner.run(test)
