@@ -276,9 +276,10 @@ def _write_file(
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """Yields a path to write to; what has its name and begins so then is at `path`."""
+    """Yields a path to write to; it, and what stands beside it, then is at `path`."""
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as name:
         yield Path(name) / path.name
+        _added(path, ".encoder.json").unlink(missing_ok=True)  # of a former export
         # The file itself last.
         for file in sorted(Path(name).iterdir(), reverse=True):
             file.replace(path.parent / file.name)

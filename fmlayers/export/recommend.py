@@ -35,8 +35,8 @@ class Recommend:
         key: The column of `items` by which they are told.
 
     Raises:
-        ValueError: If all of the encoder's columns are of one side, or a key stands
-            twice.
+        ValueError: If all of the encoder's columns are of one side, there is no item
+            or no column `key`, or a key stands twice.
     """
 
     def __init__(
@@ -47,6 +47,11 @@ class Recommend:
         items: pd.DataFrame,
         key: str,
     ) -> None:
+        if key not in items or not len(items):
+            raise ValueError(
+                f"`items` must have rows and the column {key!r}. "
+                f"Received: {len(items)} rows of {list(items.columns)}."
+            )
         keys = [as_text(value) for value in items[key]]
         if len(set(keys)) < len(keys):
             twice = next(value for value in keys if keys.count(value) > 1)

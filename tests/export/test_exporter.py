@@ -3,6 +3,7 @@
 import json
 
 import keras
+import numpy as np
 import pytest
 
 import fmlayers
@@ -147,3 +148,30 @@ def test_people_s_own_models_by_one_call(every_kind, tmp_path):
         "age": ("float32", 1),
     }
     assert list(run.structured_outputs) == ["pairs"]
+
+
+@pytest.mark.parametrize("format", ["litert", "onnx"])
+def test_an_id_outside_that_is_an_error_gives_nan_where_none_can_be_raised(
+    format, every_kind, tmp_path
+):
+    import onnxruntime
+    from ai_edge_litert.interpreter import Interpreter
+
+    model = fmlayers.models.MatrixFactorization(
+        *every_kind[:2], 2, out_of_range="error"
+    )
+    path = export(model, tmp_path / PATHS[format], format)
+    batch = {"user": np.array([1, -1, 2]), "item": np.array([2, 3, 20])}
+    if format == "onnx":
+        (found,) = onnxruntime.InferenceSession(path).run(["score"], batch)
+    else:
+        found = Interpreter(str(path)).get_signature_runner()(**batch)["score"]
+    assert np.isnan(found[:, 0]).tolist() == [False, True, True]
+
+
+def test_nothing_of_a_former_export_is_left(machine, small, tmp_path):
+    path = export(machine, tmp_path / "m.tflite", "litert")
+    assert (tmp_path / "m.tflite.encoder.json").is_file()
+    export(small, path, "litert", overwrite=True)
+    names = {file.name for file in tmp_path.iterdir()}
+    assert names == {"m.tflite", "m.tflite.md", "m.tflite.json"}

@@ -187,6 +187,7 @@ def test_names_that_are_taken(films, shaken, tmp_path):
             "`items` must have some of the encoder's columns",
         ),
         (lambda t: t.assign(user=1, age=2), "leave some to the query"),
+        (lambda t: t.head(0), "`items` must have rows and the column 'item'"),
         (lambda t: pd.concat([t, t]), "`items` must have each 'item' once. Twice: '"),
     ],
 )
