@@ -9,13 +9,14 @@ from benchmarks import (
     epoch,
     fm_interaction,
     lists,
+    serving,
     tables,
     time_to_rmse,
     training,
 )
 from benchmarks._report import print_machine
 
-# `lists` has a part that needs no data.
+# `lists` and `serving` have parts that need no data.
 OF_NOTHING: tuple[ModuleType, ...] = (
     cold_start,
     fm_interaction,
@@ -23,6 +24,7 @@ OF_NOTHING: tuple[ModuleType, ...] = (
     batches,
     training,
     lists,
+    serving,
 )
 OF_MOVIELENS: tuple[ModuleType, ...] = (epoch, time_to_rmse)
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fmlayers import data as data
     from fmlayers import evaluation as evaluation
     from fmlayers import explain as explain
+    from fmlayers import export as export
     from fmlayers import losses as losses
     from fmlayers import metrics as metrics
     from fmlayers import models as models
@@ -44,6 +45,7 @@ else:
         "data",
         "evaluation",
         "explain",
+        "export",
         "losses",
         "metrics",
         "models",

@@ -4,6 +4,9 @@ Everything else in the layers is written in `keras.ops`, so that it gives the
 same numbers under TensorFlow, JAX and PyTorch.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import keras
@@ -14,6 +17,17 @@ from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from fmlayers._types import Tensor
 
 _FIELDS = 32  # summed up in one loop
+_PORTABLE = ContextVar("portable", default=False)
+
+
+@contextmanager
+def portable_graph() -> Iterator[None]:
+    """Lets what is traced inside keep to what LiteRT and ONNX have, too."""
+    token = _PORTABLE.set(True)
+    try:
+        yield
+    finally:
+        _PORTABLE.reset(token)
 
 
 def accumulation_dtype(dtype: str) -> str:
@@ -112,6 +126,14 @@ def _sum_of_pairs_with_gradient(vectors: Tensor, fields: int) -> Tensor:
         return 0.5 * (total * total - squares), backward
 
     return forward(vectors)
+
+
+@keras.saving.register_keras_serializable(package="fmlayers")
+def softplus(x: Tensor) -> Tensor:
+    """Returns log(1 + exp(x))."""
+    if _PORTABLE.get():  # LiteRT's own ends at 88
+        return ops.maximum(x, 0.0) + ops.log(1.0 + ops.exp(-ops.abs(x)))
+    return ops.softplus(x)
 
 
 def raise_where(invalid: Tensor, ids: Tensor, message: str) -> Tensor:
@@ -215,10 +237,11 @@ def sum_spans(rows: Tensor, owners: Tensor, count: Tensor) -> Tensor:
     Returns:
         `(count, ...)`; zeros for an empty span.
     """
-    if keras.backend.backend() == "tensorflow":
+    if keras.backend.backend() == "tensorflow" and not _PORTABLE.get():
         import tensorflow as tf
 
-        # Six times faster than the unsorted sum, but it ends at the last owner.
+        # Six times faster than the unsorted sum, but it ends at the last owner, and in
+        # LiteRT no owner may be without rows.
         sums = tf.math.segment_sum(rows, owners)
         missing = tf.expand_dims(count - tf.shape(sums)[0], 0)
         empty = tf.zeros(tf.concat([missing, tf.shape(sums)[1:]], 0), sums.dtype)

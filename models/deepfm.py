@@ -4,6 +4,7 @@ from typing import Any, Literal, get_args
 import keras
 from keras import ops
 
+from fmlayers._exportable import Exportable
 from fmlayers._types import Tensor
 from fmlayers.features import Feature
 from fmlayers.layers import RatingScaler
@@ -175,7 +176,7 @@ class DeepFM(FactorizationMachine):
         return self.output_layer(self.tower(joined, training=training))
 
 
-class _Part(keras.Model):
+class _Part(Exportable, keras.Model):
     """Scores by a function of a model, and holds the layers that this one needs.
 
     Compiled code takes for variables what a model holds, and all else for constants.

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from fmlayers._config import deserialize_objects
+from fmlayers._exportable import Exportable
 from fmlayers._types import Tensor
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
-class Ensemble(keras.Model):
+class Ensemble(Exportable, keras.Model):
     """Averages the scores of models that are trained side by side.
 
         score = 1/M sum_m score_m

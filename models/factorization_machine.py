@@ -6,6 +6,7 @@ from keras import ops
 
 from fmlayers._backend import accumulation_dtype
 from fmlayers._config import deserialize_objects
+from fmlayers._exportable import Exportable
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Feature
 from fmlayers.layers import FeatureEmbedding, FMInteraction, RatingScaler
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
-class FactorizationMachine(keras.Model):
+class FactorizationMachine(Exportable, keras.Model):
     """Scores an example by its fields and by all pairs of them.
 
         score = b + sum_f w_f + sum_{f<g} <v_f, v_g>

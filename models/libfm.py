@@ -4,6 +4,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from fmlayers._backend import softplus
 from fmlayers._types import Tensor
 from fmlayers.features import Feature
 from fmlayers.layers import RatingScaler
@@ -95,7 +96,7 @@ class LibFM(FactorizationMachine):
         self.positive = positive
         self.exact_sides = not batch_normalization
         if positive:
-            scaler = keras.layers.Activation("softplus", autocast=False)
+            scaler = keras.layers.Activation(softplus, autocast=False)
         super().__init__(features, dim, scaler, **kwargs)
 
     def build(self, input_shape: Any = None) -> None:

@@ -6,6 +6,7 @@ from keras import ops
 
 from fmlayers._backend import accumulation_dtype
 from fmlayers._config import deserialize_objects
+from fmlayers._exportable import Exportable
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Categorical
 from fmlayers.layers import FeatureEmbedding, RatingScaler
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
-class MatrixFactorization(keras.Model):
+class MatrixFactorization(Exportable, keras.Model):
     """Scores a user and an item by the product of their vectors.
 
         score = b + b_user + b_item + <p_user, q_item>

@@ -16,6 +16,7 @@ import pytest
 
 import fmlayers
 import fmlayers.data
+import fmlayers.export
 import fmlayers.metrics
 import fmlayers.models
 import fmlayers.optimizers
@@ -28,6 +29,7 @@ EXAMPLES = [
     (module, name)
     for module in (
         "fmlayers",
+        "fmlayers.export",
         "fmlayers.metrics",
         "fmlayers.models",
         "fmlayers.optimizers",
@@ -51,6 +53,8 @@ def test_docstring(module, name):
             "pd": pd,
         },
     )
+    if module == "fmlayers.export" and keras.backend.backend() != "tensorflow":
+        pytest.skip("exports are TensorFlow's")
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     for test in found:
         runner.run(test)

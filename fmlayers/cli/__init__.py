@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fmlayers.cli import (
     evaluate,
     explain,
+    export,
     plot,
     predict,
     recommend,
@@ -23,6 +24,7 @@ COMMANDS = {
     "recommend": (recommend, "list the best items of a user"),
     "similar": (similar, "list the items most like one"),
     "explain": (explain, "show what ratings are made of"),
+    "export": (export, "write the model for TensorFlow Serving, LiteRT or ONNX"),
     "plot": (plot, "draw the pictures of a run"),
 }
 

@@ -8,7 +8,7 @@ from fmlayers._types import Tensor
 Best = tuple[Tensor, Tensor]  # scores and positions, each (batch, k), best first
 
 
-def nothing(like: Tensor, k: int) -> Best:
+def nothing(like: Tensor, k: int | Tensor) -> Best:
     """Returns k empty places for each row of `like`, `(batch, 1)`."""
     # By broadcasting, which leaves k known to a graph whose batch is not.
     scores = ops.zeros_like(like) + ops.full((1, k), float("-inf"), dtype=like.dtype)
@@ -19,6 +19,9 @@ def nothing(like: Tensor, k: int) -> Best:
 def merge(best: Best, scores: Tensor, start: Tensor, exclude: Tensor | None) -> Best:
     """Returns the best of `best` and of the scores of the next block of items.
 
+    How many are wanted is how many places `best` has, which an export of TensorFlow
+    learns when it is called.
+
     Args:
         best: The best of all blocks before this one.
         scores: `(batch, size + 1)`; -inf for what is not to be returned. The last
@@ -27,7 +30,7 @@ def merge(best: Best, scores: Tensor, start: Tensor, exclude: Tensor | None) -> 
         exclude: Optional positions `(batch, length)` not to be returned, from anywhere
             in the catalogue or outside.
     """
-    k, size = best[0].shape[1], scores.shape[1] - 1
+    k, size = ops.shape(best[0])[1], scores.shape[1] - 1
     if exclude is not None:
         inside = ops.logical_and(exclude >= start, exclude < start + size)
         # Those of other blocks fall on the last column.
@@ -37,7 +40,8 @@ def merge(best: Best, scores: Tensor, start: Tensor, exclude: Tensor | None) -> 
         places = ops.reshape(ops.stack([rows, columns], axis=-1), (-1, 2))
         gone = ops.zeros_like(places[:, 0], dtype=scores.dtype) - float("inf")
         scores = ops.scatter_update(scores, places, gone)
-    found_scores, found = top_k(scores, min(k, size))
+    most = min(k, size) if isinstance(k, int) else ops.minimum(k, size)
+    found_scores, found = top_k(scores, most)
     found = ops.where(found_scores == float("-inf"), -1, found + start)
     # What was found before comes first, being of lower positions.
     merged = ops.concatenate([best[0], found_scores], axis=1)
@@ -46,7 +50,7 @@ def merge(best: Best, scores: Tensor, start: Tensor, exclude: Tensor | None) -> 
     return merged, ops.take_along_axis(positions, order, axis=1)
 
 
-def top_k(scores: Tensor, k: int) -> Best:
+def top_k(scores: Tensor, k: int | Tensor) -> Best:
     """Returns the k highest of each row; of equal ones (but for -inf), the first."""
     values, indices = ops.top_k(scores, k)
     if keras.backend.backend() != "torch":

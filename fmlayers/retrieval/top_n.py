@@ -7,6 +7,7 @@ from keras import ops
 
 from fmlayers._backend import accumulation_dtype
 from fmlayers._config import deserialize_objects
+from fmlayers._exportable import Exportable
 from fmlayers._types import Tensor
 from fmlayers.retrieval._blocks import merge, nothing
 from fmlayers.retrieval._sides import (
@@ -18,7 +19,7 @@ from fmlayers.retrieval._sides import (
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
-class TopN(keras.Model):
+class TopN(Exportable, keras.Model):
     """Finds the items of highest score for each query, the best first.
 
     With the fields parted into those of a query Q (a user) and of an item I, a
@@ -60,7 +61,8 @@ class TopN(keras.Model):
         exclude: Optional integers, the positions of items that a query must not get,
             such as those a user has seen; padded with -1.
         allowed: Optional Booleans, one an item: whether any query may get it.
-        k: Optional integer, the length of the lists in place of the layer's own.
+        k: Optional integer, the length of the lists in place of the layer's own; in a
+            graph of TensorFlow an integer tensor, too.
 
     Input shape:
         A dict, as of `FeatureEmbedding`; `exclude` `(batch, length)`; `allowed`
@@ -337,7 +339,8 @@ class TopN(keras.Model):
         k: int | None,
     ) -> tuple[Tensor, Tensor]:
         k = self.k if k is None else k
-        check_positive("k", k)
+        if not ops.is_tensor(k):
+            check_positive("k", k)
         # A NaN would be ranked by each backend in its own way.
         broken = ops.isnan(constants + ops.sum(vectors, axis=1, keepdims=True))
         constants = ops.where(broken, float("-inf"), constants)

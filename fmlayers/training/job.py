@@ -14,7 +14,7 @@ import pandas as pd
 
 import fmlayers
 from fmlayers import plots
-from fmlayers._files import whole_file
+from fmlayers._files import put_in_place, whole_file
 from fmlayers.data import (
     Dataset,
     Split,
@@ -108,7 +108,7 @@ def _train_in(
         "config": record,
     }
     _write(folder, model, dataset, metrics, trainer.progress)
-    runs.finish(folder, out)
+    put_in_place(folder, out)
     return runs.Run(out)
 
 

@@ -47,8 +47,11 @@ class Run:
     Args:
         path: The folder.
 
+    Loading runs no code of the folder: configurations and weights are data, classes
+    are those of Keras and of fmlayers, and a model with a `Lambda` is refused.
+
     Raises:
-        RunError: If there is no finished run.
+        RunError: If there is no finished run, or a file of it is not what it should be.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -63,7 +66,16 @@ class Run:
     @cached_property
     def model(self) -> keras.Model:
         """The trained model."""
-        return keras.models.load_model(self.path / "model.keras")
+        path = self.path / "model.keras"
+        try:
+            model = keras.models.load_model(path, safe_mode=True)
+        except Exception as error:  # zipfile's, h5py's, json's, Keras' own, ...
+            raise RunError(f"{path} is not a model that loads: {error}") from error
+        if not isinstance(getattr(model, "encoder", None), Encoder):
+            raise RunError(
+                f"{path} is not the model of a run: there is no encoder in it."
+            )
+        return model
 
     @property
     def encoder(self) -> Encoder:
@@ -270,23 +282,13 @@ def locked(partial: Path) -> Iterator[None]:
         yield
 
 
-def finish(partial: Path, path: Path) -> None:
-    """Puts the finished folder in place of `path`, which is gone only thereafter."""
-    if not path.exists() or not any(path.iterdir()):
-        partial.replace(path)
-        return
-    replaced = path.with_name(path.name + ".replaced")
-    shutil.rmtree(replaced, ignore_errors=True)
-    path.replace(replaced)
-    partial.replace(path)
-    shutil.rmtree(replaced)
-
-
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        content: Any = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise RunError(f"{path} is not a JSON file: {error}") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{path} must hold a JSON object. It holds {content!r:.60}.")
     return content
 
 

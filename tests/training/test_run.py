@@ -3,10 +3,12 @@ import shutil
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
 
+from fmlayers._files import put_in_place
 from fmlayers.data import DataError, Encoder
 from fmlayers.models.from_config import model_from_config
 from fmlayers.training import Run, RunError, train
@@ -217,7 +219,7 @@ def test_a_folder_of_something_else_is_never_touched(tmp_path):
 def test_an_empty_folder_is_free(tmp_path):
     (tmp_path / "run").mkdir()
     partial = runs.begin(tmp_path / "run", {"a": 1}, resume=False, overwrite=False)
-    runs.finish(partial, tmp_path / "run")
+    put_in_place(partial, tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert runs.read_json(tmp_path / "run" / "config.json") == {"a": 1}
 
@@ -233,14 +235,14 @@ def test_an_interrupted_run_is_not_begun_anew_unasked(tmp_path):
     assert set(contents(partial)) == {"config.json"}
 
 
-def test_finish_replaces_what_was_there(tmp_path):
+def test_put_in_place_replaces_what_was_there(tmp_path):
     out = tmp_path / "run"
     for a in (1, 2):
         partial = runs.begin(out, {"a": a}, resume=False, overwrite=True)
         for name in ("metrics.json", "model.keras", f"only-{a}"):
             (partial / name).write_text(str(a))
         assert not out.exists() or contents(out)["model.keras"] == b"1"
-        runs.finish(partial, out)
+        put_in_place(partial, out)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert set(contents(out)) == {
         "config.json",
@@ -286,3 +288,53 @@ def test_a_missing_user_is_not_one_called_nan(run, monkeypatch):
     monkeypatch.setattr(Run, "encoder", encoder)
     unknown = run.is_unknown("user", pd.DataFrame({"user": ["nan", np.nan]}))
     np.testing.assert_array_equal(unknown, [False, True])
+
+
+@pytest.fixture
+def broken(film_run, tmp_path):
+    """Return a copy of a run, to break."""
+    return shutil.copytree(film_run.path, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no zip", b"PK\x03\x04 cut short"], ids=["empty", "text", "cut"]
+)
+def test_a_corrupt_model_is_named(content, broken):
+    (broken / "model.keras").write_bytes(content)
+    with pytest.raises(RunError, match=r"model\.keras is not a model that loads: ."):
+        _ = Run(broken).model
+
+
+def test_a_model_cut_short_is_named(broken):
+    path = broken / "model.keras"
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(RunError, match=r"model\.keras is not a model that loads: ."):
+        _ = Run(broken).model
+
+
+def test_a_foreign_model_is_refused(broken):
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.save(broken / "model.keras")
+    with pytest.raises(RunError, match=r"not the model of a run: there is no encoder"):
+        _ = Run(broken).model
+
+
+def test_a_lambda_is_refused(broken):
+    """Its code would run: loading a file must not."""
+    (broken / "model.keras").unlink()
+    layer = keras.layers.Lambda(lambda x: x + 1.0)
+    model = keras.Sequential([keras.Input((1,)), layer])
+    model.save(broken / "model.keras")
+    message = r"model\.keras is not a model that loads: (.|\n)*Lambda"
+    with pytest.raises(RunError, match=message):
+        _ = Run(broken).model
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[1]", "must hold a JSON object"), ("{", "not a JSON file"), ("7", "It holds 7")],
+)
+def test_foreign_metrics_are_refused(text, message, broken):
+    (broken / "metrics.json").write_text(text)
+    with pytest.raises(RunError, match=rf"metrics\.json.*{message}"):
+        Run(broken)

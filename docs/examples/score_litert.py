@@ -1,0 +1,23 @@
+"""Scores rows by a LiteRT file: no TensorFlow, no Keras, no fmlayers.
+
+    fmlayers export RUN --format litert --out model.tflite
+    python score_litert.py model.tflite '[{"user": "7", "item": "12"}]'
+
+It needs `pip install numpy ai-edge-litert`.
+"""
+
+import json
+import sys
+
+from ai_edge_litert.interpreter import Interpreter
+from encode import Vocabularies
+
+
+def main(path: str, rows: str) -> None:
+    run = Interpreter(model_path=path).get_signature_runner("serving_default")
+    inputs = Vocabularies(f"{path}.encoder.json").encode(json.loads(rows))
+    print(json.dumps(run(**inputs)["score"][:, 0].tolist()))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

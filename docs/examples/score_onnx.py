@@ -1,0 +1,24 @@
+"""Scores rows by an ONNX file: no TensorFlow, no Keras, no fmlayers.
+
+    fmlayers export RUN --format onnx --out model.onnx
+    python score_onnx.py model.onnx '[{"user": "7", "item": "12"}]'
+
+It needs `pip install numpy onnxruntime`.
+"""
+
+import json
+import sys
+
+import onnxruntime
+from encode import Vocabularies
+
+
+def main(path: str, rows: str) -> None:
+    session = onnxruntime.InferenceSession(path)
+    inputs = Vocabularies(f"{path}.encoder.json").encode(json.loads(rows))
+    (scores,) = session.run(["score"], inputs)
+    print(json.dumps(scores[:, 0].tolist()))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

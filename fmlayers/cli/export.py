@@ -1,0 +1,43 @@
+"""`fmlayers export`."""
+
+import argparse
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("run", metavar="RUN", help="folder of a finished run")
+    add(
+        "--format",
+        choices=["saved_model", "litert", "onnx", "item_vectors"],
+        default="saved_model",
+        help="for TensorFlow Serving, for LiteRT, for ONNX Runtime; or the items' "
+        "vectors for a vector index (default: saved_model)",
+    )
+    add(
+        "--out",
+        required=True,
+        metavar="PATH",
+        help="a folder; a .tflite; an .onnx; a .npy or .parquet",
+    )
+    add(
+        "--weights",
+        choices=["float32", "float16", "int8"],
+        default="float32",
+        help="what LiteRT and ONNX keep the weights in (default: float32)",
+    )
+    add("--overwrite", action="store_true", help="replace an export that is there")
+
+
+def run(options: argparse.Namespace) -> int:
+    from fmlayers.export import export_run
+    from fmlayers.training import Run
+
+    path = export_run(
+        Run(options.run),
+        options.out,
+        options.format,
+        overwrite=options.overwrite,
+        weights=options.weights,
+    )
+    print(path)
+    return 0

@@ -1,0 +1,205 @@
+"""Lists of the best items inside a TensorFlow graph: raw values in, raw keys out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import pandas as pd
+import tensorflow as tf
+from keras import ops
+
+from fmlayers._types import Tensor
+from fmlayers.data.encoder import Encoder, as_text
+from fmlayers.export.item_vectors import query_vectors
+from fmlayers.export.raw import RawEncoder, table_of
+from fmlayers.export.signature import Entry, Signature
+from fmlayers.retrieval._blocks import merge, nothing
+from fmlayers.retrieval._sides import is_exact, item_features_of
+from fmlayers.retrieval.top_n import TopN
+
+BLOCK = 8192  # items that are scored at a time
+
+
+class Recommend:
+    """Finds the best items of a catalogue for queries in raw values.
+
+    By the product of `TopN` where the two sides of the model make up its score; of any
+    other model by scoring all items, one query after the other.
+
+    Args:
+        model: The model.
+        encoder: Its encoder, fitted.
+        raw: The encoder's tables.
+        items: A row an item, with raw values: `key`, and the columns of the encoder
+            that are the items'. The encoder's others are the query's.
+        key: The column of `items` by which they are told.
+
+    Raises:
+        ValueError: If all of the encoder's columns are of one side, there is no item
+            or no column `key`, or a key stands twice.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        encoder: Encoder,
+        raw: RawEncoder,
+        items: pd.DataFrame,
+        key: str,
+    ) -> None:
+        if key not in items or not len(items):
+            raise ValueError(
+                f"`items` must have rows and the column {key!r}. "
+                f"Received: {len(items)} rows of {list(items.columns)}."
+            )
+        keys = [as_text(value) for value in items[key]]
+        if len(set(keys)) < len(keys):
+            twice = next(value for value in keys if keys.count(value) > 1)
+            raise ValueError(f"`items` must have each {key!r} once. Twice: {twice!r}.")
+        given = [column for column in encoder.columns if column in items]
+        self.query_columns = [c for c in encoder.columns if c not in given]
+        if not given or not self.query_columns:
+            raise ValueError(
+                "`items` must have some of the encoder's columns, and leave some to "
+                f"the query. The encoder has {list(encoder.columns)}, the items "
+                f"{list(items.columns)}."
+            )
+        self._model: Any = model
+        self._raw = raw
+        self._key = key
+        catalogue = {c: encoder.encode(c, items[c]) for c in given}
+        self._has_ids = encoder.columns.get(key) == "categorical"
+        ids = catalogue[key].tolist() if self._has_ids else range(len(keys))
+        self._first_key = keys[0]
+        # An empty place, -1, takes the last.
+        self._keys = tf.constant([*keys, ""], tf.string)
+        self._ids = tf.constant([*ids, -1], tf.int64)
+        self._positions = table_of(keys, first=0)
+        self.resources: list[Any] = [self._positions]
+        if is_exact(model):
+            names = item_features_of(model, catalogue)
+            self.top_n = TopN(model, names, len(keys), block_size=BLOCK)
+            self.top_n.index(catalogue)
+            self.resources += [v.value for v in self.top_n.variables]
+        else:
+            # Variables, since a graph may hold two gigabytes of constants at most.
+            self._catalogue = {
+                column: tf.Variable(x, trainable=False)
+                for column, x in catalogue.items()
+            }
+            self.resources += list(self._catalogue.values())
+
+    def signatures(self) -> list[Signature]:
+        """Returns `recommend` and, where a product finds the items, `query_vectors`."""
+        return [self._lists(), *([self._vectors()] if is_exact(self._model) else [])]
+
+    def _lists(self) -> Signature:
+        queries = self._raw.entries(self.query_columns, reserved=("exclude", "k"))
+        inputs = (
+            *queries,
+            Entry(
+                "exclude",
+                "string",
+                (None, None),
+                f'{self._key} of items not to be listed, padded with ""; others are '
+                "ignored",
+                example=[[self._first_key], [self._first_key]],
+            ),
+            Entry("k", "int32", (), "the length of a list", example=3),
+        )
+        outputs = {
+            "keys": f'{self._key} of the items, the best first; "" where none is left',
+            "ids": f"{'ids' if self._has_ids else 'rows'} of the items, -1 where none "
+            "is left",
+            "scores": "the raw scores, -inf where no item is left",
+        }
+        if getattr(self._model, "scaler", None) is not None:
+            outputs["ratings"] = "what the model makes of the scores; NaN where none"
+
+        def function(given: dict[str, Tensor]) -> dict[str, Tensor]:
+            raw = {entry.feature: given[entry.name] for entry in queries}
+            exclude = tf.cast(self._positions.lookup(given["exclude"]), tf.int32)
+            exclude = tf.where(tf.equal(given["exclude"], ""), -1, exclude)
+            k = tf.maximum(given["k"], 0)
+            scores, positions = self._best(self._raw(raw), exclude, k)
+            positions = tf.where(positions < 0, tf.size(self._keys) - 1, positions)
+            found = {
+                "keys": tf.gather(self._keys, positions),
+                "ids": tf.gather(self._ids, positions),
+                "scores": scores,
+            }
+            if "ratings" in outputs:
+                present = tf.math.is_finite(scores)
+                ratings = self._model.scaler(tf.where(present, scores, 0.0))
+                found["ratings"] = tf.where(present, ratings, float("nan"))
+            return found
+
+        meaning = "The k best items of each query, out of the whole catalogue."
+        return Signature("recommend", meaning, inputs, outputs, function)
+
+    def _vectors(self) -> Signature:
+        queries = self._raw.entries(self.query_columns)
+        outputs = {
+            "vectors": "whose inner products with the `item_vectors` rank the items",
+            "constants": "what these products lack of the raw scores",
+        }
+
+        def function(given: dict[str, Tensor]) -> dict[str, Tensor]:
+            raw = {entry.feature: given[entry.name] for entry in queries}
+            vectors, constants = query_vectors(self.top_n, self._raw(raw))
+            return {"vectors": vectors, "constants": constants}
+
+        meaning = "The queries' vectors, for a vector index of the items."
+        return Signature("query_vectors", meaning, tuple(queries), outputs, function)
+
+    def _best(
+        self, queries: dict[str, Tensor], exclude: Tensor, k: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if is_exact(self._model):
+            scores, positions = self.top_n(queries, exclude=exclude, k=k)
+            return scores, positions
+        count = tf.shape(exclude)[0]
+        # One query at least, without which `map_fn` knows no length of a list.
+        spare = tf.cast(tf.equal(count, 0), tf.int32)
+
+        def padded(x: Tensor) -> Tensor:
+            return tf.pad(x, [[0, spare], *[[0, 0]] * (x.shape.rank - 1)])
+
+        types = (tf.TensorSpec((None,), tf.float32), tf.TensorSpec((None,), tf.int32))
+        scores, positions = tf.map_fn(
+            lambda given: self._best_of_one(given[0], given[1], k),
+            ({name: padded(x) for name, x in queries.items()}, padded(exclude)),
+            fn_output_signature=types,
+        )
+        return scores[:count], positions[:count]
+
+    def _best_of_one(
+        self, query: Mapping[str, Tensor], exclude: Tensor, k: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Returns what `score_all` does, `(k,)`, of a query without batch axis."""
+        count = len(self._ids) - 1
+        size = min(BLOCK, count)
+        blocks, rest = divmod(count, size)
+
+        def add(start: Any, size: int, best: Any) -> Any:
+            pairs = {
+                name: tf.repeat(x[tf.newaxis], size, axis=0)
+                for name, x in query.items()
+            }
+            for name, x in self._catalogue.items():
+                pairs[name] = x[start : start + size]
+            scores = tf.cast(self._model.score(pairs), tf.float32)
+            scores = tf.where(tf.math.is_nan(scores), float("-inf"), scores)
+            scores = tf.reshape(scores, (1, size))
+            scores = tf.pad(scores, [[0, 0], [0, 1]], constant_values=float("-inf"))
+            return merge(best, scores, start, exclude[tf.newaxis])
+
+        best = ops.fori_loop(
+            0,
+            blocks,
+            lambda i, best: add(i * size, size, best),
+            nothing(tf.zeros((1, 1)), k),
+        )
+        if rest:
+            best = add(blocks * size, rest, best)
+        return best[0][0], best[1][0]

@@ -1,0 +1,91 @@
+"""SavedModels: signatures traced, tables and weights with them."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from fmlayers.export.signature import Entry, Signature
+
+NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*:[0-9]+")
+
+
+@contextmanager
+def plain_names(model: keras.Model) -> Iterator[None]:
+    """Gives the weights, inside, names that TensorFlow can write.
+
+    Keras takes any, such as a feature's in another script.
+    """
+    variables = [variable.value for variable in model.variables]
+    names = [variable._handle_name for variable in variables]
+    try:
+        for i, (variable, name) in enumerate(zip(variables, names, strict=True)):
+            if not NAME.fullmatch(name):
+                variable._handle_name = f"variable_{i}:0"
+        yield
+    finally:
+        for variable, name in zip(variables, names, strict=True):
+            variable._handle_name = name
+
+
+def trace(signature: Signature) -> Any:
+    """Returns the concrete function of a signature, its inputs named."""
+    specs = {
+        entry.name: tf.TensorSpec(entry.shape, entry.dtype, name=entry.name)
+        for entry in signature.inputs
+    }
+    return tf.function(signature.function, autograph=False).get_concrete_function(specs)
+
+
+def outputs_of(signature: Signature, traced: Any) -> list[Entry]:
+    """Returns the outputs with the shapes that tracing found."""
+    return [
+        Entry(
+            name,
+            traced.structured_outputs[name].dtype.name,
+            tuple(traced.structured_outputs[name].shape),
+            meaning,
+        )
+        for name, meaning in signature.outputs.items()
+    ]
+
+
+def write(
+    folder: Path,
+    model: keras.Model,
+    traced: dict[str, Any],
+    resources: Sequence[Any],
+) -> None:
+    """Writes a SavedModel.
+
+    Args:
+        folder: Where to, an empty folder.
+        model: Whose weights the functions read.
+        traced: Concrete functions by the names of their signatures.
+        resources: What else they read: `tf.Module`s with their tables.
+    """
+    module = tf.Module()
+    module.weights_read = [variable.value for variable in model.variables]
+    module.resources_read = list(resources)
+    module.serve = traced["serving_default"]  # as a SavedModel by Keras has it
+    tf.saved_model.save(module, str(folder), signatures=traced)
+
+
+def answers(folder: Path, signatures: Sequence[Signature]) -> dict[str, Any]:
+    """Returns what a SavedModel, loaded again, makes of the signatures' examples."""
+    loaded = tf.saved_model.load(str(folder))
+    found = {}
+    for signature in signatures:
+        given = {
+            entry.name: tf.constant(entry.array(), entry.dtype)
+            for entry in signature.inputs
+        }
+        outputs = loaded.signatures[signature.name](**given)
+        found[signature.name] = {
+            name: outputs[name].numpy() for name in signature.outputs
+        }
+    return found

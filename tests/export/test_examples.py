@@ -1,0 +1,168 @@
+"""The programs of docs/examples run, without fmlayers, against real files."""
+
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pandas as pd
+import pytest
+
+from fmlayers.data import Encoder
+from fmlayers.export import export, write_item_vectors
+from fmlayers.retrieval import TopN
+
+pytestmark = pytest.mark.usefixtures("on_tensorflow")
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+RUN = """
+import importlib.abc, runpy, sys
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ABSENT:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+program, *sys.argv[1:] = sys.argv[1:]
+sys.path.insert(0, program.rpartition("/")[0])
+runpy.run_path(program, run_name="__main__")
+assert not ABSENT & {name.split(".")[0] for name in sys.modules}
+"""
+ROWS = [
+    {"user": "3", "item": "5", "age": 31, "genres": "Drama|War"},
+    {"user": 7, "item": "12", "age": None, "genres": ["Comedy", "no such"]},
+    {"item": "no such item", "genres": ""},
+]
+
+
+@pytest.fixture(scope="module")
+def files(machine, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    export(machine, folder / "model.onnx", "onnx")
+    export(machine, folder / "model.tflite", "litert")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(machine, encoder):
+    table = pd.DataFrame([{"user": None, "age": None, **row} for row in ROWS])
+    return machine.score(encoder.transform(table)).numpy()[:, 0]
+
+
+def run(program, *arguments, absent=("fmlayers", "keras", "tensorflow")):
+    script = f"ABSENT = set({absent})\n{RUN}"
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(EXAMPLES / program), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize(
+    ("program", "file"),
+    [("score_onnx.py", "model.onnx"), ("score_litert.py", "model.tflite")],
+)
+def test_rows_are_scored_by_the_runtime_alone(program, file, files, expected):
+    found = json.loads(run(program, files / file, json.dumps(ROWS)))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_vocabularies_are_applied_as_by_the_encoder(tmp_path):
+    values = ["", 'O\'Neil, "x"', "new\nline", "七人の侍", "007", "one|two"]
+    large = [2**63 - 1, -(2**63), 2**53 + 1, 2**24 + 1, 5, 6]
+    table = pd.DataFrame({"title": values, "id": large, "year": [1, 2, 3, 4, 5, None]})
+    table["tags"] = [values[i:] for i in range(len(values))]
+    kinds = dict.fromkeys(["title", "id"], "categorical")
+    kinds |= {"year": "numeric", "tags": "multi_categorical"}
+    encoder = Encoder(kinds).fit(table)
+    encoder.save(tmp_path / "encoder.json")
+    spec = importlib.util.spec_from_file_location("encode", EXAMPLES / "encode.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    cells = {
+        "title": [*values, "unknown", None],
+        "id": [*large, 2**63 - 2, None],
+        "year": [*range(6), None, 7.5],
+        "tags": [*table["tags"], "new\nline|七人の侍||x", ""],
+    }
+    series = {name: pd.Series(column, dtype=object) for name, column in cells.items()}
+    expected = encoder.transform(pd.DataFrame(series))
+    rows = [
+        dict(zip(cells, row, strict=True)) for row in zip(*cells.values(), strict=True)
+    ]
+    found = module.Vocabularies(tmp_path / "encoder.json").encode(rows)
+    for name, x in expected.items():
+        np.testing.assert_array_equal(found[name], x, err_msg=name)
+
+
+def test_the_server_answers(files, expected):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "uvicorn", "server:app"),
+            *("--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"),
+        ],
+        cwd=EXAMPLES,
+        env={
+            **os.environ,
+            "MODEL": str(files / "model.onnx"),
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
+            answer = _asked(http, server)
+            assert answer.status_code == 200
+            np.testing.assert_allclose(answer.json(), expected, atol=1e-5)
+            assert http.post("/score", json=[]).json() == []
+            assert http.post("/score", json={"user": "3"}).status_code == 422
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def _asked(http, server, seconds=60):
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return http.post("/score", json=ROWS)
+        except httpx.ConnectError:
+            assert server.poll() is None, "the server ended"
+            assert time.monotonic() < end, "the server does not answer"
+            time.sleep(0.2)
+
+
+def test_the_nearest_are_the_list(machine, encoder, films, tmp_path):
+    known = films.items["item"].astype(str).isin(encoder.vocabulary("item"))
+    items = films.items[known][["item", "genres"]]
+    catalogue = {name: encoder.encode(name, items[name]) for name in items}
+    top = TopN(machine, ["item", "genres"], len(items), k=25).index(catalogue)
+    keys = items["item"].astype(str).tolist()
+    write_item_vectors(top, keys, tmp_path / "items.npy")
+    export(machine, tmp_path / "served", items=items)
+    query = json.dumps({"user": ["3"], "age": [30.0]})
+    printed = run(
+        *("nearest.py", tmp_path / "items.npy", tmp_path / "served", query),
+        absent=("fmlayers",),
+    )
+    found = [line.split() for line in printed.splitlines()]
+    queries = {
+        name: encoder.encode(name, pd.Series([value]))
+        for name, value in (("user", "3"), ("age", 30.0))
+    }
+    scores, positions = top(queries)
+    count = min(25, len(items))
+    assert [key for _, key in found] == [keys[i] for i in positions.numpy()[0, :count]]
+    np.testing.assert_allclose(
+        [float(score) for score, _ in found], scores.numpy()[0, :count], atol=2e-4
+    )
