@@ -4,8 +4,8 @@ Each function registers its hyperparameters with `hp` and returns keyword argume
 `fmlayers.FeatureEmbedding(features, **embedding_space(hp))`. Defaults are those of the
 layer. They are ordinary hyperparameters of KerasTuner: what a `HyperParameters` given
 to the tuner says of a name, a range or an `hp.Fixed`, holds in place of what is said
-here. `learning_rate`, if given so, is that of either optimizer; an L2 whose default is 0
-is held at it.
+here. `learning_rate`, if given so, is that of either optimizer; an L2 whose default is
+0 is held at it.
 
 | name | values | default |
 | --- | --- | --- |

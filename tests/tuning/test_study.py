@@ -353,6 +353,39 @@ def test_an_interrupted_search_chooses_as_a_whole_one(tuner, make_config, tmp_pa
         assert np.median(np.abs(np.log(np.array(whole[4:]) / 0.2))) < 1.0
 
 
+@pytest.mark.parametrize("moment", ["begun", "ended"])
+def test_a_kill_between_two_files(moment, make_config, tmp_path):
+    """The trial's file tells what the oracle's does not know yet."""
+    prepared = Prepared(make_config())
+    model = TrialModel(prepared.config, prepared.space, prepared.examples, None)
+
+    def oracle():
+        space = prepared.space.narrowed()
+        return make_tuner(prepared.config, tmp_path, model, space, 2).oracle
+
+    file = tmp_path / "trials" / "oracle.json"
+    first = oracle()
+    first.save()
+    if moment == "ended":
+        first.create_trial("one")
+    before = file.read_bytes()
+    trial = first.create_trial("one")
+    if moment == "ended":
+        first.update_trial(trial.trial_id, {"val_rmse": 0.5})
+        trial.status = "COMPLETED"
+        first.end_trial(trial)
+    file.write_bytes(before)
+    again = oracle()
+    assert again.waiting == 0
+    following = again.create_trial("one")
+    if moment == "begun":
+        assert following.trial_id == trial.trial_id
+        assert following.hyperparameters.values == trial.hyperparameters.values
+    else:
+        assert again.end_order == [trial.trial_id]
+        assert int(following.trial_id) == int(trial.trial_id) + 1
+
+
 def test_a_bayesian_search(make_config, tmp_path):
     config = make_config({"max_epochs": 1}, tuner="bayesian")
     study = tune(config, tmp_path / "s", max_trials=4)  # three before it looks
