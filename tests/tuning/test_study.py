@@ -343,14 +343,14 @@ def answered(config, folder, count):
 @pytest.mark.parametrize("tuner", ["random", "bayesian"])
 def test_an_interrupted_search_chooses_as_a_whole_one(tuner, make_config, tmp_path):
     config = make_config(search={"l2": ""}, tuner=tuner)
-    whole = answered(config, tmp_path / "whole", 11)
-    for count in (5, 8, 9, 11):
+    whole = answered(config, tmp_path / "whole", 7)
+    for count in (4, 6, 7):
         parts = answered(config, tmp_path / "parts", count)
         assert len(parts) == count
     np.testing.assert_allclose(whole, parts, rtol=1e-6)
-    assert len(set(whole)) == 11
+    assert len(set(whole)) == 7
     if tuner == "bayesian":  # which has seen where the low figures are
-        assert np.median(np.abs(np.log(np.array(whole[4:]) / 0.2))) < 1.0
+        assert np.median(np.abs(np.log(np.array(whole[3:]) / 0.2))) < 1.0
 
 
 @pytest.mark.parametrize("moment", ["begun", "ended"])
