@@ -53,9 +53,15 @@ class _StudyOracle(keras_tuner.Oracle):
 
     def reload(self) -> None:
         super().reload()
-        # Not as the folder lists them: a Gaussian process sees an order in them.
-        numbers = sorted(self.trials, key=int)
+        # A process may have been killed between a trial's file and the oracle's: what
+        # the oracle has not begun will be begun, what has ended is not run again. And
+        # in order, not as the folder lists them: a Gaussian process sees one in them.
+        numbers = sorted(self.start_order, key=int)
         self.trials = {number: self.trials[number] for number in numbers}
+        for number in tuple(self._retry_queue):
+            if self.trials[number].status in ("COMPLETED", "FAILED"):
+                self._retry_queue.remove(number)
+                self.end_order.append(number)
 
     def _random_values(self) -> dict[str, Any] | None:
         if self.trials:
