@@ -196,7 +196,7 @@ def of_keras(model, inputs):
 
 
 @pytest.fixture(scope="module")
-def exported(every_kind, shaken, tmp_path_factory):
+def exported(on_tensorflow, every_kind, shaken, tmp_path_factory):
     """Export each model in each format; returns what Keras and all runtimes find."""
     folder = tmp_path_factory.mktemp("parity")
     found, tasks = {}, {format: [] for format in FORMATS}
