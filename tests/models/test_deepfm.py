@@ -148,11 +148,8 @@ def test_gradients_shapes_and_files(tmp_path):
     )
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_learns_what_pairs_cannot_express(jit_compile, backend):
+def test_learns_what_pairs_cannot_express(jit_compile):
     """The product of three signs: no two of them tell anything about it."""
-    if backend == "torch" and jit_compile:
-        pytest.skip("torch.compile is checked by check_layer and test_torch_compile.py")
     names = ("a", "b", "c")
     features = [Categorical(name, 2) for name in names]
     signs = np.tile(np.array(list(np.ndindex(2, 2, 2)), "int32"), (40, 1))

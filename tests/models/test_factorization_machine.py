@@ -62,10 +62,7 @@ def test_of_user_and_item_is_the_biased_matrix_factorization(rng):
     )
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_learns_what_it_can_express(jit_compile, backend, rng):
-    if backend == "torch" and jit_compile:
-        pytest.skip("torch.compile is checked by check_layer and test_torch_compile.py")
+def test_learns_what_it_can_express(jit_compile, rng):
     planted = randomize(FactorizationMachine(FEATURES, 3), rng)
     batch = {
         "user": rng.integers(0, 4, 512),

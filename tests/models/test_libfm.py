@@ -173,10 +173,7 @@ def test_gradients_shapes_and_files(positive, tmp_path):
     )
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_learns_what_it_can_express(jit_compile, backend, rng):
-    if backend == "torch" and jit_compile:
-        pytest.skip("torch.compile is checked by check_layer and test_torch_compile.py")
+def test_learns_what_it_can_express(jit_compile, rng):
     options = {"batch_normalization": True, "positive": True}
     planted = randomize(LibFM(FEATURES, 3, **options), rng)
     batch = {

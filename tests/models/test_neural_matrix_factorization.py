@@ -103,10 +103,7 @@ def test_gradients_shapes_and_files(tmp_path):
     )
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_learns_what_it_can_express(jit_compile, backend, rng):
-    if backend == "torch" and jit_compile:
-        pytest.skip("torch.compile is checked by check_layer and test_torch_compile.py")
+def test_learns_what_it_can_express(jit_compile, rng):
     user, item = Categorical("user", 8), Categorical("item", 8)
     batch = {"user": rng.integers(0, 8, 1024), "item": rng.integers(0, 8, 1024)}
     # A table of full rank: far more than the products of vectors of size 2 hold.

@@ -1,0 +1,11 @@
+import pytest
+
+
+@pytest.fixture(params=[False, True])
+def jit_compile(request, backend):
+    """Whether training is compiled, as far as people train so on the backend."""
+    if backend == "torch" and request.param:
+        pytest.skip("torch.compile is checked by check_layer and test_torch_compile.py")
+    if backend == "jax" and not request.param:
+        pytest.skip("op by op JAX takes minutes, and its steps differ from run to run")
+    return request.param
