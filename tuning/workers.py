@@ -223,11 +223,10 @@ def lead(
         progress.update()
         here = set(oracle.tuner_ids)
         left_well |= bool(seen - here)
-        seen = here
-        for name in here:
-            if watch.silence(folder / ALIVE / name) > timeout:
-                oracle.release(name)
-                seen.discard(name)
+        gone = {n for n in here if watch.silence(folder / ALIVE / n) > timeout}
+        for name in gone:
+            oracle.release(name)
+        seen = here = here - gone
         if local is not None:
             left_well |= _tend(local, oracle, seen, left_well)
             if not local.processes:

@@ -144,7 +144,7 @@ def test_is_exported_as_one_model(tmp_path, backend):
         "import sys, numpy as np, tensorflow as tf\n"
         "batch = {k: tf.constant(x) for k, x in np.load('batch.npz').items()}\n"
         "model = tf.saved_model.load('saved')\n"
-        "np.save('found.npy', model.serve(batch))\n"
+        "np.save('found.npy', model.serve(batch)['rating'])\n"
         "assert 'fmlayers' not in sys.modules\n"
     )
     result = subprocess.run(
