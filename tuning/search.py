@@ -130,6 +130,9 @@ def tune(
 def work(path: Path, timeout: float, siblings: int | None = None) -> None:
     """Runs trials of a study for its chief, until there are none left.
 
+    One that comes when the search has ended leaves, too, after `timeout` seconds in
+    which no chief has come to extend it.
+
     Args:
         path: The study's folder.
         timeout: As `worker_timeout` of `tune`.
@@ -155,9 +158,10 @@ def work(path: Path, timeout: float, siblings: int | None = None) -> None:
         try:
             tuner.search()
         except KeyboardInterrupt:
-            if gone.is_set():
+            if not gone.is_set():
+                raise
+            if not processes.has_ended(path):
                 raise StudyError(f"The chief of {path} is gone.") from None
-            raise
 
 
 def finish(study: Study) -> None:

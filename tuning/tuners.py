@@ -196,8 +196,9 @@ def make_tuner(
     with contextlib.redirect_stdout(io.StringIO()):  # which says that it reloads
         tuner = kind(oracle, model, on_trial_end, directory=folder, project_name=TRIALS)
     model.builds = True
-    # It reloads what a process of its own name has begun, and no other.
-    if known:
+    # It reloads what a process of its own name has begun, and no other. A worker asks
+    # the chief, which may be writing what would be reloaded.
+    if known and tuner.oracle is oracle:
         oracle.reload()
     return tuner
 

@@ -25,6 +25,7 @@ Role = Literal["alone", "chief", "worker"]
 
 ALIVE = "alive"  # folder of the files that show who is there
 CHIEF = "chief"
+ENDED = "The search has ended."  # what the chief's file says from then on
 VARIABLES = (
     "KERASTUNER_TUNER_ID",
     "KERASTUNER_ORACLE_IP",
@@ -110,7 +111,7 @@ def showing_life(
                 _thread.interrupt_main()
                 return
 
-    (alive / name).touch()
+    (alive / name).write_text("")
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:
@@ -243,6 +244,13 @@ def lead(
             f"All workers are gone; {len(oracle.end_order)} trials have ended. The "
             f"same command goes on.{_last_words(folder)}"
         )
+    (folder / ALIVE / CHIEF).write_text(ENDED)
+
+
+def has_ended(folder: Path) -> bool:
+    """Returns whether the last chief of the study has left because all was done."""
+    chief = folder / ALIVE / CHIEF
+    return chief.is_file() and chief.read_text() == ENDED
 
 
 def _tend(local: LocalWorkers, oracle: Any, seen: set[str], left_well: bool) -> bool:

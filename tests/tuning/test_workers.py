@@ -17,7 +17,6 @@ from fmlayers.tuning import Study, StudyError, tune, workers
 from fmlayers.tuning.search import Prepared, _trial_model
 from fmlayers.tuning.tuners import make_tuner
 
-TIMEOUT = 6.0
 # Long enough to be killed in.
 LONG = {"max_epochs": 20, "patience": 20}
 
@@ -33,6 +32,13 @@ def on_loopback(monkeypatch):
         monkeypatch.setenv(name, value)
 
 
+@pytest.fixture
+def as_worker(study, on_loopback, monkeypatch):
+    """Make this process a worker of a copy of the study."""
+    monkeypatch.setenv("KERASTUNER_TUNER_ID", "one")
+    return lambda out: tune(study.config, out, worker_timeout=1.0)
+
+
 @contextlib.contextmanager
 def worker(name, config, out):
     """Run a worker by the command, as on another machine."""
@@ -41,7 +47,7 @@ def worker(name, config, out):
         tune --data {training.data} --dim {training.dim} --out {out}
         --max-epochs {training.max_epochs} --patience {training.patience}
         --batch-size {training.batch_size} --search l2 learning_rate=0.05:0.5
-        --worker-timeout {TIMEOUT}
+        --worker-timeout 60
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "fmlayers.cli", *command.split()],
@@ -55,6 +61,11 @@ def worker(name, config, out):
     finally:
         process.kill()
         process.communicate()
+
+
+def leaves_well(process):
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
 
 
 def in_flight(out):
@@ -89,11 +100,13 @@ def test_a_chief_and_two_workers(study, make_config, on_loopback, tmp_path):
     config, out = make_config(), tmp_path / "s"
     with worker("one", config, out) as one, worker("two", config, out) as two:
         found = tune(config, out, max_trials=4, worker_timeout=60.0)
-        assert one.wait(60) == two.wait(60) == 0
+        leaves_well(one)
+        leaves_well(two)
     # The same trials as of one process, whoever ran them.
     assert values(found).equals(values(study)[:4])
     assert (out / "best" / "model.keras").exists()
     assert {path.name for path in (out / "alive").iterdir()} >= {"one", "two", "chief"}
+    assert workers.has_ended(out)
 
 
 def test_a_killed_worker_is_replaced(study, make_config, tmp_path, monkeypatch):
@@ -123,7 +136,7 @@ def test_a_chief_does_not_wait_for_a_killed_worker(
     with worker("one", config, out) as one:
         killing = kill_in_flight(out, lambda: one)
         with pytest.raises(StudyError, match=r"All workers are gone; \d trials have"):
-            tune(config, out, max_trials=2, worker_timeout=TIMEOUT)
+            tune(config, out, max_trials=2, worker_timeout=6.0)
         killing.join()
     for name in workers.VARIABLES:
         monkeypatch.delenv(name)
@@ -133,14 +146,14 @@ def test_a_chief_does_not_wait_for_a_killed_worker(
     assert found.trials()["trial"].tolist() == [0, 1]
 
 
-def test_a_worker_does_not_wait_for_a_chief_that_is_gone(
-    study, make_config, on_loopback, tmp_path
-):
+def test_a_worker_does_not_wait_for_a_chief_that_is_gone(as_worker, study, tmp_path):
     shutil.copytree(study.path, tmp_path / "s")
-    with worker("one", make_config(), tmp_path / "s") as one:
-        output, _ = one.communicate(timeout=100)
-    assert one.returncode == 1
-    assert "is gone" in output
+    shutil.rmtree(tmp_path / "s" / "trials" / "trial_0")  # which it need not read
+    with pytest.raises(StudyError, match="The chief of .* is gone"):
+        as_worker(tmp_path / "s")
+    # One that is gone because all was done left no sign of harm.
+    (tmp_path / "s" / "alive" / "chief").write_text(workers.ENDED)
+    as_worker(tmp_path / "s")
 
 
 def test_a_worker_waits_for_the_study(tmp_path):
@@ -148,14 +161,13 @@ def test_a_worker_waits_for_the_study(tmp_path):
         workers.wait_for(tmp_path / "s", 0.5)
 
 
-def test_a_worker_of_other_data_is_refused(study, on_loopback, monkeypatch, tmp_path):
+def test_a_worker_of_other_data_is_refused(as_worker, study, tmp_path):
     shutil.copytree(study.path, tmp_path / "s")
     record = json.loads((tmp_path / "s" / "config.json").read_text())
     record["fingerprints"]["data"] = "0"
     (tmp_path / "s" / "config.json").write_text(json.dumps(record))
-    monkeypatch.setenv("KERASTUNER_TUNER_ID", "one")
     with pytest.raises(StudyError, match="are others on this machine"):
-        tune(study.config, tmp_path / "s", worker_timeout=1.0)
+        as_worker(tmp_path / "s")
 
 
 def test_some_variables_error(monkeypatch):
