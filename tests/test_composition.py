@@ -19,7 +19,13 @@ from fmlayers import (
     Numeric,
     RatingScaler,
 )
-from fmlayers.models import FactorizationMachine, MatrixFactorization
+from fmlayers.models import (
+    DeepFM,
+    FactorizationMachine,
+    LibFM,
+    MatrixFactorization,
+    NeuralMatrixFactorization,
+)
 
 FEATURES = [Categorical("user", 9), Categorical("item", 7), Numeric("age")]
 BATCH = {
@@ -85,42 +91,68 @@ def mf_model():
     return MatrixFactorization(*FEATURES[:2], 4, scaler=RatingScaler(1, 5, "clip"))
 
 
+def libfm_model():
+    features = [*FEATURES, MultiCategorical("words", 5)]
+    start = keras.initializers.Constant(3.0)
+    return LibFM(
+        features, 4, positive=True, batch_normalization=True, bias_initializer=start
+    )
+
+
+def deepfm_model():
+    features = [*FEATURES, MultiCategorical("words", 5)]
+    scaler = RatingScaler(1, 5)
+    return DeepFM(features, 4, scaler, dropout=0.1, batch_normalization=True)
+
+
+def neumf_model():
+    scaler = RatingScaler(1, 5)
+    return NeuralMatrixFactorization(*FEATURES[:2], 4, scaler, dropout=0.1)
+
+
+OURS = [functional_model, fm_model, mf_model, libfm_model, deepfm_model, neumf_model]
+
+
 @pytest.mark.parametrize(
-    ("make", "preamble"),
-    [
-        (functional_model, "import fmlayers"),
-        (subclassed_model, SUBCLASS),
-        (fm_model, "import fmlayers"),
-        (mf_model, "import fmlayers"),
-    ],
+    ("makes", "preamble"), [(OURS, "import fmlayers"), ([subclassed_model], SUBCLASS)]
 )
-def test_trained_model_loads_in_a_fresh_process(make, preamble, tmp_path):
-    model = make()
-    model.compile("adam", loss="mse")
-    history = model.fit(BATCH, RATINGS, epochs=3, verbose=0).history["loss"]
-    assert history[-1] < history[0]
-    assert all(np.isfinite(history))
-    model.save(tmp_path / "model.keras")
-    expected = model.predict(BATCH, verbose=0)
-    assert expected.shape == (3, 1)
-    assert ((expected >= 1.0) & (expected <= 5.0)).all()
+def test_trained_models_load_in_a_fresh_process(makes, preamble, tmp_path):
+    expected = {}
+    for make in makes:
+        model = make()
+        model.compile("adam", loss="mse")
+        history = model.fit(BATCH, RATINGS, epochs=3, verbose=0).history["loss"]
+        assert history[-1] < history[0]
+        assert all(np.isfinite(history))
+        path = tmp_path / f"{make.__name__}.keras"
+        model.save(path)
+        expected[str(path)] = model.predict(BATCH, verbose=0)
 
     batch = {name: x.tolist() for name, x in BATCH.items()}
     script = f"""
 import json, sys
 {preamble}
 import keras, numpy as np
+batch, paths = json.load(sys.stdin)
 batch = {{name: np.array(x, "float32" if name == "age" else "int32")
-         for name, x in json.loads({json.dumps(json.dumps(batch))}).items()}}
-model = keras.models.load_model({str(tmp_path / "model.keras")!r})
-print("PREDICTED", json.dumps(model.predict(batch, verbose=0).tolist()))
+         for name, x in batch.items()}}
+models = map(keras.models.load_model, paths)
+found = [model.predict(batch, verbose=0).tolist() for model in models]
+print("PREDICTED", json.dumps(found))
 """
     result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+        [sys.executable, "-c", script],
+        input=json.dumps([batch, list(expected)]),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout.split("PREDICTED")[1])
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    for path, one in zip(expected, found, strict=True):
+        assert expected[path].shape == (3, 1)
+        assert ((expected[path] >= 1.0) & (expected[path] <= 5.0)).all(), path
+        np.testing.assert_allclose(one, expected[path], rtol=1e-6, err_msg=path)
 
 
 def test_models_are_built_twice_without_harm():

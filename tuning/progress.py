@@ -5,9 +5,8 @@ from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.progress import TimeElapsedColumn as Elapsed
 
+from fmlayers.training.progress import new_bar
 from fmlayers.tuning.config import TuningConfig
 
 
@@ -32,15 +31,7 @@ class TrialProgress:
         self.before = self.told  # by earlier processes
         self.started = time.perf_counter()
         self.console = Console(stderr=True, highlight=False)
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            Elapsed(),
-            TextColumn("{task.fields[figures]}"),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
+        self.bar = new_bar(self.console)
         self.task = self.bar.add_task(
             "trials", total=oracle.max_trials, completed=self.told, figures=""
         )

@@ -6,6 +6,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.progress import TimeElapsedColumn as Elapsed
 
 
+def new_bar(console: Console) -> Progress:
+    """Returns a bar whose tasks have `figures`; it is not drawn off a terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Elapsed(),
+        TextColumn("{task.fields[figures]}"),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
 class EpochProgress(keras.callbacks.Callback):
     """One bar for all epochs, with the metric so far; plain lines off a terminal."""
 
@@ -17,15 +30,7 @@ class EpochProgress(keras.callbacks.Callback):
         self.title = title
         self.epochs = epochs
         self.console = Console(stderr=True)
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            Elapsed(),
-            TextColumn("{task.fields[figures]}"),
-            console=self.console,
-            disable=not self.console.is_terminal,
-        )
+        self.bar = new_bar(self.console)
         self.task = self.bar.add_task(
             title, total=epochs, completed=initial_epoch, figures=""
         )

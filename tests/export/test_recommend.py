@@ -4,7 +4,13 @@ import pytest
 
 import fmlayers
 from fmlayers.export import export
-from fmlayers.models import DeepFM, Ensemble, FactorizationMachine
+from fmlayers.models import (
+    DeepFM,
+    Ensemble,
+    FactorizationMachine,
+    LibFM,
+    NeuralMatrixFactorization,
+)
 from fmlayers.retrieval import retrieve
 
 pytestmark = pytest.mark.usefixtures("on_tensorflow")
@@ -41,6 +47,13 @@ MODELS = {
     ),
     "deepfm": lambda e: DeepFM(
         *(e.features, 3), fmlayers.RatingScaler(1, 5), hidden_units=[4], encoder=e
+    ),
+    "libfm": lambda e: LibFM(e.features, 3, positive=True, encoder=e),
+    "neumf": lambda e: NeuralMatrixFactorization(
+        *(f for f in e.features if f.name in ("user", "item")),
+        *(3, fmlayers.RatingScaler(1, 5)),
+        hidden_units=[4],
+        encoder=e,
     ),
 }
 

@@ -3,7 +3,6 @@ import inspect
 import keras
 import numpy as np
 import pytest
-import test_composition
 from checks import check_error, check_layer
 from keras import ops
 
@@ -411,21 +410,6 @@ def test_config_has_every_argument():
     assert clone.factors.l2 == 0.125
     clone.set_weights(model.get_weights())
     np.testing.assert_array_equal(numpy(clone(BATCH)), numpy(model(BATCH)))
-
-
-def test_loads_in_a_fresh_process(tmp_path):
-    def make():
-        return DeepFM(
-            [*test_composition.FEATURES, MultiCategorical("words", 5)],
-            4,
-            RatingScaler(1, 5),
-            dropout=0.1,
-            batch_normalization=True,
-        )
-
-    test_composition.test_trained_model_loads_in_a_fresh_process(
-        make, "import fmlayers", tmp_path
-    )
 
 
 @pytest.mark.filterwarnings("ignore")  # the compiler's own

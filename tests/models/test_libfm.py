@@ -3,7 +3,6 @@ import inspect
 import keras
 import numpy as np
 import pytest
-import test_composition
 from checks import check_error, check_layer
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -342,21 +341,6 @@ def test_config_has_every_argument(options, rng):
     assert clone.factors.l2 == options.get("l2", 0.06)
     clone.set_weights(model.get_weights())
     np.testing.assert_array_equal(numpy(clone(BATCH)), numpy(model(BATCH)))
-
-
-def test_loads_in_a_fresh_process(tmp_path):
-    def make():
-        return LibFM(
-            [*test_composition.FEATURES, MultiCategorical("words", 5)],
-            4,
-            positive=True,
-            batch_normalization=True,
-            bias_initializer=keras.initializers.Constant(3.0),
-        )
-
-    test_composition.test_trained_model_loads_in_a_fresh_process(
-        make, "import fmlayers", tmp_path
-    )
 
 
 def test_errors():

@@ -3,7 +3,6 @@ import inspect
 import keras
 import numpy as np
 import pytest
-import test_composition
 from checks import check_error, check_layer
 from keras import ops
 
@@ -269,17 +268,6 @@ def test_config_has_every_argument(rng):
     assert np.all(numpy(NeuralMatrixFactorization.from_config(config).bias.value) == 2)
     clone.set_weights(model.get_weights())
     np.testing.assert_array_equal(numpy(clone(BATCH)), numpy(model(BATCH)))
-
-
-def test_loads_in_a_fresh_process(tmp_path):
-    def make():
-        return NeuralMatrixFactorization(
-            *test_composition.FEATURES[:2], 4, RatingScaler(1, 5), dropout=0.1
-        )
-
-    test_composition.test_trained_model_loads_in_a_fresh_process(
-        make, "import fmlayers", tmp_path
-    )
 
 
 def test_errors():

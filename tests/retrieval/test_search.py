@@ -79,22 +79,28 @@ def check(found, expected):
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("pairs", [1, 40, 65_536])
+def machine():
+    return FactorizationMachine(FEATURES, 4)
+
+
 @pytest.mark.parametrize(
-    "kind", [deepfm, neumf, normalized, lambda: FactorizationMachine(FEATURES, 4)]
+    ("kind", "pairs"),
+    [
+        *((deepfm, pairs) for pairs in (1, 40, 65_536)),
+        *((kind, 40) for kind in (neumf, normalized, machine)),
+    ],
 )
 def test_any_model_equals_scoring_every_pair(kind, pairs, make, monkeypatch):
     model, queries, catalogue = make(kind)
     monkeypatch.setattr(search, "PAIRS", pairs)
-    for find in (retrieve, score_all):
-        for k in (3, 20):
-            found = find(
-                *(model, queries, catalogue, k),
-                exclude=EXCLUDE,
-                allowed=ALLOWED,
-                batch_size=2,
-            )
-            check(found, expected_lists(model, queries, catalogue, k, EXCLUDE, ALLOWED))
+    for find, k in ((score_all, 3), (retrieve, 20)):
+        found = find(
+            *(model, queries, catalogue, k),
+            exclude=EXCLUDE,
+            allowed=ALLOWED,
+            batch_size=2,
+        )
+        check(found, expected_lists(model, queries, catalogue, k, EXCLUDE, ALLOWED))
     check(
         score_all(model, queries, catalogue, 4),
         expected_lists(model, queries, catalogue, 4),
@@ -102,7 +108,7 @@ def test_any_model_equals_scoring_every_pair(kind, pairs, make, monkeypatch):
 
 
 def test_the_product_is_taken_where_it_is_exact(make, monkeypatch):
-    model, queries, catalogue = make(lambda: FactorizationMachine(FEATURES, 4))
+    model, queries, catalogue = make(machine)
     expected = expected_lists(model, queries, catalogue, 4, EXCLUDE, ALLOWED)
 
     def pairwise(inputs):

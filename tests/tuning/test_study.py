@@ -14,6 +14,7 @@ import keras_tuner
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 
 from fmlayers import cli
 from fmlayers.data import write_csv
@@ -68,7 +69,7 @@ def test_a_trial_is_the_first_phase_of_a_run(study, tmp_path):
         np.testing.assert_allclose(run.metrics["validation_rmse"], found, rtol=1e-5)
 
 
-def test_the_best_is_an_ordinary_run(study, ratings, capsys):
+def test_the_best_is_an_ordinary_run(study, ratings, tmp_path, capsys):
     trials = study.trials()
     best = trials.loc[trials["val_rmse"].idxmin()]
     run = Run(study.path / "best")
@@ -80,10 +81,16 @@ def test_the_best_is_an_ordinary_run(study, ratings, capsys):
         ["evaluate", path, "--top", "5"],
         ["recommend", path, "--user", "1", "--top", "3"],
         ["explain", path, "--user", "1", "--item", "2"],
+        ["export", path, "--out", str(tmp_path / "served")],
     ):
         assert cli.main(command) == 0
         assert capsys.readouterr().out
     assert f"{run.metrics['rmse']:.4f}" in study.summary()
+    served = tf.saved_model.load(tmp_path / "served").signatures["serving_default"]
+    pairs = {"user": [1, 2, 0], "item": [3, 1, 2]}
+    found = served(**{name: tf.constant(ids, tf.int64) for name, ids in pairs.items()})
+    expected = run.model({name: np.array(ids) for name, ids in pairs.items()})
+    np.testing.assert_allclose(found["rating"], expected, rtol=1e-6)
 
 
 def test_the_best_is_that_of_the_command_in_the_summary(study):
