@@ -4,6 +4,7 @@ import contextlib
 import io
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -29,6 +30,7 @@ from fmlayers.tuning.study import (
     StudyError,
     begin,
     reason_of,
+    replaced_by,
 )
 from fmlayers.tuning.trial import TrialModel
 from fmlayers.tuning.tuners import TRIALS, make_tuner
@@ -88,7 +90,8 @@ def tune(
         workers: How many processes of this machine run trials. Defaults to 1, this one.
         worker_timeout: Seconds without a sign of life after which a worker's trial is
             given to another.
-        overwrite: Whether a study at `out` is replaced. Defaults to `False`.
+        overwrite: Whether a study at `out` is replaced. It stands beside, `.replaced`
+            added to its name, until the new one has its best run. Defaults to `False`.
 
     Returns:
         The study; `None` of a worker.
@@ -181,6 +184,7 @@ def finish(study: Study) -> None:
     begun = partial.is_file() and _is_of(runs.read_json(partial), best.to_dict())
     train(best, out, model_from_config, resume=begun, overwrite=not begun)
     write_report(study, missing)
+    shutil.rmtree(replaced_by(study.path), ignore_errors=True)
 
 
 def _search(

@@ -192,7 +192,7 @@ def begin(path: Path, record: dict[str, Any], *, overwrite: bool) -> Study:
     if _is_study(path):
         with runs.locked(path):
             if overwrite:
-                shutil.rmtree(path)
+                _set_aside(path)
             else:
                 _check_same(path, runs.read_json(path / "config.json"), record)
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -201,6 +201,20 @@ def begin(path: Path, record: dict[str, Any], *, overwrite: bool) -> Study:
         path.mkdir(parents=True, exist_ok=True)
         runs.write_json(path / "config.json", record)
     return Study(path)
+
+
+def _set_aside(path: Path) -> None:
+    """Moves a study out of the way, unless what it has replaced is still there."""
+    if replaced_by(path).exists() and not runs.is_run(path / BEST):
+        shutil.rmtree(path)  # which has come to nothing
+        return
+    shutil.rmtree(replaced_by(path), ignore_errors=True)
+    path.replace(replaced_by(path))
+
+
+def replaced_by(path: Path) -> Path:
+    """Returns where the study is that `path` replaces, until it has a best run."""
+    return path.with_name(path.name + ".replaced")
 
 
 def trials_of(path: Path, config: TuningConfig) -> pd.DataFrame:

@@ -16,7 +16,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="STUDY",
         help="folder of the study; one that is there is gone on with, or extended",
     )
-    add("--overwrite", action="store_true", help="replace the study at STUDY")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="replace the study at STUDY, once the new one is done",
+    )
     add(
         "--tuner",
         choices=["random", "bayesian", "hyperband"],

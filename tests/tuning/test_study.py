@@ -250,12 +250,20 @@ def test_a_folder_of_something_else_is_never_touched(make_config, tmp_path):
         Study(tmp_path)
 
 
-def test_overwriting_begins_anew(make_config, tmp_path):
-    tune(make_config(), tmp_path / "s", max_trials=1)
+def test_overwriting_begins_anew(study, make_config, tmp_path):
+    out, replaced = tmp_path / "s", tmp_path / "s.replaced"
+    shutil.copytree(study.path, out)
+    fails = make_config({"dim": 2}, search={"learning_rate": "1e30"})
+    for _ in range(2):  # what has come to nothing has replaced nothing
+        with pytest.raises(StudyError, match="has no completed trial"):
+            tune(fails, out, max_trials=1, overwrite=True)
+        assert values(Study(replaced)) == values(study)
+        assert Study(out).config == fails
     other = make_config(search={"l2": ""})
-    study = tune(other, tmp_path / "s", max_trials=1, overwrite=True)
-    assert len(study.trials()) == 1
-    assert study.config == other
+    found = tune(other, out, max_trials=1, overwrite=True)
+    assert len(found.trials()) == 1
+    assert found.config == other
+    assert not replaced.exists()
 
 
 def test_failed_trials_are_told_and_not_fatal(make_config, tmp_path, capsys):
