@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -77,14 +76,16 @@ def in_flight(out):
     return False
 
 
-def kill_in_flight(out, process):
-    """Kill a process as soon as there is a trial in flight."""
+def kill_in_flight(out, processes):
+    """Kill the first process as soon as there is a trial in flight."""
 
     def kill():
         while not in_flight(out):
             time.sleep(0.01)
+            if any(process.poll() is not None for process in processes):
+                return
         time.sleep(0.5)
-        os.kill(process().pid, signal.SIGKILL)
+        processes[0].kill()
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
@@ -119,7 +120,7 @@ def test_a_killed_worker_is_replaced(study, make_config, tmp_path, monkeypatch):
 
     monkeypatch.setattr(workers, "LocalWorkers", Recorded)
     out = tmp_path / "s"
-    killing = kill_in_flight(out, lambda: started[0])
+    killing = kill_in_flight(out, started)
     found = tune(make_config(LONG), out, max_trials=3, workers=2)
     killing.join()
     assert len(started) == 3
@@ -134,9 +135,9 @@ def test_a_chief_does_not_wait_for_a_killed_worker(
 ):
     config, out = make_config(LONG), tmp_path / "s"
     with worker("one", config, out) as one:
-        killing = kill_in_flight(out, lambda: one)
+        killing = kill_in_flight(out, [one])
         with pytest.raises(StudyError, match=r"All workers are gone; \d trials have"):
-            tune(config, out, max_trials=2, worker_timeout=6.0)
+            tune(config, out, max_trials=2, worker_timeout=10.0)
         killing.join()
     for name in workers.VARIABLES:
         monkeypatch.delenv(name)
