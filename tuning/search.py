@@ -4,7 +4,6 @@ import contextlib
 import io
 import math
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -29,8 +28,8 @@ from fmlayers.tuning.study import (
     Study,
     StudyError,
     begin,
+    drop_replaced,
     reason_of,
-    replaced_by,
 )
 from fmlayers.tuning.trial import TrialModel
 from fmlayers.tuning.tuners import TRIALS, make_tuner
@@ -184,7 +183,7 @@ def finish(study: Study) -> None:
     begun = partial.is_file() and _is_of(runs.read_json(partial), best.to_dict())
     train(best, out, model_from_config, resume=begun, overwrite=not begun)
     write_report(study, missing)
-    shutil.rmtree(replaced_by(study.path), ignore_errors=True)
+    drop_replaced(study.path)
 
 
 def _search(

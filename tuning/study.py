@@ -205,15 +205,21 @@ def begin(path: Path, record: dict[str, Any], *, overwrite: bool) -> Study:
 
 def _set_aside(path: Path) -> None:
     """Moves a study out of the way, unless what it has replaced is still there."""
-    if replaced_by(path).exists() and not runs.is_run(path / BEST):
+    replaced = _replaced_by(path)
+    if _is_study(replaced) and not runs.is_run(path / BEST):
         shutil.rmtree(path)  # which has come to nothing
         return
-    shutil.rmtree(replaced_by(path), ignore_errors=True)
-    path.replace(replaced_by(path))
+    drop_replaced(path)
+    path.replace(replaced)
 
 
-def replaced_by(path: Path) -> Path:
-    """Returns where the study is that `path` replaces, until it has a best run."""
+def drop_replaced(path: Path) -> None:
+    """Removes the study that `path` has replaced, now that this has its best run."""
+    if _is_study(_replaced_by(path)):
+        shutil.rmtree(_replaced_by(path))
+
+
+def _replaced_by(path: Path) -> Path:
     return path.with_name(path.name + ".replaced")
 
 
