@@ -157,12 +157,12 @@ def test_training_from_shards_equals_training_from_memory(
             jit_compile=jit_compile,
             steps_per_execution=steps_per_execution,
         )
-        model.fit(batches, steps_per_epoch=10, epochs=2, shuffle=False, verbose=0)
+        model.fit(batches, steps_per_epoch=25, epochs=2, shuffle=False, verbose=0)
         return model.get_weights()
 
     data = ShardedBatches(shards, 16, seed=0)
     memory = []
-    for inputs, targets in batches(data, 20):
+    for inputs, targets in batches(data, 50):
         values, splits = inputs["genres"]
         padded = np.zeros((16, 4), "int32")
         for row in range(16):

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -137,8 +138,9 @@ def test_a_chief_does_not_wait_for_a_killed_worker(
     with worker("one", config, out) as one:
         killing = kill_in_flight(out, [one])
         with pytest.raises(StudyError, match=r"All workers are gone; \d trials have"):
-            tune(config, out, max_trials=2, worker_timeout=10.0)
+            tune(config, out, max_trials=2, worker_timeout=15.0)
         killing.join()
+        assert one.wait(60) == -signal.SIGKILL
     for name in workers.VARIABLES:
         monkeypatch.delenv(name)
     # What it was at is taken up by whoever goes on.
