@@ -7,7 +7,6 @@ same numbers under TensorFlow, JAX and PyTorch.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 import keras
 import numpy as np
@@ -16,7 +15,6 @@ from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
 from fmlayers._types import Tensor
 
-_FIELDS = 32  # summed up in one loop
 _PORTABLE = ContextVar("portable", default=False)
 
 
@@ -75,57 +73,6 @@ def row_of_each(row_splits: Tensor, count: Tensor) -> Tensor:
     # thirty times as long.
     starts = ops.cast(row_splits[1:-1], "int32")
     return ops.cumsum(ops.segment_sum(ops.ones_like(starts), starts, count + 1))[:-1]
-
-
-def sum_of_pairs(vectors: Tensor, training: bool) -> Tensor:
-    """Returns `(batch, dim)`, the products of all pairs of `(batch, fields, dim)`.
-
-    Half of the square of the sum over the fields less the sum of the squares.
-
-    Args:
-        vectors: Floats `(batch, fields, dim)`.
-        training: Whether a gradient is to follow, which on TensorFlow is worth
-            another form. Exported graphs have the plain one.
-    """
-    fields = vectors.shape[1]
-    if training and fields and keras.backend.backend() == "tensorflow":
-        return _sum_of_pairs_with_gradient(vectors, fields)
-    square_of_sum = ops.square(ops.sum(vectors, axis=1))
-    return 0.5 * (square_of_sum - ops.sum(ops.square(vectors), axis=1))
-
-
-def _sum_of_pairs_with_gradient(vectors: Tensor, fields: int) -> Tensor:
-    import tensorflow as tf
-
-    def sums(parts: list[Tensor]) -> tuple[Tensor, Tensor]:
-        total, squares = parts[0], parts[0] * parts[0]
-        for part in parts[1:]:
-            total, squares = total + part, squares + part * part
-        return total, squares
-
-    # Added up field by field, the two sums are one loop to XLA, which reads the
-    # vectors once; as two reductions, or with more fields to a loop, it takes up to
-    # twice as long. The gradient of the many parts would take longer still.
-    @tf.custom_gradient
-    def forward(x: Tensor) -> tuple[Tensor, Any]:
-        whole = fields // _FIELDS * _FIELDS
-        found = []
-        if whole:
-            shape = (-1, whole // _FIELDS, _FIELDS, x.shape[2])
-            parts = tf.unstack(tf.reshape(x[:, :whole], shape), axis=2)
-            found.append([tf.reduce_sum(part, axis=1) for part in sums(parts)])
-        if fields > whole:
-            found.append([*sums(tf.unstack(x[:, whole:], axis=1))])
-        total, squares = (
-            sum(parts[1:], parts[0]) for parts in zip(*found, strict=True)
-        )
-
-        def backward(upstream: Tensor) -> Tensor:
-            return upstream[:, None] * (total[:, None] - x)
-
-        return 0.5 * (total * total - squares), backward
-
-    return forward(vectors)
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")

@@ -291,14 +291,12 @@ def _parts(model: keras.Model, inputs: Mapping[str, Tensor]) -> _Parts:
     rest = np.zeros(len(matrix), np.float32)
     if hasattr(model, "deep"):
         rest = _numpy(model.deep(inputs))[:, 0]
-    # The model itself squares the sum of the vectors.
-    squares = products[:, diagonal, diagonal].sum(axis=1)
     return _Parts(
         fields=tuple(feature.name for feature in model.factors.features),
         bias=bias + float(shifts.sum()) / 2.0,
         matrix=matrix,
         rest=rest,
-        scale=1.0 + np.abs(matrix).sum((1, 2)) + squares + np.abs(rest),
+        scale=1.0 + np.abs(matrix).sum((1, 2)) + np.abs(rest),
     )
 
 

@@ -5,6 +5,7 @@ import keras
 from keras import ops
 
 from fmlayers._backend import softplus
+from fmlayers._pair_sum import sum_of_others
 from fmlayers._types import Tensor
 from fmlayers.features import Feature
 from fmlayers.layers import RatingScaler
@@ -20,8 +21,8 @@ class LibFM(FactorizationMachine):
 
     Any number of fields; each pair stands in two of the products, hence the half.
     Without the two options below this is `FactorizationMachine`, weight for weight
-    and number for number, at the same cost of O(fields * dim): no square of a sum
-    that cancels, but a product a field to look at, or to normalize.
+    and number for number. With `batch_normalization` there is a product a field to
+    normalize, at the same cost of O(fields * dim).
 
     Args:
         features: List of `Categorical`, `MultiCategorical` and `Numeric`.
@@ -119,11 +120,11 @@ class LibFM(FactorizationMachine):
         self, inputs: Mapping[str, Tensor], training: bool | None = None
     ) -> Tensor:
         """Returns the score's 1/2 sum_f <v_f, S - v_f>, `(batch, 1)`."""
+        if not self.batch_normalization:
+            return super().pairs(inputs)
         vectors = ops.cast(self.factors(inputs), self.linear.compute_dtype)
-        others = ops.sum(vectors, axis=1, keepdims=True) - vectors  # S - v_f
-        products = ops.sum(vectors * others, axis=-1)  # (batch, fields)
-        if self.batch_normalization:
-            products = self.normalization(products, training=training)
+        products = ops.sum(vectors * sum_of_others(vectors), axis=-1)
+        products = self.normalization(products, training=training)  # (batch, fields)
         return 0.5 * ops.sum(products, axis=-1, keepdims=True)
 
     def side(

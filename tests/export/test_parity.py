@@ -154,8 +154,11 @@ MODELS = {
     "functional": functional,
     "beyond_float": beyond_float,
 }
+# Two runtimes round differently, each term of a score at most so often: pooling five
+# values, five fields, their products and hidden layers of 5 * 4, 5 and 3 inputs.
+ROUNDINGS = 64
 # What is looked up is rounded to bfloat16, by each runtime in its own way.
-TOLERANCE = {"fm_bfloat16": 2e-2}
+UNIT = {"fm_bfloat16": 2.0**-9}
 
 
 def batch_of(size):
@@ -195,6 +198,34 @@ def of_keras(model, inputs):
     return named
 
 
+def scales_of(model, inputs):
+    """Return the sum of the absolute values of all terms, for each output.
+
+    It is what the model computes with the absolute values of its weights and inputs:
+    no two terms cancel.
+    """
+    weights = {v.path: ops.convert_to_numpy(v) for v in model.variables}
+    for variable in model.variables:
+        if keras.backend.is_float_dtype(variable.dtype):
+            sign = -1.0 if variable.name == "moving_mean" else 1.0  # is subtracted
+            variable.assign(sign * np.abs(weights[variable.path]))
+    if isinstance(model, Own):
+        scales = model({**inputs, "age": np.abs(inputs["age"])})
+    elif hasattr(model, "score"):
+        score = model.score({**inputs, "age": np.abs(inputs["age"])})
+        scales = {"score": score, "rating": score}  # no scaler has a slope above 1
+    else:
+        name, last = model.output_names[0], model.layers[-1]
+        read = {
+            key: np.abs(inputs[key]) if key == "age" else inputs[key]
+            for key in model.input
+        }
+        scales = {name: keras.Model(model.input, last.input)(read)}
+    for variable in model.variables:
+        variable.assign(weights[variable.path])
+    return {name: ops.convert_to_numpy(x) for name, x in scales.items()}
+
+
 @pytest.fixture(scope="module")
 def exported(on_tensorflow, every_kind, shaken, tmp_path_factory):
     """Export each model in each format; returns what Keras and all runtimes find."""
@@ -231,6 +262,11 @@ def exported(on_tensorflow, every_kind, shaken, tmp_path_factory):
             for size, batch in batches.items()
             for output, x in of_keras(model, batch).items()
         }
+        found[name, "scale"] = {
+            f"{size}/{output}": x.reshape(len(x), -1)
+            for size, batch in batches.items()
+            for output, x in scales_of(model, batch).items()
+        }
         if name != "part":  # which says that it is not saved
             model.save(folder / f"{name}.keras")
             loaded = keras.models.load_model(folder / f"{name}.keras")
@@ -266,9 +302,11 @@ def test_scores_are_those_of_keras(name, where, exported):
     for key, x in expected.items():
         assert found[key].shape == x.shape, key
         assert found[key].dtype == x.dtype, key
-        scale = np.maximum(np.abs(x), 1.0)
-        error = (found[key].astype("float64") - x) / scale
-        np.testing.assert_allclose(error, 0.0, atol=TOLERANCE.get(name, 2e-5))
+        scale = exported[name, "scale"][key].reshape(x.shape)
+        unit = UNIT.get(name, 2.0**-24)
+        error = np.abs(found[key].astype("float64") - x)
+        # A scaler's function and its result are rounded, too.
+        assert (error <= ROUNDINGS * unit * (scale + 5.0)).all(), key
     outputs = {key.split("/")[1] for key in expected}
     for output in outputs:  # which the inputs do move
         assert np.std(expected[f"1000/{output}"]) > 1e-3

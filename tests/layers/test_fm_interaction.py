@@ -111,21 +111,145 @@ def test_one_field_gives_zero(rng):
     np.testing.assert_array_equal(ops.convert_to_numpy(FMInteraction()(x)), 0.0)
 
 
+EPSILON = 2.0**-23
+
+
+def absolute_pairs(x):
+    """The sum of |x_i| |x_j| over the pairs, in float64, `(batch, dim)`."""
+    return pairwise(None, np.abs(x.astype("float64")), reduce="none")
+
+
+def uneven(seed, fields):
+    """Fields of very different size: large ones, ties, cancelling sums, zeros."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(scale=0.1, size=(24, fields, 3))
+    x[:6] *= 10.0 ** rng.integers(-9, 10, size=(6, fields, 3))
+    x[6:12, rng.integers(fields)] *= 1e6
+    x[12:18] = rng.choice([-1e5, 1e5, 3e-4, 0.0], size=(6, fields, 3))
+    x[18:, -1] = -x[18:, :-1].sum(axis=1)
+    return x.astype("float32")
+
+
+def compiled(layer, backend):
+    """Return the layer's call as one compiled program, of a gradient to follow."""
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(lambda x: layer(x, training=True), jit_compile=True)
+    if backend == "jax":
+        import jax
+
+        return jax.jit(lambda x: layer(x, training=True))
+    return lambda x: layer(x, training=True)
+
+
+def gradient_of(function, x, backend):
+    """Return the gradient of the sum of a function's results."""
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            variable = tf.Variable(x)
+            y = function(variable)
+        return ops.convert_to_numpy(tape.gradient(y, variable))
+    if backend == "jax":
+        import jax
+
+        return np.asarray(jax.grad(lambda x: ops.sum(function(x)))(x))
+    import torch
+
+    variable = torch.tensor(x, requires_grad=True)
+    function(variable).sum().backward()
+    return variable.grad.numpy()
+
+
+FIELDS = [2, 3, 10, 16, 17, 33, 70]
+
+
+@pytest.mark.parametrize("program", ["inference", "training", "compiled"])
+@pytest.mark.parametrize("fields", FIELDS)
+def test_error_is_bounded_by_the_products_of_the_pairs(fields, program, backend):
+    x = uneven(fields, fields)
+    exact, scale = pairwise(None, x, reduce="none"), absolute_pairs(x)
+    for reduce in ("none", "sum"):
+        layer = FMInteraction(reduce)
+        run = compiled(layer, backend) if program == "compiled" else layer
+        given = {"training": True} if program == "training" else {}
+        found = ops.convert_to_numpy(run(ops.convert_to_tensor(x), **given))
+        bound = (fields if reduce == "none" else fields + 3) / 2 * EPSILON
+        if reduce == "sum":
+            exact, scale = (a.sum(axis=1, keepdims=True) for a in (exact, scale))
+        assert (np.abs(found - exact) <= bound * scale).all()
+
+
+@pytest.mark.parametrize("program", ["inference", "training", "compiled"])
+@pytest.mark.parametrize("fields", [1, *FIELDS])
+def test_gradient_is_the_sum_of_the_others(fields, program, backend):
+    x = uneven(fields, fields)
+    layer = FMInteraction()
+    run = compiled(layer, backend) if program == "compiled" else layer
+    if program == "training":
+        run = lambda x: layer(x, training=True)  # noqa: E731
+    found = gradient_of(run, x, backend)
+    for i in range(fields):
+        others = np.delete(x.astype("float64"), i, axis=1)
+        error = np.abs(found[:, i] - others.sum(axis=1))
+        bound = (fields + 10) / 2 * EPSILON * np.abs(others).sum(axis=1)
+        assert (error <= bound).all(), i
+
+
+def test_large_and_small_fields():
+    for large, small, product in ((1e4, 1e-3, 10.0), (1e20, 1e-10, 1e10)):
+        for order in ((large, small), (small, large)):
+            x = np.array([[[value, 0.0] for value in order]], "float32")
+            found = float(ops.convert_to_numpy(FMInteraction()(x))[0, 0])
+            np.testing.assert_allclose(found, product, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("policy", "unit"), [("mixed_float16", 2.0**-11), ("mixed_bfloat16", 2.0**-8)]
 )
-def test_cancelling_pairs_lose_only_the_rounding_of_the_inputs(policy, unit, rng):
-    # A sum of fields near zero leaves -1/2 sum of squares, minus a tiny square:
-    # then shift so that the two large sums nearly cancel instead.
+def test_16_bits_round_the_inputs_and_nothing_else(policy, unit, rng):
     x = rng.normal(size=(16, 64, 8))
-    x += (np.sqrt((x**2).sum(axis=1) / 64.0**2) - x.mean(axis=1))[:, None]
-    exact = pairwise(None, x)
-    assert np.abs(exact).max() < 0.05 * (x**2).sum(axis=(1, 2)).min()
-    output = ops.convert_to_numpy(FMInteraction(dtype=policy)(x.astype("float32")))
-    # First order in the rounding: |d y| <= unit * sum_i |x_i| |S - x_i|.
-    rest = np.abs(x.sum(axis=1, keepdims=True) - x)
-    bound = unit * (np.abs(x) * rest).sum(axis=(1, 2))[:, None]
-    assert (np.abs(output - exact) <= 1.05 * bound + 1e-4).all()
+    x[:, 3] *= 1e3
+    x = x.astype("float32")
+    scale = absolute_pairs(x).sum(axis=1, keepdims=True)
+    found = ops.convert_to_numpy(FMInteraction(dtype=policy)(x))
+    # Each of a pair's two factors is rounded once.
+    bound = 2.0 * unit + unit**2 + (64 + 8) / 2 * EPSILON
+    assert (np.abs(found - pairwise(None, x)) <= bound * scale).all()
+
+
+def test_untelescoped_form_where_it_is_accurate(rng):
+    x = rng.normal(size=(9, 12, 4)).astype("float32")
+    squares = np.square(x.sum(axis=1)) - np.square(x).sum(axis=1)
+    found = ops.convert_to_numpy(FMInteraction("none")(x))
+    np.testing.assert_allclose(found, squares / 2, rtol=1e-4, atol=1e-4)
+
+
+def test_unknown_number_of_fields(rng):
+    model = keras.Sequential([keras.Input((None, 4)), FMInteraction()])
+    for fields in (1, 2, 7):
+        x = rng.normal(size=(3, fields, 4)).astype("float32")
+        found = ops.convert_to_numpy(model(x))
+        np.testing.assert_allclose(found, pairwise(None, x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("reduce", ["sum", "none"])
+def test_list_of_vectors(reduce, vectors):
+    layer = FMInteraction(reduce)
+    expected = ops.convert_to_numpy(layer(vectors))
+    separate = [vectors[:, i] for i in range(vectors.shape[1])]
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer(separate)), expected)
+    inputs = [keras.Input((4,)) for _ in separate]
+    model = keras.Model(inputs, FMInteraction(reduce)(inputs))
+    assert model.output_shape == (None, 1 if reduce == "sum" else 4)
+    np.testing.assert_array_equal(ops.convert_to_numpy(model(separate)), expected)
+    mask = np.array([[1, 0, 1, 1, 0], [0, 0, 0, 0, 1], [0] * 5], "bool")
+    masked = ops.convert_to_numpy(layer(vectors, mask=mask))
+    for masks in (mask, [mask[:, i] for i in range(5)]):
+        found = ops.convert_to_numpy(layer(separate, mask=masks))
+        np.testing.assert_array_equal(found, masked)
 
 
 @settings(max_examples=30, deadline=None)
@@ -139,8 +263,16 @@ def test_square_of_sum_is_the_pairwise_sum(batch, fields, dim, seed):
     np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_errors():
+def test_errors(vectors):
+    layer = FMInteraction()
     check_error("`reduce` must be", lambda: FMInteraction("mean"))
+    check_error(r"shape \(batch, fields, dim\)", lambda: layer(np.ones((2, 3))))
     check_error(
-        r"shape \(batch, fields, dim\)", lambda: FMInteraction()(np.ones((2, 3)))
+        "tensors of one size", lambda: layer([np.ones((2, 3)), np.ones((2, 4))])
     )
+    check_error("list of tensors", lambda: layer([np.ones((2, 3, 1))] * 2))
+    for shape in ((3, 5, 1), (3, 5, 4), (3,)):
+        check_error(
+            r"`mask` must be of shape \(batch, fields\)",
+            lambda shape=shape: layer(vectors, mask=np.ones(shape, "bool")),
+        )

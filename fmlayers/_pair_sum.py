@@ -1,0 +1,211 @@
+"""The sum over all pairs of fields, whose error does not grow with a large field.
+
+Rendle's lemma, 1/2 [(sum_i x_i)^2 - sum_i x_i^2], subtracts squares: next to one large
+field the others are lost in rounding. Telescoped over the fields, with
+S_j = x_1 + ... + x_j,
+
+    S_j^2 - S_{j-1}^2 - x_j^2 = 2 x_j S_{j-1}
+
+it becomes sum_j x_j S_{j-1}, at the same cost: each term is a product of pairs, rounded
+at most once a field. With the machine epsilon e,
+
+    |error| <= fields / 2 * e * sum_{i<j} |x_i| |x_j|
+
+The gradient of a field is the sum of the others. `S - x_i` cancels only where x_i is
+larger than all others together, so the largest field L and the sum R of the rest are
+kept apart: the gradient of L is R, that of any other field (R + L) - x_i.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from fmlayers._types import Tensor
+
+# Fields in one loop of a compiled program. The parts of the gradient take shorter
+# ones: XLA fuses a longer loop into what reads it, once for each field.
+BLOCK = 32
+BLOCK_WITH_GRADIENT = 16
+
+
+class Sums(NamedTuple):
+    """Sums over fields, each `(batch, dim)`, or `(batch, blocks, dim)` of each block.
+
+    Attributes:
+        pairs: The products of all pairs.
+        total: The fields.
+        largest: The field of the largest absolute value.
+        rest: The fields but `largest`.
+    """
+
+    pairs: Tensor
+    total: Tensor
+    largest: Tensor
+    rest: Tensor
+
+
+def sum_of_pairs(vectors: Tensor, training: bool) -> Tensor:
+    """Returns `(batch, dim)`, the products of all pairs of `(batch, fields, dim)`.
+
+    Args:
+        vectors: Floats `(batch, fields, dim)`.
+        training: Whether a gradient follows. It selects the faster program; the
+            numbers agree up to rounding.
+    """
+    fields = vectors.shape[1]
+    if fields is None:
+        before = ops.cumsum(vectors, axis=1)[:, :-1]
+        return ops.sum(before * vectors[:, 1:], axis=1)
+    if fields == 0:
+        return ops.sum(vectors, axis=1)
+    if fields == 1:  # zeros, of which there is a gradient
+        return ops.where(False, vectors[:, 0], 0.0)
+    if not training or keras.backend.backend() == "torch":
+        return _in_one_call(_pairs, vectors)
+    return _pairs_with_gradient(vectors)
+
+
+def sum_of_others(vectors: Tensor) -> Tensor:
+    """Returns the sum of the other fields, for each of `(batch, fields, dim)`."""
+
+    @ops.custom_gradient
+    def others_of(x: Tensor) -> tuple[Tensor, Callable[..., Tensor]]:
+        def gradient(*args: Tensor, upstream: Tensor | None = None) -> Tensor:
+            # Each field is in the sums of all others: the same map, the other way.
+            return sum_of_others(args[-1] if upstream is None else upstream)
+
+        return _others(x, Sums(*_in_one_call(_sums, x))), gradient
+
+    others: Tensor = others_of(vectors)
+    return others
+
+
+def _pairs_with_gradient(vectors: Tensor) -> Tensor:
+    @ops.custom_gradient
+    def pairs_of(x: Tensor) -> tuple[Tensor, Callable[..., Tensor]]:
+        sums = Sums(*_in_one_call(_sums, x))
+
+        def gradient(*args: Tensor, upstream: Tensor | None = None) -> Tensor:
+            upstream = args[-1] if upstream is None else upstream
+            return ops.expand_dims(upstream, 1) * _others(x, sums)
+
+        return sums.pairs, gradient
+
+    pairs: Tensor = pairs_of(vectors)
+    return pairs
+
+
+def _others(x: Tensor, sums: Sums) -> Tensor:
+    rest, largest = ops.expand_dims(sums.rest, 1), ops.expand_dims(sums.largest, 1)
+    # Nearly, for a compiled program may compute x anew and round it otherwise.
+    is_largest = ops.abs(x - largest) <= 2.0**-22 * ops.abs(largest)
+    return ops.where(is_largest, rest, (rest + largest) - x)
+
+
+def _pairs(x: Tensor) -> Tensor:
+    blocks, fields = _in_blocks(x, x.shape[1] // BLOCK, BLOCK)
+    if not blocks:
+        return _pairs_and_total(fields)[0]
+    pairs, totals = _pairs_and_total(blocks)
+    fields = [*ops.unstack(totals, axis=1), *fields]
+    return ops.sum(pairs, axis=1) + _pairs_and_total(fields)[0]
+
+
+def _sums(x: Tensor) -> Sums:
+    count = math.ceil(x.shape[1] / BLOCK_WITH_GRADIENT)
+    if count == 1:
+        return _sums_in_turn(ops.unstack(x, axis=1))
+    blocks, left = _in_blocks(x, count, x.shape[1] // count)
+    of_blocks = _sums_in_turn(blocks)
+    if left:
+        of_left = _sums_in_turn(left)
+        of_blocks = Sums(
+            *(
+                ops.concatenate([several, ops.expand_dims(one, 1)], axis=1)
+                for several, one in zip(of_blocks, of_left, strict=True)
+            )
+        )
+    return _sums_of_blocks(of_blocks)
+
+
+def _pairs_and_total(fields: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    pairs, total = ops.zeros_like(fields[0]), fields[0]
+    for x in fields[1:]:
+        pairs, total = pairs + total * x, total + x
+    return pairs, total
+
+
+def _sums_in_turn(fields: Sequence[Tensor]) -> Sums:
+    largest, rest = fields[0], ops.zeros_like(fields[0])
+    for x in fields[1:]:
+        is_larger = ops.abs(x) > ops.abs(largest)
+        rest = rest + ops.where(is_larger, largest, x)
+        largest = ops.where(is_larger, x, largest)
+    return Sums(*_pairs_and_total(fields), largest, rest)
+
+
+def _sums_of_blocks(blocks: Sums) -> Sums:
+    """Joins the sums of blocks of fields, by reductions: XLA computes those once."""
+    high = ops.max(blocks.largest, axis=1, keepdims=True)
+    low = ops.min(blocks.largest, axis=1, keepdims=True)
+    largest = ops.where(high >= -low, high, low)
+    has_it = blocks.largest == largest
+    rest = ops.where(has_it, blocks.rest, blocks.rest + blocks.largest)
+    # All blocks but one that have the largest value add it to the rest.
+    repeats = ops.sum(ops.cast(has_it, largest.dtype), axis=1) - 1.0
+    largest = largest[:, 0]
+    pairs, total = _pairs_and_total(ops.unstack(blocks.total, axis=1))
+    return Sums(
+        pairs=ops.sum(blocks.pairs, axis=1) + pairs,
+        total=total,
+        largest=largest,
+        rest=ops.sum(rest, axis=1) + repeats * largest,
+    )
+
+
+def _in_blocks(x: Tensor, count: int, size: int) -> tuple[list[Tensor], list[Tensor]]:
+    """Returns `size` tensors `(batch, count, dim)` and the fields left, `(batch, dim)`.
+
+    The tensors are the first, second, ... field of each block.
+    """
+    fields = ops.unstack(x[:, count * size :], axis=1)
+    if not count:
+        return [], fields
+    shape = (-1, count, size, ops.shape(x)[2])
+    return ops.unstack(ops.reshape(x[:, : count * size], shape), axis=2), fields
+
+
+def _in_one_call(function: Callable[[Tensor], Any], x: Tensor) -> Any:
+    """Calls a function of `(batch, fields, dim)` as one program where code is eager.
+
+    An operation at a time, the calls cost ten times as much as the numbers.
+    """
+    backend = keras.backend.backend()
+    if backend == "jax":
+        return _compiled(function)(x)
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        if tf.executing_eagerly():
+            return _graph(function, tuple(x.shape[1:]), x.dtype)(x)
+    return function(x)
+
+
+@cache
+def _compiled(function: Callable[[Tensor], Any]) -> Any:
+    import jax
+
+    return jax.jit(function)
+
+
+@cache
+def _graph(function: Callable[[Tensor], Any], shape: Any, dtype: Any) -> Any:
+    import tensorflow as tf
+
+    spec = tf.TensorSpec((None, *shape), dtype)
+    graph = tf.function(function, input_signature=[spec], autograph=False)
+    return graph.get_concrete_function()
