@@ -3,9 +3,9 @@
     python -m benchmarks.pictures docs/images [--training FILE] [--epoch FILE]
         [--time-to-rmse FILE] [--fields RUN]
 
-Those of docs/performance.md are drawn from what the benchmarks of these names write with
-`--json`; a color stands for the same package in each. RUN is a run of `fmlayers train`,
-whose fields and pairs are drawn as a heat map.
+Those of docs/performance.md are drawn from what the benchmarks of these names write
+with `--json`; a color stands for the same package in each. RUN is a run of
+`fmlayers train`, whose fields and pairs are drawn as a heat map.
 """
 
 import argparse
