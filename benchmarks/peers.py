@@ -3,9 +3,11 @@
     python -m pip install -r benchmarks/peers.txt
     FMLAYERS_DATA=folder python -m benchmarks.peers [100k] [1m] [PEER ...]
 
-Each peer as its own documentation sets it up. Those that train by epochs stop on the
-validation rows that `fmlayers train` stops on, 10 % of the training rows; the
-Bayesian one has nothing to stop, and trains on all of them.
+User and item alone; `myfm-everything` has the columns of `100k-everything` and
+`1m-everything` of `benchmarks.accuracy`. Each peer as its own documentation sets it up.
+Those that train by epochs stop on the validation rows that `fmlayers train` stops on,
+10 % of the training rows; the Bayesian one has nothing to stop, and trains on all of
+them.
 """
 
 import os
@@ -41,6 +43,13 @@ def myfm(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> Floats:
         n_kept_samples=280,
     )
     return np.clip(model.predict(ids.transform(test[["user", "item"]])), 1, 5)
+
+
+def myfm_everything(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> Floats:
+    """As myFM's examples with histories: 512 samples of rank 10, all kept."""
+    from benchmarks._myfm import predict
+
+    return predict(train, test, seed, rank=10, samples=512)
 
 
 def surprise_svd(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> Floats:
@@ -165,6 +174,7 @@ def _cut(rows: int, seed: int) -> tuple[Floats, Floats]:
 
 PEERS: dict[str, Callable[[pd.DataFrame, pd.DataFrame, int], Floats]] = {
     "myfm": myfm,
+    "myfm-everything": myfm_everything,
     "surprise-svd": surprise_svd,
     "surprise-svdpp": surprise_svdpp,
     "deepctr": deepctr,

@@ -1,9 +1,11 @@
-"""Draws the pictures of docs/performance.md from what benchmarks wrote with `--json`.
+"""Draws the pictures of the documents.
 
     python -m benchmarks.pictures docs/images [--training FILE] [--epoch FILE]
-        [--time-to-rmse FILE]
+        [--time-to-rmse FILE] [--fields RUN]
 
-Colours are of packages, the same in each picture.
+Those of docs/performance.md are drawn from what the benchmarks of these names write
+with `--json`; a color stands for the same package in each. RUN is a run of
+`fmlayers train`, whose fields and pairs are drawn as a heat map.
 """
 
 import argparse
@@ -15,7 +17,19 @@ from typing import Any
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from PIL import Image
 
-from fmlayers.plots import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, _figure
+from fmlayers import plots
+from fmlayers._figures import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    new_figure,
+)
+from fmlayers.training import Run
+from fmlayers.training.report import explain_fields
 
 COLORS = {
     "LazyAdam": BLUE,
@@ -38,7 +52,7 @@ DPI = 96
 
 def training(figures: dict[str, dict[str, float]], path: Path) -> None:
     """Examples a second by rows in the tables, a line each."""
-    figure, axes = _figure(7.5, 4.5)
+    figure, axes = new_figure(7.5, 4.5)
     rows = [int(size) for size in figures]
     for name in next(iter(figures.values())):
         speeds = [of_size[name] for of_size in figures.values()]
@@ -59,7 +73,7 @@ def training(figures: dict[str, dict[str, float]], path: Path) -> None:
 def epoch(figures: dict[str, Any], path: Path) -> None:
     """Seconds an epoch as bars, the fastest above."""
     seconds = dict(sorted(figures["seconds"].items(), key=lambda item: -item[1]))
-    figure, axes = _figure(7.5, 0.45 * len(seconds) + 1)
+    figure, axes = new_figure(7.5, 0.45 * len(seconds) + 1)
     names = [label(name) for name in seconds]
     bars = axes.barh(names, list(seconds.values()), color=[color(n) for n in seconds])
     axes.bar_label(bars, [f"{each:.2f} s" for each in seconds.values()], padding=4)
@@ -71,7 +85,7 @@ def epoch(figures: dict[str, Any], path: Path) -> None:
 
 def time_to_rmse(figures: dict[str, Any], path: Path) -> None:
     """Validation RMSE by seconds of training, a curve each, a panel a data set."""
-    figure, first = _figure(10, 4.2)
+    figure, first = new_figure(10, 4.2)
     first.remove()
     panels = figure.subplots(1, len(figures), squeeze=False)[0]
     for axes, (size, curves) in zip(panels, figures.items(), strict=True):
@@ -97,6 +111,14 @@ def time_to_rmse(figures: dict[str, Any], path: Path) -> None:
     _write(figure, path)
 
 
+def fields(run: Path, path: Path) -> None:
+    """How much each field and each pair moves the scores of the run's test rows."""
+    sizes = explain_fields(Run(run)).sizes
+    label = "standard deviation over the test rows, in raw score"
+    figure = plots.field_heat_map(sizes.matrix, sizes.fields, label=label)
+    _write(figure, path, colors=128)
+
+
 def color(name: str) -> str:
     return next(color for start, color in COLORS.items() if name.startswith(start))
 
@@ -110,25 +132,28 @@ def _plain_numbers(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _write(figure: Any, path: Path) -> None:
+def _write(figure: Any, path: Path, colors: int = 48) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=DPI, format="png")
-    few_colors = Image.open(buffer).convert("RGB").quantize(48)
+    few_colors = Image.open(buffer).convert("RGB").quantize(colors)
     few_colors.save(path, optimize=True)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     drawers = {"training": training, "epoch": epoch, "time-to-rmse": time_to_rmse}
     for name in drawers:
         parser.add_argument(f"--{name}", type=Path, metavar="FILE")
-    options = parser.parse_args()
+    parser.add_argument("--fields", type=Path, metavar="RUN")
+    options = parser.parse_args(arguments)
     for name, draw in drawers.items():
         source = getattr(options, name.replace("-", "_"))
         if source is not None:
             figures = json.loads(source.read_text("utf-8"))
             draw(figures, options.folder / f"performance-{name}.png")
+    if options.fields is not None:
+        fields(options.fields, options.folder / "field-heat-map.png")
 
 
 if __name__ == "__main__":

@@ -63,12 +63,25 @@ def test_docstring(module, name):
         assert runner.tries > 0
 
 
+# What must hold after a document's Python blocks.
+CHECKS = {
+    "README.md": """
+errors = ratings[:, 0] - test["rating"], train["rating"].mean() - test["rating"]
+ours, mean = ((error**2).mean() ** 0.5 for error in errors)
+assert ours < 0.9 * mean, (ours, mean)
+loaded = keras.models.load_model("model.keras")
+assert abs(loaded.predict(encoder.transform(test)) - ratings).max() < 1e-5
+"""
+}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_python_blocks(document, tmp_path):
     if keras.backend.backend() != "tensorflow":
         pytest.skip("the documents show the default backend")
     blocks = re.findall(r"```python\n(.*?)```", document.read_text("utf-8"), re.S)
     script = tmp_path / "script.py"
+    blocks.append(CHECKS.get(document.name, ""))
     script.write_text("\n".join(blocks), "utf-8")
     result = subprocess.run(
         [sys.executable, str(script)],
