@@ -42,20 +42,20 @@ def write_pictures(study: Study) -> str:
     return ""
 
 
-def write_report(study: Study, missing: str = "") -> None:
+def write_report(study: Study, notes: Sequence[str] = ()) -> None:
     """Writes `summary.txt` and `report.html`, the pictures inside.
 
     Args:
         study: The study.
-        missing: What `write_pictures` has returned.
+        notes: Sentences to add: why the search has ended, why there are no pictures.
     """
     trials = study.trials()
     shares = importances(study, trials, axes_of(study, completed(trials)))
     pictures = [name for name in PICTURES if _picture(study, name).exists()]
-    summary = "\n".join(filter(None, [_summary(study, trials, shares), missing]))
+    summary = "\n".join([_summary(study, trials, shares), *notes])
     for name, text in {
         "summary.txt": summary.rstrip() + "\n",
-        "report.html": _page(study, trials, shares, pictures, missing),
+        "report.html": _page(study, trials, shares, pictures, notes),
     }.items():
         with whole_file(study.path / name) as written:
             written.write_text(text, "utf-8")
@@ -242,7 +242,7 @@ def _page(
     trials: pd.DataFrame,
     shares: Mapping[str, float],
     pictures: Sequence[str],
-    missing: str,
+    notes: Sequence[str],
 ) -> str:
     """Returns one page with all in it: styles, pictures, table."""
     config = study.config
@@ -265,6 +265,7 @@ def _page(
         f'src="data:image/png;base64,{_base64(_picture(study, name))}">'
         for name in pictures
     )
+    noted = "".join(f"<p>{html.escape(note)}</p>\n" for note in notes)
     best = "\n".join(_best_lines(study))
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -273,7 +274,7 @@ def _page(
 <body>
 <h1>{html.escape(title)}</h1>
 <pre>{html.escape(best)}</pre>
-{images}<p>{html.escape(missing)}</p>
+{noted}{images}
 <h2>Trials</h2>
 <div class="wide">{_html_table(study, trials)}</div>
 <h2>What this is</h2>

@@ -411,8 +411,10 @@ def test_a_bayesian_search(make_config, tmp_path):
 def test_hyperband_goes_on_from_what_was_trained(make_config, tmp_path):
     slow = {"l2": "0.01:0.02", "learning_rate": "0.01:0.02"}
     config = make_config({"max_epochs": 3}, tuner="hyperband", search=slow)
-    study = tune(config, tmp_path / "s")
+    study = tune(config, tmp_path / "s", max_trials=99)
     trials = study.trials()
+    ended = f"The search ended after {len(trials)} of 99 trials: its tuner has no more."
+    assert ended in study.summary()
     assert (trials["status"] == "COMPLETED").all()
     states = [
         json.loads(path.read_text())["hyperparameters"]["values"]
@@ -464,6 +466,27 @@ def test_hyperparameters_of_keras_tuner_narrow_a_study(make_config, tmp_path):
 def test_minutes_bound_a_search(make_config, tmp_path):
     study = tune(make_config(), tmp_path / "s", max_trials=50, max_minutes=0.02)
     assert 0 < len(study.trials()) < 20
+    count = len(study.trials())
+    said = f"The search ended after {count} of 50 trials: its time was up.\n"
+    assert said in study.summary()
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_search_says_that_its_space_is_exhausted(workers, make_config, tmp_path):
+    config = make_config({"max_epochs": 1}, search={"l2": "0.02,0.2"})
+    said = "The search space has 2 combinations; all were tried."
+    for max_trials in (6, 9):  # begun, and extended
+        study = tune(config, tmp_path / "s", max_trials=max_trials, workers=workers)
+        assert sorted(study.trials()["l2"]) == [0.02, 0.2]
+        assert f"{said}\n" in study.summary()
+        assert f"<p>{said}</p>" in (study.path / "report.html").read_text("utf-8")
+
+
+def test_a_search_of_one_combination_says_so(make_config, tmp_path):
+    config = make_config({"max_epochs": 1}, search={})
+    study = tune(config, tmp_path / "s", max_trials=2)
+    assert len(study.trials()) == 1
+    assert "space has a single combination of values, and it was" in study.summary()
 
 
 @pytest.mark.parametrize(
