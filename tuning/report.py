@@ -162,6 +162,7 @@ def _summary(study: Study, trials: pd.DataFrame, shares: Mapping[str, float]) ->
         f"{seconds:,.0f} seconds",
         f"rows: {rows['fitting']:,} fitted, {rows['validation']:,} to compare trials "
         f"by, {rows['test']:,} test",
+        *study.record.get("described", ()),  # not in one of 0.1.0
     ]
     if len(failed):
         lines.append(f"failed: {len(failed)}")

@@ -4,6 +4,7 @@ import contextlib
 import io
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -121,6 +122,7 @@ def tune(
     prepared.space(hyperparameters)  # adds what they leave out
     record = prepared.record(hyperparameters)
     study = begin(out, record, overwrite=overwrite)
+    print(*record["described"], sep="\n", file=sys.stderr)
     with runs.locked(out):
         deadline = math.inf
         if max_minutes is not None:
