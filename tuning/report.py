@@ -4,7 +4,7 @@ import base64
 import html
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ def write_report(study: Study, notes: Sequence[str] = ()) -> None:
         "report.html": _page(study, trials, shares, pictures, notes),
     }.items():
         with whole_file(study.path / name) as written:
+            # Reasons of failures name it, too, and a report may be sent elsewhere.
+            text = text.replace(str(study.path), study.path.name)
             written.write_text(text, "utf-8")
 
 
@@ -183,9 +185,10 @@ def _summary(study: Study, trials: pd.DataFrame, shares: Mapping[str, float]) ->
     return "\n".join(lines) + "\n"
 
 
-def _best_lines(study: Study) -> list[str]:
+def _best_lines(study: Study, **shown: Any) -> list[str]:
     try:
-        lines = ["the best, on all training rows:", command_of(study.best())]
+        best = replace(study.best(), **shown)
+        lines = ["the best, on all training rows:", command_of(best)]
     except StudyError as error:
         return [str(error)]
     if runs.is_run(study.path / BEST):
@@ -247,9 +250,12 @@ def _page(
 ) -> str:
     """Returns one page with all in it: styles, pictures, table."""
     config = study.config
+    data = config.training.data
+    if Path(data).is_absolute():
+        data = Path(data).name
     title = f"Search of {', '.join(config.models)} by {config.objective}"
     facts = {
-        "data": config.training.data,
+        "data": data,
         "split": f"{config.training.split}, seed {config.training.seed}",
         "tuner": f"{config.tuner}, seed {config.seed}",
         "trials": f"{len(trials)}, of which {len(completed(trials))} completed",
@@ -267,7 +273,7 @@ def _page(
         for name in pictures
     )
     noted = "".join(f"<p>{html.escape(note)}</p>\n" for note in notes)
-    best = "\n".join(_best_lines(study))
+    best = "\n".join(_best_lines(study, data=data))
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head><meta charset="utf-8"><title>{html.escape(title)}</title>

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import keras_tuner
 import numpy as np
@@ -49,6 +50,28 @@ def test_a_study_has_what_was_asked_for(study):
     assert names == {*files, *pictures, "best"}
     table = pd.read_csv(study.path / "trials.csv")
     np.testing.assert_allclose(table["val_rmse"], trials["val_rmse"])
+
+
+def test_no_report_names_a_folder(study):
+    files = [path for path in study.path.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    for path in files:
+        assert str(study.path).encode() not in path.read_bytes(), path
+    page = (study.path / "report.html").read_text("utf-8")
+    data = Path(study.config.training.data)
+    assert data.is_absolute()
+    assert f"--data {data.name}" in page
+    assert str(data.parent) not in page
+    assert f"it is the run {study.path.name}/best" in page
+
+
+def test_a_report_without_a_best_run_names_no_folder(make_config, tmp_path):
+    with pytest.raises(StudyError, match="has no completed trial"):
+        tune(make_config(memory_limit=1), tmp_path / "s", max_trials=1)
+    for name in ("report.html", "summary.txt"):
+        text = (tmp_path / "s" / name).read_text("utf-8")
+        assert "s has no completed trial" in text
+        assert str(tmp_path) not in text
 
 
 def test_the_first_trial_has_the_defaults(study):
