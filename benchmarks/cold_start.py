@@ -26,7 +26,7 @@ from fmlayers.models import MatrixFactorization
 AFTER_KERAS = """
 import time, keras
 start = time.perf_counter()
-import fmlayers
+import fmlayers.layers
 loaded = time.perf_counter()
 import fmlayers.models
 print(loaded - start, time.perf_counter() - start)
@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     for name, taken in seconds.items():
         print(f"{name:28}{taken:9.2f} s{taken / seconds['import keras']:8.2f}x")
     after = np.array([start(AFTER_KERAS).split() for _ in range(options.rounds)], float)
-    names = "fmlayers, after keras", "fmlayers.models, after keras"
+    names = "fmlayers.layers, after keras", "fmlayers.models, after keras"
     for name, taken in zip(names, np.median(after, axis=0), strict=True):
         print(f"{name:28}{taken * 1e3:9.1f} ms")
     with tempfile.TemporaryDirectory() as folder:

@@ -3,16 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fmlayers._registry import register as _register
-from fmlayers.features import Categorical, History, MultiCategorical, Numeric
-from fmlayers.layers import (
-    FeatureEmbedding,
-    FMInteraction,
-    MaskedMeanPooling,
-    RatingScaler,
-)
-
-_register()
+from fmlayers import _registry
 
 __version__ = "0.1.0"
 
@@ -28,10 +19,13 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from fmlayers import cli as cli
     from fmlayers import data as data
     from fmlayers import evaluation as evaluation
     from fmlayers import explain as explain
     from fmlayers import export as export
+    from fmlayers import features as features
+    from fmlayers import layers as layers
     from fmlayers import losses as losses
     from fmlayers import metrics as metrics
     from fmlayers import models as models
@@ -40,12 +34,22 @@ if TYPE_CHECKING:
     from fmlayers import retrieval as retrieval
     from fmlayers import training as training
     from fmlayers import tuning as tuning
+    from fmlayers.features import Categorical, History, MultiCategorical, Numeric
+    from fmlayers.layers import (
+        FeatureEmbedding,
+        FMInteraction,
+        MaskedMeanPooling,
+        RatingScaler,
+    )
 else:
     _SUBPACKAGES = (
+        "cli",
         "data",
         "evaluation",
         "explain",
         "export",
+        "features",
+        "layers",
         "losses",
         "metrics",
         "models",
@@ -57,10 +61,16 @@ else:
     )
 
     def __getattr__(name: str) -> Any:
-        """Imports a subpackage when it is first named, and not before."""
-        if name not in _SUBPACKAGES:
+        """Imports a class or a subpackage when it is first named, and not before."""
+        if name in _SUBPACKAGES:
+            return importlib.import_module(f"fmlayers.{name}")
+        if name not in __all__:
             raise AttributeError(f"module 'fmlayers' has no attribute {name!r}")
-        return importlib.import_module(f"fmlayers.{name}")
+        module = importlib.import_module(_registry.MODULES[name])
+        return globals().setdefault(name, getattr(module, name))
 
     def __dir__() -> list[str]:
-        return sorted([*globals(), *_SUBPACKAGES])
+        return sorted([*__all__, *_SUBPACKAGES, "__version__"])
+
+
+_registry.register()

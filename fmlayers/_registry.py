@@ -1,32 +1,51 @@
 """Makes `import fmlayers` enough to load any model that the package can save.
 
-Keras finds a class only after its module was imported. The classes below live in
-modules that `import fmlayers` leaves alone, because of what they import in turn;
-each is registered by a stand-in that fetches it when a file asks for it.
+Keras finds a class only after its module was imported. `import fmlayers` imports none,
+nor Keras, because of what they import in turn; each class is registered by a stand-in
+that fetches it when a file asks for it.
 """
 
 import importlib
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
-
-import keras
 
 MODULES = {
     "Adagrad": "fmlayers.optimizers",
     "BPR": "fmlayers.losses",
+    "Categorical": "fmlayers.features",
     "DeepFM": "fmlayers.models",
     "Encoder": "fmlayers.data",
     "Ensemble": "fmlayers.models",
+    "FMInteraction": "fmlayers.layers",
     "FactorizationMachine": "fmlayers.models",
+    "FeatureEmbedding": "fmlayers.layers",
+    "History": "fmlayers.features",
     "LazyAdam": "fmlayers.optimizers",
     "LibFM": "fmlayers.models",
+    "MaskedMeanPooling": "fmlayers.layers",
     "MatrixFactorization": "fmlayers.models",
+    "MultiCategorical": "fmlayers.features",
     "NeuralMatrixFactorization": "fmlayers.models",
+    "Numeric": "fmlayers.features",
+    "RatingScaler": "fmlayers.layers",
     "TopN": "fmlayers.retrieval",
 }
 
 
 def register() -> None:
-    """Registers a stand-in for each class; importing its module replaces it."""
+    """Registers a stand-in for each class, now or as soon as Keras is imported.
+
+    Importing the class's module replaces the stand-in.
+    """
+    if "keras" not in sys.modules:
+        # Imported here, Keras would take `fmlayers --help` seconds. Imported later, by
+        # whomever, it must know the classes, and has no plugins that it looks for.
+        sys.meta_path.insert(0, _KerasWatch())
+        return
+    import keras
+
     for name, module in MODULES.items():
         stand_in = type(name, (_StandIn,), {"module": module})
         keras.saving.get_custom_objects().setdefault(f"fmlayers>{name}", stand_in)
@@ -40,3 +59,25 @@ class _StandIn:
         return getattr(importlib.import_module(cls.module), cls.__name__).from_config(
             config
         )
+
+
+class _KerasWatch:
+    """A finder that finds nothing by itself, and registers when Keras is there."""
+
+    def find_spec(self, name: str, *where: Any) -> ModuleSpec | None:
+        if name != "keras":
+            return None
+        others = (x.find_spec(name, *where) for x in sys.meta_path if x is not self)
+        spec = next(filter(None, others), None)
+        if spec is None or spec.loader is None:
+            return spec
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            if self in sys.meta_path:
+                sys.meta_path.remove(self)
+                register()
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec

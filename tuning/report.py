@@ -4,7 +4,7 @@ import base64
 import html
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,22 +42,24 @@ def write_pictures(study: Study) -> str:
     return ""
 
 
-def write_report(study: Study, missing: str = "") -> None:
+def write_report(study: Study, notes: Sequence[str] = ()) -> None:
     """Writes `summary.txt` and `report.html`, the pictures inside.
 
     Args:
         study: The study.
-        missing: What `write_pictures` has returned.
+        notes: Sentences to add: why the search has ended, why there are no pictures.
     """
     trials = study.trials()
     shares = importances(study, trials, axes_of(study, completed(trials)))
     pictures = [name for name in PICTURES if _picture(study, name).exists()]
-    summary = "\n".join(filter(None, [_summary(study, trials, shares), missing]))
+    summary = "\n".join([_summary(study, trials, shares), *notes])
     for name, text in {
         "summary.txt": summary.rstrip() + "\n",
-        "report.html": _page(study, trials, shares, pictures, missing),
+        "report.html": _page(study, trials, shares, pictures, notes),
     }.items():
         with whole_file(study.path / name) as written:
+            # Reasons of failures name it, too, and a report may be sent elsewhere.
+            text = text.replace(str(study.path), study.path.name)
             written.write_text(text, "utf-8")
 
 
@@ -162,6 +164,7 @@ def _summary(study: Study, trials: pd.DataFrame, shares: Mapping[str, float]) ->
         f"{seconds:,.0f} seconds",
         f"rows: {rows['fitting']:,} fitted, {rows['validation']:,} to compare trials "
         f"by, {rows['test']:,} test",
+        *study.record.get("described", ()),  # not in one of 0.1.0
     ]
     if len(failed):
         lines.append(f"failed: {len(failed)}")
@@ -182,9 +185,10 @@ def _summary(study: Study, trials: pd.DataFrame, shares: Mapping[str, float]) ->
     return "\n".join(lines) + "\n"
 
 
-def _best_lines(study: Study) -> list[str]:
+def _best_lines(study: Study, **shown: Any) -> list[str]:
     try:
-        lines = ["the best, on all training rows:", command_of(study.best())]
+        best = replace(study.best(), **shown)
+        lines = ["the best, on all training rows:", command_of(best)]
     except StudyError as error:
         return [str(error)]
     if runs.is_run(study.path / BEST):
@@ -242,13 +246,16 @@ def _page(
     trials: pd.DataFrame,
     shares: Mapping[str, float],
     pictures: Sequence[str],
-    missing: str,
+    notes: Sequence[str],
 ) -> str:
     """Returns one page with all in it: styles, pictures, table."""
     config = study.config
+    data = config.training.data
+    if Path(data).is_absolute():
+        data = Path(data).name
     title = f"Search of {', '.join(config.models)} by {config.objective}"
     facts = {
-        "data": config.training.data,
+        "data": data,
         "split": f"{config.training.split}, seed {config.training.seed}",
         "tuner": f"{config.tuner}, seed {config.seed}",
         "trials": f"{len(trials)}, of which {len(completed(trials))} completed",
@@ -265,7 +272,8 @@ def _page(
         f'src="data:image/png;base64,{_base64(_picture(study, name))}">'
         for name in pictures
     )
-    best = "\n".join(_best_lines(study))
+    noted = "".join(f"<p>{html.escape(note)}</p>\n" for note in notes)
+    best = "\n".join(_best_lines(study, data=data))
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head><meta charset="utf-8"><title>{html.escape(title)}</title>
@@ -273,7 +281,7 @@ def _page(
 <body>
 <h1>{html.escape(title)}</h1>
 <pre>{html.escape(best)}</pre>
-{images}<p>{html.escape(missing)}</p>
+{noted}{images}
 <h2>Trials</h2>
 <div class="wide">{_html_table(study, trials)}</div>
 <h2>What this is</h2>

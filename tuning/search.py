@@ -4,6 +4,7 @@ import contextlib
 import io
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -119,13 +120,17 @@ def tune(
         hyperparameters = prepared.space.narrowed()
     hyperparameters = hyperparameters.copy()
     prepared.space(hyperparameters)  # adds what they leave out
-    study = begin(out, prepared.record(hyperparameters), overwrite=overwrite)
+    record = prepared.record(hyperparameters)
+    study = begin(out, record, overwrite=overwrite)
+    print(*record["described"], sep="\n", file=sys.stderr)
     with runs.locked(out):
         deadline = math.inf
         if max_minutes is not None:
             deadline = time.monotonic() + 60 * max_minutes
-        _search(study, prepared, max_trials, deadline, workers, worker_timeout, role)
-        finish(study)
+        ended = _search(
+            study, prepared, max_trials, deadline, workers, worker_timeout, role
+        )
+        finish(study, ended)
     return study
 
 
@@ -166,15 +171,19 @@ def work(path: Path, timeout: float, siblings: int | None = None) -> None:
                 raise StudyError(f"The chief of {path} is gone.") from None
 
 
-def finish(study: Study) -> None:
+def finish(study: Study, ended: str = "") -> None:
     """Writes the table and the report, and trains the best trial.
+
+    Args:
+        study: The study.
+        ended: Why the search has ended before the trials that were asked for.
 
     Raises:
         StudyError: If no trial was completed.
     """
     study.write_table()
-    missing = write_pictures(study)
-    write_report(study, missing)
+    notes = [*filter(None, [ended, write_pictures(study)])]
+    write_report(study, notes)
     best = study.best()
     out = study.path / BEST
     if runs.is_run(out) and _is_of(runs.read_json(out / "config.json"), best.to_dict()):
@@ -182,7 +191,7 @@ def finish(study: Study) -> None:
     partial = runs.partial_path(out) / "config.json"
     begun = partial.is_file() and _is_of(runs.read_json(partial), best.to_dict())
     train(best, out, model_from_config, resume=begun, overwrite=not begun)
-    write_report(study, missing)
+    write_report(study, notes)
     drop_replaced(study.path)
 
 
@@ -194,7 +203,8 @@ def _search(
     workers: int,
     timeout: float,
     role: processes.Role,
-) -> None:
+) -> str:
+    """Returns why fewer trials have ended than were asked for; "" if they have not."""
     model = _trial_model(study, prepared, workers)
     told: list[TrialProgress] = []
     with ExitStack() as stack:
@@ -219,10 +229,10 @@ def _search(
         )
         told.append(stack.enter_context(progress))
         if max_trials and len(tuner.oracle.end_order) >= max_trials:
-            return
+            return ""
         if not leads:
             tuner.search()
-            return
+            return _why_ended(tuner.oracle, max_trials)
         stack.enter_context(
             processes.showing_life(study.path, processes.CHIEF, timeout)
         )
@@ -234,6 +244,21 @@ def _search(
         # KerasTuner's server prints each condition that a worker sends.
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         processes.lead(tuner, study.path, progress, timeout, local)
+    return _why_ended(tuner.oracle, max_trials)
+
+
+def _why_ended(oracle: Any, max_trials: int | None) -> str:
+    trials = len(oracle.end_order)
+    if oracle.exhausted == 1:
+        return "The search space has a single combination of values, and it was tried."
+    if oracle.exhausted:
+        return f"The search space has {oracle.exhausted} combinations; all were tried."
+    asked = f" of {max_trials}" if max_trials else ""
+    if oracle.is_late:
+        return f"The search ended after {trials}{asked} trials: its time was up."
+    if max_trials and trials < max_trials:
+        return f"The search ended after {trials}{asked} trials: its tuner has no more."
+    return ""
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from keras_tuner import HyperParameters
 import fmlayers
 from fmlayers.data import source as sources
 from fmlayers.data import split_rows, write_csv
+from fmlayers.data.columns import describe_columns
 from fmlayers.training import Run, TrainingConfig
 from fmlayers.training import run as runs
 from fmlayers.training.examples import Examples, Rows, split_validation
@@ -167,6 +168,7 @@ class Prepared:
             "study": self.config.to_dict(),
             "space": space,
             "columns": self.columns,
+            "described": describe_columns(self.dataset, self.columns),
             "rows": {
                 "fitting": len(self.fitting),
                 "validation": len(self.validation),

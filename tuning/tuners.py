@@ -23,6 +23,7 @@ from keras_tuner.engine import hyperparameters as kinds
 from keras_tuner.engine.trial import Trial
 
 from fmlayers._files import whole_file
+from fmlayers.tuning.combinations import combinations, is_countable
 from fmlayers.tuning.config import TuningConfig
 from fmlayers.tuning.trial import TrialModel
 
@@ -36,9 +37,14 @@ class _StudyOracle(keras_tuner.Oracle):
 
     Attributes:
         deadline: Time of `time.monotonic()` after which no trial begins.
+        is_late: Whether a trial has not begun for that reason.
+        exhausted: How many combinations of values the space has, once all were tried;
+            0 before.
     """
 
     deadline: float = math.inf
+    is_late = False
+    exhausted = 0
     max_trials: int | None
     trials: dict[str, Trial]
 
@@ -65,17 +71,31 @@ class _StudyOracle(keras_tuner.Oracle):
 
     def _random_values(self) -> dict[str, Any] | None:
         if self.trials:
-            values: dict[str, Any] | None = super()._random_values()
-            return values
+            # KerasTuner gives up after a few draws of what was tried.
+            return super()._random_values() or self._untried_values()
         defaults = HyperParameters()
         for parameter in self.hyperparameters.space:
             defaults.merge([parameter])  # with its default, where it is active
         return dict(defaults.values)
 
+    def _untried_values(self) -> dict[str, Any] | None:
+        space = self.hyperparameters.space
+        if not is_countable(space):
+            return None
+        tried = 0
+        for values in combinations(space):
+            if not self._duplicate(values):
+                return values
+            tried += 1
+        self.exhausted = tried
+        return None
+
     @keras_tuner.synchronized
     def create_trial(self, tuner_id: str) -> Trial:
         if time.monotonic() > self.deadline:
-            self.max_trials = len(self.trials) or 1
+            begun = len(self.trials) or 1
+            self.is_late |= self.max_trials is None or begun < self.max_trials
+            self.max_trials = begun
         return super().create_trial(tuner_id)
 
     @keras_tuner.synchronized
@@ -120,7 +140,10 @@ class _BayesianOracle(_StudyOracle, oracles.BayesianOptimizationOracle):
         with warnings.catch_warnings():
             # Of a kernel's length at the end of its range, which nobody can mend.
             warnings.simplefilter("ignore")
-            return super().populate_space(trial_id)
+            proposed = super().populate_space(trial_id)
+        if proposed["values"] and self._duplicate(proposed["values"]):
+            return self._random_populate_space()
+        return proposed
 
 
 class _HyperbandOracle(_StudyOracle, oracles.HyperbandOracle):

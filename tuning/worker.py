@@ -9,7 +9,3 @@ from fmlayers.tuning.search import work
 def main() -> None:
     path, timeout, count = sys.argv[1:]
     work(Path(path), float(timeout), siblings=int(count))
-
-
-if __name__ == "__main__":
-    main()

@@ -31,6 +31,13 @@ VARIABLES = (
     "KERASTUNER_ORACLE_IP",
     "KERASTUNER_ORACLE_PORT",
 )
+# Not `-m`, which would import Keras and its log lines with the package of the module.
+START = """
+from fmlayers._logs import import_keras
+import_keras()
+from fmlayers.tuning.worker import main
+main()
+"""
 TIMEOUT = 120.0  # seconds; a shared folder may show a change a minute late
 BEAT = 2.0  # seconds between two signs of life, at most
 LOOK = 0.2  # seconds between two looks of the chief
@@ -144,7 +151,7 @@ class LocalWorkers:
         self.started += 1
         name = f"worker-{self.started}"
         (self.folder / ALIVE).mkdir(exist_ok=True)
-        command = [sys.executable, "-m", "fmlayers.tuning.worker", *self.arguments]
+        command = [sys.executable, "-c", START, *self.arguments]
         with self.log(name).open("wb") as log:
             self.processes[name] = subprocess.Popen(
                 command,

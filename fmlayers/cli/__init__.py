@@ -1,9 +1,13 @@
 """The command `fmlayers`: arguments in, text and files out; one command a module."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
+from fmlayers import __version__
+from fmlayers._logs import import_keras
 from fmlayers.cli import (
     evaluate,
     explain,
@@ -33,7 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns 0, 1 for a refused input, 130 where interrupted."""
     options = _parser().parse_args(arguments)
     try:
+        import_keras()
         code: int = options.command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # as `fmlayers predict ... | head` leaves it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, OSError, ImportError) as error:
         if options.debug:
             raise
@@ -56,11 +65,17 @@ def _parser() -> argparse.ArgumentParser:
         prog="fmlayers", description="Factorization machines as Keras 3 layers."
     )
     parser.add_argument(
-        "--debug", action="store_true", help="show where an error came from"
+        "--version", action="version", version=f"fmlayers {__version__}"
     )
+    debug: dict[str, Any] = {
+        "action": "store_true",
+        "help": "show where an error came from",
+    }
+    parser.add_argument("--debug", **debug)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, (module, purpose) in COMMANDS.items():
         command = commands.add_parser(name, help=purpose)
         module.add_options(command)
+        command.add_argument("--debug", **debug, default=argparse.SUPPRESS)
         command.set_defaults(command=module.run)
     return parser

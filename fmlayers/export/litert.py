@@ -8,6 +8,7 @@ import keras
 import numpy.typing as npt
 import tensorflow as tf
 
+from fmlayers._logs import without_log_lines
 from fmlayers.export.signature import Signature
 
 
@@ -33,10 +34,11 @@ def write(path: Path, model: keras.Model, traced: Any, weights: str) -> None:
 
 def answer(path: Path, signature: Signature) -> dict[str, npt.NDArray[Any]]:
     """Returns what the file makes of the signature's example."""
-    run = _interpreter(path).get_signature_runner()
-    found: dict[str, npt.NDArray[Any]] = run(
-        **{entry.name: entry.array() for entry in signature.inputs}
-    )
+    with without_log_lines():
+        run = _interpreter(path).get_signature_runner()
+        found: dict[str, npt.NDArray[Any]] = run(
+            **{entry.name: entry.array() for entry in signature.inputs}
+        )
     return found
 
 

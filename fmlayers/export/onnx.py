@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from fmlayers._logs import without_log_lines
 from fmlayers.export.signature import Signature
 
 OPSET = 18
@@ -137,5 +138,6 @@ def _quantized(model: Any) -> Any:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        quantize_dynamic(model, path, op_types_to_quantize=["Gather", "MatMul"])
+        with without_log_lines():  # such as the advice to optimize the graph before
+            quantize_dynamic(model, path, op_types_to_quantize=["Gather", "MatMul"])
         return onnx.load(path)

@@ -3,6 +3,7 @@
 import importlib.metadata
 import platform
 import shutil
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from fmlayers.data import (
     write_csv,
 )
 from fmlayers.data import source as sources
+from fmlayers.data.columns import describe_columns
 from fmlayers.data.encoder import UNKNOWN, Kind
 from fmlayers.training import run as runs
 from fmlayers.training.checkpoint import Checkpoint, EarlyStop, Progress
@@ -89,6 +91,8 @@ def _train_in(
     build_model: ModelBuilder,
 ) -> runs.Run:
     started = time.perf_counter()
+    described = describe_columns(dataset, record["columns"])
+    print(*described, sep="\n", file=sys.stderr)
     trainer = Trainer(config, record["columns"], dataset, build_model, folder)
     try:
         model = trainer.run(split.train)
@@ -103,6 +107,7 @@ def _train_in(
         "batch_size": trainer.batch_size,
         "rows": trainer.rows | {"test": len(split.test)},
         "seconds": round(time.perf_counter() - started, 1),
+        "described": described,
         "repairs": list(dataset.repairs),
         "versions": _versions(),
         "config": record,
@@ -272,7 +277,7 @@ def summary(metrics: Mapping[str, Any], plotted: bool = True) -> str:
     lines = [
         f"{config['model']} on {config['data']}, split {config['split']}, "
         f"seed {config['seed']}",
-        f"features: {', '.join(config['columns'])}",
+        *metrics["described"],
         f"rows: {rows['train']:,} train (of these {rows['validation']:,} to choose "
         f"the epochs on), {rows['test']:,} test",
         f"epochs: {metrics['epochs']} of {metrics['batch_size']:,} rows a batch, "

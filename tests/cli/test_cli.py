@@ -29,8 +29,12 @@ def trained(tmp_path_factory):
         --rating stars --model mf --dim 4 --max-epochs 2 --batch-size 128
         --validation-fraction 0 --seed 7 --out {folder / "run"}
     """
-    with contextlib.redirect_stdout(io.StringIO()) as printed:
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as printed,
+        contextlib.redirect_stderr(io.StringIO()) as progress,
+    ):
         assert cli.main(["train", *options.split()]) == 0
+    (folder / "progress.txt").write_text(progress.getvalue())
     return folder / "run", printed.getvalue(), ratings
 
 
@@ -45,6 +49,25 @@ def test_train_prints_the_summary(trained):
     assert printed == f"{summary}\nwritten to {run}\n"
     assert f"mf on {run.parent / 'shop.csv'}, split random, seed 7" in printed
     assert f"{Run(run).metrics['rmse']:8.4f}" in printed
+
+
+def test_train_says_what_the_columns_are_before_it_begins(trained):
+    run, printed, _ = trained
+    users, items = (Run(run).encoder.vocabulary(name) for name in ("user", "item"))
+    assert (len(users), len(items)) == (50, 40)
+    said = (
+        "columns: user categorical (50 values), item categorical (40 values)\n"
+        "left out: timestamp, day (no feature uses them; --features names the columns "
+        "to use)\n"
+    )
+    assert (run.parent / "progress.txt").read_text().startswith(said + "refit 1:")
+    assert said in printed
+
+
+def test_no_file_of_a_run_names_its_folder(trained):
+    run, _, _ = trained
+    for path in run.iterdir():
+        assert str(run).encode() not in path.read_bytes(), path
 
 
 def test_options_become_the_configuration(trained):

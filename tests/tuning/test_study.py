@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import keras_tuner
 import numpy as np
@@ -49,6 +50,28 @@ def test_a_study_has_what_was_asked_for(study):
     assert names == {*files, *pictures, "best"}
     table = pd.read_csv(study.path / "trials.csv")
     np.testing.assert_allclose(table["val_rmse"], trials["val_rmse"])
+
+
+def test_no_report_names_a_folder(study):
+    files = [path for path in study.path.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    for path in files:
+        assert str(study.path).encode() not in path.read_bytes(), path
+    page = (study.path / "report.html").read_text("utf-8")
+    data = Path(study.config.training.data)
+    assert data.is_absolute()
+    assert f"--data {data.name}" in page
+    assert str(data.parent) not in page
+    assert f"it is the run {study.path.name}/best" in page
+
+
+def test_a_report_without_a_best_run_names_no_folder(make_config, tmp_path):
+    with pytest.raises(StudyError, match="has no completed trial"):
+        tune(make_config(memory_limit=1), tmp_path / "s", max_trials=1)
+    for name in ("report.html", "summary.txt"):
+        text = (tmp_path / "s" / name).read_text("utf-8")
+        assert "s has no completed trial" in text
+        assert str(tmp_path) not in text
 
 
 def test_the_first_trial_has_the_defaults(study):
@@ -411,8 +434,10 @@ def test_a_bayesian_search(make_config, tmp_path):
 def test_hyperband_goes_on_from_what_was_trained(make_config, tmp_path):
     slow = {"l2": "0.01:0.02", "learning_rate": "0.01:0.02"}
     config = make_config({"max_epochs": 3}, tuner="hyperband", search=slow)
-    study = tune(config, tmp_path / "s")
+    study = tune(config, tmp_path / "s", max_trials=99)
     trials = study.trials()
+    ended = f"The search ended after {len(trials)} of 99 trials: its tuner has no more."
+    assert ended in study.summary()
     assert (trials["status"] == "COMPLETED").all()
     states = [
         json.loads(path.read_text())["hyperparameters"]["values"]
@@ -464,6 +489,27 @@ def test_hyperparameters_of_keras_tuner_narrow_a_study(make_config, tmp_path):
 def test_minutes_bound_a_search(make_config, tmp_path):
     study = tune(make_config(), tmp_path / "s", max_trials=50, max_minutes=0.02)
     assert 0 < len(study.trials()) < 20
+    count = len(study.trials())
+    said = f"The search ended after {count} of 50 trials: its time was up.\n"
+    assert said in study.summary()
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_search_says_that_its_space_is_exhausted(workers, make_config, tmp_path):
+    config = make_config({"max_epochs": 1}, search={"l2": "0.02,0.2"})
+    said = "The search space has 2 combinations; all were tried."
+    for max_trials in (6, 9):  # begun, and extended
+        study = tune(config, tmp_path / "s", max_trials=max_trials, workers=workers)
+        assert sorted(study.trials()["l2"]) == [0.02, 0.2]
+        assert f"{said}\n" in study.summary()
+        assert f"<p>{said}</p>" in (study.path / "report.html").read_text("utf-8")
+
+
+def test_a_search_of_one_combination_says_so(make_config, tmp_path):
+    config = make_config({"max_epochs": 1}, search={})
+    study = tune(config, tmp_path / "s", max_trials=2)
+    assert len(study.trials()) == 1
+    assert "space has a single combination of values, and it was" in study.summary()
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,7 @@ def test_a_killed_worker_is_replaced(study, make_config, tmp_path, monkeypatch):
             started.append(self.processes[f"worker-{self.started}"])
 
     monkeypatch.setattr(workers, "LocalWorkers", Recorded)
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
     out = tmp_path / "s"
     killing = kill_in_flight(out, started)
     found = tune(make_config(LONG), out, max_trials=3, workers=2)
@@ -129,6 +130,9 @@ def test_a_killed_worker_is_replaced(study, make_config, tmp_path, monkeypatch):
     assert found.trials()["trial"].tolist() == [0, 1, 2]
     assert values(found)["l2"].tolist() == values(study)["l2"].tolist()[:3]
     assert not any(name in os.environ for name in workers.VARIABLES)
+    logs = [log.read_text() for log in (out / "alive").glob("*.log")]
+    assert len(logs) == 3
+    assert not [log for log in logs if "absl" in log or ".cc:" in log]
 
 
 def test_a_chief_does_not_wait_for_a_killed_worker(

@@ -1,0 +1,5 @@
+import sys
+
+from fmlayers.cli import main
+
+sys.exit(main())

@@ -1,0 +1,150 @@
+"""The command as a process of its own: how it starts, and what it writes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import fmlayers
+from fmlayers import cli
+
+# Runs the command and says what it has imported.
+COMMAND = """
+import sys
+from fmlayers.cli import main
+try:
+    code = main()
+except SystemExit as end:
+    code = end.code
+heavy = {"keras", "tensorflow", "jax", "torch", "pandas", "numpy", "rich"}
+print("IMPORTED", *sorted(heavy & set(sys.modules)))
+sys.exit(code)
+"""
+
+
+def environment(level):
+    """Return the environment of a user with this level of TensorFlow's log."""
+    name = "TF_CPP_MIN_LOG_LEVEL"
+    others = {key: value for key, value in os.environ.items() if key != name}
+    return others if level is None else others | {name: level}
+
+
+def run(*words, level=None, code=COMMAND):
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)],
+        capture_output=True,
+        env=environment(level),
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], *([name, "--help"] for name in cli.COMMANDS)]
+)
+def test_help_imports_nothing_that_takes_time(words):
+    result = run(*words)
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert result.stdout.endswith("IMPORTED\n")
+    assert "fmlayers" in result.stdout
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as info:
+        cli.main(["--version"])
+    assert info.value.code == 0
+    assert capsys.readouterr().out == f"fmlayers {fmlayers.__version__}\n"
+
+
+@pytest.mark.parametrize("module", ["fmlayers", "fmlayers.cli"])
+def test_the_command_is_a_module_too(module):
+    words = [sys.executable, "-m", module, "--version"]
+    result = subprocess.run(words, capture_output=True, check=True, text=True)
+    assert result.stdout == f"fmlayers {fmlayers.__version__}\n"
+
+
+@pytest.mark.parametrize("words", [[], ["serve"], ["train", "--no-such-option"]])
+def test_misuse_is_said_without_a_traceback(words):
+    result = run(*words)
+    assert result.returncode == 2
+    assert result.stdout == "IMPORTED\n"
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith("usage: fmlayers")
+    assert lines[-1].startswith("fmlayers")
+    assert ": error: " in lines[-1]
+
+
+@pytest.mark.slow
+def test_nothing_is_logged(film_run, tmp_path):
+    result = run("explain", film_run, "--user", "1", "--item", "1")
+    assert (result.returncode, result.stderr) == (0, "")
+    out = tmp_path / "model.tflite"
+    result = run("export", film_run, "--format", "litert", "--out", out)
+    assert (result.returncode, result.stderr) == (0, "")
+    result = run("predict", tmp_path, "--data", "rows.csv")
+    assert result.returncode == 1
+    assert result.stderr == f"fmlayers: {tmp_path} is not a finished run.\n"
+
+
+def messages(text):
+    """Return log lines without their times and processes."""
+    return {line.split("] ")[-1] for line in text.splitlines() if line}
+
+
+@pytest.mark.slow
+def test_the_level_of_the_user_counts(tmp_path):
+    logged = messages(run(level="0", code="import keras").stderr)
+    shown = messages(run("predict", tmp_path, "--data", "x", level="0").stderr)
+    assert logged < shown
+    assert shown - logged == {f"fmlayers: {tmp_path} is not a finished run."}
+
+
+@pytest.mark.slow
+def test_the_package_leaves_the_environment_as_it_is():
+    code = """
+import os
+before = dict(os.environ)
+import fmlayers.cli
+assert os.environ == before
+import keras  # JAX, which TensorFlow imports where it is, sets some
+before = dict(os.environ)
+import fmlayers.layers
+assert os.environ == before
+"""
+    assert run(code=code).returncode == 0
+
+
+def test_what_was_held_back_shows_where_the_import_fails():
+    code = """
+import os, sys
+sys.modules["keras.src"] = None
+from fmlayers._logs import import_keras
+class Finder:
+    def find_spec(self, name, *where):
+        if name == "keras":
+            os.write(2, b"a library says why\\n")
+            raise ImportError("no backend")
+sys.meta_path.insert(0, Finder())
+import_keras()
+"""
+    result = run(code=code)
+    assert result.returncode == 1
+    assert result.stderr.startswith("a library says why\n")
+    assert result.stderr.endswith("ImportError: no backend\n")
+
+
+@pytest.mark.slow
+def test_a_closed_pipe_is_no_error(film_run, tmp_path):
+    rows = tmp_path / "rows.csv"
+    rows.write_text("user,item,day\n1,1,1\n")
+    with subprocess.Popen(
+        [sys.executable, "-m", "fmlayers", "predict", film_run, "--data", rows],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(None),
+        text=True,
+    ) as process:
+        process.stdout.close()  # as `| head` does
+        error = process.stderr.read()
+    assert (process.returncode, error) == (1, "")
