@@ -70,6 +70,8 @@ class BPR(keras.losses.Loss):
         scores = ops.reshape(y_pred, (-1, self.group_size))
         above = labels[:, :, None] > labels[:, None, :]  # (groups, i, j)
         margins = scores[:, :, None] - scores[:, None, :]
+        # Infinite scores, whose difference is NaN, are compared only where they count.
+        margins = ops.where(above, margins, 0.0)
         losses = ops.where(above, ops.softplus(-margins), 0.0)
         pairs = ops.sum(ops.cast(above, losses.dtype), axis=(1, 2))
         return ops.sum(losses, axis=(1, 2)) / ops.maximum(pairs, 1.0)
