@@ -92,8 +92,9 @@ class MultiCategorical(_TableFeature):
     Args:
         name: String, the entry of the input dict: integers of shape
             `(batch, length)`, padded with the id 0; or a pair of all examples' ids
-            `(values,)` and their row splits `(batch + 1,)`; or a
-            `tf.RaggedTensor`. An example with no value contributes the zero vector.
+            `(values,)` and their row splits `(batch + 1,)`; or a `tf.RaggedTensor`
+            or `tf.SparseTensor`. They are ids, not multi-hot rows. An example with
+            no value contributes the zero vector.
         vocabulary_size: Positive integer, in rows. Valid ids are
             0 ... `vocabulary_size` - 1, of which 0 is the padding.
         table: Optional string. Features that name the same table share its rows;
@@ -138,8 +139,8 @@ class Numeric(_Feature):
     use_bias: bool = False
 
     def keras_input(self) -> keras.KerasTensor:
-        """Returns a `keras.Input` of this feature's name, shape and dtype."""
-        return keras.Input((), dtype="float32", name=self.name)
+        """Returns a `keras.Input` of this feature's name and shape, in `floatx`."""
+        return keras.Input((), dtype=keras.config.floatx(), name=self.name)
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")

@@ -8,13 +8,14 @@ from keras import ops
 from fmlayers._config import deserialize_objects
 from fmlayers._exportable import Exportable
 from fmlayers._types import Tensor
+from fmlayers.layers._inputs import ChecksInputs
 
 if TYPE_CHECKING:
     from fmlayers.data import Encoder
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
-class Ensemble(Exportable, keras.Model):
+class Ensemble(ChecksInputs, Exportable, keras.Model):
     """Averages the scores of models that are trained side by side.
 
         score = 1/M sum_m score_m

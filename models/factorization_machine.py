@@ -10,13 +10,14 @@ from fmlayers._exportable import Exportable
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Feature
 from fmlayers.layers import FeatureEmbedding, FMInteraction, RatingScaler
+from fmlayers.layers._inputs import ChecksInputs
 
 if TYPE_CHECKING:
     from fmlayers.data import Encoder
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
-class FactorizationMachine(Exportable, keras.Model):
+class FactorizationMachine(ChecksInputs, Exportable, keras.Model):
     """Scores an example by its fields and by all pairs of them.
 
         score = b + sum_f w_f + sum_{f<g} <v_f, v_g>
@@ -185,10 +186,8 @@ class FactorizationMachine(Exportable, keras.Model):
         return (self.factors.compute_output_shape(input_shape)[0], 1)
 
     def compute_output_spec(self, inputs: Mapping[str, Any], **kwargs: Any) -> Any:
-        shapes = {name: tuple(x.shape) for name, x in inputs.items()}
-        return keras.KerasTensor(
-            self.compute_output_shape(shapes), dtype=self.linear.compute_dtype
-        )
+        batch = self.factors.compute_output_spec(inputs).shape[0]
+        return keras.KerasTensor((batch, 1), dtype=self.linear.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object

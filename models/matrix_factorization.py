@@ -10,13 +10,14 @@ from fmlayers._exportable import Exportable
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Categorical
 from fmlayers.layers import FeatureEmbedding, RatingScaler
+from fmlayers.layers._inputs import ChecksInputs
 
 if TYPE_CHECKING:
     from fmlayers.data import Encoder
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
-class MatrixFactorization(Exportable, keras.Model):
+class MatrixFactorization(ChecksInputs, Exportable, keras.Model):
     """Scores a user and an item by the product of their vectors.
 
         score = b + b_user + b_item + <p_user, q_item>
@@ -190,10 +191,8 @@ class MatrixFactorization(Exportable, keras.Model):
         return (self.factors.compute_output_shape(input_shape)[0], 1)
 
     def compute_output_spec(self, inputs: Mapping[str, Any], **kwargs: Any) -> Any:
-        shapes = {name: tuple(x.shape) for name, x in inputs.items()}
-        return keras.KerasTensor(
-            self.compute_output_shape(shapes), dtype=self.linear.compute_dtype
-        )
+        batch = self.factors.compute_output_spec(inputs).shape[0]
+        return keras.KerasTensor((batch, 1), dtype=self.linear.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object

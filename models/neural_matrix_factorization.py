@@ -10,6 +10,7 @@ from fmlayers._exportable import Exportable
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Categorical
 from fmlayers.layers import FeatureEmbedding, RatingScaler
+from fmlayers.layers._inputs import ChecksInputs
 from fmlayers.models._tower import Tower, check_tower
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
-class NeuralMatrixFactorization(Exportable, keras.Model):
+class NeuralMatrixFactorization(ChecksInputs, Exportable, keras.Model):
     """Scores a user and an item by the product of vectors and by hidden layers.
 
         score = b + <h, p_user * q_item> + <g, a>
@@ -202,10 +203,8 @@ class NeuralMatrixFactorization(Exportable, keras.Model):
         return (self.gmf_factors.compute_output_shape(input_shape)[0], 1)
 
     def compute_output_spec(self, inputs: Mapping[str, Any], **kwargs: Any) -> Any:
-        shapes = {name: tuple(x.shape) for name, x in inputs.items()}
-        return keras.KerasTensor(
-            self.compute_output_shape(shapes), dtype=self.gmf_output.compute_dtype
-        )
+        batch = self.gmf_factors.compute_output_spec(inputs).shape[0]
+        return keras.KerasTensor((batch, 1), dtype=self.gmf_output.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object

@@ -16,12 +16,14 @@ from fmlayers.features import (
     Numeric,
 )
 from fmlayers.layers._inputs import (
+    ChecksInputs,
     batch_size,
-    check_ids,
+    check,
     entry,
     flat,
     integer_ids,
     rows_of,
+    shape_of,
 )
 from fmlayers.layers.history_lists import HistoryLists
 from fmlayers.layers.masked_mean_pooling import MaskedMeanPooling
@@ -36,7 +38,7 @@ _DENSE = 2**25
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
-class FeatureEmbedding(keras.layers.Layer):
+class FeatureEmbedding(ChecksInputs, keras.layers.Layer):
     """Turns a dict of features into one vector a field, in the order of the list.
 
         Categorical:       v_id
@@ -89,7 +91,8 @@ class FeatureEmbedding(keras.layers.Layer):
         A dict: `(batch,)` or `(batch, 1)` for one value. For several
         `(batch, length)`, padded with 0, which costs as much as the longest row is
         long; or, at the cost of the ids there are, a pair of all rows' ids
-        `(values,)` and their row splits `(batch + 1,)`, or a `tf.RaggedTensor`.
+        `(values,)` and their row splits `(batch + 1,)`, a `tf.RaggedTensor` or a
+        `tf.SparseTensor`. Every entry has as many examples.
         There, too, an id 0 counts for nothing: XLA, which compiles anew for each
         number of values, is content with zeros at the end of the last row.
 
@@ -98,8 +101,8 @@ class FeatureEmbedding(keras.layers.Layer):
 
     Raises:
         ValueError: If an argument breaks its constraint, features disagree on a
-            shared table, an entry is missing, ids are not integers, or an entry
-            has the wrong rank.
+            shared table, an entry is missing, ids are not integers, an entry has
+            the wrong rank, or two have not as many examples.
 
     Example:
 
@@ -220,28 +223,15 @@ class FeatureEmbedding(keras.layers.Layer):
             )
         self.build()
         chosen = [by_name[name] for name in names]
+        check(chosen, inputs)
         vectors = [self._embed(feature, inputs)[0] for feature in chosen]
         return ops.cast(ops.stack(vectors, axis=1), self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        first = self.features[0]
-        batch = batch_size(first, entry(input_shape, first.inputs[0]))
-        return (batch, len(self.features), self.dim)
+        return (batch_size(self.features, input_shape), len(self.features), self.dim)
 
     def compute_output_spec(self, inputs: Mapping[str, Any]) -> Any:
-        for feature in self.features:
-            for name in feature.inputs:
-                x = entry(inputs, name)
-                if isinstance(x, (tuple, list)):
-                    x, _ = rows_of(feature, x)
-                if not isinstance(feature, Numeric):
-                    check_ids(feature, x)
-        shapes = {
-            name: tuple(part.shape for part in x)
-            if isinstance(x, (tuple, list))
-            else tuple(x.shape)
-            for name, x in inputs.items()
-        }
+        shapes = {name: shape_of(x) for name, x in inputs.items()}
         return keras.KerasTensor(
             self.compute_output_shape(shapes), dtype=self.compute_dtype
         )
@@ -320,16 +310,16 @@ class FeatureEmbedding(keras.layers.Layer):
             return self._pool_history(feature, inputs)
         x = entry(inputs, feature.name)
         if isinstance(feature, Numeric):
-            return self._scale(feature, flat(feature, x))
+            return self._scale(feature, flat(x))
         if isinstance(feature, Categorical):
-            vectors, present = self._look_up(
-                feature, flat(feature, integer_ids(feature, x))
-            )
+            vectors, present = self._look_up(feature, flat(integer_ids(x)))
             if present is not None:
                 vectors = ops.where(ops.expand_dims(present, -1), vectors, 0.0)
             return vectors, ops.sum(ops.square(vectors), axis=-1)
-        ids, row_splits = rows_of(feature, x)
-        vectors, present = self._look_up(feature, integer_ids(feature, ids))
+        ids, row_splits = rows_of(x)
+        vectors, present = self._look_up(feature, integer_ids(ids))
+        # Here, too: a NaN in a row that counts for nothing would reach the gradient.
+        vectors = ops.where(ops.expand_dims(present, -1), vectors, 0.0)
         squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
         pool = self._pooling[feature.combiner]
         given = {"mask": present, "row_splits": row_splits}
@@ -339,7 +329,7 @@ class FeatureEmbedding(keras.layers.Layer):
         self, feature: History, inputs: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         def ids(name: str) -> Tensor:
-            return flat(feature, integer_ids(feature, entry(inputs, name)))
+            return flat(integer_ids(entry(inputs, name)))
 
         own = ids(feature.values) if feature.values in inputs else None
         lists = self.histories[feature.name](ids(feature.of), own)
@@ -356,21 +346,27 @@ class FeatureEmbedding(keras.layers.Layer):
 
         table = ops.convert_to_tensor(self.tables[feature.table_name])
         count, size = ops.shape(lists.lengths)[0], feature.vocabulary_size
+        has_own = ops.expand_dims(lists.own > 0, -1)
+        own_rows = ops.where(has_own, ops.take(table, lists.own, axis=0), 0.0)
         if feature.num_keys * size <= _DENSE:
-            table = with_squares(table)
+            # A row that is not finite is to reach the lists that have it, no others.
+            finite = ops.all(ops.isfinite(table[:size]), axis=-1, keepdims=True)
+            rows = with_squares(ops.where(finite, table[:size], 0.0))
+            broken = ops.cast(ops.logical_not(finite), rows.dtype)
             cells = lists.owners * size + lists.values
-            ones = ops.ones_like(cells, dtype=table.dtype)
+            ones = ops.ones_like(cells, dtype=rows.dtype)
             # One more than there are: Keras on PyTorch takes 0 for "not given".
             listed = ops.segment_sum(ones, cells, count * size + 1)[:-1]
-            sums = ops.matmul(ops.reshape(listed, (count, size)), table[:size])
-            own_rows = ops.take(table, lists.own, axis=0)
+            sums = ops.matmul(
+                ops.reshape(listed, (count, size)),
+                ops.concatenate([rows, broken], axis=-1),
+            )
+            sums = ops.where(sums[:, -1:] > 0.0, float("nan"), sums[:, :-1])
         else:
             rows = with_squares(ops.take(table, lists.values, axis=0))
             sums = sum_spans(rows, lists.owners, count)
-            own_rows = with_squares(ops.take(table, lists.own, axis=0))
 
-        has_own = ops.expand_dims(lists.own > 0, -1)
-        total = ops.take(sums, lists.index, axis=0) - ops.where(has_own, own_rows, 0.0)
+        total = ops.take(sums, lists.index, axis=0) - with_squares(own_rows)
         length = ops.expand_dims(ops.take(lists.lengths, lists.index), -1)
         length = ops.cast(length, total.dtype) - ops.cast(has_own, total.dtype)
         # What is left of a sum when all of it has been taken away is rounding.
@@ -412,9 +408,10 @@ class FeatureEmbedding(keras.layers.Layer):
         norm = ops.sum(ops.square(vector))
         if feature.use_bias:
             bias = ops.cast(self.biases[feature.name], dtype)
-            field = ops.where(ops.expand_dims(present, -1), field + bias, 0.0)
+            field = field + bias
             norm = norm + ops.sum(ops.square(bias))
-        return field, ops.cast(present, dtype) * norm
+        field = ops.where(ops.expand_dims(present, -1), field, 0.0)
+        return field, ops.where(present, norm, 0.0)
 
 
 def _check_features(features: list[Feature]) -> None:

@@ -226,13 +226,11 @@ def test_errors(values):
         "`weights` must have the shape of the inputs",
         lambda: MaskedMeanPooling()(values, weights=np.ones(3)),
     )
-    symbolic = keras.KerasTensor((None, 4, 2))
+    symbolic, short = keras.KerasTensor((None, 4, 2)), keras.KerasTensor((None,))
     for name in ("mask", "weights"):
         check_error(
             f"`{name}` must have the shape of the inputs",
-            lambda x={name: keras.KerasTensor((None,))}: MaskedMeanPooling()(
-                symbolic, **x
-            ),
+            lambda x={name: short}: MaskedMeanPooling()(symbolic, **x),
         )
     splits = np.array([0, 1, 2])
     check_error(
