@@ -92,3 +92,6 @@ class Tower(keras.layers.Layer):
                 x = self.normalizations[i](x, training=training)
             x = self.dropout(self.activation(x), training=training)
         return x
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        return (*input_shape[:-1], self.hidden[-1].units)

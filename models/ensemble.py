@@ -8,7 +8,7 @@ from keras import ops
 from fmlayers._config import deserialize_objects
 from fmlayers._exportable import Exportable
 from fmlayers._types import Tensor
-from fmlayers.layers._inputs import ChecksInputs
+from fmlayers.layers._inputs import ChecksInputs, input_shapes
 
 if TYPE_CHECKING:
     from fmlayers.data import Encoder
@@ -103,6 +103,13 @@ class Ensemble(ChecksInputs, Exportable, keras.Model):
         return cls([make() for _ in range(size)], **kwargs)
 
     def build(self, input_shape: Any = None) -> None:
+        if self.built:
+            return
+        for member in self.members:
+            if issubclass(
+                type(member), ChecksInputs
+            ):  # a summary then knows its shapes
+                member.build(input_shapes(self.features))
         self.built = True
 
     @property

@@ -10,7 +10,7 @@ from fmlayers._exportable import Exportable
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Feature
 from fmlayers.layers import FeatureEmbedding, FMInteraction, RatingScaler
-from fmlayers.layers._inputs import ChecksInputs
+from fmlayers.layers._inputs import ChecksInputs, input_shapes
 
 if TYPE_CHECKING:
     from fmlayers.data import Encoder
@@ -127,11 +127,12 @@ class FactorizationMachine(ChecksInputs, Exportable, keras.Model):
     def build(self, input_shape: Any = None) -> None:
         if self.built:
             return
-        self.factors.build()
+        shapes = input_shapes(self.features)
+        self.factors.build(shapes)
         if self.scaler is not None:
             self.scaler.build((None, 1))
         self.linear.histories = self.factors.histories
-        self.linear.build()
+        self.linear.build(shapes)
         self.bias = self.add_weight(
             shape=(1,),
             initializer=self.bias_initializer,

@@ -10,7 +10,7 @@ from fmlayers._exportable import Exportable
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Categorical
 from fmlayers.layers import FeatureEmbedding, RatingScaler
-from fmlayers.layers._inputs import ChecksInputs
+from fmlayers.layers._inputs import ChecksInputs, input_shapes
 
 if TYPE_CHECKING:
     from fmlayers.data import Encoder
@@ -134,11 +134,12 @@ class MatrixFactorization(ChecksInputs, Exportable, keras.Model):
     def build(self, input_shape: Any = None) -> None:
         if self.built:
             return
-        self.factors.build()
+        shapes = input_shapes(self.features)
+        self.factors.build(shapes)
         if self.scaler is not None:
-            self.scaler.build()
+            self.scaler.build((None, 1))
         if self.use_bias:
-            self.linear.build()
+            self.linear.build(shapes)
             self.bias = self.add_weight(
                 shape=(1,),
                 initializer=self.bias_initializer,

@@ -10,7 +10,7 @@ from fmlayers._exportable import Exportable
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Categorical
 from fmlayers.layers import FeatureEmbedding, RatingScaler
-from fmlayers.layers._inputs import ChecksInputs
+from fmlayers.layers._inputs import ChecksInputs, input_shapes
 from fmlayers.models._tower import Tower, check_tower
 
 if TYPE_CHECKING:
@@ -160,13 +160,14 @@ class NeuralMatrixFactorization(ChecksInputs, Exportable, keras.Model):
     def build(self, input_shape: Any = None) -> None:
         if self.built:
             return
-        self.gmf_factors.build()
-        self.mlp_factors.build()
+        shapes = input_shapes(self.features)
+        self.gmf_factors.build(shapes)
+        self.mlp_factors.build(shapes)
         self.tower.build((None, 2 * self.mlp_factors.dim))
         self.gmf_output.build((None, self.dim))
         self.mlp_output.build((None, self.hidden_units[-1]))
         if self.scaler is not None:
-            self.scaler.build()
+            self.scaler.build((None, 1))
         self.bias = self.add_weight(
             shape=(1,),
             initializer=self.bias_initializer,

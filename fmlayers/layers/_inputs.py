@@ -98,6 +98,15 @@ def shape_of(x: Any) -> Any:
     return tuple(x.shape)
 
 
+def input_shapes(features: Sequence[Feature]) -> dict[str, tuple[None, ...]]:
+    """Returns the shapes that a layer of the features is built with, for a summary."""
+    several = {f.name for f in features if isinstance(f, MultiCategorical)}
+    names = {name for feature in features for name in feature.inputs}
+    return {
+        name: (None, None) if name in several else (None,) for name in sorted(names)
+    }
+
+
 def batch_size(features: Sequence[Feature], shapes: Mapping[str, Any]) -> int | None:
     """Returns the examples of a batch, None where no entry's shape knows them."""
     sizes = (

@@ -221,7 +221,8 @@ class FeatureEmbedding(ChecksInputs, keras.layers.Layer):
             raise ValueError(
                 f"`names` must name some of {list(by_name)}. Received: {list(names)}."
             )
-        self.build()
+        if not self.built:
+            self.build()
         chosen = [by_name[name] for name in names]
         check(chosen, inputs)
         vectors = [self._embed(feature, inputs)[0] for feature in chosen]
@@ -248,7 +249,8 @@ class FeatureEmbedding(ChecksInputs, keras.layers.Layer):
             keys: Integers `(num_pairs,)`, in any order.
             values: Integers `(num_pairs,)`.
         """
-        self.build()
+        if not self.built:
+            self.build()
         if name not in self.histories:
             raise ValueError(
                 f"`name` must be that of a `History` among {list(self.histories)}. "
