@@ -11,6 +11,7 @@ from fmlayers.layers import (
     MaskedMeanPooling,
     RatingScaler,
 )
+from fmlayers.layers._inputs import select_inputs
 
 _register()
 
@@ -25,6 +26,7 @@ __all__ = [
     "MultiCategorical",
     "Numeric",
     "RatingScaler",
+    "select_inputs",
 ]
 
 if TYPE_CHECKING:

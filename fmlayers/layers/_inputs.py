@@ -30,6 +30,36 @@ class ChecksInputs:
         return super().__call__(inputs, *args, **kwargs)  # type: ignore[misc]
 
 
+def select_inputs(features: Sequence[Feature], inputs: Any) -> dict[str, Any]:
+    """Returns the entries that the features read, and no others.
+
+    The layers and models of the package ignore other entries. A functional model of
+    Keras does not: with one entry more than it has inputs it sorts the names, takes the
+    first ones, and so reads the wrong columns.
+
+    Args:
+        features: Features, as a `FeatureEmbedding` or a model has them.
+        inputs: Dict from entry name to tensor or array.
+
+    Raises:
+        ValueError: If an entry that a feature cannot do without is missing.
+
+    Example:
+
+    >>> features = [fmlayers.Categorical("user", 943), fmlayers.Categorical("item", 90)]
+    >>> row = {"user": np.array([3]), "day": np.array([5]), "item": np.array([7])}
+    >>> fmlayers.select_inputs(features, row)
+    {'user': array([3]), 'item': array([7])}
+
+    In a pipeline: `data.map(lambda x, y: (fmlayers.select_inputs(features, x), y))`.
+    """
+    return {
+        name: entry(inputs, name)
+        for feature in features
+        for name in _names(feature, inputs)
+    }
+
+
 def check(features: Sequence[Feature], inputs: Any) -> None:
     """Raises `ValueError` unless `inputs` has what the features read.
 

@@ -13,6 +13,7 @@ from fmlayers import (
     History,
     MultiCategorical,
     Numeric,
+    select_inputs,
 )
 from fmlayers.models import (
     DeepFM,
@@ -286,3 +287,31 @@ def test_numbers_follow_floatx(in_float64):
 
 def test_numbers_are_float32_by_default():
     assert Numeric("age").keras_input().dtype == "float32"
+
+
+def test_a_functional_model_reads_wrong_columns_unless_they_are_selected():
+    features = [USER, Categorical("film", 5)]
+    inputs = {feature.name: feature.keras_input() for feature in features}
+    vectors = FeatureEmbedding(features, 2, embeddings_initializer="ones")(inputs)
+    model = keras.Model(inputs, vectors)
+    model.layers[-1].set_weights([np.eye(6)[:, :2], np.eye(6)[:, 2:4]])
+    batch = {"user": np.array([1]), "film": np.array([3])}
+    expected = numpy(model(batch))
+    more = {"day": np.array([2]), **batch}
+    # Keras' issue 23258: once this fails, it is mended there.
+    with pytest.warns(UserWarning, match="structure of `inputs` doesn't match"):
+        found = numpy(model(more))
+    assert not np.array_equal(found, expected)
+    found = numpy(model(select_inputs(features, more)))
+    np.testing.assert_array_equal(found, expected)
+    layer = model.layers[-1]
+    np.testing.assert_array_equal(numpy(layer(more)), expected)
+
+
+def test_select_inputs_takes_what_a_history_reads():
+    history = History("rated", 5, of="user", num_keys=5, values="item", num_pairs=1)
+    batch = {"day": 1, "user": 2, "item": 3}
+    assert select_inputs([history], batch) == {"user": 2, "item": 3}
+    assert select_inputs([history], {"user": 2, "day": 1}) == {"user": 2}
+    check_error("an entry 'user'", lambda: select_inputs([history], {"item": 3}))
+    check_error("must be a dict", lambda: select_inputs([history], [2, 3]))
