@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Self
 import keras
 from keras import ops
 
+from fmlayers._checks import integer
 from fmlayers._config import deserialize_objects
 from fmlayers._exportable import Exportable
 from fmlayers._types import Tensor
@@ -100,7 +101,7 @@ class Ensemble(ChecksInputs, Exportable, keras.Model):
     @classmethod
     def of(cls, size: int, make: Callable[[], keras.Model], **kwargs: Any) -> Self:
         """Returns an ensemble of `size` models, each made by a call of `make`."""
-        return cls([make() for _ in range(size)], **kwargs)
+        return cls([make() for _ in range(integer("size", size))], **kwargs)
 
     def build(self, input_shape: Any = None) -> None:
         if self.built:

@@ -5,6 +5,7 @@ import keras
 from keras import ops
 
 from fmlayers._backend import accumulation_dtype
+from fmlayers._checks import integer
 from fmlayers._config import deserialize_objects
 from fmlayers._exportable import Exportable
 from fmlayers._types import OutOfRange, Tensor
@@ -96,6 +97,7 @@ class FactorizationMachine(ChecksInputs, Exportable, keras.Model):
         encoder: "Encoder | None" = None,
         **kwargs: Any,
     ) -> None:
+        dim = integer("dim", dim)
         kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
         self.features = list(features)

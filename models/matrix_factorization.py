@@ -5,6 +5,7 @@ import keras
 from keras import ops
 
 from fmlayers._backend import accumulation_dtype
+from fmlayers._checks import boolean, integer
 from fmlayers._config import deserialize_objects
 from fmlayers._exportable import Exportable
 from fmlayers._types import OutOfRange, Tensor
@@ -101,6 +102,7 @@ class MatrixFactorization(ChecksInputs, Exportable, keras.Model):
                     f"`{argument}` must be a `Categorical` description. "
                     f"Received: {argument}={feature!r}."
                 )
+        dim, use_bias = integer("dim", dim), boolean("use_bias", use_bias)
         kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
         self.features = [user, item]

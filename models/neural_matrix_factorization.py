@@ -5,6 +5,7 @@ import keras
 from keras import ops
 
 from fmlayers._backend import accumulation_dtype
+from fmlayers._checks import integer
 from fmlayers._config import deserialize_objects
 from fmlayers._exportable import Exportable
 from fmlayers._types import OutOfRange, Tensor
@@ -114,7 +115,9 @@ class NeuralMatrixFactorization(ChecksInputs, Exportable, keras.Model):
                     f"`{argument}` must be a `Categorical` description. "
                     f"Received: {argument}={feature!r}."
                 )
-        units = check_tower(hidden_units, dropout)
+        units, dropout = check_tower(hidden_units, dropout)
+        dim = integer("dim", dim)
+        mlp_dim = None if mlp_dim is None else integer("mlp_dim", mlp_dim)
         kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
         self.features = [user, item]

@@ -6,6 +6,7 @@ import numpy.typing as npt
 from keras import ops
 
 from fmlayers._backend import accumulation_dtype, raise_where, sum_spans
+from fmlayers._checks import coefficient, integer
 from fmlayers._config import deserialize_objects
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import (
@@ -139,14 +140,13 @@ class FeatureEmbedding(ChecksInputs, keras.layers.Layer):
     ) -> None:
         features = list(features)
         _check_features(features)
-        if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
-            raise ValueError(f"`dim` must be a positive integer. Received: dim={dim}.")
+        dim = integer("dim", dim)
         if out_of_range not in get_args(OutOfRange):
             raise ValueError(
                 '`out_of_range` must be "unknown", "zero" or "error". '
                 f"Received: out_of_range={out_of_range!r}."
             )
-        coefficients = _l2_by_feature(features, l2)
+        l2 = _plain_l2(features, l2)
         # With autocast, Keras would round numbers to the compute dtype before
         # they are multiplied, and cast whole tables at every step (the weights
         # turn it off, too): here the batch's rows are cast, at the end.
@@ -155,12 +155,15 @@ class FeatureEmbedding(ChecksInputs, keras.layers.Layer):
         self.features = features
         self.dim = dim
         self.out_of_range = out_of_range
-        self.l2 = l2 if isinstance(l2, (int, float)) else dict(l2)
+        self.l2 = l2
         self.embeddings_initializer = keras.initializers.get(
             embeddings_initializer or keras.initializers.RandomNormal(stddev=0.01)
         )
         self.histories: dict[str, HistoryLists] = {}
-        self._coefficients = coefficients
+        self._coefficients = {
+            feature.name: l2.get(feature.name, 0.0) if isinstance(l2, dict) else l2
+            for feature in features
+        }
         self._accumulation_dtype = accumulation_dtype(self.compute_dtype)
         self._pooling = {
             feature.combiner: MaskedMeanPooling(
@@ -444,17 +447,16 @@ def _check_features(features: list[Feature]) -> None:
             )
 
 
-def _l2_by_feature(
+def _plain_l2(
     features: list[Feature], l2: float | Mapping[str, float]
-) -> dict[str, float]:
+) -> float | dict[str, float]:
+    if not isinstance(l2, Mapping):
+        return coefficient("l2", l2)
     names = [feature.name for feature in features]
-    if isinstance(l2, Mapping):
-        unknown = sorted(set(l2) - set(names))
-        if unknown:
-            raise ValueError(
-                f"`l2` must name features among {names}. Received: {unknown}."
-            )
-    coefficients = {n: l2.get(n, 0.0) if isinstance(l2, Mapping) else l2 for n in names}
-    if not all(0.0 <= value < float("inf") for value in coefficients.values()):
-        raise ValueError(f"`l2` must be finite and at least 0. Received: l2={l2}.")
-    return coefficients
+    unknown = sorted(set(l2) - set(names))
+    if unknown:
+        raise ValueError(f"`l2` must name features among {names}. Received: {unknown}.")
+    return {
+        name: coefficient("l2", value, of=f" for feature {name!r}")
+        for name, value in l2.items()
+    }

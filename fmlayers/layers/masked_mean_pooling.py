@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from fmlayers._backend import accumulation_dtype, is_ragged, row_of_each
+from fmlayers._checks import integer
 from fmlayers._types import Combiner, Tensor
 
 
@@ -76,11 +77,10 @@ class MaskedMeanPooling(keras.layers.Layer):
     def __init__(
         self, axis: int = 1, combiner: Combiner = "mean", **kwargs: Any
     ) -> None:
-        if not isinstance(axis, int) or isinstance(axis, bool) or axis == 0:
-            raise ValueError(
-                "`axis` must be an integer and not the batch axis 0. "
-                f"Received: axis={axis!r}."
-            )
+        rule = "an integer and not the batch axis 0"
+        axis = integer("axis", axis, rule, least=None)
+        if axis == 0:
+            raise ValueError(f"`axis` must be {rule}. Received: axis=0.")
         if combiner not in get_args(Combiner):
             raise ValueError(
                 '`combiner` must be "mean", "sum" or "sqrtn". '
