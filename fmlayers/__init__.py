@@ -16,6 +16,7 @@ __all__ = [
     "MultiCategorical",
     "Numeric",
     "RatingScaler",
+    "select_inputs",
 ]
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
         MaskedMeanPooling,
         RatingScaler,
     )
+    from fmlayers.layers._inputs import select_inputs
 else:
+    _FUNCTIONS = {"select_inputs": "fmlayers.layers._inputs"}
     _SUBPACKAGES = (
         "cli",
         "data",
@@ -61,12 +64,12 @@ else:
     )
 
     def __getattr__(name: str) -> Any:
-        """Imports a class or a subpackage when it is first named, and not before."""
+        """Imports a class, a function or a subpackage when it is first named, and not before."""
         if name in _SUBPACKAGES:
             return importlib.import_module(f"fmlayers.{name}")
         if name not in __all__:
             raise AttributeError(f"module 'fmlayers' has no attribute {name!r}")
-        module = importlib.import_module(_registry.MODULES[name])
+        module = importlib.import_module((_registry.MODULES | _FUNCTIONS)[name])
         return globals().setdefault(name, getattr(module, name))
 
     def __dir__() -> list[str]:

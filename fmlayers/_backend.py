@@ -58,6 +58,34 @@ def is_ragged(x: Tensor) -> bool:
     return isinstance(x, tf.RaggedTensor)
 
 
+def is_sparse(x: Tensor) -> bool:
+    """Tells whether `x` is a sparse tensor, such as `tf.io.VarLenFeature` parses to."""
+    if isinstance(x, keras.KerasTensor):
+        return bool(x.sparse)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return isinstance(x, tf.SparseTensor)
+    if keras.backend.backend() == "jax":
+        from jax.experimental.sparse import JAXSparse
+
+        return isinstance(x, JAXSparse)
+    return bool(getattr(x, "is_sparse", False))
+
+
+def rows_of_sparse(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the values of a `tf.SparseTensor`, row after row, and their row splits.
+
+    Args:
+        x: `(rows, columns)`, its entries in the order of rows.
+    """
+    import tensorflow as tf
+
+    count = x.dense_shape[0] if x.shape[0] is None else x.shape[0]
+    starts = tf.range(tf.cast(count, tf.int64) + 1)
+    return x.values, tf.searchsorted(x.indices[:, 0], starts, out_type=tf.int32)
+
+
 def row_of_each(row_splits: Tensor, count: Tensor) -> Tensor:
     """Returns the row of each of `count` values that lie row after row.
 

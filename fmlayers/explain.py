@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
+from fmlayers._checks import integer
 from fmlayers._types import Tensor
 from fmlayers.layers import FeatureEmbedding
 
@@ -177,11 +178,7 @@ def term_sizes(
         raise ValueError(
             f'`measure` must be "std" or "abs". Received: measure={measure!r}.'
         )
-    if batch_size < 1:
-        raise ValueError(
-            "`batch_size` must be a positive integer. "
-            f"Received: batch_size={batch_size}."
-        )
+    batch_size = integer("batch_size", batch_size)
     rows = int(next(iter(inputs.values())).shape[0])
     if not rows:
         raise ValueError("`inputs` must hold an example. Received: no rows.")

@@ -6,12 +6,12 @@ the layer that uses it.
 """
 
 from dataclasses import KW_ONLY, asdict, dataclass
-from numbers import Integral
 from typing import Any, Self, get_args
 
 import keras
 
 from fmlayers._backend import id_dtype
+from fmlayers._checks import boolean, integer
 from fmlayers._types import Combiner
 
 
@@ -46,13 +46,9 @@ class _TableFeature(_Feature):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        size: Any = self.vocabulary_size
-        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
-            raise ValueError(
-                "`vocabulary_size` must be a positive integer. "
-                f"Received: vocabulary_size={size!r} for feature {self.name!r}."
-            )
-        object.__setattr__(self, "vocabulary_size", int(size))  # NumPy's, too
+        of = f" for feature {self.name!r}"
+        size = integer("vocabulary_size", self.vocabulary_size, of=of)
+        object.__setattr__(self, "vocabulary_size", size)
 
     @property
     def table_name(self) -> str:
@@ -79,6 +75,10 @@ class Categorical(_TableFeature):
     _: KW_ONLY
     mask_zero: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "mask_zero", boolean("mask_zero", self.mask_zero))
+
     def keras_input(self) -> keras.KerasTensor:
         """Returns a `keras.Input` of this feature's name, shape and dtype."""
         return keras.Input((), dtype=id_dtype(), name=self.name)
@@ -92,8 +92,9 @@ class MultiCategorical(_TableFeature):
     Args:
         name: String, the entry of the input dict: integers of shape
             `(batch, length)`, padded with the id 0; or a pair of all examples' ids
-            `(values,)` and their row splits `(batch + 1,)`; or a
-            `tf.RaggedTensor`. An example with no value contributes the zero vector.
+            `(values,)` and their row splits `(batch + 1,)`; or a `tf.RaggedTensor`
+            or `tf.SparseTensor`. They are ids, not multi-hot rows. An example with
+            no value contributes the zero vector.
         vocabulary_size: Positive integer, in rows. Valid ids are
             0 ... `vocabulary_size` - 1, of which 0 is the padding.
         table: Optional string. Features that name the same table share its rows;
@@ -137,9 +138,13 @@ class Numeric(_Feature):
     _: KW_ONLY
     use_bias: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "use_bias", boolean("use_bias", self.use_bias))
+
     def keras_input(self) -> keras.KerasTensor:
-        """Returns a `keras.Input` of this feature's name, shape and dtype."""
-        return keras.Input((), dtype="float32", name=self.name)
+        """Returns a `keras.Input` of this feature's name and shape, in `floatx`."""
+        return keras.Input((), dtype=keras.config.floatx(), name=self.name)
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
@@ -190,12 +195,11 @@ class History(_TableFeature):
                 '`combiner` must be "mean", "sum" or "sqrtn". '
                 f"Received: combiner={self.combiner!r} for feature {self.name!r}."
             )
-        if not 0 < self.num_keys < 2**31 or not 0 < self.num_pairs < 2**31:
-            raise ValueError(
-                "`num_keys` and `num_pairs` must be positive and below 2^31. "
-                f"Received: num_keys={self.num_keys}, num_pairs={self.num_pairs} for "
-                f"feature {self.name!r}."
-            )
+        for name in ("num_keys", "num_pairs"):
+            value = getattr(self, name)
+            rule, of = "an integer from 1 to 2^31 - 1", f" for feature {self.name!r}"
+            value = integer(name, value, rule, most=2**31 - 1, of=of)
+            object.__setattr__(self, name, value)
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -1,32 +1,18 @@
 from collections.abc import Callable, Sequence
-from numbers import Integral
 from typing import Any
 
 import keras
 
+from fmlayers._checks import integers, share
 from fmlayers._types import Tensor
 
 
-def check_tower(hidden_units: Sequence[int], dropout: float) -> tuple[int, ...]:
-    """Returns the sizes of the hidden layers; raises for what cannot be built."""
-    sizes = list(hidden_units) if isinstance(hidden_units, Sequence) else []
-    if not sizes or not all(_is_size(size) for size in sizes):
-        raise ValueError(
-            "`hidden_units` must be a non-empty list of positive integers. "
-            f"Received: hidden_units={hidden_units!r}."
-        )
-    if not 0.0 <= dropout < 1.0:
-        raise ValueError(
-            "`dropout` must be at least 0 and less than 1. "
-            f"Received: dropout={dropout}."
-        )
-    return tuple(int(size) for size in sizes)  # NumPy's, too
-
-
-def _is_size(size: Any) -> bool:
-    if isinstance(size, bool) or not isinstance(size, Integral):
-        return False
-    return int(size) > 0
+def check_tower(
+    hidden_units: Sequence[int], dropout: float
+) -> tuple[tuple[int, ...], float]:
+    """Returns the sizes of the hidden layers, and the dropout, as Python's numbers."""
+    rule = "a non-empty list of positive integers"
+    return integers("hidden_units", hidden_units, rule), share("dropout", dropout)
 
 
 class Tower(keras.layers.Layer):
@@ -92,3 +78,6 @@ class Tower(keras.layers.Layer):
                 x = self.normalizations[i](x, training=training)
             x = self.dropout(self.activation(x), training=training)
         return x
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        return (*input_shape[:-1], self.hidden[-1].units)

@@ -4,6 +4,7 @@ from typing import Any, Literal, get_args
 import keras
 from keras import ops
 
+from fmlayers._checks import boolean
 from fmlayers._exportable import Exportable
 from fmlayers._types import Tensor
 from fmlayers.features import Feature
@@ -95,9 +96,8 @@ class DeepFM(FactorizationMachine):
         **kwargs: Any,
     ) -> None:
         # Before the base class, which builds at the end of its own `__init__`.
-        self.hidden_units = check_tower(hidden_units, dropout)
-        self.dropout = dropout
-        self.batch_normalization = batch_normalization
+        self.hidden_units, self.dropout = check_tower(hidden_units, dropout)
+        self.batch_normalization = boolean("batch_normalization", batch_normalization)
         self.activation = keras.activations.get(activation)
         super().__init__(features, dim, scaler, **kwargs)
 

@@ -5,16 +5,18 @@ from typing import TYPE_CHECKING, Any, Self
 import keras
 from keras import ops
 
+from fmlayers._checks import integer
 from fmlayers._config import deserialize_objects
 from fmlayers._exportable import Exportable
 from fmlayers._types import Tensor
+from fmlayers.layers._inputs import ChecksInputs, input_shapes
 
 if TYPE_CHECKING:
     from fmlayers.data import Encoder
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
-class Ensemble(Exportable, keras.Model):
+class Ensemble(ChecksInputs, Exportable, keras.Model):
     """Averages the scores of models that are trained side by side.
 
         score = 1/M sum_m score_m
@@ -99,9 +101,16 @@ class Ensemble(Exportable, keras.Model):
     @classmethod
     def of(cls, size: int, make: Callable[[], keras.Model], **kwargs: Any) -> Self:
         """Returns an ensemble of `size` models, each made by a call of `make`."""
-        return cls([make() for _ in range(size)], **kwargs)
+        return cls([make() for _ in range(integer("size", size))], **kwargs)
 
     def build(self, input_shape: Any = None) -> None:
+        if self.built:
+            return
+        for member in self.members:
+            if issubclass(
+                type(member), ChecksInputs
+            ):  # a summary then knows its shapes
+                member.build(input_shapes(self.features))
         self.built = True
 
     @property

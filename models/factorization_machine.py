@@ -5,18 +5,20 @@ import keras
 from keras import ops
 
 from fmlayers._backend import accumulation_dtype
+from fmlayers._checks import integer
 from fmlayers._config import deserialize_objects
 from fmlayers._exportable import Exportable
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Feature
 from fmlayers.layers import FeatureEmbedding, FMInteraction, RatingScaler
+from fmlayers.layers._inputs import ChecksInputs, input_shapes
 
 if TYPE_CHECKING:
     from fmlayers.data import Encoder
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
-class FactorizationMachine(Exportable, keras.Model):
+class FactorizationMachine(ChecksInputs, Exportable, keras.Model):
     """Scores an example by its fields and by all pairs of them.
 
         score = b + sum_f w_f + sum_{f<g} <v_f, v_g>
@@ -95,6 +97,7 @@ class FactorizationMachine(Exportable, keras.Model):
         encoder: "Encoder | None" = None,
         **kwargs: Any,
     ) -> None:
+        dim = integer("dim", dim)
         kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
         self.features = list(features)
@@ -126,11 +129,12 @@ class FactorizationMachine(Exportable, keras.Model):
     def build(self, input_shape: Any = None) -> None:
         if self.built:
             return
-        self.factors.build()
+        shapes = input_shapes(self.features)
+        self.factors.build(shapes)
         if self.scaler is not None:
             self.scaler.build((None, 1))
         self.linear.histories = self.factors.histories
-        self.linear.build()
+        self.linear.build(shapes)
         self.bias = self.add_weight(
             shape=(1,),
             initializer=self.bias_initializer,
@@ -185,10 +189,8 @@ class FactorizationMachine(Exportable, keras.Model):
         return (self.factors.compute_output_shape(input_shape)[0], 1)
 
     def compute_output_spec(self, inputs: Mapping[str, Any], **kwargs: Any) -> Any:
-        shapes = {name: tuple(x.shape) for name, x in inputs.items()}
-        return keras.KerasTensor(
-            self.compute_output_shape(shapes), dtype=self.linear.compute_dtype
-        )
+        batch = self.factors.compute_output_spec(inputs).shape[0]
+        return keras.KerasTensor((batch, 1), dtype=self.linear.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object

@@ -5,6 +5,7 @@ import keras
 from keras import ops
 
 from fmlayers._backend import softplus
+from fmlayers._checks import boolean
 from fmlayers._pair_sum import sum_of_others
 from fmlayers._types import Tensor
 from fmlayers.features import Feature
@@ -87,6 +88,8 @@ class LibFM(FactorizationMachine):
         positive: bool = False,
         **kwargs: Any,
     ) -> None:
+        positive = boolean("positive", positive)
+        batch_normalization = boolean("batch_normalization", batch_normalization)
         if positive and scaler is not None:
             raise ValueError(
                 "`positive` must be False where there is a `scaler`, which has bounds "

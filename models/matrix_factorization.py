@@ -5,18 +5,20 @@ import keras
 from keras import ops
 
 from fmlayers._backend import accumulation_dtype
+from fmlayers._checks import boolean, integer
 from fmlayers._config import deserialize_objects
 from fmlayers._exportable import Exportable
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Categorical
 from fmlayers.layers import FeatureEmbedding, RatingScaler
+from fmlayers.layers._inputs import ChecksInputs, input_shapes
 
 if TYPE_CHECKING:
     from fmlayers.data import Encoder
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
-class MatrixFactorization(Exportable, keras.Model):
+class MatrixFactorization(ChecksInputs, Exportable, keras.Model):
     """Scores a user and an item by the product of their vectors.
 
         score = b + b_user + b_item + <p_user, q_item>
@@ -100,6 +102,7 @@ class MatrixFactorization(Exportable, keras.Model):
                     f"`{argument}` must be a `Categorical` description. "
                     f"Received: {argument}={feature!r}."
                 )
+        dim, use_bias = integer("dim", dim), boolean("use_bias", use_bias)
         kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
         self.features = [user, item]
@@ -133,11 +136,12 @@ class MatrixFactorization(Exportable, keras.Model):
     def build(self, input_shape: Any = None) -> None:
         if self.built:
             return
-        self.factors.build()
+        shapes = input_shapes(self.features)
+        self.factors.build(shapes)
         if self.scaler is not None:
-            self.scaler.build()
+            self.scaler.build((None, 1))
         if self.use_bias:
-            self.linear.build()
+            self.linear.build(shapes)
             self.bias = self.add_weight(
                 shape=(1,),
                 initializer=self.bias_initializer,
@@ -190,10 +194,8 @@ class MatrixFactorization(Exportable, keras.Model):
         return (self.factors.compute_output_shape(input_shape)[0], 1)
 
     def compute_output_spec(self, inputs: Mapping[str, Any], **kwargs: Any) -> Any:
-        shapes = {name: tuple(x.shape) for name, x in inputs.items()}
-        return keras.KerasTensor(
-            self.compute_output_shape(shapes), dtype=self.linear.compute_dtype
-        )
+        batch = self.factors.compute_output_spec(inputs).shape[0]
+        return keras.KerasTensor((batch, 1), dtype=self.linear.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object

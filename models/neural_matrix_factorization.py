@@ -5,11 +5,13 @@ import keras
 from keras import ops
 
 from fmlayers._backend import accumulation_dtype
+from fmlayers._checks import integer
 from fmlayers._config import deserialize_objects
 from fmlayers._exportable import Exportable
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Categorical
 from fmlayers.layers import FeatureEmbedding, RatingScaler
+from fmlayers.layers._inputs import ChecksInputs, input_shapes
 from fmlayers.models._tower import Tower, check_tower
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
-class NeuralMatrixFactorization(Exportable, keras.Model):
+class NeuralMatrixFactorization(ChecksInputs, Exportable, keras.Model):
     """Scores a user and an item by the product of vectors and by hidden layers.
 
         score = b + <h, p_user * q_item> + <g, a>
@@ -113,7 +115,9 @@ class NeuralMatrixFactorization(Exportable, keras.Model):
                     f"`{argument}` must be a `Categorical` description. "
                     f"Received: {argument}={feature!r}."
                 )
-        units = check_tower(hidden_units, dropout)
+        units, dropout = check_tower(hidden_units, dropout)
+        dim = integer("dim", dim)
+        mlp_dim = None if mlp_dim is None else integer("mlp_dim", mlp_dim)
         kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
         self.features = [user, item]
@@ -159,13 +163,14 @@ class NeuralMatrixFactorization(Exportable, keras.Model):
     def build(self, input_shape: Any = None) -> None:
         if self.built:
             return
-        self.gmf_factors.build()
-        self.mlp_factors.build()
+        shapes = input_shapes(self.features)
+        self.gmf_factors.build(shapes)
+        self.mlp_factors.build(shapes)
         self.tower.build((None, 2 * self.mlp_factors.dim))
         self.gmf_output.build((None, self.dim))
         self.mlp_output.build((None, self.hidden_units[-1]))
         if self.scaler is not None:
-            self.scaler.build()
+            self.scaler.build((None, 1))
         self.bias = self.add_weight(
             shape=(1,),
             initializer=self.bias_initializer,
@@ -202,10 +207,8 @@ class NeuralMatrixFactorization(Exportable, keras.Model):
         return (self.gmf_factors.compute_output_shape(input_shape)[0], 1)
 
     def compute_output_spec(self, inputs: Mapping[str, Any], **kwargs: Any) -> Any:
-        shapes = {name: tuple(x.shape) for name, x in inputs.items()}
-        return keras.KerasTensor(
-            self.compute_output_shape(shapes), dtype=self.gmf_output.compute_dtype
-        )
+        batch = self.gmf_factors.compute_output_spec(inputs).shape[0]
+        return keras.KerasTensor((batch, 1), dtype=self.gmf_output.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object

@@ -2,6 +2,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
+from fmlayers._checks import integer
 from fmlayers._types import MODELS, WITH_TOWER
 from fmlayers.training import TrainingConfig
 from fmlayers.training.job import metric_of
@@ -91,17 +92,15 @@ class TuningConfig:
                 "`validation_fraction` must be positive: trials are compared on "
                 "validation rows. Received: validation_fraction=0."
             )
-        for name in ("k", "seed"):
-            if getattr(self, name) < (name == "k"):
-                raise ValueError(
-                    f"`{name}` must be {'positive' if name == 'k' else 'at least 0'}. "
-                    f"Received: {name}={getattr(self, name)}."
-                )
-        if self.memory_limit is not None and self.memory_limit <= 0:
-            raise ValueError(
-                "`memory_limit` must be positive. "
-                f"Received: memory_limit={self.memory_limit}."
-            )
+        for name, rule, least in (
+            ("k", "positive", 1),
+            ("seed", "at least 0", 0),
+            ("memory_limit", "positive", 1),
+        ):
+            value = getattr(self, name)
+            if value is not None:
+                value = integer(name, value, rule, least=least)
+                object.__setattr__(self, name, value)
 
     @property
     def direction(self) -> Literal["min", "max"]:

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from fmlayers._checks import integer
 from fmlayers.data._stream import PIECE, Batch, Column, check_lengths, stream, take
 
 
@@ -36,7 +37,8 @@ class ShuffledBatches(keras.utils.PyDataset):
         groups: Positive integer. Defaults to 1, batches of any rows.
 
     Raises:
-        ValueError: If an input has not a row for each target.
+        ValueError: If an input has not a row for each target, or an argument breaks
+            its constraint.
 
     Example:
 
@@ -66,11 +68,11 @@ class ShuffledBatches(keras.utils.PyDataset):
         check_lengths(inputs, len(targets))
         self.inputs = inputs
         self.targets = targets
-        self.batch_size = min(batch_size, len(targets))
-        self.seed = seed
-        self.epoch = epoch
+        self.batch_size = min(integer("batch_size", batch_size), len(targets))
+        self.seed = integer("seed", seed, "an integer of at least 0", least=0)
+        self.epoch = integer("epoch", epoch, "an integer of at least 0", least=0)
         self.group_by = group_by
-        self.groups = groups
+        self.groups = integer("groups", groups)
         self._shuffle()
 
     def __len__(self) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fmlayers._checks import integer
 from fmlayers._files import whole_file
 from fmlayers.data.errors import DataError
 from fmlayers.features import Categorical, Feature, MultiCategorical, Numeric
@@ -81,11 +82,7 @@ class Encoder:
                     '`columns` must map to "categorical", "multi_categorical" or '
                     f'"numeric". Received: {kind!r} for column {column!r}.'
                 )
-        if min_count < 1:
-            raise ValueError(
-                "`min_count` must be a positive integer. "
-                f"Received: min_count={min_count}."
-            )
+        min_count = integer("min_count", min_count)
         if not separator:
             raise ValueError("`separator` must not be empty. Received: separator=''.")
         self.columns = dict(columns)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fmlayers._checks import integer
 from fmlayers.data._stream import (
     PIECE,
     Batch,
@@ -53,6 +54,7 @@ def write_shards(
         ImportError: If pyarrow is not installed.
     """
     pa, parquet = _pyarrow()
+    group_size = integer("group_size", group_size)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.glob("*.parquet")):
@@ -142,22 +144,20 @@ class ShardedBatches:
         worker: int = 0,
         workers: int = 1,
     ) -> None:
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("epoch", epoch, 0),
-            ("batch", batch, 0),
-            ("mixed", mixed, 1),
-            ("workers", workers, 1),
-        ):
-            if value < least:
-                raise ValueError(
-                    f"`{name}` must be at least {least}. Received: {name}={value}."
-                )
-        if not 0 <= worker < workers:
-            raise ValueError(
-                f"`worker` must be one of 0 ... {workers - 1}. "
-                f"Received: worker={worker}."
+        batch_size, mixed, workers = (
+            integer(name, value, "at least 1")
+            for name, value in (
+                ("batch_size", batch_size),
+                ("mixed", mixed),
+                ("workers", workers),
             )
+        )
+        seed, epoch, batch = (
+            integer(name, value, "at least 0", least=0)
+            for name, value in (("seed", seed), ("epoch", epoch), ("batch", batch))
+        )
+        rule = f"one of 0 ... {workers - 1}"
+        worker = integer("worker", worker, rule, least=0, most=workers - 1)
         self._parquet = _pyarrow()[1]
         self.paths = sorted(Path(folder).glob("*.parquet"))
         self.batch_size = batch_size

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fmlayers._checks import number
 from fmlayers.data.errors import DataError
 
 
@@ -123,11 +124,8 @@ def time_split(
 
 
 def _num_test(n: int, test_fraction: float) -> int:
-    if not 0 < test_fraction < 1:
-        raise ValueError(
-            "`test_fraction` must be between 0 and 1, both excluded. "
-            f"Received: test_fraction={test_fraction}."
-        )
+    rule = "between 0 and 1, both excluded"
+    test_fraction = number("test_fraction", test_fraction, rule, lambda x: 0 < x < 1)
     num_test = round(n * test_fraction)
     if not 0 < num_test < n:
         raise ValueError(

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fmlayers._checks import integer, number
 from fmlayers.data.dataset import Dataset
 
 _Floats = npt.NDArray[np.float64]
@@ -130,23 +131,22 @@ def synthetic(
         A `SyntheticDataset`, its ratings in the order of their times. Few films have
         many of the ratings. The films and their titles are invented.
     """
-    for name, value in (
-        ("num_users", num_users),
-        ("num_items", num_items),
-        ("rank", rank),
-    ):
-        if value < 1:
-            raise ValueError(
-                f"`{name}` must be a positive integer. Received: {name}={value}."
-            )
+    num_users, num_items, num_ratings, rank = (
+        integer(name, value)
+        for name, value in (
+            ("num_users", num_users),
+            ("num_items", num_items),
+            ("num_ratings", num_ratings),
+            ("rank", rank),
+        )
+    )
     if not num_users <= num_ratings <= num_users * num_items:
         raise ValueError(
             "`num_ratings` must be from `num_users` to `num_users * num_items`. "
             f"Received: num_ratings={num_ratings}, num_users={num_users}, "
             f"num_items={num_items}."
         )
-    if not 0 < noise < math.inf:
-        raise ValueError(f"`noise` must be positive. Received: noise={noise}.")
+    noise = number("noise", noise, "positive", lambda x: x > 0.0)
     rng = np.random.default_rng(seed)
     users = _draw_users(rng, num_users)
     items = _draw_items(rng, num_items)

@@ -26,6 +26,13 @@ Weights = Literal["float32", "float16", "int8"]
 ALIASES = {"tf_saved_model": "saved_model"}  # Keras' own name
 FORMATS = (*get_args(Format), *ALIASES)
 SUFFIXES = {"litert": ".tflite", "onnx": ".onnx"}
+LOOKUPS = (
+    keras.layers.Hashing,
+    keras.layers.HashedCrossing,
+    keras.layers.IntegerLookup,
+    keras.layers.StringLookup,
+    keras.layers.TextVectorization,
+)
 LARGEST = 2**31  # bytes of a file of theirs, a protocol buffer or a flatbuffer
 
 
@@ -36,6 +43,7 @@ def export(
     *,
     overwrite: bool = False,
     input_signature: Any = None,
+    probability: bool | None = None,
     encoder: "Encoder | None" = None,
     items: "pd.DataFrame | None" = None,
     item_key: str | None = None,
@@ -47,7 +55,8 @@ def export(
     The inputs are named after the features: ids are int64, numbers float32, the batch
     and the length of a list vary. The outputs of a model of the package are `rating`,
     where it has a scaler, and `score`; of any other those of its dict, or its
-    `output_names`, or `output`. They are of shape `(batch, 1)`, as in Keras.
+    `output_names`, or `output`. They are of shape `(batch, 1)`, as in Keras. A model of
+    clicks or other labels has a `probability`, too.
 
     A SavedModel has up to five signatures:
 
@@ -77,9 +86,14 @@ def export(
         format: `"saved_model"` (or Keras' `"tf_saved_model"`), `"litert"` or `"onnx"`.
             Defaults to `"saved_model"`.
         overwrite: Whether to replace an export that is there. Defaults to `False`.
-        input_signature: Optional dict from the entries that the model reads to what has
-            a `shape` and a `dtype`, such as `keras.InputSpec`, in place of what the
-            features tell.
+        input_signature: Optional dict from entries that the model reads to what has a
+            `shape` and a `dtype`, such as `keras.InputSpec`, in place of what the
+            features tell. Entries that are left out, and that the model cannot do
+            without, are as the features tell.
+        probability: Optional Boolean, whether a `probability` is among the outputs:
+            the sigmoid of the score, or of the only output, or the rating of a
+            `RatingScaler(0, 1)` by sigmoid. Defaults to whether the model is compiled
+            with a binary crossentropy, from logits where there is no such scaler.
         encoder: Optional fitted `Encoder`. Defaults to the model's own.
         items: Optional table, a row an item of the catalogue with its raw values. The
             encoder's columns that it has are the items', the others the query's.
@@ -116,7 +130,9 @@ def export(
             "`model.save('model.keras')`, and export that file in a process with "
             "KERAS_BACKEND=tensorflow, where it loads with equal outputs."
         )
-    signature = signature_of(model, input_signature)
+    signature = signature_of(model, input_signature, probability)
+    if format in SUFFIXES:
+        _check_portable(model, format, signature)
     given, encoder = encoder, encoder or getattr(model, "encoder", None)
     columns = [] if encoder is None else encoder.columns
     absent = [e.feature for e in signature.inputs if e.feature not in columns]
@@ -201,6 +217,18 @@ def _check(path: Path, format: str, weights: str, items: Any, overwrite: bool) -
         raise FileExistsError(
             f"{path} exists: choose another path, or replace it with `overwrite=True` "
             "(`--overwrite`)."
+        )
+
+
+def _check_portable(model: keras.Model, format: str, signature: Signature) -> None:
+    """Raises for what only TensorFlow can run: texts, and the layers that read them."""
+    texts = [entry.name for entry in signature.inputs if entry.dtype == "string"]
+    layers = [x.name for x in model._flatten_layers() if isinstance(x, LOOKUPS)]
+    if texts or layers:
+        raise ValueError(
+            f"The format {format!r} has no texts and no lookups: take the format "
+            '"saved_model", or export the part of the model that takes ids. '
+            f"Received: inputs of texts {texts}, lookup layers {layers}."
         )
 
 

@@ -128,7 +128,9 @@ def raw_signature(signature: Signature, raw: RawEncoder, *, typed: bool) -> Sign
 
     def function(given: dict[str, Tensor]) -> dict[str, Tensor]:
         ids = raw({entry.feature: given[entry.name] for entry in inputs})
-        return signature.function({e.name: ids[e.feature] for e in signature.inputs})
+        return signature.function(
+            {e.name: tf.cast(ids[e.feature], e.dtype) for e in signature.inputs}
+        )
 
     return replace(
         signature,

@@ -41,6 +41,16 @@ def trace(signature: Signature) -> Any:
     return tf.function(signature.function, autograph=False).get_concrete_function(specs)
 
 
+def tables_of(model: keras.Model) -> list[Any]:
+    """Returns the tables of a model's lookup layers, which are no weights."""
+    return [
+        value
+        for layer in model._flatten_layers()
+        for value in vars(layer).values()
+        if isinstance(value, tf.saved_model.experimental.TrackableResource)
+    ]
+
+
 def outputs_of(signature: Signature, traced: Any) -> list[Entry]:
     """Returns the outputs with the shapes that tracing found."""
     return [
@@ -70,7 +80,7 @@ def write(
     """
     module = tf.Module()
     module.weights_read = [variable.value for variable in model.variables]
-    module.resources_read = list(resources)
+    module.resources_read = [*resources, *tables_of(model)]
     module.serve = traced["serving_default"]  # as a SavedModel by Keras has it
     tf.saved_model.save(module, str(folder), signatures=traced)
 

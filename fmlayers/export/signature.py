@@ -1,6 +1,7 @@
 """What a model reads and gives, each by its name: the signatures of an export."""
 
 import re
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,13 +12,18 @@ import numpy.typing as npt
 
 from fmlayers._types import Tensor
 from fmlayers.features import Feature, History, MultiCategorical, Numeric
-from fmlayers.layers import FeatureEmbedding
+from fmlayers.layers import FeatureEmbedding, RatingScaler
 from fmlayers.retrieval.top_n import TopN
+
+BINARY = (keras.losses.BinaryCrossentropy, keras.losses.BinaryFocalCrossentropy)
 
 Function = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
-RATING = "the rating, on the scale of the data"
-SCORE = "the raw score, which ranking uses"
+MEANINGS = {
+    "rating": "the rating, on the scale of the data",
+    "score": "the raw score, which ranking uses",
+    "probability": "the probability of a positive example",
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,8 @@ class Entry:
         shape: None where it varies; the first is the batch.
         meaning: What stands in it, for the card.
         feature: The entry of the model's input dict that it is.
-        example: Two rows of it as lists, for the card; zeros by default.
+        example: Two rows of it as lists, for the card; zeros, or empty texts, by
+            default.
     """
 
     name: str
@@ -42,11 +49,12 @@ class Entry:
 
     def array(self) -> npt.NDArray[Any]:
         """Returns the example as an array."""
-        if self.example is None:
-            rest = [size or 1 for size in self.shape[1:]]
-            return np.zeros([(self.shape or (1,))[0] or 2, *rest], self.dtype)
         dtype = object if self.dtype == "string" else self.dtype
-        return np.array(self.example, dtype)
+        if self.example is not None:
+            return np.array(self.example, dtype)
+        rest = [size or 1 for size in self.shape[1:]]
+        blank = "" if self.dtype == "string" else 0
+        return np.full([(self.shape or (1,))[0] or 2, *rest], blank, dtype)
 
 
 @dataclass(frozen=True)
@@ -68,43 +76,50 @@ class Signature:
     function: Function
 
 
-def signature_of(model: keras.Model, input_signature: Any = None) -> Signature:
+def signature_of(
+    model: keras.Model, input_signature: Any = None, probability: bool | None = None
+) -> Signature:
     """Returns the signature of a model itself, ids and numbers in.
 
     Args:
         model: A functional model, whose inputs tell; or a subclassed one, whose
             `FeatureEmbedding` layers do.
-        input_signature: Optional dict from the entries that the model reads to what
-            has a `shape` and a `dtype`, such as `keras.InputSpec`; or a list of it.
+        input_signature: Optional dict from entries that the model reads to what has a
+            `shape` and a `dtype`, such as `keras.InputSpec`; or a list of it. Other
+            entries that the model cannot do without are those that its features tell.
+        probability: Optional Boolean, whether a probability is among the outputs.
+            Defaults to what the compiled loss says.
 
     Raises:
-        ValueError: If the inputs cannot be told, or the model reads others.
+        ValueError: If the inputs cannot be told, the model reads others, or a
+            probability is asked for and cannot be had.
     """
     if isinstance(model, TopN) and input_signature is None:
         return _of_lists(model)
     structure = _structure(model)
-    if input_signature is not None:
-        entries = _given(input_signature)
-    elif structure is not None:
-        entries = _of_inputs(model, structure)
+    if structure is not None:
+        told = _of_inputs(model, structure)
+    elif input_signature is None or features_of(model):
+        told = _of_features(model)
     else:
-        entries = _of_features(model)
-    function = _function(model, structure, entries)
-    try:
-        # Which makes the weights, too.
-        outputs = function({entry.name: entry.array() for entry in entries})
-    except KeyError as error:
-        raise ValueError(
-            "The model reads an entry that none of its features has: name all entries "
-            f"in `input_signature`. {error.args[0]}"
-        ) from error
-    meanings = {"rating": RATING, "score": SCORE}
+        told = []
+    choices = [told]
+    if input_signature is not None:
+        choices = _choices(told, _given(input_signature), structure is not None)
+    entries, function, outputs = _first_call(model, structure, choices)
+    likely = _probability(model, list(outputs), probability)
+    names = [*outputs, *(["probability"] if likely else [])]
+
+    def with_probability(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        found = function(inputs)
+        return {**found, "probability": likely(found)} if likely else found
+
     return Signature(
         "serving_default",
         "What the model computes, of ids and numbers.",
         tuple(entries),
-        {name: meanings.get(name, "") for name in outputs},
-        function,
+        {name: MEANINGS.get(name, "") for name in names},
+        with_probability,
     )
 
 
@@ -209,6 +224,59 @@ def _of_inputs(model: keras.Model, structure: Any) -> list[Entry]:
     ]
 
 
+def _choices(
+    told: list[Entry], given: list[Entry], functional: bool
+) -> list[list[Entry]]:
+    """Returns the inputs that were given, and those with all that the model tells."""
+    known = {entry.feature: entry for entry in told}
+    wanted = {entry.feature: entry for entry in given}
+    unknown = sorted(set(wanted) - set(known))
+    if functional and unknown:
+        raise ValueError(
+            f"`input_signature` must name inputs of the model, {list(known)}. "
+            f"Received: {unknown}."
+        )
+    names = outer_names({**known, **wanted})
+    every = [
+        replace(
+            wanted[name] if name in wanted else known[name],
+            name=names[name],
+            meaning=known[name].meaning if name in known else "",
+        )
+        for name in names
+    ]
+    if functional:
+        return [every]
+    return [[entry for entry in every if entry.feature in wanted], every]
+
+
+def _first_call(
+    model: keras.Model, structure: Any, choices: list[list[Entry]]
+) -> tuple[list[Entry], Function, dict[str, Tensor]]:
+    """Returns the first inputs that a model can do with, its function and outputs.
+
+    The call makes the weights, too.
+    """
+    entries, *others = choices
+    function = _function(model, structure, entries)
+    try:
+        with warnings.catch_warnings():
+            if others:  # Keras warns of a first call that fails
+                warnings.simplefilter("ignore")
+            outputs = function({entry.name: entry.array() for entry in entries})
+    except (KeyError, ValueError) as error:
+        if others:
+            return _first_call(model, structure, others)
+        if not isinstance(error, KeyError):
+            raise
+        names = sorted(entry.feature for entry in entries)
+        raise ValueError(
+            "The model reads an entry that none of its features has: name it in "
+            f"`input_signature`. Received: entries {names}. {error.args[0]}"
+        ) from error
+    return entries, function, outputs
+
+
 def _of_features(model: keras.Model) -> list[Entry]:
     features = features_of(model)
     if not features:
@@ -217,7 +285,14 @@ def _of_features(model: keras.Model) -> list[Entry]:
             "`FeatureEmbedding`. Name them in `input_signature`. "
             f"Received: {type(model).__name__}."
         )
-    return _entries(features)
+    layers = [x for x in model._flatten_layers() if isinstance(x, FeatureEmbedding)]
+    in_float64 = any(layer.compute_dtype == "float64" for layer in layers)
+    return [
+        replace(entry, dtype="float64")
+        if in_float64 and "float" in entry.dtype
+        else entry
+        for entry in _entries(features)
+    ]
 
 
 def _of_lists(top: TopN) -> Signature:
@@ -288,6 +363,39 @@ def _function(model: Any, structure: Any, entries: list[Entry]) -> Function:
         return _named(model, model(given, training=False))
 
     return call
+
+
+def _probability(
+    model: Any, names: list[str], wanted: bool | None
+) -> Callable[[dict[str, Tensor]], Tensor] | None:
+    """Returns what makes a probability of the outputs; None where there is none."""
+    losses = keras.tree.flatten(getattr(model, "loss", None))
+    binary = len(losses) == 1 and isinstance(losses[0], BINARY)
+    of_logits = binary and losses[0].from_logits
+    if "rating" in names:
+        scaler = model.scaler
+        is_share = (
+            isinstance(scaler, RatingScaler)
+            and scaler.method == "sigmoid"
+            and (scaler.min_rating, scaler.max_rating) == (0.0, 1.0)
+        )
+        possible, likely = is_share, is_share and binary and not of_logits
+        name = "rating"
+    else:
+        possible = "score" in names or len(names) == 1
+        likely = possible and of_logits
+        name = "score" if "score" in names else names[0]
+    if wanted and not possible:
+        raise ValueError(
+            "`probability` must be False or None unless the model has one output, of "
+            "logits, or a `RatingScaler(0, 1)` by sigmoid. Received: probability=True, "
+            f"with the outputs {names}."
+        )
+    if not (likely if wanted is None else wanted):
+        return None
+    if name == "rating":
+        return lambda outputs: outputs["rating"]
+    return lambda outputs: keras.ops.sigmoid(outputs[name])
 
 
 def _named(model: keras.Model, outputs: Any) -> dict[str, Tensor]:

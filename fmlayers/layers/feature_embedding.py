@@ -6,6 +6,7 @@ import numpy.typing as npt
 from keras import ops
 
 from fmlayers._backend import accumulation_dtype, raise_where, sum_spans
+from fmlayers._checks import coefficient, integer
 from fmlayers._config import deserialize_objects
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import (
@@ -16,12 +17,14 @@ from fmlayers.features import (
     Numeric,
 )
 from fmlayers.layers._inputs import (
+    ChecksInputs,
     batch_size,
-    check_ids,
+    check,
     entry,
     flat,
     integer_ids,
     rows_of,
+    shape_of,
 )
 from fmlayers.layers.history_lists import HistoryLists
 from fmlayers.layers.masked_mean_pooling import MaskedMeanPooling
@@ -36,7 +39,7 @@ _DENSE = 2**25
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
-class FeatureEmbedding(keras.layers.Layer):
+class FeatureEmbedding(ChecksInputs, keras.layers.Layer):
     """Turns a dict of features into one vector a field, in the order of the list.
 
         Categorical:       v_id
@@ -89,7 +92,8 @@ class FeatureEmbedding(keras.layers.Layer):
         A dict: `(batch,)` or `(batch, 1)` for one value. For several
         `(batch, length)`, padded with 0, which costs as much as the longest row is
         long; or, at the cost of the ids there are, a pair of all rows' ids
-        `(values,)` and their row splits `(batch + 1,)`, or a `tf.RaggedTensor`.
+        `(values,)` and their row splits `(batch + 1,)`, a `tf.RaggedTensor` or a
+        `tf.SparseTensor`. Every entry has as many examples.
         There, too, an id 0 counts for nothing: XLA, which compiles anew for each
         number of values, is content with zeros at the end of the last row.
 
@@ -98,8 +102,8 @@ class FeatureEmbedding(keras.layers.Layer):
 
     Raises:
         ValueError: If an argument breaks its constraint, features disagree on a
-            shared table, an entry is missing, ids are not integers, or an entry
-            has the wrong rank.
+            shared table, an entry is missing, ids are not integers, an entry has
+            the wrong rank, or two have not as many examples.
 
     Example:
 
@@ -136,14 +140,13 @@ class FeatureEmbedding(keras.layers.Layer):
     ) -> None:
         features = list(features)
         _check_features(features)
-        if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
-            raise ValueError(f"`dim` must be a positive integer. Received: dim={dim}.")
+        dim = integer("dim", dim)
         if out_of_range not in get_args(OutOfRange):
             raise ValueError(
                 '`out_of_range` must be "unknown", "zero" or "error". '
                 f"Received: out_of_range={out_of_range!r}."
             )
-        coefficients = _l2_by_feature(features, l2)
+        l2 = _plain_l2(features, l2)
         # With autocast, Keras would round numbers to the compute dtype before
         # they are multiplied, and cast whole tables at every step (the weights
         # turn it off, too): here the batch's rows are cast, at the end.
@@ -152,12 +155,15 @@ class FeatureEmbedding(keras.layers.Layer):
         self.features = features
         self.dim = dim
         self.out_of_range = out_of_range
-        self.l2 = l2 if isinstance(l2, (int, float)) else dict(l2)
+        self.l2 = l2
         self.embeddings_initializer = keras.initializers.get(
             embeddings_initializer or keras.initializers.RandomNormal(stddev=0.01)
         )
         self.histories: dict[str, HistoryLists] = {}
-        self._coefficients = coefficients
+        self._coefficients = {
+            feature.name: l2.get(feature.name, 0.0) if isinstance(l2, dict) else l2
+            for feature in features
+        }
         self._accumulation_dtype = accumulation_dtype(self.compute_dtype)
         self._pooling = {
             feature.combiner: MaskedMeanPooling(
@@ -218,30 +224,18 @@ class FeatureEmbedding(keras.layers.Layer):
             raise ValueError(
                 f"`names` must name some of {list(by_name)}. Received: {list(names)}."
             )
-        self.build()
+        if not self.built:
+            self.build()
         chosen = [by_name[name] for name in names]
+        check(chosen, inputs)
         vectors = [self._embed(feature, inputs)[0] for feature in chosen]
         return ops.cast(ops.stack(vectors, axis=1), self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        first = self.features[0]
-        batch = batch_size(first, entry(input_shape, first.inputs[0]))
-        return (batch, len(self.features), self.dim)
+        return (batch_size(self.features, input_shape), len(self.features), self.dim)
 
     def compute_output_spec(self, inputs: Mapping[str, Any]) -> Any:
-        for feature in self.features:
-            for name in feature.inputs:
-                x = entry(inputs, name)
-                if isinstance(x, (tuple, list)):
-                    x, _ = rows_of(feature, x)
-                if not isinstance(feature, Numeric):
-                    check_ids(feature, x)
-        shapes = {
-            name: tuple(part.shape for part in x)
-            if isinstance(x, (tuple, list))
-            else tuple(x.shape)
-            for name, x in inputs.items()
-        }
+        shapes = {name: shape_of(x) for name, x in inputs.items()}
         return keras.KerasTensor(
             self.compute_output_shape(shapes), dtype=self.compute_dtype
         )
@@ -258,7 +252,8 @@ class FeatureEmbedding(keras.layers.Layer):
             keys: Integers `(num_pairs,)`, in any order.
             values: Integers `(num_pairs,)`.
         """
-        self.build()
+        if not self.built:
+            self.build()
         if name not in self.histories:
             raise ValueError(
                 f"`name` must be that of a `History` among {list(self.histories)}. "
@@ -320,16 +315,16 @@ class FeatureEmbedding(keras.layers.Layer):
             return self._pool_history(feature, inputs)
         x = entry(inputs, feature.name)
         if isinstance(feature, Numeric):
-            return self._scale(feature, flat(feature, x))
+            return self._scale(feature, flat(x))
         if isinstance(feature, Categorical):
-            vectors, present = self._look_up(
-                feature, flat(feature, integer_ids(feature, x))
-            )
+            vectors, present = self._look_up(feature, flat(integer_ids(x)))
             if present is not None:
                 vectors = ops.where(ops.expand_dims(present, -1), vectors, 0.0)
             return vectors, ops.sum(ops.square(vectors), axis=-1)
-        ids, row_splits = rows_of(feature, x)
-        vectors, present = self._look_up(feature, integer_ids(feature, ids))
+        ids, row_splits = rows_of(x)
+        vectors, present = self._look_up(feature, integer_ids(ids))
+        # Here, too: a NaN in a row that counts for nothing would reach the gradient.
+        vectors = ops.where(ops.expand_dims(present, -1), vectors, 0.0)
         squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
         pool = self._pooling[feature.combiner]
         given = {"mask": present, "row_splits": row_splits}
@@ -339,7 +334,7 @@ class FeatureEmbedding(keras.layers.Layer):
         self, feature: History, inputs: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         def ids(name: str) -> Tensor:
-            return flat(feature, integer_ids(feature, entry(inputs, name)))
+            return flat(integer_ids(entry(inputs, name)))
 
         own = ids(feature.values) if feature.values in inputs else None
         lists = self.histories[feature.name](ids(feature.of), own)
@@ -356,21 +351,27 @@ class FeatureEmbedding(keras.layers.Layer):
 
         table = ops.convert_to_tensor(self.tables[feature.table_name])
         count, size = ops.shape(lists.lengths)[0], feature.vocabulary_size
+        has_own = ops.expand_dims(lists.own > 0, -1)
+        own_rows = ops.where(has_own, ops.take(table, lists.own, axis=0), 0.0)
         if feature.num_keys * size <= _DENSE:
-            table = with_squares(table)
+            # A row that is not finite is to reach the lists that have it, no others.
+            finite = ops.all(ops.isfinite(table[:size]), axis=-1, keepdims=True)
+            rows = with_squares(ops.where(finite, table[:size], 0.0))
+            broken = ops.cast(ops.logical_not(finite), rows.dtype)
             cells = lists.owners * size + lists.values
-            ones = ops.ones_like(cells, dtype=table.dtype)
+            ones = ops.ones_like(cells, dtype=rows.dtype)
             # One more than there are: Keras on PyTorch takes 0 for "not given".
             listed = ops.segment_sum(ones, cells, count * size + 1)[:-1]
-            sums = ops.matmul(ops.reshape(listed, (count, size)), table[:size])
-            own_rows = ops.take(table, lists.own, axis=0)
+            sums = ops.matmul(
+                ops.reshape(listed, (count, size)),
+                ops.concatenate([rows, broken], axis=-1),
+            )
+            sums = ops.where(sums[:, -1:] > 0.0, float("nan"), sums[:, :-1])
         else:
             rows = with_squares(ops.take(table, lists.values, axis=0))
             sums = sum_spans(rows, lists.owners, count)
-            own_rows = with_squares(ops.take(table, lists.own, axis=0))
 
-        has_own = ops.expand_dims(lists.own > 0, -1)
-        total = ops.take(sums, lists.index, axis=0) - ops.where(has_own, own_rows, 0.0)
+        total = ops.take(sums, lists.index, axis=0) - with_squares(own_rows)
         length = ops.expand_dims(ops.take(lists.lengths, lists.index), -1)
         length = ops.cast(length, total.dtype) - ops.cast(has_own, total.dtype)
         # What is left of a sum when all of it has been taken away is rounding.
@@ -412,9 +413,10 @@ class FeatureEmbedding(keras.layers.Layer):
         norm = ops.sum(ops.square(vector))
         if feature.use_bias:
             bias = ops.cast(self.biases[feature.name], dtype)
-            field = ops.where(ops.expand_dims(present, -1), field + bias, 0.0)
+            field = field + bias
             norm = norm + ops.sum(ops.square(bias))
-        return field, ops.cast(present, dtype) * norm
+        field = ops.where(ops.expand_dims(present, -1), field, 0.0)
+        return field, ops.where(present, norm, 0.0)
 
 
 def _check_features(features: list[Feature]) -> None:
@@ -445,17 +447,16 @@ def _check_features(features: list[Feature]) -> None:
             )
 
 
-def _l2_by_feature(
+def _plain_l2(
     features: list[Feature], l2: float | Mapping[str, float]
-) -> dict[str, float]:
+) -> float | dict[str, float]:
+    if not isinstance(l2, Mapping):
+        return coefficient("l2", l2)
     names = [feature.name for feature in features]
-    if isinstance(l2, Mapping):
-        unknown = sorted(set(l2) - set(names))
-        if unknown:
-            raise ValueError(
-                f"`l2` must name features among {names}. Received: {unknown}."
-            )
-    coefficients = {n: l2.get(n, 0.0) if isinstance(l2, Mapping) else l2 for n in names}
-    if not all(0.0 <= value < float("inf") for value in coefficients.values()):
-        raise ValueError(f"`l2` must be finite and at least 0. Received: l2={l2}.")
-    return coefficients
+    unknown = sorted(set(l2) - set(names))
+    if unknown:
+        raise ValueError(f"`l2` must name features among {names}. Received: {unknown}.")
+    return {
+        name: coefficient("l2", value, of=f" for feature {name!r}")
+        for name, value in l2.items()
+    }

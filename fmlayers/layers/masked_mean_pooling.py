@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from fmlayers._backend import accumulation_dtype, is_ragged, row_of_each
+from fmlayers._checks import integer
 from fmlayers._types import Combiner, Tensor
 
 
@@ -18,7 +19,11 @@ class MaskedMeanPooling(keras.layers.Layer):
         sqrtn:  sum_l w_l x_l / sqrt(sum_l w_l^2)
 
     Where the denominator is 0 (an empty row) the result is zeros and so is its
-    gradient. A masked entry is not read at all: a NaN in the padding stays there.
+    gradient. What is masked or has the weight 0 is left out: a NaN or an infinity in
+    it reaches neither the result nor a gradient.
+
+    Weights may be negative. Where those of a mean cancel, its denominator is 0, hence
+    the result zeros. A weight of NaN makes its own row NaN.
 
     Padded rows cost what the longest of them costs. Given `row_splits`, or a ragged
     tensor, the cost is that of the values there are.
@@ -34,7 +39,7 @@ class MaskedMeanPooling(keras.layers.Layer):
         mask: Optional Boolean tensor, `True` where there is a value, of shape
             `inputs.shape[:axis + 1]`. A Keras mask is taken up by itself.
         weights: Optional tensor of the mask's shape (ragged where the inputs
-            are). Weights of 0 leave a value out.
+            are). A weight of 0 leaves a value out.
         row_splits: Optional integers `(batch + 1,)`, ascending from 0, with
             `axis=1`. The inputs are then the values of all examples, one after the
             other, those of example i from `row_splits[i]` to `row_splits[i + 1]`;
@@ -72,11 +77,10 @@ class MaskedMeanPooling(keras.layers.Layer):
     def __init__(
         self, axis: int = 1, combiner: Combiner = "mean", **kwargs: Any
     ) -> None:
-        if not isinstance(axis, int) or isinstance(axis, bool) or axis == 0:
-            raise ValueError(
-                "`axis` must be an integer and not the batch axis 0. "
-                f"Received: axis={axis!r}."
-            )
+        rule = "an integer and not the batch axis 0"
+        axis = integer("axis", axis, rule, least=None)
+        if axis == 0:
+            raise ValueError(f"`axis` must be {rule}. Received: axis=0.")
         if combiner not in get_args(Combiner):
             raise ValueError(
                 '`combiner` must be "mean", "sum" or "sqrtn". '
@@ -115,6 +119,9 @@ class MaskedMeanPooling(keras.layers.Layer):
         w = ops.ones_like(x[(..., *[slice(0, 1)] * (rank - axis - 1))])
         if weights is not None:
             w = w * _align("weights", ops.cast(weights, dtype), rank, axis)
+            # 0 times infinity is NaN. Of finite values the weight's own gradient stays.
+            read = ops.logical_or(w != 0.0, ops.isfinite(x))
+            x = ops.where(read, x, 0.0)
         if mask is not None:
             present = _align("mask", ops.cast(mask, "bool"), rank, axis)
             x = ops.where(present, x, 0.0)
@@ -158,6 +165,10 @@ class MaskedMeanPooling(keras.layers.Layer):
         weights: Tensor | None = None,
         row_splits: Tensor | None = None,
     ) -> Any:
+        axis = self._axis(len(inputs.shape), row_splits is not None)
+        for name, x in (("mask", mask), ("weights", weights)):
+            if x is not None and not is_ragged(x):
+                _check_rank(name, x, axis)
         splits = None if row_splits is None else row_splits.shape
         shape = self.compute_output_shape(inputs.shape, splits)
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
@@ -192,14 +203,18 @@ class MaskedMeanPooling(keras.layers.Layer):
 
 
 def _align(argument: str, x: Tensor, rank: int, axis: int) -> Tensor:
+    _check_rank(argument, x, axis)
+    for _ in range(rank - axis - 1):
+        x = ops.expand_dims(x, -1)
+    return x
+
+
+def _check_rank(argument: str, x: Tensor, axis: int) -> None:
     if len(x.shape) != axis + 1:
         raise ValueError(
             f"`{argument}` must have the shape of the inputs up to `axis`, "
             f"hence rank {axis + 1}. Received: shape {tuple(x.shape)}."
         )
-    for _ in range(rank - axis - 1):
-        x = ops.expand_dims(x, -1)
-    return x
 
 
 def _divide_or_zero(numerator: Tensor, denominator: Tensor) -> Tensor:

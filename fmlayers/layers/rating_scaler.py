@@ -5,6 +5,7 @@ import keras
 from keras import ops
 
 from fmlayers._backend import accumulation_dtype
+from fmlayers._checks import is_number, number
 from fmlayers._types import ScalerMethod, Tensor
 
 
@@ -61,7 +62,8 @@ class RatingScaler(keras.layers.Layer):
         method: ScalerMethod = "sigmoid",
         **kwargs: Any,
     ) -> None:
-        if not -float("inf") < min_rating < max_rating < float("inf"):
+        finite = is_number(min_rating) and is_number(max_rating)
+        if not finite or not float(min_rating) < float(max_rating):
             raise ValueError(
                 "`min_rating` and `max_rating` must be finite, the first below the "
                 f"second. Received: min_rating={min_rating}, max_rating={max_rating}."
@@ -106,12 +108,12 @@ class RatingScaler(keras.layers.Layer):
                 bound counts as lying there.
 
         Raises:
-            ValueError: If `rating` is outside the bounds (any finite rating is
-                allowed with `"none"`).
+            ValueError: If `rating` is no finite number, or outside the bounds (any
+                is allowed with `"none"`).
         """
-        rating = float(rating)
+        rating = number("rating", rating)
         inside = self.min_rating <= rating <= self.max_rating
-        if not (inside or (self.method == "none" and abs(rating) < float("inf"))):
+        if not inside and self.method != "none":
             raise ValueError(
                 f"`rating` must lie within {self.min_rating} and {self.max_rating}. "
                 f"Received: rating={rating}."

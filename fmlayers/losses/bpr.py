@@ -3,6 +3,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from fmlayers._checks import integer
 from fmlayers._types import Tensor
 
 
@@ -52,15 +53,8 @@ class BPR(keras.losses.Loss):
         name: str | None = "bpr",
         dtype: Any = None,
     ) -> None:
-        if (
-            isinstance(group_size, bool)
-            or not isinstance(group_size, int)
-            or group_size < 2
-        ):
-            raise ValueError(
-                "`group_size` must be an integer of at least 2. "
-                f"Received: group_size={group_size}."
-            )
+        rule = "an integer of at least 2"
+        group_size = integer("group_size", group_size, rule, least=2)
         super().__init__(reduction=reduction, name=name, dtype=dtype)
         self.group_size = group_size
 
@@ -70,6 +64,8 @@ class BPR(keras.losses.Loss):
         scores = ops.reshape(y_pred, (-1, self.group_size))
         above = labels[:, :, None] > labels[:, None, :]  # (groups, i, j)
         margins = scores[:, :, None] - scores[:, None, :]
+        # Infinite scores, whose difference is NaN, are compared only where they count.
+        margins = ops.where(above, margins, 0.0)
         losses = ops.where(above, ops.softplus(-margins), 0.0)
         pairs = ops.sum(ops.cast(above, losses.dtype), axis=(1, 2))
         return ops.sum(losses, axis=(1, 2)) / ops.maximum(pairs, 1.0)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fmlayers._checks import integer
 from fmlayers.metrics._positions import check_lengths, check_positions
 from fmlayers.metrics.relevance import Relevance
 
@@ -173,7 +174,7 @@ def ranking_metrics_by_user(
     References:
         As in `ranking_metrics`.
     """
-    k, num_items = _check_positive("k", k), _check_positive("num_items", num_items)
+    k, num_items = integer("k", k), integer("num_items", num_items)
     lists = _check_lists(recommended, num_items, k)
     users, items = _check_relevant(relevant, num_items, len(lists))
     pairs = np.sort(users * num_items + items)
@@ -202,18 +203,6 @@ def ranking_metrics_by_user(
         "ndcg": gains / discounts.cumsum()[possible - 1],
         "hit": (num_hits > 0).astype(np.float64),
     }
-
-
-def _check_positive(name: str, number: int) -> int:
-    if (
-        not isinstance(number, int | np.integer)
-        or isinstance(number, bool)
-        or number < 1
-    ):
-        raise ValueError(
-            f"`{name}` must be a positive integer. Received: {name}={number!r}."
-        )
-    return int(number)
 
 
 def _check_lists(

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fmlayers._checks import number
 from fmlayers.metrics._positions import check_lengths, check_positions
 
 
@@ -76,10 +77,7 @@ def relevant_by_threshold(
         Systems. ACM TOIS 22(1).
     """
     user_positions, item_positions, values = _check_rows(users, items, ratings)
-    if not np.isfinite(threshold):
-        raise ValueError(
-            f"`threshold` must be a finite number. Received: threshold={threshold}."
-        )
+    threshold = number("threshold", threshold)
     # 4.1 as float32 is less than 4.1: compare in the ratings' own precision.
     keep = values >= values.dtype.type(threshold)
     return Relevance(user_positions[keep], item_positions[keep])
@@ -130,10 +128,7 @@ def relevant_by_quantile(
         American Statistician 50(4), definition 7.
     """
     user_positions, item_positions, values = _check_rows(users, items, ratings)
-    if not 0 <= quantile <= 1:
-        raise ValueError(
-            f"`quantile` must be from 0 to 1. Received: quantile={quantile}."
-        )
+    quantile = number("quantile", quantile, "from 0 to 1", lambda x: 0 <= x <= 1)
     order = np.lexsort((values, user_positions))  # grouped by user, ratings ascending
     first = np.flatnonzero(np.diff(user_positions[order], prepend=-1))  # (users,)
     counts = np.diff(first, append=len(order))

@@ -11,6 +11,8 @@ from typing import Any
 
 import keras
 
+from fmlayers._checks import plain
+
 SMALL_TABLE = 8192  # rows
 
 
@@ -33,7 +35,9 @@ class RowWise(keras.optimizers.Optimizer):
                 "`use_ema` must be False: averaging the weights costs a whole table a "
                 "step. Received: use_ema=True."
             )
-        super().__init__(*args, use_ema=use_ema, **kwargs)
+        # Keras refuses NumPy's learning rates, and saves no other of its numbers.
+        kwargs = {name: plain(value) for name, value in kwargs.items()}
+        super().__init__(*map(plain, args), use_ema=use_ema, **kwargs)
 
     @abstractmethod
     def _slots(self, variable: Any) -> list[Any]:

@@ -5,6 +5,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
+from fmlayers._checks import coefficient
 from fmlayers.layers import RatingScaler
 from fmlayers.retrieval._sides import entries_of
 from fmlayers.retrieval.top_n import TopN
@@ -199,6 +200,4 @@ def _ratings(ratings: npt.ArrayLike | None, count: int, scaler: Any) -> Floats:
 
 def _coefficient(l2: float | Mapping[str, float], feature: Any) -> float:
     value = l2.get(feature.name, 0.0) if isinstance(l2, Mapping) else l2
-    if not 0.0 <= value < float("inf"):
-        raise ValueError(f"`l2` must be finite and at least 0. Received: l2={value}.")
-    return float(value)
+    return coefficient("l2", value)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 from keras import ops
 
+from fmlayers._checks import integer
 from fmlayers._files import whole_file
 from fmlayers.data import DataError, Dataset, Encoder, Split
 from fmlayers.data.encoder import UNKNOWN, as_text
@@ -20,7 +21,7 @@ from fmlayers.retrieval.catalogue import Catalogue
 from fmlayers.retrieval.fold_in import fold_in
 from fmlayers.retrieval.search import Lists, rerank, score_all
 from fmlayers.retrieval.seen_items import SeenItems
-from fmlayers.retrieval.top_n import TopN, check_positive
+from fmlayers.retrieval.top_n import TopN
 from fmlayers.training import Run
 
 BATCH_SIZE = 1024
@@ -151,7 +152,7 @@ class Recommender:
         known: Mapping[str, Any] | None = None,
     ) -> Iterator[Lists]:
         """Yields what `lists` returns, up to 1,024 users at a time."""
-        check_positive("k", k)
+        k = integer("k", k)
         for start in range(0, len(users), BATCH_SIZE):
             part = users[start : start + BATCH_SIZE]
             exclude = None
@@ -180,7 +181,7 @@ class Recommender:
             allowed: As of `lists`.
             known: As of `lists`.
         """
-        check_positive("k", k)
+        k = integer("k", k)
         queries = self.queries([None], known)
         if "user" in queries:
             queries["user"][:] = UNKNOWN

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
+from fmlayers._checks import integer
 from fmlayers.retrieval._blocks import merge, nothing, top_k
 from fmlayers.retrieval._sides import is_exact, item_features_of
-from fmlayers.retrieval.top_n import TopN, check_positive
+from fmlayers.retrieval.top_n import TopN
 
 Lists = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
 
@@ -75,8 +76,7 @@ def retrieve(
     References:
         As of `TopN`.
     """
-    check_positive("k", k)
-    check_positive("batch_size", batch_size)
+    k, batch_size = integer("k", k), integer("batch_size", batch_size)
     exact = is_exact(model)
     if not exact and candidates is None:
         return score_all(
@@ -88,12 +88,10 @@ def retrieve(
             allowed=allowed,
             batch_size=batch_size,
         )
-    length = k if exact or candidates is None else candidates
-    if length < k:
-        raise ValueError(
-            f"`candidates` must be at least `k`. Received: candidates={candidates}, "
-            f"k={k}."
-        )
+    length = k
+    if not exact:
+        of = f", k={k}"
+        length = integer("candidates", candidates, "at least `k`", least=k, of=of)
     names = item_features_of(model, catalogue)
     index = TopN(model, names, _rows(catalogue), length).index(catalogue)
     scores, positions = _in_batches(
@@ -143,8 +141,7 @@ def score_all(
     >>> positions.shape
     (2, 5)
     """
-    check_positive("k", k)
-    check_positive("batch_size", batch_size)
+    k, batch_size = integer("k", k), integer("batch_size", batch_size)
     num_items = _rows(catalogue)
     gone = np.where(True if allowed is None else np.asarray(allowed), 0.0, -np.inf)
     gone = np.broadcast_to(gone.astype("float32"), (num_items,)).copy()
@@ -201,8 +198,7 @@ def rerank(
     >>> positions.shape
     (2, 2)
     """
-    check_positive("k", k)
-    check_positive("batch_size", batch_size)
+    k, batch_size = integer("k", k), integer("batch_size", batch_size)
     # In the order of the catalogue, by which equal scores are ranked.
     ordered = np.sort(np.asarray(candidates, "int32"), axis=1)
 

@@ -6,9 +6,11 @@ import numpy as np
 from keras import ops
 
 from fmlayers._backend import accumulation_dtype
+from fmlayers._checks import integer
 from fmlayers._config import deserialize_objects
 from fmlayers._exportable import Exportable
 from fmlayers._types import Tensor
+from fmlayers.layers._inputs import batch_size, shape_of
 from fmlayers.retrieval._blocks import merge, nothing
 from fmlayers.retrieval._sides import (
     entries_of,
@@ -113,12 +115,8 @@ class TopN(Exportable, keras.Model):
         block_size: int = 8192,
         **kwargs: Any,
     ) -> None:
-        for name, value in (
-            ("num_items", num_items),
-            ("k", k),
-            ("block_size", block_size),
-        ):
-            check_positive(name, value)
+        num_items, k = integer("num_items", num_items), integer("k", k)
+        block_size = integer("block_size", block_size)
         if not has_sides(model):
             raise ValueError(
                 "`model` must have sides whose product is its score, as a "
@@ -136,7 +134,7 @@ class TopN(Exportable, keras.Model):
         self.model = model
         self.item_features = list(item_features)
         self.query_features = [name for name in names if name not in item_features]
-        self.num_items = int(num_items)
+        self.num_items = num_items
         self.k = k
         self.block_size = block_size
         self.build()
@@ -177,6 +175,7 @@ class TopN(Exportable, keras.Model):
                 `num_items` rows; the position of an item is its row.
             batch_size: Positive integer, rows at a time. Defaults to 8192.
         """
+        batch_size = integer("batch_size", batch_size)
         rows = {name: len(x) for name, x in catalogue.items()}
         if set(rows.values()) != {self.num_items}:
             raise ValueError(
@@ -285,13 +284,14 @@ class TopN(Exportable, keras.Model):
     def compute_output_shape(
         self, input_shape: Any, k: int | None = None, **kwargs: Any
     ) -> tuple[tuple[int | None, int], tuple[int | None, int]]:
-        batch = next(iter(input_shape.values()))[0]
+        queries = [f for f in self.model.features if f.name in self.query_features]
+        batch = batch_size(queries, input_shape)
         return (batch, k or self.k), (batch, k or self.k)
 
     def compute_output_spec(
         self, inputs: Mapping[str, Any], *args: Any, k: int | None = None, **kwargs: Any
     ) -> Any:
-        shapes = {name: tuple(x.shape) for name, x in inputs.items()}
+        shapes = {name: shape_of(x) for name, x in inputs.items()}
         scores, positions = self.compute_output_shape(shapes, k)
         return (
             keras.KerasTensor(scores, dtype=self.item_vectors.dtype),
@@ -340,7 +340,7 @@ class TopN(Exportable, keras.Model):
     ) -> tuple[Tensor, Tensor]:
         k = self.k if k is None else k
         if not ops.is_tensor(k):
-            check_positive("k", k)
+            k = integer("k", k)
         # A NaN would be ranked by each backend in its own way.
         broken = ops.isnan(constants + ops.sum(vectors, axis=1, keepdims=True))
         constants = ops.where(broken, float("-inf"), constants)
@@ -371,10 +371,3 @@ class TopN(Exportable, keras.Model):
             best = add(blocks * size, rest, best)
         scores, positions = best
         return scores, positions
-
-
-def check_positive(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(
-            f"`{name}` must be a positive integer. Received: {name}={value!r}."
-        )

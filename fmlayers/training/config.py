@@ -2,6 +2,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, get_args
 
+from fmlayers._checks import coefficient, integer, integers, number, share
 from fmlayers._types import (
     MODELS,
     WITH_TOWER,
@@ -128,18 +129,21 @@ class TrainingConfig:
         if self.histories and self.loss == "mse":
             of_histories = dict.fromkeys(HISTORIES, HISTORY_L2)
             object.__setattr__(self, "l2_of", {**of_histories, **self.l2_of})
-        for name in ("dim", "members", "negatives", "max_epochs", "patience"):
-            value = getattr(self, name)
-            if value < 1:
-                raise ValueError(
-                    f"`{name}` must be a positive integer. Received: {name}={value}."
-                )
+        counts = ("dim", "members", "negatives", "min_count", "max_epochs", "patience")
+        for name in counts:
+            object.__setattr__(self, name, integer(name, getattr(self, name)))
         for name in ("l2", "linear_l2"):
-            if not 0.0 <= getattr(self, name) < float("inf"):
-                raise ValueError(
-                    f"`{name}` must be finite and at least 0. "
-                    f"Received: {name}={getattr(self, name)}."
-                )
+            object.__setattr__(self, name, coefficient(name, getattr(self, name)))
+        l2_of = {
+            name: coefficient("l2_of", value, of=f" for feature {name!r}")
+            for name, value in self.l2_of.items()
+        }
+        object.__setattr__(self, "l2_of", l2_of)
+        if self.hidden_units is not None and len(self.hidden_units):
+            rule = "a non-empty list of positive integers"
+            units = integers("hidden_units", self.hidden_units, rule)
+            object.__setattr__(self, "hidden_units", units)
+        object.__setattr__(self, "dropout", share("dropout", self.dropout))
         if self.model not in WITH_TOWER and (self.hidden_units or self.dropout):
             raise ValueError(
                 f"`hidden_units` and `dropout` are of the models {list(WITH_TOWER)}. "
@@ -150,31 +154,30 @@ class TrainingConfig:
                 '`combiner` must be "mean", "sum" or "sqrtn". '
                 f"Received: combiner={self.combiner!r}."
             )
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(
-                f"`seed` must be from 0 to 2**32 - 1. Received: seed={self.seed}."
-            )
+        seed = integer(
+            "seed", self.seed, "from 0 to 2**32 - 1", least=0, most=2**32 - 1
+        )
+        object.__setattr__(self, "seed", seed)
         if self.scaler not in get_args(ScalerMethod):
             raise ValueError(
                 '`scaler` must be "sigmoid", "clip" or "none". '
                 f"Received: scaler={self.scaler!r}."
             )
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(
-                "`batch_size` must be a positive integer. "
-                f"Received: batch_size={self.batch_size}."
-            )
-        if not 0.0 <= self.validation_fraction < 1.0:
-            raise ValueError(
-                "`validation_fraction` must be at least 0 and below 1. "
-                f"Received: validation_fraction={self.validation_fraction}."
-            )
-        for name in ("learning_rate", "init_stddev"):
-            if not getattr(self, name) > 0.0:
-                raise ValueError(
-                    f"`{name}` must be positive. "
-                    f"Received: {name}={getattr(self, name)}."
-                )
+        if self.batch_size is not None:
+            size = integer("batch_size", self.batch_size)
+            object.__setattr__(self, "batch_size", size)
+        for name, rule, holds in (
+            ("validation_fraction", "at least 0 and below 1", lambda x: 0.0 <= x < 1.0),
+            (
+                "test_fraction",
+                "between 0 and 1, both excluded",
+                lambda x: 0.0 < x < 1.0,
+            ),
+            ("learning_rate", "positive", lambda x: x > 0.0),
+            ("init_stddev", "positive", lambda x: x > 0.0),
+        ):
+            value = number(name, getattr(self, name), rule, holds)
+            object.__setattr__(self, name, value)
 
     def columns_of_a_table(self) -> dict[str, Any]:
         """Returns the arguments of `fmlayers.data.load` that a CSV needs."""

@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fmlayers._checks import integer
 from fmlayers.data._stream import Batch, Column, length, stacked, take
 from fmlayers.data.batches import ShuffledBatches
 
@@ -58,7 +59,7 @@ class SampledBatches(ShuffledBatches):
         self.catalogue = catalogue
         self.items = items
         self.users = users
-        self.negatives = negatives
+        self.negatives = integer("negatives", negatives)
         self.num_items = length(next(iter(catalogue.values())))
         seen_users, seen_items = (users, items) if seen is None else seen
         self.seen = np.unique(self._pair(seen_users, seen_items))

@@ -216,3 +216,69 @@ def test_lists_of_positions(tmp_path, every_kind, shaken):
     scores, positions = top({"user": users}, exclude=exclude)
     np.testing.assert_array_equal(found["positions"], positions)
     np.testing.assert_allclose(found["scores"], scores, atol=1e-6)
+
+
+def test_entries_left_out_of_an_input_signature_are_those_of_the_features(every_kind):
+    price = {"price": keras.InputSpec(shape=(None,), dtype="float32")}
+    found = signature_of(Own(every_kind[:2]), price)
+    assert specs(found) == {
+        "user": ("int64", (None,)),
+        "item": ("int64", (None,)),
+        "price": ("float32", (None,)),
+    }
+    meanings = {entry.name: entry.meaning for entry in found.inputs}
+    assert meanings["item"] == "an id 0 ... 19"
+    item = {"item": keras.InputSpec(shape=(None, 1), dtype="int32")}
+    model = fmlayers.models.MatrixFactorization(*every_kind[:2], 2)
+    assert specs(signature_of(model, item)) == {
+        "user": ("int64", (None,)),
+        "item": ("int32", (None, 1)),
+    }
+
+
+def test_entries_that_a_model_can_do_without_are_not_added(every_kind):
+    class Halved(keras.Model):
+        """Makes the ids that the features read from another entry."""
+
+        def __init__(self):
+            super().__init__()
+            self.vectors = fmlayers.FeatureEmbedding(every_kind[:1], 2)
+
+        def call(self, inputs):
+            return self.vectors({"user": inputs["twice"] // 2})
+
+    twice = {"twice": keras.InputSpec(shape=(None,), dtype="int32")}
+    assert specs(signature_of(Halved(), twice)) == {"twice": ("int32", (None,))}
+
+
+def test_an_entry_that_is_in_no_signature_error(every_kind):
+    other = {"prize": keras.InputSpec(shape=(None,), dtype="float32")}
+    message = r"name it in `input_signature`. .*\['prize', 'user'\](.|\n)*price"
+    with pytest.raises(ValueError, match=message):
+        signature_of(Own(every_kind[:1]), other)
+
+
+def test_a_functional_model_s_input_signature(every_kind):
+    user, item = every_kind[:2]
+    inputs = [user.keras_input(), item.keras_input()]
+    given = dict(zip(("user", "item"), inputs, strict=True))
+    vectors = fmlayers.FeatureEmbedding([user, item], 2)(given)
+    model = keras.Model(inputs, fmlayers.FMInteraction(name="pairs")(vectors))
+    # In another order, and not all of them.
+    given = {"item": keras.InputSpec(shape=(None,), dtype="int32")}
+    signature = signature_of(model, given)
+    assert specs(signature) == {"user": ("int64", (None,)), "item": ("int32", (None,))}
+    users, items = np.array([1, 2]), np.array([3, 19])
+    found = signature.function({"item": items, "user": users})["pairs"]
+    np.testing.assert_array_equal(found, model([users, items]))
+    with pytest.raises(ValueError, match=r"inputs of the model, \['user', 'item'\]"):
+        signature_of(model, {"film": keras.InputSpec(shape=(None,), dtype="int32")})
+
+
+def test_numbers_are_of_the_model_s_policy(every_kind):
+    model = fmlayers.models.FactorizationMachine(every_kind[:4], 2, dtype="float64")
+    assert specs(signature_of(model))["age"] == ("float64", (None,))
+    model = fmlayers.models.FactorizationMachine(
+        every_kind[:4], 2, dtype="mixed_bfloat16"
+    )
+    assert specs(signature_of(model))["age"] == ("float32", (None,))

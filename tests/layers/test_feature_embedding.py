@@ -392,6 +392,37 @@ def test_errors(backend):
         )
 
 
+def test_a_row_that_no_value_reads_may_be_nan():
+    features = [MultiCategorical("genres", 4), Categorical("sex", 3, mask_zero=True)]
+    layer = FeatureEmbedding(features, 2, l2=0.5, embeddings_initializer="ones")
+    batch = {
+        "genres": np.array([[1, 2, 0], [0, 0, 0]], "int32"),
+        "sex": np.array([1, 0], "int32"),
+    }
+    layer.build()
+    before = layer.get_weights()
+    for weight in before:
+        weight[0] = np.nan  # the padding's row
+    layer.set_weights(before)
+    assert np.isfinite(ops.convert_to_numpy(layer(batch))).all()
+    inputs = {feature.name: feature.keras_input() for feature in features}
+    model = keras.Model(inputs, ops.sum(layer(inputs), axis=(1, 2)))
+    # By whose norm a single NaN would reach all rows.
+    model.compile(keras.optimizers.SGD(0.1, global_clipnorm=1.0), "mse")
+    assert np.isfinite(model.train_on_batch(batch, np.zeros(2, "float32")))
+    for one, other in zip(before, layer.get_weights(), strict=True):
+        np.testing.assert_array_equal(np.isfinite(other), np.isfinite(one))
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_a_missing_number_is_zero_whatever_its_vector(use_bias):
+    layer = FeatureEmbedding([Numeric("age", use_bias=use_bias)], 2)
+    layer.build()
+    layer.set_weights([np.full_like(w, np.nan) for w in layer.get_weights()])
+    output = ops.convert_to_numpy(layer({"age": np.array([np.nan, 1.0])}))
+    assert np.isfinite(output).all(axis=(1, 2)).tolist() == [True, False]
+
+
 def test_some_fields_alone(rng):
     features = [
         Categorical("user", 5),

@@ -1,3 +1,5 @@
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -131,6 +133,33 @@ def test_gradients(rng, compiled):
 @pytest.fixture(params=[False, True], ids=["eager", "compiled"])
 def compiled(request):
     return request.param
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_row_that_no_list_has_may_be_nan(dense, monkeypatch):
+    module = sys.modules["fmlayers.layers.feature_embedding"]
+    monkeypatch.setattr(module, "_DENSE", module._DENSE if dense else 0)
+    features = [history(vocabulary_size=7)]
+    layer = FeatureEmbedding(features, 3, l2=0.3, embeddings_initializer="ones")
+    layer.set_history("rated", KEYS, FILMS)
+    before = layer.get_weights()
+    table = next(i for i, w in enumerate(before) if w.ndim == 2)
+    film_4 = before[table][4].copy()
+    before[table][[0, 4, 6]] = np.nan  # film 4 is in the list of user 3
+    layer.set_weights(before)
+    batch = {"user": np.array([1, 2, 3, 0], "int32")}
+    output = ops.convert_to_numpy(layer(batch))
+    finite = np.isfinite(output).all(axis=(1, 2))
+    assert finite.tolist() == [True, True, False, True]
+    before[table][4] = film_4
+    layer.set_weights(before)
+    user = keras.Input((), dtype="int32", name="user")
+    model = keras.Model({"user": user}, ops.sum(layer({"user": user}), axis=(1, 2)))
+    model.compile(keras.optimizers.SGD(0.1, global_clipnorm=1.0), "mse")
+    batch = {"user": np.array([1, 2, 0], "int32")}
+    assert np.isfinite(model.train_on_batch(batch, np.zeros(3, "float32")))
+    found = layer.get_weights()[table]
+    np.testing.assert_array_equal(np.isfinite(found), np.isfinite(before[table]))
 
 
 def test_own_value_is_left_out_where_the_list_has_it(rng):

@@ -75,6 +75,51 @@ def test_weights_of_zero_are_an_empty_row(combiner, values):
 
 
 @pytest.mark.parametrize("combiner", ["mean", "sum", "sqrtn"])
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_a_weight_of_zero_leaves_any_value_out(combiner, broken, values, rng):
+    factors = rng.uniform(0.5, 2.0, (3, 4)).astype("float32") * MASK
+    expected = pool(None, values, MASK, combiner, factors)
+    values[~MASK] = broken
+    layer = MaskedMeanPooling(combiner=combiner)
+    for name, arguments in {
+        "padded": {"inputs": values, "weights": factors},
+        "in a row": {
+            "inputs": values.reshape(12, 2),
+            "weights": factors.ravel(),
+            "row_splits": np.array([0, 4, 8, 12], "int32"),
+        },
+    }.items():
+        rest = {n: x for n, x in arguments.items() if n != "inputs"}
+        found = ops.convert_to_numpy(layer(arguments["inputs"], **rest))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, err_msg=name)
+        probe = Probe(layer, arguments, np.ones((3, 2)))
+        probe.compile(keras.optimizers.SGD(1.0), run_eagerly=True)
+        probe.train_on_batch(np.zeros((1, 1)), np.zeros((1, 1)))
+        moved, reweighed = (ops.convert_to_numpy(v.value) for v in probe.moved)
+        still = np.isfinite(values).reshape(moved.shape)
+        assert np.isfinite(moved[still]).all(), name
+        assert np.isfinite(reweighed).all(), name
+
+
+@pytest.mark.parametrize("combiner", ["mean", "sum", "sqrtn"])
+def test_negative_weights_and_those_that_cancel(combiner):
+    x = np.array([[[1.0], [3.0]], [[1.0], [3.0]]], "float32")
+    factors = np.array([[2.0, -1.0], [1.0, -1.0]], "float32")
+    found = MaskedMeanPooling(combiner=combiner)(x, weights=factors)
+    expected = pool(None, x, None, combiner, factors)
+    np.testing.assert_allclose(ops.convert_to_numpy(found), expected, rtol=1e-6)
+
+
+def test_a_weight_of_nan_breaks_its_own_row_alone(values):
+    factors = np.ones((3, 4), "float32")
+    factors[1, 2] = np.nan
+    found = ops.convert_to_numpy(MaskedMeanPooling()(values, weights=factors))
+    assert np.isnan(found).all(axis=1).tolist() == [False, True, False]
+    found = ops.convert_to_numpy(MaskedMeanPooling()(values, MASK, weights=factors))
+    assert np.isfinite(found).all()  # it is masked there
+
+
+@pytest.mark.parametrize("combiner", ["mean", "sum", "sqrtn"])
 def test_a_row_whose_weights_are_zero_gets_no_gradient(combiner, values):
     # Unlike a masked row, nothing else keeps a 0 / 0 of its from flowing back.
     weights = np.array([[1, 2, 0, 1], [0, 0, 0, 0], [0, 1, 1, 0]], "float32")
@@ -181,6 +226,12 @@ def test_errors(values):
         "`weights` must have the shape of the inputs",
         lambda: MaskedMeanPooling()(values, weights=np.ones(3)),
     )
+    symbolic, short = keras.KerasTensor((None, 4, 2)), keras.KerasTensor((None,))
+    for name in ("mask", "weights"):
+        check_error(
+            f"`{name}` must have the shape of the inputs",
+            lambda x={name: short}: MaskedMeanPooling()(symbolic, **x),
+        )
     splits = np.array([0, 1, 2])
     check_error(
         "`axis` must be 1 for ragged rows. Received: axis=2",

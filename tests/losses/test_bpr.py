@@ -34,6 +34,17 @@ def test_large_margins_are_finite():
     np.testing.assert_allclose(loss, 2e4)
 
 
+def test_an_infinite_score_has_a_finite_gradient():
+    # The difference of two equal infinities is NaN, which nobody asks for.
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.layers[0].set_weights([np.ones((1, 1)), np.zeros(1)])
+    model.compile(keras.optimizers.SGD(1.0), BPR(), run_eagerly=True)
+    x = np.array([[3e38], [-3e38]], "float32")
+    model.layers[0].kernel.assign([[10.0]])  # the scores are infinite
+    model.train_on_batch(x, np.array([[1.0], [0.0]], "float32"))
+    assert all(np.isfinite(w).all() for w in model.get_weights())
+
+
 def test_is_restored_with_its_group_size():
     loss = BPR(group_size=5, reduction="sum")
     clone = keras.losses.deserialize(keras.losses.serialize(loss))

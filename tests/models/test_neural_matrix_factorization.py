@@ -277,7 +277,7 @@ def test_errors():
     check_error("`item` must be a `Categorical`", make(USER, Numeric("item"), 3))
     check_error("`user` must be a `Categorical`", make(Numeric("user"), ITEM, 3))
     check_error("`dim` must be", make(USER, ITEM, 0))
-    check_error("`dim` must be", make(USER, ITEM, 3, mlp_dim=0))
+    check_error("`mlp_dim` must be", make(USER, ITEM, 3, mlp_dim=0))
     check_error("`hidden_units` must be", make(USER, ITEM, 3, hidden_units=()))
     check_error("`dropout` must be", make(USER, ITEM, 3, dropout=1.0))
     model = NeuralMatrixFactorization(USER, ITEM, 3)
