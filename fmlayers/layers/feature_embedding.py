@@ -14,6 +14,7 @@ from fmlayers.features import (
     History,
     MultiCategorical,
     Numeric,
+    safe_name,
 )
 from fmlayers.layers._inputs import (
     batch_size,
@@ -184,7 +185,7 @@ class FeatureEmbedding(keras.layers.Layer):
                 self.tables[feature.table_name] = self._add_table(feature)
         if not self.histories:
             self.histories = {
-                feature.name: HistoryLists(feature, name=feature.name)
+                feature.name: HistoryLists(feature, name=safe_name(feature.name))
                 for feature in self.features
                 if isinstance(feature, History)
             }
@@ -296,7 +297,7 @@ class FeatureEmbedding(keras.layers.Layer):
             shape=(size, self.dim),
             initializer=initialize,
             autocast=False,
-            name=f"{feature.table_name}_embeddings".replace("/", "_"),
+            name=f"{safe_name(feature.table_name)}_embeddings",
         )
 
     def _add_vector(self, name: str, role: str) -> Any:
@@ -304,7 +305,7 @@ class FeatureEmbedding(keras.layers.Layer):
             shape=(self.dim,),
             initializer=self._fresh_initializer(),
             autocast=False,
-            name=f"{name}_{role}".replace("/", "_"),
+            name=f"{safe_name(name)}_{role}",
         )
 
     def _fresh_initializer(self) -> Any:
