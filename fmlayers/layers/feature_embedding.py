@@ -6,7 +6,7 @@ import numpy.typing as npt
 from keras import ops
 
 from fmlayers._backend import accumulation_dtype, raise_where, sum_spans
-from fmlayers._config import deserialize_objects
+from fmlayers._config import freeze, restore, state_config
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import (
     Categorical,
@@ -16,6 +16,7 @@ from fmlayers.features import (
     Numeric,
     safe_name,
 )
+from fmlayers.layers import _named_weights as named
 from fmlayers.layers._inputs import (
     batch_size,
     check_ids,
@@ -158,6 +159,8 @@ class FeatureEmbedding(keras.layers.Layer):
             embeddings_initializer or keras.initializers.RandomNormal(stddev=0.01)
         )
         self.histories: dict[str, HistoryLists] = {}
+        self._frozen: tuple[str, ...] = ()
+        self._fault = named.Last()
         self._coefficients = coefficients
         self._accumulation_dtype = accumulation_dtype(self.compute_dtype)
         self._pooling = {
@@ -189,6 +192,9 @@ class FeatureEmbedding(keras.layers.Layer):
                 for feature in self.features
                 if isinstance(feature, History)
             }
+        for pooling in self._pooling.values():
+            pooling.build(None)
+        freeze(self, self._frozen)
         self.built = True
 
     def call(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -276,11 +282,51 @@ class FeatureEmbedding(keras.layers.Layer):
             "out_of_range": self.out_of_range,
             "l2": self.l2,
             "embeddings_initializer": serialize(self.embeddings_initializer),
+            **state_config(self),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        return cls(**deserialize_objects(config))
+        return restore(cls, config)
+
+    def save_own_variables(self, store: Any) -> None:
+        if not self.built:
+            return
+        named.save(store, self._weights_by_name())
+        for name, lists in self.histories.items():
+            if lists.is_first_in(store):  # other layers may share the lists
+                named.save(store, {named.key_of("history", name): lists.parts()})
+
+    def load_own_variables(self, store: Any) -> None:
+        if not self.built:
+            super().load_own_variables(store)
+            return
+        # Keras tries a layer that failed again, by other paths, where the file has
+        # nothing, and reports the last error.
+        message = None if store.keys() else self._fault.of(store)
+        if message is None:
+            message = self._load(store)
+            self._fault.set(store, message)
+        if message:
+            raise ValueError(message)
+
+    def _load(self, store: Any) -> str:
+        """Assigns what a file has; returns what is wrong with the others."""
+        weights = self._weights_by_name()
+        lists = {}
+        for name, each in self.histories.items():
+            key = named.key_of("history", name)
+            if named.has(store, key):
+                lists[key] = each.parts()
+                each.is_loaded = True
+        faults = named.load(store, {**weights, **lists}, weights)
+        if not faults:
+            return ""
+        return (
+            f"Layer {self.name!r} cannot load all of its weights: {'; '.join(faults)}. "
+            "`fmlayers.models.warm_start` carries known rows over to another vocabulary "
+            "or other features."
+        )
 
     def _add_table(self, feature: Categorical | MultiCategorical | History) -> Any:
         initializer = self._fresh_initializer()
@@ -307,6 +353,19 @@ class FeatureEmbedding(keras.layers.Layer):
             autocast=False,
             name=f"{safe_name(name)}_{role}",
         )
+
+    def _weights_by_name(self) -> dict[str, dict[str, Any]]:
+        """Returns the weights by their key in a file, in the order of `build`."""
+        weights = {}
+        for feature in self.features:
+            if isinstance(feature, Numeric):
+                weights["vector", feature.name] = self.vectors[feature.name]
+                if feature.use_bias:
+                    weights["bias", feature.name] = self.biases[feature.name]
+            else:
+                table = feature.table_name
+                weights.setdefault(("table", table), self.tables[table])
+        return {named.key_of(*key): {"": weight} for key, weight in weights.items()}
 
     def _fresh_initializer(self) -> Any:
         # An unseeded initializer gives two tables of one shape the same numbers.
