@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Self
 import keras
 from keras import ops
 
-from fmlayers._config import deserialize_objects
+from fmlayers._config import restore
 from fmlayers._exportable import Exportable
 from fmlayers._types import Tensor
 
@@ -182,7 +182,7 @@ class Ensemble(Exportable, keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        return cls(**deserialize_objects(config))
+        return restore(cls, config)
 
     def _scores(
         self, inputs: Mapping[str, Tensor], training: bool | None
