@@ -324,8 +324,8 @@ class FeatureEmbedding(keras.layers.Layer):
             return ""
         return (
             f"Layer {self.name!r} cannot load all of its weights: {'; '.join(faults)}. "
-            "`fmlayers.models.warm_start` carries known rows over to another vocabulary "
-            "or other features."
+            "`fmlayers.models.warm_start` carries known rows over to a model with "
+            "another vocabulary or other features."
         )
 
     def _add_table(self, feature: Categorical | MultiCategorical | History) -> Any:
