@@ -64,7 +64,7 @@ else:
     )
 
     def __getattr__(name: str) -> Any:
-        """Imports a class, a function or a subpackage when it is first named, and not before."""
+        """Imports a name of the package when it is first used, and not before."""
         if name in _SUBPACKAGES:
             return importlib.import_module(f"fmlayers.{name}")
         if name not in __all__:

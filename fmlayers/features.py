@@ -5,6 +5,8 @@ becomes a vector. It holds no weights, is compared by value, and is saved with
 the layer that uses it.
 """
 
+import hashlib
+import re
 from dataclasses import KW_ONLY, asdict, dataclass
 from typing import Any, Self, get_args
 
@@ -13,6 +15,28 @@ import keras
 from fmlayers._backend import id_dtype
 from fmlayers._checks import boolean, integer
 from fmlayers._types import Combiner
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_>-]")
+
+
+def safe_name(name: str) -> str:
+    """Returns a name for a weight or a layer that every backend accepts.
+
+    It is `name` itself where that is such a name. Any other gets a digest, which keeps
+    "a b" and "a_b" apart.
+    """
+    if not _UNSAFE.search(name):
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{_UNSAFE.sub('_', name)}_{digest[:8]}"
+
+
+def input_name(name: str) -> str:
+    """Returns the name of a `keras.Input`, in which Keras refuses slashes.
+
+    In a model with a dict of inputs, Keras warns where it is not the dict's key.
+    """
+    return safe_name(name) if "/" in name else name
 
 
 @dataclass(frozen=True)
@@ -81,7 +105,7 @@ class Categorical(_TableFeature):
 
     def keras_input(self) -> keras.KerasTensor:
         """Returns a `keras.Input` of this feature's name, shape and dtype."""
-        return keras.Input((), dtype=id_dtype(), name=self.name)
+        return keras.Input((), dtype=id_dtype(), name=input_name(self.name))
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
@@ -116,7 +140,7 @@ class MultiCategorical(_TableFeature):
 
     def keras_input(self) -> keras.KerasTensor:
         """Returns a `keras.Input` of this feature's name, shape and dtype."""
-        return keras.Input((None,), dtype=id_dtype(), name=self.name)
+        return keras.Input((None,), dtype=id_dtype(), name=input_name(self.name))
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
@@ -144,7 +168,8 @@ class Numeric(_Feature):
 
     def keras_input(self) -> keras.KerasTensor:
         """Returns a `keras.Input` of this feature's name and shape, in `floatx`."""
-        return keras.Input((), dtype=keras.config.floatx(), name=self.name)
+        dtype = keras.config.floatx()
+        return keras.Input((), dtype=dtype, name=input_name(self.name))
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")

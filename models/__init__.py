@@ -6,6 +6,7 @@ from fmlayers.models.factorization_machine import FactorizationMachine
 from fmlayers.models.libfm import LibFM
 from fmlayers.models.matrix_factorization import MatrixFactorization
 from fmlayers.models.neural_matrix_factorization import NeuralMatrixFactorization
+from fmlayers.models.warm_start import warm_start
 
 __all__ = [
     "DeepFM",
@@ -14,4 +15,5 @@ __all__ = [
     "LibFM",
     "MatrixFactorization",
     "NeuralMatrixFactorization",
+    "warm_start",
 ]

@@ -1,10 +1,12 @@
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
 
 from fmlayers._checks import integers, share
 from fmlayers._types import Tensor
+from fmlayers.models._by_field import Dense
 
 
 def check_tower(
@@ -20,6 +22,7 @@ class Tower(keras.layers.Layer):
 
     Args:
         units: Sizes of the hidden layers, as `check_tower` returns them.
+        fields: Names of the fields whose vectors are the input, side by side.
         activation: Function of each hidden layer.
         dropout: Share of a hidden layer's outputs that training drops.
         batch_normalization: Whether to normalize before the activation; the
@@ -32,6 +35,7 @@ class Tower(keras.layers.Layer):
     def __init__(
         self,
         units: Sequence[int],
+        fields: Sequence[str],
         activation: Callable[[Tensor], Tensor],
         dropout: float = 0.0,
         batch_normalization: bool = False,
@@ -39,14 +43,21 @@ class Tower(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.activation = activation
+        first = partial(Dense, fields=fields)
         self.hidden = [
-            keras.layers.Dense(
+            make(
                 size,
                 use_bias=not batch_normalization,
                 dtype=self.dtype_policy,
                 name=f"hidden_{i}",
             )
-            for i, size in enumerate(units)
+            for i, (size, make) in enumerate(
+                zip(
+                    units,
+                    [first, *[keras.layers.Dense] * (len(units) - 1)],
+                    strict=True,
+                )
+            )
         ]
         self.normalizations = [
             keras.layers.BatchNormalization(

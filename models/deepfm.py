@@ -106,6 +106,7 @@ class DeepFM(FactorizationMachine):
             return
         self.tower = Tower(
             self.hidden_units,
+            [feature.name for feature in self.features],
             self.activation,
             self.dropout,
             self.batch_normalization,

@@ -7,6 +7,7 @@ from keras import ops
 
 from fmlayers._checks import integer
 from fmlayers._config import deserialize_objects
+from fmlayers._config import restore
 from fmlayers._exportable import Exportable
 from fmlayers._types import Tensor
 from fmlayers.layers._inputs import ChecksInputs, input_shapes
@@ -191,7 +192,7 @@ class Ensemble(ChecksInputs, Exportable, keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        return cls(**deserialize_objects(config))
+        return restore(cls, config)
 
     def _scores(
         self, inputs: Mapping[str, Tensor], training: bool | None

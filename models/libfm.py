@@ -10,6 +10,7 @@ from fmlayers._pair_sum import sum_of_others
 from fmlayers._types import Tensor
 from fmlayers.features import Feature
 from fmlayers.layers import RatingScaler
+from fmlayers.models._by_field import BatchNormalization
 from fmlayers.models.factorization_machine import FactorizationMachine
 
 
@@ -107,8 +108,10 @@ class LibFM(FactorizationMachine):
         if self.built:
             return
         if self.batch_normalization:
-            self.normalization = keras.layers.BatchNormalization(
-                dtype=self.linear.dtype_policy, name="normalization"
+            self.normalization = BatchNormalization(
+                fields=[feature.name for feature in self.features],
+                dtype=self.linear.dtype_policy,
+                name="normalization",
             )
             self.normalization.build((None, len(self.features)))
         super().build(input_shape)

@@ -7,6 +7,7 @@ from keras import ops
 from fmlayers._backend import accumulation_dtype
 from fmlayers._checks import boolean, integer
 from fmlayers._config import deserialize_objects
+from fmlayers._config import restore, state_config
 from fmlayers._exportable import Exportable
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Categorical
@@ -212,8 +213,9 @@ class MatrixFactorization(ChecksInputs, Exportable, keras.Model):
             "embeddings_initializer": serialize(self.factors.embeddings_initializer),
             "bias_initializer": serialize(self.bias_initializer),
             "encoder": serialize(self.encoder),
+            **state_config(self),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        return cls(**deserialize_objects(config))
+        return restore(cls, config)

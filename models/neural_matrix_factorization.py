@@ -7,6 +7,7 @@ from keras import ops
 from fmlayers._backend import accumulation_dtype
 from fmlayers._checks import integer
 from fmlayers._config import deserialize_objects
+from fmlayers._config import restore, state_config
 from fmlayers._exportable import Exportable
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Categorical
@@ -147,7 +148,12 @@ class NeuralMatrixFactorization(ChecksInputs, Exportable, keras.Model):
             )
         )
         self.tower = Tower(
-            units, self.activation, dropout, dtype=self.dtype_policy, name="tower"
+            units,
+            [user.name, item.name],
+            self.activation,
+            dropout,
+            dtype=self.dtype_policy,
+            name="tower",
         )
         self.gmf_output, self.mlp_output = (
             keras.layers.Dense(
@@ -228,8 +234,9 @@ class NeuralMatrixFactorization(ChecksInputs, Exportable, keras.Model):
             "embeddings_initializer": serialize(factors.embeddings_initializer),
             "bias_initializer": serialize(self.bias_initializer),
             "encoder": serialize(self.encoder),
+            **state_config(self),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        return cls(**deserialize_objects(config))
+        return restore(cls, config)

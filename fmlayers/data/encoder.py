@@ -170,6 +170,16 @@ class Encoder:
             )
         return [str(value) for value in self._vocabularies[column]]
 
+    def scale(self, column: str) -> tuple[float, float]:
+        """Returns the mean and the standard deviation of a numeric column."""
+        self._require_fitted()
+        if column not in self._scales:
+            raise ValueError(
+                f"`column` must be one of {list(self._scales)}. "
+                f"Received: column={column!r}."
+            )
+        return self._scales[column]
+
     def decode(self, column: str, ids: Sequence[int]) -> list[str | None]:
         """Returns the values behind ids, None for a missing or unknown one."""
         values = self.vocabulary(column)

@@ -8,6 +8,7 @@ from keras import ops
 from fmlayers._backend import accumulation_dtype, raise_where, sum_spans
 from fmlayers._checks import coefficient, integer
 from fmlayers._config import deserialize_objects
+from fmlayers._config import freeze, restore, state_config
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import (
     Categorical,
@@ -15,7 +16,9 @@ from fmlayers.features import (
     History,
     MultiCategorical,
     Numeric,
+    safe_name,
 )
+from fmlayers.layers import _named_weights as named
 from fmlayers.layers._inputs import (
     ChecksInputs,
     batch_size,
@@ -160,6 +163,8 @@ class FeatureEmbedding(ChecksInputs, keras.layers.Layer):
             embeddings_initializer or keras.initializers.RandomNormal(stddev=0.01)
         )
         self.histories: dict[str, HistoryLists] = {}
+        self._frozen: tuple[str, ...] = ()
+        self._fault = named.Last()
         self._coefficients = {
             feature.name: l2.get(feature.name, 0.0) if isinstance(l2, dict) else l2
             for feature in features
@@ -190,10 +195,13 @@ class FeatureEmbedding(ChecksInputs, keras.layers.Layer):
                 self.tables[feature.table_name] = self._add_table(feature)
         if not self.histories:
             self.histories = {
-                feature.name: HistoryLists(feature, name=feature.name)
+                feature.name: HistoryLists(feature, name=safe_name(feature.name))
                 for feature in self.features
                 if isinstance(feature, History)
             }
+        for pooling in self._pooling.values():
+            pooling.build(None)
+        freeze(self, self._frozen)
         self.built = True
 
     def call(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -270,11 +278,51 @@ class FeatureEmbedding(ChecksInputs, keras.layers.Layer):
             "out_of_range": self.out_of_range,
             "l2": self.l2,
             "embeddings_initializer": serialize(self.embeddings_initializer),
+            **state_config(self),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        return cls(**deserialize_objects(config))
+        return restore(cls, config)
+
+    def save_own_variables(self, store: Any) -> None:
+        if not self.built:
+            return
+        named.save(store, self._weights_by_name())
+        for name, lists in self.histories.items():
+            if lists.is_first_in(store):  # other layers may share the lists
+                named.save(store, {named.key_of("history", name): lists.parts()})
+
+    def load_own_variables(self, store: Any) -> None:
+        if not self.built:
+            super().load_own_variables(store)
+            return
+        # Keras tries a layer that failed again, by other paths, where the file has
+        # nothing, and reports the last error.
+        message = None if store.keys() else self._fault.of(store)
+        if message is None:
+            message = self._load(store)
+            self._fault.set(store, message)
+        if message:
+            raise ValueError(message)
+
+    def _load(self, store: Any) -> str:
+        """Assigns what a file has; returns what is wrong with the others."""
+        weights = self._weights_by_name()
+        lists = {}
+        for name, each in self.histories.items():
+            key = named.key_of("history", name)
+            if named.has(store, key):
+                lists[key] = each.parts()
+                each.is_loaded = True
+        faults = named.load(store, {**weights, **lists}, weights)
+        if not faults:
+            return ""
+        return (
+            f"Layer {self.name!r} cannot load all of its weights: {'; '.join(faults)}. "
+            "`fmlayers.models.warm_start` carries known rows over to a model with "
+            "another vocabulary or other features."
+        )
 
     def _add_table(self, feature: Categorical | MultiCategorical | History) -> Any:
         initializer = self._fresh_initializer()
@@ -291,7 +339,7 @@ class FeatureEmbedding(ChecksInputs, keras.layers.Layer):
             shape=(size, self.dim),
             initializer=initialize,
             autocast=False,
-            name=f"{feature.table_name}_embeddings".replace("/", "_"),
+            name=f"{safe_name(feature.table_name)}_embeddings",
         )
 
     def _add_vector(self, name: str, role: str) -> Any:
@@ -299,8 +347,21 @@ class FeatureEmbedding(ChecksInputs, keras.layers.Layer):
             shape=(self.dim,),
             initializer=self._fresh_initializer(),
             autocast=False,
-            name=f"{name}_{role}".replace("/", "_"),
+            name=f"{safe_name(name)}_{role}",
         )
+
+    def _weights_by_name(self) -> dict[str, dict[str, Any]]:
+        """Returns the weights by their key in a file, in the order of `build`."""
+        weights = {}
+        for feature in self.features:
+            if isinstance(feature, Numeric):
+                weights["vector", feature.name] = self.vectors[feature.name]
+                if feature.use_bias:
+                    weights["bias", feature.name] = self.biases[feature.name]
+            else:
+                table = feature.table_name
+                weights.setdefault(("table", table), self.tables[table])
+        return {named.key_of(*key): {"": weight} for key, weight in weights.items()}
 
     def _fresh_initializer(self) -> Any:
         # An unseeded initializer gives two tables of one shape the same numbers.

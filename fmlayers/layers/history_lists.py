@@ -9,6 +9,7 @@ from keras import ops
 from fmlayers._backend import spans_of_batch
 from fmlayers._types import Tensor
 from fmlayers.features import History
+from fmlayers.layers._named_weights import Last
 
 
 class Lists(NamedTuple):
@@ -48,6 +49,8 @@ class HistoryLists(keras.layers.Layer):
         super().__init__(**kwargs)
         self.feature = feature
         self.supports_jit = keras.backend.backend() != "tensorflow"
+        self.is_loaded = False
+        self._saved = Last()
         self.build()
 
     def build(self, input_shape: Any = None) -> None:
@@ -57,6 +60,27 @@ class HistoryLists(keras.layers.Layer):
         self.offsets = self._add_integers("offsets", self.feature.num_keys + 2)
         self.values = self._add_integers("values", self.feature.num_pairs)
         self.built = True
+
+    def parts(self) -> dict[str, Any]:
+        """Returns the weights that make sense together alone."""
+        return {"offsets": self.offsets, "values": self.values}
+
+    def is_first_in(self, store: Any) -> bool:
+        """Tells whether this is the first time that `store` takes the lists."""
+        is_first = self._saved.of(store) is None
+        self._saved.set(store)
+        return is_first
+
+    def save_own_variables(self, store: Any) -> None:
+        """Does nothing: `FeatureEmbedding` saves the lists by their name."""
+
+    def load_own_variables(self, store: Any) -> None:
+        is_loaded, self.is_loaded = self.is_loaded, False
+        if is_loaded:
+            return
+        if not len(store.keys()):
+            raise ValueError(f"history {self.feature.name!r} is not in the file.")
+        super().load_own_variables(store)  # of version 0.1.0, by place
 
     def set(self, keys: npt.ArrayLike, values: npt.ArrayLike) -> None:
         """Gives the lists as pairs, each once, in any order."""

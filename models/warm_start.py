@@ -1,0 +1,319 @@
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+from fmlayers._config import sublayers
+from fmlayers.features import History, Numeric
+from fmlayers.layers import FeatureEmbedding
+from fmlayers.models._by_field import ByField
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fmlayers.data import Encoder
+
+Array = npt.NDArray[Any]
+
+
+def warm_start(
+    model: keras.Model,
+    trained: keras.Model,
+    *,
+    encoder: "Encoder | None" = None,
+    trained_encoder: "Encoder | None" = None,
+) -> "pd.DataFrame":
+    """Starts a model from what another has learned of the same values and features.
+
+    The everyday retrain: new rows have come, an encoder fitted on them has more values
+    in another order, and perhaps a feature was added or left out. `trained` stays as it
+    is; `model`, built on the new encoder, gets
+
+    - of each table, the rows of the values that both encoders know, the row of the
+      id 0 and that of unknown ids. New values keep their initial rows.
+    - of each `Numeric`, the vector, scaled to the new encoder's standard deviation: the
+      field is the same function of the raw value, but for a constant vector, by
+      which the means differ. With `use_bias=True` the bias takes that up, and the
+      field is the same.
+    - of a hidden layer or a normalization over the fields, the weights of the fields
+      that both models have.
+    - all other weights, such as the bias b and hidden layers, where shapes agree.
+
+    Weights are paired by the attributes that lead to them and by the names of features
+    and tables, so that a `DeepFM` can start from a `FactorizationMachine`. The lists of
+    a `History` are the new model's; give them with `set_history`. Without encoders, an
+    id is taken for the same value in both models; with them, the rows of a Keras
+    `Embedding`, which names no column, are not carried over. Neither optimizers nor
+    scalers are: use the same bounds, or a score means another rating.
+
+    Args:
+        model: The model to start, built; its weights change.
+        trained: The model to start from, built.
+        encoder: Optional fitted `fmlayers.data.Encoder` of `model`. Defaults to
+            `model.encoder`.
+        trained_encoder: Optional fitted `fmlayers.data.Encoder` of `trained`. Defaults
+            to `trained.encoder`.
+
+    Returns:
+        A `pandas.DataFrame`, a row a weight: `weight`, its path, and how many of its
+        rows were `kept`, are `new` and were `dropped`. Weights other than tables and
+        those of fields count as one row.
+
+    Raises:
+        ValueError: If a model is not built or is quantized, they are the same, only one
+            of them has an encoder, or no weight can be carried over.
+
+    Example:
+
+    >>> columns = {"user": "categorical", "item": "categorical"}
+    >>> def make(table):
+    ...     encoder = fmlayers.data.Encoder(columns).fit(table)
+    ...     return fmlayers.models.MatrixFactorization(
+    ...         *encoder.features, dim=8, encoder=encoder
+    ...     )
+    >>> old = make(pd.DataFrame({"user": ["ann", "bob"], "item": ["x", "y"]}))
+    >>> new = make(pd.DataFrame({"user": ["cleo", "bob", "ann"], "item": ["y"] * 3}))
+    >>> print(fmlayers.models.warm_start(new, old).to_string(index=False))
+                 weight  kept  new  dropped
+                   bias     1    0        0
+     factors/table item     3    0        1
+     factors/table user     4    1        0
+      linear/table item     3    0        1
+      linear/table user     4    1        0
+    """
+    import pandas as pd
+
+    if model is trained:
+        raise ValueError("`model` and `trained` must be two models. Received one.")
+    new, old = ({"": m, **sublayers(m)} for m in (model, trained))
+    for argument, layers in (("model", new), ("trained", old)):
+        if not layers[""].built:
+            raise ValueError(
+                f"`{argument}` must be built: call it on a batch first. "
+                f"Received: {argument}={layers['']!r}."
+            )
+        if any(layer.quantization_mode for layer in layers.values()):
+            raise ValueError(
+                f"`{argument}` must not be quantized: quantize the model after its "
+                f"training. Received: {argument}={layers['']!r}."
+            )
+    vocabularies = _Vocabularies(
+        encoder or _encoder_of(model), trained_encoder or _encoder_of(trained)
+    )
+    carried = [
+        _Carried(f"{path}/{name}" if path else name, *counts)
+        for path in sorted({*new, *old})
+        for name, counts in _carry(new.get(path), old.get(path), vocabularies)
+    ]
+    if not any(row.kept for row in carried):
+        raise ValueError(
+            "`model` and `trained` must have weights of the same names and shapes. "
+            f"Received: model={model!r}, trained={trained!r}."
+        )
+    return pd.DataFrame([vars(row) for row in carried])
+
+
+@dataclass
+class _Carried:
+    weight: str
+    kept: int
+    new: int
+    dropped: int
+
+
+Counts = tuple[int, int, int]
+
+
+class _Vocabularies:
+    """What two encoders say of the same columns."""
+
+    def __init__(self, new: "Encoder | None", old: "Encoder | None") -> None:
+        if (new is None) != (old is None):
+            raise ValueError(
+                "`encoder` and `trained_encoder` must both be there, or neither: a "
+                "model without one does not tell which value an id is. "
+                f"Received: encoder={new!r}, trained_encoder={old!r}."
+            )
+        self.new, self.old = new, old
+
+    def ids(self, new: Any, old: Any, table: str) -> tuple[Array, Array]:
+        """Returns the ids, in two layers, of the values that both have in a table."""
+        sizes = [_size(layer, table) for layer in (new, old)]
+        if self.new is None or self.old is None:
+            same = np.arange(min(sizes))
+            return same, same
+        columns = [
+            _column(layer, table, encoder)
+            for layer, encoder in ((new, self.new), (old, self.old))
+        ]
+        if columns[0] is None or columns[1] is None:
+            same = np.arange(min(sizes) if columns == [None, None] else 0)
+            return same, same
+        import pandas as pd
+
+        values, old_values = (
+            pd.Index(encoder.vocabulary(column)[: size - 1], dtype=object)
+            for encoder, column, size in zip(
+                (self.new, self.old), map(str, columns), sizes, strict=True
+            )
+        )
+        places = old_values.get_indexer(values)
+        known = np.flatnonzero(places >= 0)
+        # The id 0 is a missing value in both.
+        return np.append(0, known + 1), np.append(0, places[known] + 1)
+
+    def change(self, column: str) -> tuple[float, float]:
+        """Returns a and c, with which old = a * new + c for the same raw number."""
+        scales = []
+        for encoder in (self.new, self.old):
+            numeric = encoder is not None and encoder.columns.get(column) == "numeric"
+            scales.append(encoder.scale(column) if encoder and numeric else (0.0, 1.0))
+        (mean, deviation), (old_mean, old_deviation) = scales
+        return deviation / old_deviation, (mean - old_mean) / old_deviation
+
+
+def _carry(
+    new: keras.layers.Layer | None,
+    old: keras.layers.Layer | None,
+    vocabularies: _Vocabularies,
+) -> Iterator[tuple[str, Counts]]:
+    """Carries one layer's weights over; yields their names and counts."""
+    if isinstance(new, FeatureEmbedding) and isinstance(old, FeatureEmbedding):
+        yield from _carry_tables(new, old, vocabularies)
+        yield from _carry_vectors(new, old, vocabularies)
+        return
+    if isinstance(new, ByField) and isinstance(old, ByField):
+        by_field = new.by_field
+    else:
+        by_field = ()
+    # Whose rows are the ids of columns that nobody tells.
+    is_table_of_ids = isinstance(new, keras.layers.Embedding) and vocabularies.new
+    weights, old_weights = _weights(new), _weights(old)
+    for name in dict.fromkeys([*weights, *old_weights]):
+        target, source = weights.get(name), old_weights.get(name)
+        if target is None or source is None:
+            yield name, (0, int(target is not None), int(source is not None))
+        elif list(weights).index(name) in by_field:
+            yield name, _carry_fields(target, source, new, old)
+        elif target.shape == source.shape and not is_table_of_ids:
+            target.assign(source)
+            yield name, (1, 0, 0)
+        else:
+            yield name, (0, 1, 1)
+
+
+def _carry_tables(
+    new: FeatureEmbedding, old: FeatureEmbedding, vocabularies: _Vocabularies
+) -> Iterator[tuple[str, Counts]]:
+    for name in sorted({*new.tables, *old.tables}):
+        target, source = new.tables.get(name), old.tables.get(name)
+        rows, old_rows = (0 if t is None else t.shape[0] for t in (target, source))
+        kept = 0
+        if target is not None and source is not None and new.dim == old.dim:
+            ids, old_ids = vocabularies.ids(new, old, name)
+            if new.out_of_range == old.out_of_range == "unknown":
+                ids = np.append(ids, rows - 1)
+                old_ids = np.append(old_ids, old_rows - 1)
+            values = _numpy(target)
+            values[ids] = _numpy(source)[old_ids]
+            target.assign(values)
+            kept = len(ids)
+        yield f"table {name}", (kept, rows - kept, old_rows - kept)
+
+
+def _carry_vectors(
+    new: FeatureEmbedding, old: FeatureEmbedding, vocabularies: _Vocabularies
+) -> Iterator[tuple[str, Counts]]:
+    for name in sorted({*new.vectors, *old.vectors}):
+        here, there = name in new.vectors, name in old.vectors
+        kept = here and there and new.dim == old.dim
+        if kept:
+            factor, constant = vocabularies.change(name)
+            vector = _numpy(old.vectors[name])
+            new.vectors[name].assign(factor * vector)
+            if name in new.biases:
+                bias = constant * vector
+                if name in old.biases:
+                    bias += _numpy(old.biases[name])
+                new.biases[name].assign(bias)
+        counts = (int(kept), int(here and not kept), int(there and not kept))
+        yield f"vector {name}", counts
+        if name in new.biases or name in old.biases:
+            here, there = name in new.biases, name in old.biases
+            kept = kept and here
+            yield (
+                f"bias {name}",
+                (int(kept), int(here and not kept), int(there and not kept)),
+            )
+
+
+def _carry_fields(target: Any, source: Any, new: Any, old: Any) -> Counts:
+    """Carries the weights of the fields that two layers have, a block a field."""
+    blocks = np.split(_numpy(target), len(new.fields))
+    old_blocks = dict(
+        zip(old.fields, np.split(_numpy(source), len(old.fields)), strict=True)
+    )
+    kept = 0
+    for i, name in enumerate(new.fields):
+        block = old_blocks.get(name)
+        if block is not None and block.shape == blocks[i].shape:
+            blocks[i] = block
+            kept += 1
+    target.assign(np.concatenate(blocks))
+    return kept, len(new.fields) - kept, len(old.fields) - kept
+
+
+def _weights(layer: keras.layers.Layer | None) -> dict[str, Any]:
+    """Returns the weights of a layer alone, those of its parts and lists left out."""
+    if layer is None:
+        return {}
+    if isinstance(layer, FeatureEmbedding):
+        return {
+            **{f"table {name}": table for name, table in layer.tables.items()},
+            **{f"vector {name}": vector for name, vector in layer.vectors.items()},
+            **{f"bias {name}": bias for name, bias in layer.biases.items()},
+        }
+    inside = {id(w) for part in sublayers(layer).values() for w in part.weights}
+    return {
+        weight.name: weight
+        for weight in layer.weights
+        if id(weight) not in inside and "float" in weight.dtype
+    }
+
+
+def _encoder_of(model: keras.Model) -> "Encoder | None":
+    """Returns the encoder of a model or of the models in it."""
+    for part in (model, *sublayers(model).values()):
+        encoder: Encoder | None = getattr(part, "encoder", None)
+        if encoder is not None:
+            return encoder
+    return None
+
+
+def _size(layer: FeatureEmbedding, table: str) -> int:
+    return int(_readers(layer, table)[0].vocabulary_size)
+
+
+def _column(layer: FeatureEmbedding, table: str, encoder: "Encoder") -> str | None:
+    """Returns the column whose values are in a table, if it is the encoder's."""
+    for feature in _readers(layer, table):
+        column = feature.values if isinstance(feature, History) else feature.name
+        if encoder.columns.get(column, "numeric") != "numeric":
+            return column
+    return None
+
+
+def _readers(layer: FeatureEmbedding, table: str) -> Sequence[Any]:
+    return [
+        feature
+        for feature in layer.features
+        if not isinstance(feature, Numeric) and feature.table_name == table
+    ]
+
+
+def _numpy(x: Any) -> Array:
+    return np.array(ops.convert_to_numpy(x))
