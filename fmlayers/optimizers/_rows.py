@@ -2,7 +2,7 @@
 
 There a looked-up row's gradient is a slice an occurrence (`tf.IndexedSlices`): an id
 that is twice in a batch has two. The other backends' gradients are as long as the
-table, and so are their steps: Keras' own.
+table, and so are their steps: Keras' own, but for narrow dtypes.
 """
 
 from abc import abstractmethod
@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 from fmlayers._checks import plain
 
 SMALL_TABLE = 8192  # rows
+NARROW = ("float16", "bfloat16")
 
 
 class RowWise(keras.optimizers.Optimizer):
@@ -22,6 +24,9 @@ class RowWise(keras.optimizers.Optimizer):
     Duplicates are summed before anything else is done. In a table of at most 8192
     rows, or as many as the batch has ids, a step over all rows is faster than to look
     for duplicates; rows that are not in the batch stay as they are in it, too.
+
+    Gradients of float16 and bfloat16 variables are unscaled, clipped and made into
+    steps in float32: 0.999 is 1 in bfloat16, and 256 squared is infinite in float16.
     """
 
     # Whether a gradient of 0 moves a row, so that rows not in the batch must be told
@@ -75,6 +80,9 @@ class RowWise(keras.optimizers.Optimizer):
 
     def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
         scale = self.loss_scale_factor
+        # What is accumulated over steps has to be of the variables' dtype.
+        if not self.gradient_accumulation_steps:
+            grads = [_map_values(_widened, g) for g in grads]
         if scale is None or keras.backend.backend() != "tensorflow":
             super().apply(grads, trainable_variables)
             return
@@ -87,20 +95,45 @@ class RowWise(keras.optimizers.Optimizer):
             self.loss_scale_factor = scale
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        if keras.backend.backend() != "tensorflow":
-            super().update_step(gradient, variable, learning_rate)
-            return
-        decay = None
-        if self.weight_decay is not None and self._use_weight_decay(variable):
-            decay = learning_rate * self.weight_decay
-        if not is_sliced(gradient):
+        gradient = _map_values(_widened, gradient)
+        decay = self._decay(gradient, variable, learning_rate)
+        if is_sliced(gradient):
+            if variable.shape[0] > max(gradient.indices.shape[0] or 0, SMALL_TABLE):
+                self._step_rows(gradient, variable, learning_rate, decay)
+            else:
+                self._step_table(gradient, variable, learning_rate, decay)
+        elif keras.backend.standardize_dtype(variable.dtype) in NARROW:
+            self._step_whole(gradient, variable, learning_rate, decay)
+        else:
             if decay is not None:
                 self.assign_sub(variable, decay * variable)
             super().update_step(gradient, variable, learning_rate)
-        elif variable.shape[0] <= max(gradient.indices.shape[0] or 0, SMALL_TABLE):
-            self._step_table(gradient, variable, learning_rate, decay)
-        else:
-            self._step_rows(gradient, variable, learning_rate, decay)
+
+    def _decay(self, gradient: Any, variable: Any, learning_rate: Any) -> Any:
+        """Returns the share that a step takes off, `None` where Keras takes it."""
+        if keras.backend.backend() != "tensorflow" or self.weight_decay is None:
+            return None
+        if not self._use_weight_decay(variable):
+            return None
+        return ops.cast(learning_rate, gradient.dtype) * self.weight_decay
+
+    def _step_whole(
+        self,
+        gradient: Any,
+        variable: Any,
+        learning_rate: Any,
+        decay: Any,
+        touched: Any = None,
+    ) -> None:
+        variables = [variable, *self._slots(variable)]
+        values = [ops.cast(v, gradient.dtype) for v in variables]
+        changes = self._changes(gradient, values[1:], learning_rate)
+        if decay is not None:
+            changes[0] -= decay * values[0]
+        for each, change in zip(variables, changes, strict=True):
+            if touched is not None:
+                change = ops.where(_as_rows(touched, change), change, 0)
+            self.assign_add(each, change)
 
     def _step_table(
         self, gradient: Any, variable: Any, learning_rate: Any, decay: Any
@@ -109,17 +142,11 @@ class RowWise(keras.optimizers.Optimizer):
 
         indices, rows = gradient.indices, variable.shape[0]
         total = tf.math.unsorted_segment_sum(gradient.values, indices, rows)
-        variables = [variable, *self._slots(variable)]
-        values = [tf.convert_to_tensor(v) for v in variables]
-        changes = self._changes(total, values[1:], learning_rate)
-        if decay is not None:
-            changes[0] -= decay * values[0]
+        touched = None
         if decay is not None or self.moves_idle_rows:
             ones = tf.ones_like(indices)
             touched = tf.math.unsorted_segment_sum(ones, indices, rows) > 0
-            changes = [tf.where(_as_rows(touched, c), c, 0) for c in changes]
-        for each, change in zip(variables, changes, strict=True):
-            self.assign_add(each, change)
+        self._step_whole(total, variable, learning_rate, decay, touched)
 
     def _step_rows(
         self, gradient: Any, variable: Any, learning_rate: Any, decay: Any
@@ -138,11 +165,10 @@ class RowWise(keras.optimizers.Optimizer):
             gradient.values, tf.cast(chosen, tf.int32), tf.size(indices)
         )
         variables = [variable, *self._slots(variable)]
-        # A plain read would keep a reference to the table and make the scatter copy it.
-        slots = [tf.gather(_tensorflow(v), indices) for v in variables[1:]]
+        slots = [_gathered(v, indices, total.dtype) for v in variables[1:]]
         changes = self._changes(total, slots, learning_rate)
         if decay is not None:
-            changes[0] -= decay * tf.gather(_tensorflow(variable), indices)
+            changes[0] -= decay * _gathered(variable, indices, total.dtype)
         for each, change in zip(variables, changes, strict=True):
             change = tf.where(_as_rows(first, change), change, 0)
             self.assign_add(each, tf.IndexedSlices(change, indices))
@@ -166,7 +192,9 @@ class RowWise(keras.optimizers.Optimizer):
 
 
 def is_sliced(gradient: Any) -> bool:
-    """Tells whether a gradient is one of rows; on TensorFlow alone."""
+    """Tells whether a gradient is one of rows, which exist on TensorFlow alone."""
+    if keras.backend.backend() != "tensorflow":
+        return False
     import tensorflow as tf
 
     return isinstance(gradient, tf.IndexedSlices)
@@ -189,11 +217,17 @@ def sum_rows(gradient: Any) -> Any:
     return tf.IndexedSlices(values, indices, gradient.dense_shape)
 
 
-def _map_values(function: Callable[..., Any], gradient: Any) -> Any:
-    import tensorflow as tf
+def _widened(values: Any) -> Any:
+    """Returns gradients of a narrow dtype as float32, in which a step is taken."""
+    dtype = keras.backend.standardize_dtype(values.dtype)
+    return ops.cast(values, "float32") if dtype in NARROW else values
 
+
+def _map_values(function: Callable[..., Any], gradient: Any) -> Any:
     if gradient is None or not is_sliced(gradient):
         return gradient if gradient is None else function(gradient)
+    import tensorflow as tf
+
     values = function(gradient.values)
     return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
 
@@ -206,5 +240,9 @@ def _as_rows(flags: Any, like: Any) -> Any:
     return tf.reshape(flags, shape)
 
 
-def _tensorflow(variable: Any) -> Any:
-    return variable.value if isinstance(variable, keras.Variable) else variable
+def _gathered(variable: Any, indices: Any, dtype: Any) -> Any:
+    import tensorflow as tf
+
+    # A plain read would keep a reference to the table and make the scatter copy it.
+    table = variable.value if isinstance(variable, keras.Variable) else variable
+    return tf.cast(tf.gather(table, indices), dtype)

@@ -56,16 +56,16 @@ class LazyAdam(RowWise, keras.optimizers.Adam):
     ) -> list[Any]:
         step = ops.cast(self.iterations + 1, gradient.dtype)
         rate = ops.cast(learning_rate, gradient.dtype)
-        rate *= ops.sqrt(1.0 - self.beta_2**step) / (1.0 - self.beta_1**step)
+        scale = ops.sqrt(1.0 - self.beta_2**step) / (1.0 - self.beta_1**step)
         m, v = slots[:2]
         changes = [
             (1.0 - self.beta_1) * (gradient - m),
             (1.0 - self.beta_2) * (ops.square(gradient) - v),
         ]
-        scale = v + changes[1]
+        square = v + changes[1]
         if self.amsgrad:
-            highest = ops.maximum(slots[2], scale)
+            highest = ops.maximum(slots[2], square)
             changes.append(highest - slots[2])
-            scale = highest
-        move = -rate * (m + changes[0]) / (ops.sqrt(scale) + self.epsilon)
+            square = highest
+        move = -(rate * scale) * (m + changes[0]) / (ops.sqrt(square) + self.epsilon)
         return [move, *changes]

@@ -7,8 +7,10 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 from fmlayers import Categorical, FeatureEmbedding
+from fmlayers.models import FactorizationMachine
 from fmlayers.optimizers import Adagrad, LazyAdam
 from fmlayers.optimizers._rows import SMALL_TABLE
 
@@ -52,8 +54,11 @@ class Reference:
         return {i: g * min(1.0, bound / norm) for i, g in found.items()}
 
     def step(self, ids, target):
+        self.apply(self.gradients(ids, target))
+
+    def apply(self, found):
         self.steps += 1
-        for i, gradient in self.clipped(self.gradients(ids, target)).items():
+        for i, gradient in self.clipped(found).items():
             self.table[i] *= 1.0 - RATE * (self.config["weight_decay"] or 0.0)
             if "beta_1" in self.config:
                 self.table[i] -= self.adam(i, gradient)
@@ -259,3 +264,126 @@ def test_accumulated_gradients_are_those_of_one_batch(kind, own, rng):
     np.testing.assert_allclose(
         whole.get_weights()[0], halves.get_weights()[0], rtol=1e-4, atol=1e-6
     )
+
+
+DTYPES = {"float16": 2**-10, "bfloat16": 2**-7, "float32": 2**-19, "float64": 2**-20}
+SETTINGS = [
+    {},
+    {"weight_decay": 0.5},
+    {"clipnorm": 2.0},
+    {"clipvalue": 0.75},
+    {"global_clipnorm": 2.0},
+    {"loss_scale_factor": 128.0},
+    {"epsilon": 1e-9},
+    {"loss_scale_factor": 128.0, "global_clipnorm": 2.0, "weight_decay": 0.5},
+]
+BY_DTYPE = [
+    (Adagrad, {"initial_accumulator_value": 0.0}),
+    (LazyAdam, {}),  # 0.999 is 1 in bfloat16
+    (LazyAdam, {"amsgrad": True}),
+]
+
+
+def check_steps(optimizer, variable, apply, rows, rng):
+    """Checks two steps; `rows` of None stands for gradients of the whole variable."""
+    reference = Reference(
+        optimizer, ops.convert_to_numpy(ops.cast(variable, "float64"))
+    )
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    signs = rng.choice([-1.0, 1.0], size=variable.shape)
+    signs[2] = 0.0
+    options = optimizer.get_config()
+    scale = options["loss_scale_factor"] or 1.0
+    clips = (options[name] for name in ("clipnorm", "clipvalue", "global_clipnorm"))
+    size = 128.0 if scale > 1 or any(clips) else 1.0  # its square is none of float16
+    for ids in ([0, 1, 1, 2, 3], [1, 0, 2, 0, 4]):
+        ids = np.array(ids if rows else range(len(signs)))
+        gradients = rng.uniform(0.5, 1.5, (len(ids), DIM)) * signs[ids] * size
+        gradients = ops.cast(ops.convert_to_tensor(gradients), dtype)
+        apply(gradients, ids)
+        found = {}
+        exact = ops.convert_to_numpy(ops.cast(gradients, "float64")) / scale
+        for i, gradient in zip(ids, exact, strict=True):
+            found[i] = found.get(i, 0.0) + gradient
+        reference.apply(found)
+    found = ops.convert_to_numpy(ops.cast(variable, "float64"))
+    # Each number is rounded when it is stored.
+    np.testing.assert_allclose(found, reference.table, atol=8 * DTYPES[dtype], rtol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", SETTINGS, ids=str)
+@pytest.mark.parametrize(("kind", "own"), BY_DTYPE, ids=str)
+def test_steps_of_whole_variables_of_any_dtype(kind, own, options, dtype, rng, backend):
+    if backend == "jax" and dtype == "float64":
+        pytest.skip("JAX has no float64 by default")
+    optimizer = kind(RATE, **own, **options)
+    variable = keras.Variable(np.ones((5, DIM)), dtype=dtype)
+    optimizer.build([variable])
+    check_steps(
+        optimizer,
+        variable,
+        lambda gradients, _: optimizer.apply([gradients], [variable]),
+        None,
+        rng,
+    )
+
+
+def check_steps_of_rows(kind, own, options, rows, dtype, rng, wrap=lambda f: f):
+    import tensorflow as tf
+
+    optimizer = kind(RATE, **own, **options)
+    variable = keras.Variable(np.ones((rows, DIM)), dtype=dtype)
+    optimizer.build([variable])
+
+    @wrap
+    def apply(gradients, ids):
+        slices = tf.IndexedSlices(gradients, ids, tf.constant([rows, DIM], tf.int64))
+        optimizer.apply([slices], [variable])
+
+    check_steps(optimizer, variable, apply, rows, rng)
+
+
+@on_tensorflow
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [7, SMALL_TABLE + 1])
+@pytest.mark.parametrize("options", SETTINGS, ids=str)
+@pytest.mark.parametrize(("kind", "own"), BY_DTYPE, ids=str)
+def test_steps_of_rows_of_any_dtype(kind, own, options, rows, dtype, rng):
+    check_steps_of_rows(kind, own, options, rows, dtype, rng)
+
+
+@on_tensorflow
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [7, SMALL_TABLE + 1])
+@pytest.mark.parametrize(("kind", "own"), BY_DTYPE, ids=str)
+def test_compiled_steps_of_rows_of_any_dtype(kind, own, rows, dtype, jit_compile, rng):
+    import tensorflow as tf
+
+    check_steps_of_rows(
+        kind,
+        own,
+        SETTINGS[-1],
+        rows,
+        dtype,
+        rng,
+        lambda apply: tf.function(apply, jit_compile=jit_compile),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("kind", [Adagrad, LazyAdam])
+def test_a_model_of_any_dtype_trains_with_all_settings(kind, dtype, rng, backend):
+    if backend == "jax" and dtype == "float64":
+        pytest.skip("JAX has no float64 by default")
+    features = [Categorical(name, 7) for name in ("user", "film")]
+    model = FactorizationMachine(features, DIM, l2=0.0, linear_l2=0.0, dtype=dtype)
+    settings = {"weight_decay": 0.01, "clipnorm": 5.0}
+    model.compile(kind(RATE, **settings), loss="mse", jit_compile=False)
+    ids = {name: rng.integers(0, 7, 64) for name in ("user", "film")}
+    ratings = np.where(ids["user"] > 3, 1.0, -1.0)
+    history = model.fit(ids, ratings, epochs=20, verbose=0).history
+    assert history["loss"][-1] < 0.1
+    assert all(np.isfinite(ops.convert_to_numpy(w)).all() for w in model.weights)
