@@ -6,7 +6,6 @@ import keras
 from keras import ops
 
 from fmlayers._checks import integer
-from fmlayers._config import deserialize_objects
 from fmlayers._config import restore
 from fmlayers._exportable import Exportable
 from fmlayers._types import Tensor

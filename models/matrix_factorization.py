@@ -6,7 +6,6 @@ from keras import ops
 
 from fmlayers._backend import accumulation_dtype
 from fmlayers._checks import boolean, integer
-from fmlayers._config import deserialize_objects
 from fmlayers._config import restore, state_config
 from fmlayers._exportable import Exportable
 from fmlayers._types import OutOfRange, Tensor

@@ -7,7 +7,6 @@ from keras import ops
 
 from fmlayers._backend import accumulation_dtype, raise_where, sum_spans
 from fmlayers._checks import coefficient, integer
-from fmlayers._config import deserialize_objects
 from fmlayers._config import freeze, restore, state_config
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import (
