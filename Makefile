@@ -1,15 +1,21 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-slow test-all check bench clean
 
 demo: $(INSTALLED)
 	$(BIN)/fmlayers train --data synthetic --model fm --out runs/demo --overwrite
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(PYTEST) -m "not slow"
+
+test-slow: $(INSTALLED)
+	$(PYTEST) -m slow
+
+test-all: test test-slow
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -103,6 +103,14 @@ def row_of_each(row_splits: Tensor, count: Tensor) -> Tensor:
     return ops.cumsum(ops.segment_sum(ops.ones_like(starts), starts, count + 1))[:-1]
 
 
+def unstack(x: Tensor, axis: int) -> list[Tensor]:
+    """Returns the tensors along an axis of known length, without that axis."""
+    if _PORTABLE.get():  # LiteRT's own fails for an empty batch
+        before = (slice(None),) * axis
+        return [x[(*before, i)] for i in range(x.shape[axis])]
+    return list(ops.unstack(x, axis=axis))
+
+
 @keras.saving.register_keras_serializable(package="fmlayers")
 def softplus(x: Tensor) -> Tensor:
     """Returns log(1 + exp(x))."""

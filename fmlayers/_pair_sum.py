@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from fmlayers._backend import unstack
 from fmlayers._types import Tensor
 
 # Fields in one loop of a compiled program. The parts of the gradient take shorter
@@ -111,14 +112,14 @@ def _pairs(x: Tensor) -> Tensor:
     if not blocks:
         return _pairs_and_total(fields)[0]
     pairs, totals = _pairs_and_total(blocks)
-    fields = [*ops.unstack(totals, axis=1), *fields]
+    fields = [*unstack(totals, axis=1), *fields]
     return ops.sum(pairs, axis=1) + _pairs_and_total(fields)[0]
 
 
 def _sums(x: Tensor) -> Sums:
     count = math.ceil(x.shape[1] / BLOCK_WITH_GRADIENT)
     if count == 1:
-        return _sums_in_turn(ops.unstack(x, axis=1))
+        return _sums_in_turn(unstack(x, axis=1))
     blocks, left = _in_blocks(x, count, x.shape[1] // count)
     of_blocks = _sums_in_turn(blocks)
     if left:
@@ -158,7 +159,7 @@ def _sums_of_blocks(blocks: Sums) -> Sums:
     # All blocks but one that have the largest value add it to the rest.
     repeats = ops.sum(ops.cast(has_it, largest.dtype), axis=1) - 1.0
     largest = largest[:, 0]
-    pairs, total = _pairs_and_total(ops.unstack(blocks.total, axis=1))
+    pairs, total = _pairs_and_total(unstack(blocks.total, axis=1))
     return Sums(
         pairs=ops.sum(blocks.pairs, axis=1) + pairs,
         total=total,
@@ -172,11 +173,11 @@ def _in_blocks(x: Tensor, count: int, size: int) -> tuple[list[Tensor], list[Ten
 
     The tensors are the first, second, ... field of each block.
     """
-    fields = ops.unstack(x[:, count * size :], axis=1)
+    fields = unstack(x[:, count * size :], axis=1)
     if not count:
         return [], fields
     shape = (-1, count, size, ops.shape(x)[2])
-    return ops.unstack(ops.reshape(x[:, : count * size], shape), axis=2), fields
+    return unstack(ops.reshape(x[:, : count * size], shape), axis=2), fields
 
 
 def _in_one_call(function: Callable[[Tensor], Any], x: Tensor) -> Any:

@@ -113,6 +113,7 @@ def neumf_model():
 OURS = [functional_model, fm_model, mf_model, libfm_model, deepfm_model, neumf_model]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("makes", "preamble"), [(OURS, "import fmlayers"), ([subclassed_model], SUBCLASS)]
 )

@@ -75,7 +75,14 @@ assert abs(loaded.predict(encoder.transform(test)) - ratings).max() < 1e-5
 }
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param(path, marks=[] if path.name == "README.md" else pytest.mark.slow)
+        for path in DOCUMENTS
+    ],
+    ids=lambda path: path.name,
+)
 def test_python_blocks(document, tmp_path):
     if keras.backend.backend() != "tensorflow":
         pytest.skip("the documents show the default backend")
@@ -94,6 +101,7 @@ def test_python_blocks(document, tmp_path):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_commands(document, tmp_path):
     """Runs the console blocks that follow `<!-- run -->`."""

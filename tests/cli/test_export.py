@@ -13,6 +13,7 @@ def export(run, *options):
     return cli.main(["export", str(run), *map(str, options)])
 
 
+@pytest.mark.slow
 def test_a_saved_model(film_run, tmp_path, capsys):
     out = tmp_path / "films" / "1"
     assert export(film_run, "--out", out) == 0
@@ -24,6 +25,7 @@ def test_a_saved_model(film_run, tmp_path, capsys):
     assert export(film_run, "--out", out, "--overwrite") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "name"), [("litert", "m.tflite"), ("onnx", "m.onnx")]
 )

@@ -32,6 +32,7 @@ def searched(shop, tmp_path_factory):
     return out, printed.getvalue()
 
 
+@pytest.mark.slow
 def test_the_command_searches_and_tells(searched, shop):
     out, printed = searched
     study = Study(out)

@@ -125,6 +125,7 @@ def test_workers_share_the_rows(shards, workers):
     assert len(np.intersect1d(epochs[0][0], epochs[0][1])) < epochs[0][0].size
 
 
+@pytest.mark.slow
 def test_a_process_of_another_hash_seed_reads_the_same(shards):
     code = f"""
         import json
@@ -144,6 +145,7 @@ def test_a_process_of_another_hash_seed_reads_the_same(shards):
     np.testing.assert_array_equal(found, ratings(data, 9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps_per_execution", [1, 5])
 def test_training_from_shards_equals_training_from_memory(
     shards, encoder, steps_per_execution

@@ -142,6 +142,7 @@ def _asked(http, server, seconds=60):
             time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_the_nearest_are_the_list(machine, encoder, films, tmp_path):
     known = films.items["item"].astype(str).isin(encoder.vocabulary("item"))
     items = films.items[known][["item", "genres"]]

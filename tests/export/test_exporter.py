@@ -169,6 +169,7 @@ def test_an_id_outside_that_is_an_error_gives_nan_where_none_can_be_raised(
     assert np.isnan(found[:, 0]).tolist() == [False, True, True]
 
 
+@pytest.mark.slow
 def test_nothing_of_a_former_export_is_left(machine, small, tmp_path):
     path = export(machine, tmp_path / "m.tflite", "litert")
     assert (tmp_path / "m.tflite.encoder.json").is_file()

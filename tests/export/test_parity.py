@@ -227,11 +227,17 @@ def scales_of(model, inputs):
 
 
 @pytest.fixture(scope="module")
-def exported(on_tensorflow, every_kind, shaken, tmp_path_factory):
+def exported(request, on_tensorflow, every_kind, shaken, tmp_path_factory):
     """Export each model in each format; returns what Keras and all runtimes find."""
     folder = tmp_path_factory.mktemp("parity")
     found, tasks = {}, {format: [] for format in FORMATS}
-    for name, make in MODELS.items():
+    chosen = {
+        item.callspec.params["name"]
+        for item in request.session.items
+        if item.path == request.path and "name" in item.callspec.params
+    }
+    models = {name: make for name, make in MODELS.items() if name in chosen}
+    for name, make in models.items():
         model = make(every_kind)
         if name != "beyond_float":
             model({n: x[:1] for n, x in batch_of(1).items()})  # makes its weights
@@ -263,7 +269,7 @@ def exported(on_tensorflow, every_kind, shaken, tmp_path_factory):
             for output, x in of_keras(model, batch).items()
         }
         found[name, "scale"] = {
-            f"{size}/{output}": x.reshape(len(x), -1)
+            f"{size}/{output}": x
             for size, batch in batches.items()
             for output, x in scales_of(model, batch).items()
         }
@@ -286,14 +292,17 @@ def exported(on_tensorflow, every_kind, shaken, tmp_path_factory):
             text=True,
             check=True,
         )
-        for name, (_, _, path) in zip(MODELS, tasks[format], strict=True):
+        for name, (_, _, path) in zip(models, tasks[format], strict=True):
             with np.load(path) as file:
                 found[name, format] = dict(file)
     return found
 
 
 @pytest.mark.parametrize("where", ["loaded", *FORMATS])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n == "fm" else pytest.mark.slow) for n in MODELS],
+)
 def test_scores_are_those_of_keras(name, where, exported):
     if (name, where) == ("part", "loaded"):
         pytest.skip("a part has no file of its own")
@@ -313,7 +322,9 @@ def test_scores_are_those_of_keras(name, where, exported):
         assert np.isfinite(expected[f"1000/{output}"]).all()
 
 
-def test_ids_beyond_float(exported):
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["beyond_float"])
+def test_ids_beyond_float(name, exported):
     for where in ("keras", "loaded", *FORMATS):
         (found,) = (
             x for n, x in exported["beyond_float", where].items() if n[:5] == "1000/"

@@ -98,6 +98,7 @@ def expected_of(model, encoder, items, k, exclude=None):
     return retrieve(model, queries, catalogue, k, exclude=exclude), catalogue
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_lists_are_those_of_retrieve(name, exported, encoder, items):
     model, signatures = exported[name]
@@ -118,6 +119,7 @@ def test_lists_are_those_of_retrieve(name, exported, encoder, items):
         np.testing.assert_allclose(found["ratings"], model.scaler(scores), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fm", "deepfm"])
 def test_empty_places_are_told(name, exported, items):
     run = exported[name][1]["recommend"]

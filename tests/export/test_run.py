@@ -74,6 +74,7 @@ def answers(served, requests):
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_lists_are_those_of_the_run(film_run, served, card):
     recommender = Recommender(film_run)
     users = ["3", "7", "nobody"]
@@ -135,6 +136,7 @@ def test_the_card_tells_what_the_run_knows(film_run, served, card):
     assert encoder.get_config() == film_run.encoder.get_config()
 
 
+@pytest.mark.slow
 def test_tensorflow_s_own_command_reads_it(served, card):
     command = Path(sys.executable).parent / "saved_model_cli"
     result = subprocess.run(

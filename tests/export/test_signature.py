@@ -151,6 +151,7 @@ def test_names_that_all_formats_can_have():
     assert outer_names(["k"], reserved=["k"]) == {"k": "k_2"}
 
 
+@pytest.mark.slow
 def test_odd_names_reach_every_format(tmp_path, shaken):
     import onnxruntime
     import tensorflow as tf

@@ -95,6 +95,7 @@ def test_layer(policy, dim, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["unknown", "zero"])
 def test_l2_of_the_rows_of_the_batch(policy, tmp_path):
     coefficients = {"user": 0.5, "age": 0.25, "genres": 0.125, "liked": 2.0}

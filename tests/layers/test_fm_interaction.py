@@ -37,6 +37,7 @@ def test_layer(reduce, vectors, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [1, 2, 31, 32, 33, 64, 70])
 def test_layer_of_many_fields(fields, rng, backend, tmp_path):
     if backend != "tensorflow":

@@ -147,6 +147,7 @@ def test_gradients_shapes_and_files(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_learns_what_pairs_cannot_express(jit_compile):
     """The product of three signs: no two of them tell anything about it."""
     names = ("a", "b", "c")

@@ -44,6 +44,7 @@ def test_averages_the_scores(scaler):
     assert model.compute_output_shape({n: x.shape for n, x in BATCH.items()}) == (4, 1)
 
 
+@pytest.mark.slow
 def test_members_learn_as_if_alone(jit_compile):
     """Weights after three steps are those of each member trained by itself."""
     model = Ensemble.of(3, lambda: make(RatingScaler(1, 5)))
@@ -129,6 +130,7 @@ def test_errors():
         )
 
 
+@pytest.mark.slow
 def test_is_exported_as_one_model(tmp_path, backend):
     """A process of its own reads it, without fmlayers."""
     if backend != "tensorflow":

@@ -62,6 +62,7 @@ def test_of_user_and_item_is_the_biased_matrix_factorization(rng):
     )
 
 
+@pytest.mark.slow
 def test_learns_what_it_can_express(jit_compile, rng):
     planted = randomize(FactorizationMachine(FEATURES, 3), rng)
     batch = {

@@ -33,6 +33,7 @@ def build(min_count=1, **changes):
     return model_from_config(config, encoder, TABLE), encoder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind"),
     [

@@ -76,6 +76,7 @@ def expected_score(model, training=False):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_normalization", [False, True])
 @pytest.mark.parametrize("head", ["none", "scaler", "positive"])
 def test_values(batch_normalization, head, rng):
@@ -140,6 +141,7 @@ def test_products_with_the_others_are_the_square_of_the_sum(batch, fields, dim, 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("positive", [False, True])
 def test_gradients_shapes_and_files(positive, tmp_path):
     """As of a layer; the features are few because each weight is moved in turn."""
@@ -172,6 +174,7 @@ def test_gradients_shapes_and_files(positive, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_learns_what_it_can_express(jit_compile, rng):
     options = {"batch_normalization": True, "positive": True}
     planted = randomize(LibFM(FEATURES, 3, **options), rng)

@@ -102,6 +102,7 @@ def test_gradients_shapes_and_files(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_learns_what_it_can_express(jit_compile, rng):
     user, item = Categorical("user", 8), Categorical("item", 8)
     batch = {"user": rng.integers(0, 8, 1024), "item": rng.integers(0, 8, 1024)}

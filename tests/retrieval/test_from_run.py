@@ -236,6 +236,7 @@ def test_positions_of():
     assert positions_of(pd.Series([], dtype=object), keys).tolist() == []
 
 
+@pytest.mark.slow
 def test_ids_of_a_csv_stay_as_they_are(films, make_run):
     run = make_run("csv", model="mf", min_count=12)
     dataset = run.dataset()
@@ -274,6 +275,7 @@ def test_models_of_more_than_pairs(model, films, make_run):
     np.testing.assert_array_equal(few[1], found[1])
 
 
+@pytest.mark.slow
 def test_histories_and_ensembles(films, make_run):
     run = make_run(features=["user", "item"], histories=True, members=2, max_epochs=1)
     recommender = Recommender(run, films)

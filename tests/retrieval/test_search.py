@@ -85,6 +85,7 @@ def machine():
     return FactorizationMachine(FEATURES, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "pairs"),
     [

@@ -161,6 +161,7 @@ def test_equals_scoring_every_pair(name, block_size, catalogue, queries, rng):
     check(top(queries, EXCLUDE, ALLOWED, k=2), best(scores, 2, EXCLUDE, ALLOWED))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [1, 7, NUM_ITEMS, 100])
 def test_of_equal_scores_the_first_comes_first(block_size, catalogue, queries, rng):
     """Whole numbers make sums exact in any order, and many scores the same."""
@@ -223,6 +224,7 @@ def test_no_queries(catalogue, queries, rng):
     assert tuple(scores.shape) == tuple(positions.shape) == (0, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("block_size", [7, 100])
 def test_predicts_compiled(jit_compile, block_size, catalogue, queries, rng, backend):
@@ -364,6 +366,7 @@ assert top.model.optimizer.learning_rate == 0.25
 """
 
 
+@pytest.mark.slow
 def test_saves_and_loads_in_a_fresh_process(catalogue, queries, rng, tmp_path):
     model = randomize(fm(), rng)
     model.compile(keras.optimizers.SGD(0.25), loss="mse")

@@ -545,6 +545,7 @@ def test_learns_from_clicks_to_rank(loss, make_config, tmp_path, rng):
     assert (scores[alike][:, None] > scores[~alike][None, :]).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_histories_and_members_make_a_run(make_config, ratings, tmp_path):
     config = make_config(
         histories=True, members=2, features=["user", "item"], max_epochs=2

@@ -242,6 +242,7 @@ def test_items_of_an_ensemble_are_those_of_its_members(data, film_run):
     assert vectors.shape == (40, 6)
 
 
+@pytest.mark.slow
 def test_what_a_run_cannot_have_is_told(neural_run, tmp_path):
     written, left_out = write_pictures(neural_run, tmp_path)
     assert [path.stem for path in written][:2] == [

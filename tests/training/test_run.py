@@ -252,6 +252,7 @@ def test_put_in_place_replaces_what_was_there(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_folder_is_written_by_one_process(tmp_path):
     partial = runs.begin(tmp_path / "run", {}, resume=False, overwrite=False)
     script = f"""

@@ -77,6 +77,7 @@ def names(trials):
     return {name for found in values(trials) for name in found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*OF_FIELDS, *OF_USER_AND_ITEM])
 def test_each_model_is_searched(name, batches, tmp_path):
     kind = (OF_FIELDS | OF_USER_AND_ITEM)[name][1]
@@ -106,6 +107,7 @@ def test_each_model_is_searched(name, batches, tmp_path):
     assert {v["dim"] for v in values(trials)} <= {2, 3, 4}
 
 
+@pytest.mark.slow
 def test_hyperband_sets_the_epochs(batches, tmp_path):
     tuner = keras_tuner.Hyperband(
         hyper_model("fm"),
@@ -137,6 +139,7 @@ def test_epochs_are_searched_where_nobody_says_how_many(batches, tmp_path):
     assert trial.hyperparameters.values["epochs"] == 2
 
 
+@pytest.mark.slow
 def test_one_of_several_models_is_chosen(batches, tmp_path):
     tuner = keras_tuner.RandomSearch(
         every_model(),

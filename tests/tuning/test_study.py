@@ -36,6 +36,7 @@ def values(study):
     return trials.drop(columns=["seconds", "epochs", "val_rmse"]).to_dict("records")
 
 
+@pytest.mark.slow
 def test_a_study_has_what_was_asked_for(study):
     trials = study.trials()
     assert trials["trial"].tolist() == [0, 1, 2, 3, 4, 5]
@@ -81,6 +82,7 @@ def test_the_first_trial_has_the_defaults(study):
         assert getattr(config, name) == getattr(default, name), name
 
 
+@pytest.mark.slow
 def test_a_trial_is_the_first_phase_of_a_run(study, tmp_path):
     """The same settings give the same figure as in `fmlayers train`."""
     for number in (0, 3):
@@ -92,6 +94,7 @@ def test_a_trial_is_the_first_phase_of_a_run(study, tmp_path):
         np.testing.assert_allclose(run.metrics["validation_rmse"], found, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_best_is_an_ordinary_run(study, ratings, tmp_path, capsys):
     trials = study.trials()
     best = trials.loc[trials["val_rmse"].idxmin()]
@@ -162,6 +165,7 @@ def test_the_report_is_one_page(study):
         assert fingerprint in page
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_trials(study, make_config, tmp_path):
     again = tune(make_config(), tmp_path / "again", max_trials=2)
     assert values(again) == values(study)[:2]
@@ -201,6 +205,7 @@ def test_more_trials_extend_a_study(study, make_config, tmp_path):
     assert (more.path / "trials" / "trial_3" / "trial.json").read_bytes() == first
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on(study, make_config, tmp_path):
     """Killed in the middle of a trial, it ends as if nothing had been."""
     out = tmp_path / "s"
@@ -273,6 +278,7 @@ def test_a_folder_of_something_else_is_never_touched(make_config, tmp_path):
         Study(tmp_path)
 
 
+@pytest.mark.slow
 def test_overwriting_begins_anew(study, make_config, tmp_path):
     out, replaced = tmp_path / "s", tmp_path / "s.replaced"
     shutil.copytree(study.path, out)
@@ -289,6 +295,7 @@ def test_overwriting_begins_anew(study, make_config, tmp_path):
     assert not replaced.exists()
 
 
+@pytest.mark.slow
 def test_failed_trials_are_told_and_not_fatal(make_config, tmp_path, capsys):
     config = make_config(search={"learning_rate": "0.1,1e30", "l2": "0.01:0.1"})
     study = tune(config, tmp_path / "s", max_trials=3)
@@ -305,6 +312,7 @@ def test_failed_trials_are_told_and_not_fatal(make_config, tmp_path, capsys):
     assert Run(study.path / "best").metrics["config"]["learning_rate"] == 0.1
 
 
+@pytest.mark.slow
 def test_a_search_without_a_result(make_config, tmp_path, monkeypatch):
     def fails(*arguments):
         raise RuntimeError("no memory left")
@@ -318,6 +326,7 @@ def test_a_search_without_a_result(make_config, tmp_path, monkeypatch):
     assert not (study.path / "best").exists()
 
 
+@pytest.mark.slow
 def test_what_would_not_fit_is_not_built(make_config, tmp_path, monkeypatch):
     built = []
 
@@ -340,6 +349,7 @@ def test_what_would_not_fit_is_not_built(make_config, tmp_path, monkeypatch):
     assert "it has not been built" in trials["reason"][4096]
 
 
+@pytest.mark.slow
 def test_test_rows_are_not_looked_at(study, make_config, ratings, tmp_path):
     order = np.random.default_rng(0).permutation(len(ratings))
     changed = ratings.copy()
@@ -354,6 +364,7 @@ def test_test_rows_are_not_looked_at(study, make_config, ratings, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_lists_are_an_objective(make_config, tmp_path):
     training = {"loss": "bpr", "learning_rate": 0.2}
     config = make_config(training, search={"l2": ""}, objective="val_ndcg", k=5)
@@ -378,6 +389,7 @@ def answered(config, folder, count):
     return [each.hyperparameters.values["l2"] for each in oracle.trials.values()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tuner", ["random", "bayesian"])
 def test_an_interrupted_search_chooses_as_a_whole_one(tuner, make_config, tmp_path):
     config = make_config(search={"l2": ""}, tuner=tuner)
@@ -424,6 +436,7 @@ def test_a_kill_between_two_files(moment, make_config, tmp_path):
         assert int(following.trial_id) == int(trial.trial_id) + 1
 
 
+@pytest.mark.slow
 def test_a_bayesian_search(make_config, tmp_path):
     config = make_config({"max_epochs": 1}, tuner="bayesian")
     study = tune(config, tmp_path / "s", max_trials=4)  # three before it looks
@@ -431,6 +444,7 @@ def test_a_bayesian_search(make_config, tmp_path):
     assert study.trials()["l2"].nunique() == 4
 
 
+@pytest.mark.slow
 def test_hyperband_goes_on_from_what_was_trained(make_config, tmp_path):
     slow = {"l2": "0.01:0.02", "learning_rate": "0.01:0.02"}
     config = make_config({"max_epochs": 3}, tuner="hyperband", search=slow)
@@ -454,6 +468,7 @@ def test_hyperband_goes_on_from_what_was_trained(make_config, tmp_path):
     np.testing.assert_allclose(run.metrics["validation_rmse"], found, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_model_is_chosen(make_config, tmp_path):
     config = make_config(
         {"features": ("user", "item")},
@@ -472,6 +487,7 @@ def test_a_model_is_chosen(make_config, tmp_path):
     assert Run(study.path / "best").metrics["config"]["model"] == best["model"]
 
 
+@pytest.mark.slow
 def test_hyperparameters_of_keras_tuner_narrow_a_study(make_config, tmp_path):
     hp = keras_tuner.HyperParameters()
     hp.Fixed("dim", 3)
@@ -486,6 +502,7 @@ def test_hyperparameters_of_keras_tuner_narrow_a_study(make_config, tmp_path):
     assert [p.name for p in study.hyperparameters.space][:2] == ["dim", "learning_rate"]
 
 
+@pytest.mark.slow
 def test_minutes_bound_a_search(make_config, tmp_path):
     study = tune(make_config(), tmp_path / "s", max_trials=50, max_minutes=0.02)
     assert 0 < len(study.trials()) < 20
@@ -581,6 +598,7 @@ def test_what_would_be_searched_is_told(make_config):
     assert lines["l2"] == ["held", "0.06"]
 
 
+@pytest.mark.slow
 def test_a_study_is_written_by_one_process(study, make_config):
     script = f"""
 from pathlib import Path

@@ -98,6 +98,7 @@ def values(study):
     return trials[["trial", "status", "l2", "learning_rate/adagrad"]].round(6)
 
 
+@pytest.mark.slow
 def test_a_chief_and_two_workers(study, make_config, on_loopback, tmp_path):
     config, out = make_config(), tmp_path / "s"
     with worker("one", config, out) as one, worker("two", config, out) as two:
@@ -111,6 +112,7 @@ def test_a_chief_and_two_workers(study, make_config, on_loopback, tmp_path):
     assert workers.has_ended(out)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced(study, make_config, tmp_path, monkeypatch):
     started = []
 
@@ -135,6 +137,7 @@ def test_a_killed_worker_is_replaced(study, make_config, tmp_path, monkeypatch):
     assert not [log for log in logs if "absl" in log or ".cc:" in log]
 
 
+@pytest.mark.slow
 def test_a_chief_does_not_wait_for_a_killed_worker(
     make_config, on_loopback, tmp_path, monkeypatch
 ):
