@@ -95,6 +95,11 @@ def signature_of(
             probability is asked for and cannot be had.
     """
     if isinstance(model, TopN) and input_signature is None:
+        if probability:
+            raise ValueError(
+                "`probability` must be False or None for lists of the best items. "
+                "Received: probability=True."
+            )
         return _of_lists(model)
     structure = _structure(model)
     if structure is not None:

@@ -5,7 +5,7 @@ import keras
 from keras import ops
 
 from fmlayers._backend import accumulation_dtype
-from fmlayers._checks import is_number, number
+from fmlayers._checks import is_number
 from fmlayers._types import ScalerMethod, Tensor
 
 
@@ -111,13 +111,15 @@ class RatingScaler(keras.layers.Layer):
             ValueError: If `rating` is no finite number, or outside the bounds (any
                 is allowed with `"none"`).
         """
-        rating = number("rating", rating)
-        inside = self.min_rating <= rating <= self.max_rating
-        if not inside and self.method != "none":
+        low, high = self.min_rating, self.max_rating
+        allowed = is_number(rating) and (
+            self.method == "none" or low <= float(rating) <= high
+        )
+        if not allowed:
             raise ValueError(
-                f"`rating` must lie within {self.min_rating} and {self.max_rating}. "
-                f"Received: rating={rating}."
+                f"`rating` must lie within {low} and {high}. Received: rating={rating}."
             )
+        rating = float(rating)
         if self.method != "sigmoid":
             return rating
         share = (rating - self.min_rating) / (self.max_rating - self.min_rating)

@@ -427,3 +427,20 @@ def test_errors(catalogue, rng):
     table[7:9] = np.nan
     model.factors.tables["item"].assign(table)
     check_error("Received: 2 of 23 .* in row 7", lambda: top.index(catalogue))
+
+
+def test_the_batch_of_a_symbolic_call_is_the_queries_own():
+    features = [
+        Categorical("item", 5),
+        MultiCategorical("liked", 6),
+        Categorical("user", 5),
+    ]
+    model = FactorizationMachine(features, 2)
+    top = TopN(model, ["item"], num_items=5, k=2)
+    liked = tuple(keras.KerasTensor((n,), dtype="int32") for n in (None, 4))
+    inputs = {
+        "day": keras.KerasTensor((9,), dtype="int32"),  # which nobody reads
+        "liked": liked,
+        "user": keras.KerasTensor((3,), dtype="int32"),
+    }
+    assert [x.shape for x in top(inputs)] == [(3, 2), (3, 2)]
