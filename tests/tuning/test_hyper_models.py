@@ -108,6 +108,30 @@ def test_each_model_is_searched(name, batches, tmp_path):
 
 
 @pytest.mark.slow
+def test_features_of_any_name_are_searched(batches, tmp_path):
+    odd = {"user": "$ the user/", "film": "film: 日本"}
+    batches = tuple(({odd[n]: x[n] for n in odd}, y) for x, y in batches)
+    features = [fmlayers.Categorical(odd["user"], 30)]
+    features += [fmlayers.Categorical(odd["film"], 20)]
+    tuner = keras_tuner.RandomSearch(
+        tuning.HyperDeepFM(features, **OPTIONS, by_field=True),
+        objective=RMSE,
+        max_trials=1,
+        seed=0,
+        hyperparameters=small(),
+        directory=tmp_path,
+    )
+    trials = search(tuner, batches, epochs=1)
+    assert [trial.status for trial in trials] == ["COMPLETED"]
+    assert {f"l2/{name}" for name in odd.values()} <= names(trials)
+    (model,) = tuner.get_best_models()
+    x, y = batches[1]
+    found = np.sqrt(np.mean((model.predict(x, verbose=0)[:, 0] - y) ** 2))
+    best = tuner.oracle.get_best_trials()[0]
+    np.testing.assert_allclose(found, best.score, rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_hyperband_sets_the_epochs(batches, tmp_path):
     tuner = keras_tuner.Hyperband(
         hyper_model("fm"),
