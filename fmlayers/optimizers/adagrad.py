@@ -6,6 +6,8 @@ from keras import ops
 
 from fmlayers.optimizers._rows import RowWise
 
+LEARNING_RATE = 0.05  # the command's too, of ratings
+
 
 @keras.saving.register_keras_serializable(package="fmlayers")
 class Adagrad(RowWise, keras.optimizers.Adagrad):
@@ -24,10 +26,12 @@ class Adagrad(RowWise, keras.optimizers.Adagrad):
     step; as on the other backends, where it is Keras' own.
 
     Args:
-        learning_rate: Float or schedule. Defaults to 0.001.
+        learning_rate: Float or schedule. Defaults to 0.05, `fmlayers train`'s for
+            ratings; Keras' 0.001 hardly moves a row in an epoch.
         initial_accumulator_value: Float, a_0, at least 0: the squared gradient
-            below which the step is about that of plain gradient descent. Defaults
-            to 0.1.
+            below which the step is about that of plain gradient descent. A row's
+            gradient is a mean over the batch, of a square of about 1 / batch_size^2,
+            next to which Keras' 0.1 stands still. Defaults to 1e-7.
         epsilon: Float, keeps the root from 0. Defaults to 1e-7.
         **kwargs: Arguments of `keras.optimizers.Adagrad`.
 
@@ -36,7 +40,7 @@ class Adagrad(RowWise, keras.optimizers.Adagrad):
 
     Example:
 
-    >>> optimizer = fmlayers.optimizers.Adagrad(0.05, initial_accumulator_value=1e-5)
+    >>> optimizer = fmlayers.optimizers.Adagrad(clipnorm=1.0)
 
     References:
         Duchi, J., Hazan, E. and Singer, Y. (2011). Adaptive Subgradient Methods
@@ -45,6 +49,15 @@ class Adagrad(RowWise, keras.optimizers.Adagrad):
     """
 
     moves_idle_rows = False
+
+    def __init__(
+        self,
+        learning_rate: Any = LEARNING_RATE,
+        initial_accumulator_value: float = 1e-7,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(learning_rate, initial_accumulator_value, *args, **kwargs)
 
     def _slots(self, variable: Any) -> list[Any]:
         return [self._accumulators[self._get_variable_index(variable)]]

@@ -29,7 +29,8 @@ class LazyAdam(RowWise, keras.optimizers.Adam):
     rows.
 
     Args:
-        learning_rate: Float or schedule. Defaults to 0.001.
+        learning_rate: Float or schedule. Defaults to 0.003: a row that is in few
+            batches takes few steps. `fmlayers train`, which stops early, has 0.001.
         **kwargs: Arguments of `keras.optimizers.Adam`.
 
     Raises:
@@ -37,7 +38,7 @@ class LazyAdam(RowWise, keras.optimizers.Adam):
 
     Example:
 
-    >>> optimizer = fmlayers.optimizers.LazyAdam(0.003, clipnorm=1.0)
+    >>> optimizer = fmlayers.optimizers.LazyAdam(clipnorm=1.0)
 
     References:
         Kingma, D. P. and Ba, J. (2015). Adam: A Method for Stochastic
@@ -45,6 +46,9 @@ class LazyAdam(RowWise, keras.optimizers.Adam):
     """
 
     moves_idle_rows = True
+
+    def __init__(self, learning_rate: Any = 0.003, *args: Any, **kwargs: Any) -> None:
+        super().__init__(learning_rate, *args, **kwargs)
 
     def _slots(self, variable: Any) -> list[Any]:
         index = self._get_variable_index(variable)

@@ -11,6 +11,7 @@ from fmlayers._types import (
     OptimizerName,
     ScalerMethod,
 )
+from fmlayers.optimizers.adagrad import LEARNING_RATE as ADAGRAD_RATE
 
 HISTORIES = ("user_history", "item_history")
 HISTORY_L2 = 0.01  # of ratings; a history is many vectors pooled into one
@@ -194,7 +195,10 @@ class TrainingConfig:
 
     def _chosen(self) -> dict[str, float]:
         clicks = self.loss != "mse"
-        rates = {"adagrad": (0.05, 0.015, 0.1), "lazy_adam": (0.001, 0.0005, 0.001)}
+        rates = {
+            "adagrad": (ADAGRAD_RATE, 0.015, 0.1),
+            "lazy_adam": (0.001, 0.0005, 0.001),
+        }
         return {
             "l2": 0.002 if clicks else 0.06,
             "linear_l2": 0.002 if clicks else 0.01,

@@ -1,5 +1,7 @@
 """What `Adagrad` and `LazyAdam` share, against plain loops over rows."""
 
+import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from fmlayers import Categorical, FeatureEmbedding
+from fmlayers import Categorical, FeatureEmbedding, RatingScaler
+from fmlayers.data import synthetic
 from fmlayers.models import FactorizationMachine
 from fmlayers.optimizers import Adagrad, LazyAdam
 from fmlayers.optimizers._rows import SMALL_TABLE
@@ -20,6 +23,7 @@ OPTIMIZERS = [
     (LazyAdam, {"beta_1": 0.8, "beta_2": 0.9}),
     (LazyAdam, {"beta_1": 0.8, "beta_2": 0.9, "amsgrad": True}),
 ]
+STOCK = {Adagrad: keras.optimizers.Adagrad, LazyAdam: keras.optimizers.Adam}
 
 on_tensorflow = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="rows are TensorFlow's alone"
@@ -221,9 +225,8 @@ def test_a_saved_model_steps_on_as_if_never_saved(kind, own, tmp_path, rng):
 
 @pytest.mark.parametrize(("kind", "own"), OPTIMIZERS, ids=str)
 def test_variables_used_as_a_whole_take_kerass_step(kind, own, rng):
-    stock = {Adagrad: keras.optimizers.Adagrad, LazyAdam: keras.optimizers.Adam}[kind]
     models = []
-    for each in (kind, stock):
+    for each in (kind, STOCK[kind]):
         model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
         model.compile(each(RATE, weight_decay=0.1, **own), loss="mse")
         models.append(model)
@@ -387,3 +390,47 @@ def test_a_model_of_any_dtype_trains_with_all_settings(kind, dtype, rng, backend
     history = model.fit(ids, ratings, epochs=20, verbose=0).history
     assert history["loss"][-1] < 0.1
     assert all(np.isfinite(ops.convert_to_numpy(w)).all() for w in model.weights)
+
+
+@pytest.mark.parametrize(("kind", "stock"), STOCK.items())
+def test_defaults_are_the_documented(kind, stock):
+    optimizer = kind()
+    arguments = re.findall(
+        r"^ {4}(\w+): (.*?)(?=^ {4}\S|^\S|\Z)",
+        inspect.cleandoc(kind.__doc__),
+        re.S | re.M,
+    )
+    documented = {
+        name: float(value)
+        for name, text in arguments
+        for value in re.findall(r"Defaults\s+to\s+([-\de.]*\d)", text)
+    }
+    assert "learning_rate" in documented
+    for name, value in documented.items():
+        assert optimizer.get_config()[name] == pytest.approx(value)
+    changed = {"learning_rate", "initial_accumulator_value", "name"}
+    mine, kerass = optimizer.get_config(), stock().get_config()
+    assert {n for n in mine if mine[n] != kerass[n]} <= changed
+
+
+@pytest.mark.parametrize("batch_size", [32, pytest.param(1024, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", [Adagrad, LazyAdam])
+def test_the_defaults_train(kind, batch_size, rng):
+    """As they are, in few steps, to clearly better than the mean."""
+    dataset = synthetic(num_users=200, num_items=100, num_ratings=8192)
+    table = dataset.ratings
+    ids = {name: table[name].to_numpy() for name in ("user", "item")}
+    ratings = table["rating"].to_numpy("float32")
+    features = [Categorical("user", 201), Categorical("item", 101)]
+    model = FactorizationMachine(
+        features,
+        8,
+        RatingScaler(1, 5),
+        l2=0.0,
+        linear_l2=0.0,
+    )
+    model.compile(kind(), loss="mse")
+    epochs = 3 if batch_size == 32 else 20
+    model.fit(ids, ratings, batch_size=batch_size, epochs=epochs, verbose=0)
+    error = model.evaluate(ids, ratings, verbose=0, batch_size=8192)
+    assert error < 0.81 * ratings.var()
