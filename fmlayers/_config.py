@@ -59,8 +59,9 @@ def restore(cls: type[T], config: Mapping[str, Any]) -> T:
         if parts[path].quantization_mode is None:
             settings = keras.saving.deserialize_keras_object(how["config"])
             parts[path].quantize(how["mode"], config=settings)
-    if not layer.trainable and not frozen:
-        layer.trainable = False  # and so are its parts
+    if not layer.trainable and not frozen:  # of version 0.1.0
+        for part in parts.values():
+            part.trainable = False
     if layer.built:
         freeze(layer, frozen)
     elif frozen:

@@ -1,5 +1,7 @@
 """What is done to parts of a model is in its files: order, flags, quantization."""
 
+from operator import attrgetter
+
 import keras
 import numpy as np
 import pytest
@@ -69,11 +71,21 @@ def test_swapped_sides_compute_the_same(rng, tmp_path):
 
 @pytest.mark.parametrize("name", ["libfm", "deepfm"])
 def test_other_fields_of_the_same_number_do_not_load(name, rng, tmp_path):
-    randomized(OF_FIELDS[name](FEATURES), rng).save_weights(tmp_path / "m.weights.h5")
+    saved = randomized(OF_FIELDS[name](FEATURES), rng)
+    saved.save_weights(tmp_path / "m.weights.h5")
     model = OF_FIELDS[name]([*FEATURES[:3], Numeric("year", use_bias=True)])
     with pytest.raises(ValueError, match="could not be loaded"):
         model.load_weights(tmp_path / "m.weights.h5")
-    layer = model.normalization if name == "libfm" else model.tower.hidden[0]
+    part = attrgetter("normalization" if name == "libfm" else "tower.hidden")
+    layer, source = part(model), part(saved)
+    if name == "deepfm":
+        layer, source = layer[0], source[0]
+    store = {}
+    source.save_own_variables(store)
+    with pytest.raises(
+        ValueError, match=r"has the fields .*'age'\] in the file and .*"
+    ):
+        layer.load_own_variables(store)
     before = [numpy(weight).copy() for weight in layer.weights]
     with pytest.warns(UserWarning, match=layer.name):
         model.load_weights(tmp_path / "m.weights.h5", skip_mismatch=True)
@@ -116,6 +128,14 @@ def test_frozen_parts_stay_frozen(name, tmp_path):
     clone = type(model).from_config(model.get_config())
     assert flags(clone) == flags(model)
     assert before.keys() == {w.path for w in model.weights}
+
+
+def test_a_frozen_model_of_an_older_file_is_frozen_to_its_parts():
+    model = models.DeepFM(FEATURES, 2)
+    model.trainable = False
+    config = model.get_config()
+    del config["frozen"]  # version 0.1.0 had none
+    assert not any(flags(models.DeepFM.from_config(config)))
 
 
 def test_a_frozen_member_stays_frozen(tmp_path):
