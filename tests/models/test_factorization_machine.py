@@ -14,6 +14,7 @@ from fmlayers import (
     Numeric,
     RatingScaler,
 )
+from fmlayers.explain import explain
 from fmlayers.models import FactorizationMachine, MatrixFactorization
 
 FEATURES = [
@@ -171,3 +172,36 @@ def test_sides_make_up_the_score(names, rng):
     np.testing.assert_allclose(
         found, ops.convert_to_numpy(model.score(BATCH)), rtol=1e-4, atol=1e-5
     )
+
+
+def test_sides_and_terms_keep_the_error_bound():
+    """One field a million times as large changes no digit of the other pairs."""
+    features = [Categorical(f"f{i}", 40) for i in range(6)]
+    model = FactorizationMachine(features, 8)
+    rng = np.random.default_rng(0)
+    tables = {f.name: rng.normal(scale=0.1, size=(41, 8)) for f in features}
+    tables["f2"] *= 1e6
+    for name, table in tables.items():
+        model.factors.tables[name].assign(table)
+    batch = {f.name: rng.integers(0, 40, 500).astype("int32") for f in features}
+    x = np.stack([tables[n].astype("float32")[batch[n]] for n in batch], axis=1)
+    x = x.astype("float64")
+    pairs = [(i, j) for i in range(6) for j in range(i)]
+    exact = sum(np.sum(x[:, i] * x[:, j], axis=1) for i, j in pairs)
+    scale = sum(np.sum(np.abs(x[:, i] * x[:, j]), axis=1) for i, j in pairs)
+    # (fields + dim) / 2 epsilon, and what the sum of the parts rounds.
+    bound = ((6 + 8) / 2 + 6) * 2.0**-23 * scale
+
+    def check(score):
+        assert (np.abs(np.asarray(score, "float64") - exact) <= bound).all()
+
+    check(ops.convert_to_numpy(model.score(batch))[:, 0])
+    sides = [
+        [ops.convert_to_numpy(part) for part in model.side(batch, names)]
+        for names in (["f0", "f3", "f4"], ["f1", "f2", "f5"])
+    ]
+    (query, query_vector), (item, item_vector) = sides
+    products = np.sum(query_vector * item_vector, axis=1, dtype="float32")
+    check(query[:, 0] + item[:, 0] + products)
+    parts = explain(model, batch)
+    check(parts.bias + parts.matrix.sum(axis=(1, 2)) + parts.rest)
