@@ -84,7 +84,9 @@ def of_a_row(folder: Path) -> dict[str, Callable[[], object]]:
         "model.predict(row)": lambda: model.predict(row, verbose=0),
         "model.predict_on_batch(row)": lambda: model.predict_on_batch(row),
         "model(row)": lambda: np.asarray(model(row)),
-        "exported.serve(row)": lambda: exported.serve(tensors).numpy(),
+        "exported.serve(row)": lambda: [
+            output.numpy() for output in exported.serve(tensors).values()
+        ],
     }
 
 
