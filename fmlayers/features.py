@@ -220,11 +220,16 @@ class History(_TableFeature):
                 '`combiner` must be "mean", "sum" or "sqrtn". '
                 f"Received: combiner={self.combiner!r} for feature {self.name!r}."
             )
-        for name in ("num_keys", "num_pairs"):
-            value = getattr(self, name)
-            rule, of = "an integer from 1 to 2^31 - 1", f" for feature {self.name!r}"
-            value = integer(name, value, rule, most=2**31 - 1, of=of)
-            object.__setattr__(self, name, value)
+        try:
+            for name in ("num_keys", "num_pairs"):
+                size = integer(name, getattr(self, name), most=2**31 - 1)
+                object.__setattr__(self, name, size)
+        except ValueError:
+            raise ValueError(
+                "`num_keys` and `num_pairs` must be positive integers below 2^31. "
+                f"Received: num_keys={self.num_keys!r}, num_pairs={self.num_pairs!r} "
+                f"for feature {self.name!r}."
+            ) from None
 
     @property
     def inputs(self) -> tuple[str, ...]:

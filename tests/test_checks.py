@@ -181,6 +181,6 @@ def test_what_are_no_integers_error(values):
 def test_a_history_s_numbers_error(name, value):
     sizes = {"num_keys": 3, "num_pairs": 3, name: value}
     check_error(
-        f"`{name}` must be an integer.* for feature 'rated'",
+        f"`num_keys` and `num_pairs` must be.*{name}={value!r}.* feature 'rated'",
         lambda: History("rated", 3, of="user", values="item", **sizes),
     )

@@ -2,10 +2,11 @@
 
 Each function registers its hyperparameters with `hp` and returns keyword arguments:
 `fmlayers.FeatureEmbedding(features, **embedding_space(hp))`. Defaults are those of the
-layer. They are ordinary hyperparameters of KerasTuner: what a `HyperParameters` given
-to the tuner says of a name, a range or an `hp.Fixed`, holds in place of what is said
-here. `learning_rate`, if given so, is that of either optimizer; an L2 whose default is
-0 is held at it.
+layer; of the L2 and the optimizers those of `fmlayers train` on ratings. They are
+ordinary hyperparameters of KerasTuner: what a `HyperParameters` given to the tuner
+says of a name, a range or an `hp.Fixed`, holds in place of what is said here.
+`learning_rate`, if given so, is that of either optimizer; an L2 whose default is 0 is
+held at it. For clicks `l2` and `linear_l2` should begin at about 0.005.
 
 | name | values | default |
 | --- | --- | --- |

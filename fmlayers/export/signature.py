@@ -356,8 +356,7 @@ def _of_feature(feature: Feature) -> Entry:
 def _function(model: Any, structure: Any, entries: list[Entry]) -> Function:
     def call(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         given: Any = {entry.feature: inputs[entry.name] for entry in entries}
-        # A model of the package, whose `call` is the scaler's of `score`.
-        if type(model).call.__module__.startswith("fmlayers."):
+        if _is_ours(model):
             score = model.score(given)
             scaler = getattr(model, "scaler", None)
             if scaler is None:
@@ -370,6 +369,11 @@ def _function(model: Any, structure: Any, entries: list[Entry]) -> Function:
     return call
 
 
+def _is_ours(model: keras.Model) -> bool:
+    """Tells whether `call` is a model's of the package: the scaler's of `score`."""
+    return bool(type(model).call.__module__.startswith("fmlayers."))
+
+
 def _probability(
     model: Any, names: list[str], wanted: bool | None
 ) -> Callable[[dict[str, Tensor]], Tensor] | None:
@@ -377,19 +381,17 @@ def _probability(
     losses = keras.tree.flatten(getattr(model, "loss", None))
     binary = len(losses) == 1 and isinstance(losses[0], BINARY)
     of_logits = binary and losses[0].from_logits
-    if "rating" in names:
-        scaler = model.scaler
-        is_share = (
+    scaler = getattr(model, "scaler", None) if _is_ours(model) else None
+    if scaler is not None:
+        possible = (
             isinstance(scaler, RatingScaler)
             and scaler.method == "sigmoid"
             and (scaler.min_rating, scaler.max_rating) == (0.0, 1.0)
         )
-        possible, likely = is_share, is_share and binary and not of_logits
-        name = "rating"
+        likely = possible and binary and not of_logits
     else:
-        possible = "score" in names or len(names) == 1
+        possible = len(names) == 1 and names[0] != "probability"
         likely = possible and of_logits
-        name = "score" if "score" in names else names[0]
     if wanted and not possible:
         raise ValueError(
             "`probability` must be False or None unless the model has one output, of "
@@ -398,9 +400,9 @@ def _probability(
         )
     if not (likely if wanted is None else wanted):
         return None
-    if name == "rating":
+    if scaler is not None:
         return lambda outputs: outputs["rating"]
-    return lambda outputs: keras.ops.sigmoid(outputs[name])
+    return lambda outputs: keras.ops.sigmoid(outputs[names[0]])
 
 
 def _named(model: keras.Model, outputs: Any) -> dict[str, Tensor]:

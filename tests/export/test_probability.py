@@ -139,13 +139,14 @@ def test_a_loaded_model_and_an_ensemble(every_kind, shaken, tmp_path):
     np.testing.assert_allclose(found["probability"], expected_of(model), rtol=1e-5)
 
 
-def test_a_functional_model_of_logits(every_kind, shaken):
+@pytest.mark.parametrize("name", ["click", "rating"])
+def test_a_functional_model_of_logits(name, every_kind, shaken):
     inputs = {feature.name: feature.keras_input() for feature in every_kind[:2]}
     vectors = fmlayers.FeatureEmbedding(every_kind[:2], 2)(inputs)
-    model = shaken(keras.Model(inputs, fmlayers.FMInteraction(name="click")(vectors)))
+    model = shaken(keras.Model(inputs, fmlayers.FMInteraction(name=name)(vectors)))
     model.compile(loss=LOGITS)
     signature = signature_of(model)
-    assert list(signature.outputs) == ["click", "probability"]
+    assert list(signature.outputs) == [name, "probability"]
     found = signature.function(BATCH)
-    expected = 1.0 / (1.0 + np.exp(-np.asarray(found["click"])))
+    expected = 1.0 / (1.0 + np.exp(-np.asarray(found[name])))
     np.testing.assert_allclose(found["probability"], expected, rtol=1e-5)

@@ -341,7 +341,7 @@ def test_config_has_every_argument(options, rng):
     assert clone.get_config() == config
     for name in ("batch_normalization", "positive"):
         assert getattr(clone, name) is options.get(name, False)
-    assert clone.factors.l2 == options.get("l2", 0.06)
+    assert clone.factors.l2 == options.get("l2", 0.01)
     clone.set_weights(model.get_weights())
     np.testing.assert_array_equal(numpy(clone(BATCH)), numpy(model(BATCH)))
 
