@@ -53,7 +53,7 @@ def test_the_l2_does_no_harm(clicks):
         scaler = None if clicks else RatingScaler(1, 5)
         model = FactorizationMachine(features, 8, scaler, **l2)
         loss = keras.losses.BinaryCrossentropy(from_logits=True) if clicks else "mse"
-        model.compile(Adagrad(), loss=loss, metrics=[loss], jit_compile=True)
+        model.compile(Adagrad(), loss=loss, metrics=[loss])
         history = model.fit(
             {name: x[split.train] for name, x in ids.items()},
             target[split.train],
