@@ -200,5 +200,7 @@ def test_public_names_are_registered_for_loading():
             if hasattr(cls, "from_config"):
                 assert _registry.MODULES.get(name) == module.__name__, name
     for name in fmlayers.__all__:
-        registered = keras.saving.get_registered_name(getattr(fmlayers, name))
-        assert registered == f"fmlayers>{name}"
+        public = getattr(fmlayers, name)
+        if isinstance(public, type):
+            registered = keras.saving.get_registered_name(public)
+            assert registered == f"fmlayers>{name}"
