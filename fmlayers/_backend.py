@@ -70,7 +70,9 @@ def is_sparse(x: Tensor) -> bool:
         from jax.experimental.sparse import JAXSparse
 
         return isinstance(x, JAXSparse)
-    return bool(getattr(x, "is_sparse", False))
+    import torch
+
+    return isinstance(x, torch.Tensor) and bool(x.is_sparse)
 
 
 def rows_of_sparse(x: Tensor) -> tuple[Tensor, Tensor]:
