@@ -88,7 +88,9 @@ def fm_model():
 
 
 def mf_model():
-    return MatrixFactorization(*FEATURES[:2], 4, scaler=RatingScaler(1, 5, "clip"))
+    scaler = RatingScaler(1, 5, "clip")
+    start = keras.initializers.Constant(3.0)  # where the scaler does not clip
+    return MatrixFactorization(*FEATURES[:2], 4, scaler=scaler, bias_initializer=start)
 
 
 def libfm_model():

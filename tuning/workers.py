@@ -9,6 +9,7 @@ how long a file has not changed is looked at, by the looker's own clock.
 import _thread
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -122,10 +123,33 @@ def showing_life(
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:
-        yield gone
+        with _interruptible(gone) if of is not None else contextlib.nullcontext():
+            yield gone
     finally:
         ended.set()
         thread.join()
+
+
+@contextlib.contextmanager
+def _interruptible(gone: threading.Event) -> Iterator[None]:
+    """Lets `interrupt_main` reach a process that ignores Ctrl-C.
+
+    A shell script starts its background processes so.
+    """
+    former = signal.getsignal(signal.SIGINT)
+    if callable(former):
+        yield
+        return
+
+    def leave(*_: Any) -> None:
+        if gone.is_set():
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 class LocalWorkers:

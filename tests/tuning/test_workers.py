@@ -156,7 +156,13 @@ def test_a_chief_does_not_wait_for_a_killed_worker(
     assert found.trials()["trial"].tolist() == [0, 1]
 
 
-def test_a_worker_does_not_wait_for_a_chief_that_is_gone(as_worker, study, tmp_path):
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_worker_does_not_wait_for_a_chief_that_is_gone(
+    ignored, as_worker, study, tmp_path, request
+):
+    handler = signal.SIG_IGN if ignored else signal.default_int_handler
+    former = signal.signal(signal.SIGINT, handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, former))
     shutil.copytree(study.path, tmp_path / "s")
     shutil.rmtree(tmp_path / "s" / "trials" / "trial_0")  # which it need not read
     with pytest.raises(StudyError, match="The chief of .* is gone"):
