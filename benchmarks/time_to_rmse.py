@@ -7,8 +7,8 @@ The training rows of the random 80/20 split of seed 0; the RMSE is of the tenth 
 that nobody trains on, the same rows for all. Ours is the command
 `fmlayers train --model mf` in a process of its own, with the seconds of its epochs:
 tracing, XLA's compiling and the validation after each are in them. Of the others the
-training alone is timed. Each stops at the lowest RMSE that is asked for, after
-`--most` seconds, or where some epochs in a row brought nothing better.
+training alone is timed. Each stops at the lowest RMSE of the list, after `--most`
+seconds, or where several epochs in a row did not improve the RMSE.
 """
 
 import importlib.util

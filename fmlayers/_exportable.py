@@ -18,8 +18,9 @@ class Exportable:
         Args:
             filepath: The folder or file to write.
             format: `"saved_model"` (or `"tf_saved_model"`), `"litert"` or `"onnx"`, by
-                `fmlayers.export.export`; any other is Keras' own affair.
-            verbose: Whether to print where it is. Defaults to `None`, which is not to.
+                `fmlayers.export.export`. Other formats are passed to
+                `keras.Model.export`.
+            verbose: Whether to print the path. Defaults to `None` (silent).
             input_signature: As of `fmlayers.export.export`.
             **kwargs: Other arguments of `fmlayers.export.export`.
         """

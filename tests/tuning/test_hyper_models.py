@@ -77,6 +77,14 @@ def names(trials):
     return {name for found in values(trials) for name in found}
 
 
+def check_score(model, tuner, validation):
+    """Check that the best model predicts what its trial was scored by."""
+    x, y = validation
+    found = np.sqrt(np.mean((model.predict(x, verbose=0)[:, 0] - y) ** 2))
+    best = tuner.oracle.get_best_trials()[0]
+    np.testing.assert_allclose(found, best.score, rtol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*OF_FIELDS, *OF_USER_AND_ITEM])
 def test_each_model_is_searched(name, batches, tmp_path):
@@ -93,10 +101,7 @@ def test_each_model_is_searched(name, batches, tmp_path):
     assert [trial.status for trial in trials] == ["COMPLETED"]
     (model,) = tuner.get_best_models()
     assert type(model) is kind
-    x, y = batches[1]
-    found = np.sqrt(np.mean((model.predict(x, verbose=0)[:, 0] - y) ** 2))
-    best = tuner.oracle.get_best_trials()[0]
-    np.testing.assert_allclose(found, best.score, rtol=1e-5)
+    check_score(model, tuner, batches[1])
     expected = {"dim", "l2", "init_stddev", "scaler", "optimizer", "batch_size"}
     expected |= {f"learning_rate/{o}" for o in {v["optimizer"] for v in values(trials)}}
     expected |= {"linear_l2"} if name != "neumf" else set()
@@ -125,10 +130,7 @@ def test_features_of_any_name_are_searched(batches, tmp_path):
     assert [trial.status for trial in trials] == ["COMPLETED"]
     assert {f"l2/{name}" for name in odd.values()} <= names(trials)
     (model,) = tuner.get_best_models()
-    x, y = batches[1]
-    found = np.sqrt(np.mean((model.predict(x, verbose=0)[:, 0] - y) ** 2))
-    best = tuner.oracle.get_best_trials()[0]
-    np.testing.assert_allclose(found, best.score, rtol=1e-5)
+    check_score(model, tuner, batches[1])
 
 
 @pytest.mark.slow
