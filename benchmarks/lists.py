@@ -79,7 +79,7 @@ def full_sort(recommender: Any, users: list[str]) -> Any:
     found = []
     for start in range(0, len(users), 1024):
         part = users[start : start + 1024]
-        sides = top.model.side(recommender.queries(part), top.query_features)
+        sides = top.model.decompose(recommender.queries(part), top.query_features)
         constant, vectors = (keras.ops.convert_to_numpy(x) for x in sides)
         scores = vectors @ items.T + constant + constants
         for row, user in enumerate(recommender.users.get_indexer(part)):

@@ -16,6 +16,7 @@ __all__ = [
     "MultiCategorical",
     "Numeric",
     "RatingScaler",
+    "ScoringModel",
     "select_inputs",
 ]
 
@@ -43,8 +44,12 @@ if TYPE_CHECKING:
         RatingScaler,
     )
     from fmlayers.layers._inputs import select_inputs
+    from fmlayers.scoring_model import ScoringModel
 else:
-    _FUNCTIONS = {"select_inputs": "fmlayers.layers._inputs"}
+    _UNREGISTERED = {
+        "ScoringModel": "fmlayers.scoring_model",
+        "select_inputs": "fmlayers.layers._inputs",
+    }
     _SUBPACKAGES = (
         "cli",
         "data",
@@ -69,7 +74,7 @@ else:
             return importlib.import_module(f"fmlayers.{name}")
         if name not in __all__:
             raise AttributeError(f"module 'fmlayers' has no attribute {name!r}")
-        module = importlib.import_module((_registry.MODULES | _FUNCTIONS)[name])
+        module = importlib.import_module((_registry.MODULES | _UNREGISTERED)[name])
         return globals().setdefault(name, getattr(module, name))
 
     def __dir__() -> list[str]:

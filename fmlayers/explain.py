@@ -4,18 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import keras
 import numpy as np
 import numpy.typing as npt
 from keras import ops
 
 from fmlayers._checks import integer
 from fmlayers._types import Tensor
-from fmlayers.layers import FeatureEmbedding
+from fmlayers.scoring_model import ScoringModel, Terms
 
 __all__ = [
     "Explanation",
     "TermSizes",
+    "Terms",
     "explain",
     "field_matrix",
     "mean_field_matrix",
@@ -70,20 +70,20 @@ class TermSizes:
     score: float
 
 
-def explain(model: keras.Model, inputs: Mapping[str, Tensor]) -> Explanation:
+def explain(model: ScoringModel, inputs: Mapping[str, Tensor]) -> Explanation:
     """Takes the raw scores of a batch apart.
 
     Args:
-        model: `FactorizationMachine`, `LibFM`, `DeepFM`, `MatrixFactorization`, a
-            subclass, or an `Ensemble` of them, whose parts are its members' means.
+        model: A `ScoringModel` that defines `terms`: `FactorizationMachine`, `LibFM`,
+            `DeepFM`, `MatrixFactorization`, an `Ensemble` of them, or your subclass.
         inputs: Dict, as of the model.
 
     Returns:
         An `Explanation`, in NumPy arrays of float32.
 
     Raises:
-        ValueError: If the model has no such parts, or has further ones that are not
-            its `deep(inputs)`: parts that do not add up are not shown.
+        ValueError: If the model defines no `terms`, or they do not add up to its
+            scores.
 
     Example:
 
@@ -95,27 +95,21 @@ def explain(model: keras.Model, inputs: Mapping[str, Tensor]) -> Explanation:
     >>> bool(np.allclose(sums, parts.score, atol=1e-6))
     True
     """
-    members = getattr(model, "members", [model])
-    parts = [_parts(member, inputs) for member in members]
-    matrix, rest = (
-        np.mean([getattr(part, name) for part in parts], axis=0)
-        for name in ("matrix", "rest")
-    )
-    bias = float(np.mean([part.bias for part in parts]))
-    score = _numpy(model.score(inputs))[:, 0]
-    unexplained = np.abs(score - bias - matrix.sum((1, 2)) - rest)
-    scale = np.mean([part.scale for part in parts], axis=0)
-    if np.any(unexplained > 1e-4 * scale):
+    parts = [member.terms(inputs) for member in _members(model)]
+    terms = Terms.mean(parts)
+    score = ops.convert_to_numpy(ops.cast(model.score(inputs), "float32"))[:, 0]
+    unexplained = np.abs(score - terms.bias - terms.matrix.sum((1, 2)) - terms.rest)
+    if np.any(unexplained > 1e-4 * np.mean([_size(part) for part in parts], axis=0)):
         raise ValueError(
-            "The score of `model` must be its bias, its fields, their pairs and the "
-            "part `deep(inputs)`. Received: a "
+            "The `terms` of `model` must add up to its score. Received: a "
             f"{type(model).__name__} whose scores differ from their sum by up to "
             f"{unexplained.max():.3g}."
         )
-    return Explanation(parts[0].fields, bias, matrix, rest, score)
+    fields = tuple(feature.name for feature in model.features)
+    return Explanation(fields, terms.bias, terms.matrix, terms.rest, score)
 
 
-def field_matrix(model: keras.Model, inputs: Mapping[str, Tensor]) -> Matrix:
+def field_matrix(model: ScoringModel, inputs: Mapping[str, Tensor]) -> Matrix:
     """Returns the terms of each score, field by field.
 
         matrix[f, f] = w_f
@@ -141,13 +135,11 @@ def field_matrix(model: keras.Model, inputs: Mapping[str, Tensor]) -> Matrix:
     References:
         Rendle, S. (2010). Factorization Machines. ICDM, equation 1.
     """
-    members = getattr(model, "members", [model])
-    matrices = [_parts(member, inputs).matrix for member in members]
-    return np.asarray(np.mean(matrices, axis=0), np.float32)
+    return Terms.mean([member.terms(inputs) for member in _members(model)]).matrix
 
 
 def term_sizes(
-    model: keras.Model,
+    model: ScoringModel,
     inputs: Mapping[str, Tensor],
     batch_size: int = 8192,
     *,
@@ -197,7 +189,7 @@ def term_sizes(
 
 
 def mean_field_matrix(
-    model: keras.Model,
+    model: ScoringModel,
     inputs: Mapping[str, Tensor],
     batch_size: int = 8192,
     *,
@@ -260,62 +252,19 @@ class _Total:
         return np.asarray(np.sqrt(variance), np.float32)
 
 
-@dataclass(frozen=True, eq=False)
-class _Parts:
-    fields: tuple[str, ...]
-    bias: float
-    matrix: Matrix
-    rest: Matrix
-    scale: Matrix  # how large the numbers are that float32 adds up, (batch,)
-
-
-def _parts(model: keras.Model, inputs: Mapping[str, Tensor]) -> _Parts:
-    embeddings = [getattr(model, name, None) for name in ("factors", "linear")]
-    if not all(isinstance(layer, FeatureEmbedding) for layer in embeddings):
+def _members(model: ScoringModel) -> Sequence[ScoringModel]:
+    if not isinstance(model, ScoringModel) or any(
+        type(member).terms is ScoringModel.terms for member in model.members or [model]
+    ):
         raise ValueError(
-            "`model` must be made of fields and their pairs: a `FactorizationMachine`, "
-            "a `LibFM`, a `DeepFM`, a `MatrixFactorization`, or an `Ensemble` of one "
-            f"of them. Received: a {type(model).__name__}."
+            "`model` must be a `ScoringModel` that defines `terms`, as "
+            "`FactorizationMachine`, `LibFM`, `DeepFM` and `MatrixFactorization` do. "
+            f"Received: a {type(model).__name__}."
         )
-    vectors = _numpy(model.factors(inputs))  # (batch, F, dim)
-    scales, shifts = _normalization(model)
-    products = vectors @ np.swapaxes(vectors, 1, 2)
-    matrix = np.triu(products * ((scales[:, None] + scales) / 2.0), k=1)
-    diagonal = np.arange(matrix.shape[1])
-    if getattr(model, "use_bias", True):
-        matrix[:, diagonal, diagonal] = _numpy(model.linear(inputs))[:, :, 0]
-    bias = float(_numpy(model.bias)[0]) if hasattr(model, "bias") else 0.0
-    rest = np.zeros(len(matrix), np.float32)
-    if hasattr(model, "deep"):
-        rest = _numpy(model.deep(inputs))[:, 0]
-    return _Parts(
-        fields=tuple(feature.name for feature in model.factors.features),
-        bias=bias + float(shifts.sum()) / 2.0,
-        matrix=matrix,
-        rest=rest,
-        scale=1.0 + np.abs(matrix).sum((1, 2)) + np.abs(rest),
-    )
+    return model.members or [model]
 
 
-def _normalization(model: keras.Model) -> tuple[Matrix, Matrix]:
-    """Returns what a trained batch normalization does: a scale and a shift a field."""
-    size = len(model.factors.features)
-    layer = getattr(model, "normalization", None)
-    if layer is None:
-        return np.ones(size, np.float32), np.zeros(size, np.float32)
-    gamma, beta, mean, variance = (
-        _numpy(weight)
-        for weight in (
-            layer.gamma,
-            layer.beta,
-            layer.moving_mean,
-            layer.moving_variance,
-        )
-    )
-    scale = gamma / np.sqrt(variance + layer.epsilon)
-    return scale, beta - scale * mean
-
-
-def _numpy(x: Tensor) -> Matrix:
-    array: Matrix = ops.convert_to_numpy(ops.cast(x, "float32"))
-    return array
+def _size(terms: Terms) -> Matrix:
+    """Returns how large the numbers are that float32 adds up to a score, `(batch,)`."""
+    size: Matrix = 1.0 + np.abs(terms.matrix).sum((1, 2)) + np.abs(terms.rest)
+    return size

@@ -34,6 +34,7 @@ from fmlayers._figures import (
     written,
 )
 from fmlayers._files import whole_file
+from fmlayers.scoring_model import ScoringModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -332,12 +333,12 @@ def _without_number(title: re.Match[str]) -> str:
 def _functional(model: keras.Model) -> keras.Model:
     if isinstance(model, keras.Function | keras.Sequential):
         return model
-    if not isinstance(getattr(model, "features", None), Sequence):
+    if not isinstance(model, ScoringModel):
         raise ValueError(
-            "`model` must be a functional or sequential model, or one of "
-            f"`fmlayers.models`. Received: a {type(model).__name__}."
+            "`model` must be a functional or sequential model, or a `ScoringModel`. "
+            f"Received: a {type(model).__name__}."
         )
-    model = getattr(model, "members", [model])[0]
+    model = (model.members or [model])[0]
     # A copy without the tables: neither memory nor the model's own graph is touched.
     config = _with_tables_of_one_row(model.get_config())
     copy = type(model).from_config({**config, "encoder": None})

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from fmlayers.layers._named_weights import Last
 
@@ -72,3 +73,17 @@ class BatchNormalization(ByField, keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` of one number a field."""
 
     by_field = (0, 1, 2, 3)
+
+    def scales_and_shifts(self) -> tuple[Any, Any]:
+        """Returns what the trained layer multiplies each field by and adds to it."""
+        gamma, beta, mean, variance = (
+            ops.convert_to_numpy(ops.cast(weight, "float32"))
+            for weight in (
+                self.gamma,
+                self.beta,
+                self.moving_mean,
+                self.moving_variance,
+            )
+        )
+        scales = gamma / np.sqrt(variance + self.epsilon)
+        return scales, beta - scales * mean

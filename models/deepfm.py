@@ -1,16 +1,17 @@
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import keras
 from keras import ops
 
 from fmlayers._checks import boolean
-from fmlayers._exportable import Exportable
 from fmlayers._types import Tensor
 from fmlayers.features import Feature
 from fmlayers.layers import RatingScaler
 from fmlayers.models._tower import Tower, check_tower
 from fmlayers.models.factorization_machine import FactorizationMachine
+from fmlayers.scoring_model import Decomposition, ScoringModel, Terms
 
 Part = Literal["linear", "fm", "deep"]
 
@@ -29,9 +30,9 @@ class DeepFM(FactorizationMachine):
     wherever it is 0. Its own bias would be a second b, and is left out.
 
     `first_order`, `pairs` and `deep` compute the parts one by one, `part` makes
-    models of them that predict. The inherited `side` is of the factorization
-    machine alone, without the deep part: retrieval takes from it the candidates
-    that the whole model then ranks.
+    models of them that predict. The inherited `decompose` is that of the
+    factorization machine, without the deep part: with it, retrieval can find
+    candidates that the whole model then ranks.
 
     Args:
         features: List of `Categorical`, `MultiCategorical` and `Numeric`.
@@ -81,7 +82,7 @@ class DeepFM(FactorizationMachine):
         the deep output, too; with a ReLU this would be what is told above.
     """
 
-    exact_sides = False  # `side` leaves the deep part out
+    decomposition: Decomposition = "partial"  # without the deep part
 
     def __init__(
         self,
@@ -123,7 +124,6 @@ class DeepFM(FactorizationMachine):
     def score(
         self, inputs: Mapping[str, Tensor], training: bool | None = None
     ) -> Tensor:
-        """Returns the raw scores `(batch, 1)`, which ranking uses."""
         # Once for both parts: each call of the embedding adds its L2 to the loss.
         vectors = self.factors(inputs)
         pairs = self.interaction(vectors)
@@ -155,13 +155,16 @@ class DeepFM(FactorizationMachine):
             "fm": (lambda x, training: self.pairs(x), [self.factors]),
             "deep": (self.deep, [self.factors, self.tower, self.output_layer]),
         }
-        return _Part(*parts[name], name=f"{self.name}_{name}", dtype=self.dtype_policy)
+        return _Part(
+            self.features,
+            *parts[name],
+            name=f"{self.name}_{name}",
+            dtype=self.dtype_policy,
+        )
 
-    def call(
-        self, inputs: Mapping[str, Tensor], training: bool | None = None
-    ) -> Tensor:
-        score = self.score(inputs, training)
-        return score if self.scaler is None else self.scaler(score)
+    def terms(self, inputs: Mapping[str, Tensor]) -> Terms:
+        deep = ops.convert_to_numpy(ops.cast(self.deep(inputs), "float32"))
+        return replace(super().terms(inputs), rest=deep[:, 0])
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -177,7 +180,7 @@ class DeepFM(FactorizationMachine):
         return self.output_layer(self.tower(joined, training=training))
 
 
-class _Part(Exportable, keras.Model):
+class _Part(ScoringModel):
     """Scores by a function of a model, and holds the layers that this one needs.
 
     Compiled code takes for variables what a model holds, and all else for constants.
@@ -185,19 +188,20 @@ class _Part(Exportable, keras.Model):
 
     def __init__(
         self,
-        score: Callable[..., Tensor],
-        parts: list[keras.layers.Layer],
+        features: Sequence[Feature],
+        part: Callable[..., Tensor],
+        layers: list[keras.layers.Layer],
         **kwargs: Any,
     ) -> None:
-        super().__init__(autocast=False, **kwargs)
-        self.score = score
-        self.parts = parts
+        super().__init__(features, **kwargs)
+        self.part = part
+        self.parts = layers
         self.built = True
 
-    def call(
+    def score(
         self, inputs: Mapping[str, Tensor], training: bool | None = None
     ) -> Tensor:
-        return self.score(inputs, training)
+        return self.part(inputs, training)
 
     def get_config(self) -> dict[str, Any]:
         raise NotImplementedError(

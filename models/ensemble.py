@@ -1,4 +1,3 @@
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -6,17 +5,19 @@ import keras
 from keras import ops
 
 from fmlayers._checks import integer
-from fmlayers._config import restore
-from fmlayers._exportable import Exportable
 from fmlayers._types import Tensor
-from fmlayers.layers._inputs import ChecksInputs, input_shapes
+from fmlayers.layers._inputs import input_shapes
+from fmlayers.scoring_model import ScoringModel, Terms
 
 if TYPE_CHECKING:
     from fmlayers.data import Encoder
 
 
+_UNIQUE = ("name", "dtype")
+
+
 @keras.saving.register_keras_serializable(package="fmlayers")
-class Ensemble(ChecksInputs, Exportable, keras.Model):
+class Ensemble(ScoringModel):
     """Averages the scores of models that are trained side by side.
 
         score = 1/M sum_m score_m
@@ -29,24 +30,25 @@ class Ensemble(ChecksInputs, Exportable, keras.Model):
     exported.
 
     An average of factorization machines is a factorization machine, of vectors M
-    times as long: `side` gives them, so that retrieval stays one matrix product.
+    times as long: `decompose` returns them, so that retrieval stays one matrix product.
 
     Args:
-        members: Non-empty list of models of one class with the same features and
-            the same scaler, each with a `score` method.
+        members: Non-empty list of models, `ScoringModel`s of one class with the same
+            features and the same scaler.
         encoder: Optional `fmlayers.data.Encoder`, saved with the model. It need not
             be in the members, too.
         **kwargs: Arguments of `keras.Model`.
 
     Call arguments:
         inputs: Dict from feature name to ids or numbers.
-        training: Optional Boolean, handed on to members that take it.
+        training: Optional Boolean, passed on to the members.
 
     Input shape:
         A dict, as of the members.
 
     Output shape:
-        `(batch, 1)`, in float32.
+        `(batch, 1)`, in float32. In training, which is a call of the compiled ensemble
+        with `training=True`, `(batch, 1 + M)`: the members' ratings follow.
 
     Raises:
         ValueError: If there is no member, or one is unlike the first.
@@ -67,10 +69,11 @@ class Ensemble(ChecksInputs, Exportable, keras.Model):
     """
 
     built: bool
+    call_is_rating = True
 
     def __init__(
         self,
-        members: Sequence[keras.Model],
+        members: Sequence[ScoringModel],
         *,
         encoder: "Encoder | None" = None,
         **kwargs: Any,
@@ -79,23 +82,20 @@ class Ensemble(ChecksInputs, Exportable, keras.Model):
         if not members:
             raise ValueError("`members` must not be empty. Received: members=[].")
         first = members[0]
-        for member in members[1:]:
+        for member in members:
             if (
-                type(member) is not type(first)
+                not isinstance(member, ScoringModel)
+                or type(member) is not type(first)
                 or member.features != first.features
                 or _config(member.scaler) != _config(first.scaler)
             ):
                 raise ValueError(
-                    "`members` must be of one class with the same features and the "
-                    f"same scaler. Received: {first!r} and {member!r}."
+                    "`members` must be `ScoringModel`s of one class with the same "
+                    f"features and the same scaler. Received: {first!r} and {member!r}."
                 )
-        kwargs.setdefault("autocast", False)
-        super().__init__(**kwargs)
+        super().__init__(first.features, first.scaler, encoder=encoder, **kwargs)
         self.members = members
-        self.encoder = encoder
-        self.features = list(first.features)
-        self.exact_sides = getattr(first, "exact_sides", False)
-        self._member_scores: list[Tensor] = []
+        self.decomposition = first.decomposition
         self.build()
 
     @classmethod
@@ -107,49 +107,51 @@ class Ensemble(ChecksInputs, Exportable, keras.Model):
         if self.built:
             return
         for member in self.members:
-            if issubclass(
-                type(member), ChecksInputs
-            ):  # a summary then knows its shapes
-                member.build(input_shapes(self.features))
+            member.build(input_shapes(self.features))  # for the shapes of a summary
         self.built = True
 
     @property
-    def scaler(self) -> Any:
-        return self.members[0].scaler
-
-    @property
-    def bias(self) -> Tensor:
-        """The mean of the members' b, `(1,)`."""
-        return sum(ops.convert_to_tensor(m.bias) for m in self.members) / len(
-            self.members
-        )
+    def bias(self) -> Tensor | None:
+        """The mean of the members' b, `(1,)`; `None` where they have none."""
+        if self.members[0].bias is None:
+            return None
+        return _mean([ops.convert_to_tensor(member.bias) for member in self.members])
 
     def score(
         self, inputs: Mapping[str, Tensor], training: bool | None = None
     ) -> Tensor:
         """Returns the mean of the members' raw scores, `(batch, 1)`."""
-        return sum(self._scores(inputs, training)) / len(self.members)
+        return _mean(self._scores(inputs, training))
 
-    def side(
+    def decompose(
         self, inputs: Mapping[str, Tensor], names: Sequence[str]
     ) -> tuple[Tensor, Tensor]:
-        """Returns what some fields bring to the score; see `FactorizationMachine.side`.
+        """Returns the constant and the vector of a group of fields.
 
-        The constants are averaged, the vectors stand side by side, divided by the
-        root of M: `(batch, 1)` and `(batch, M * dim)`.
+        The constant is the mean of the members'. Their vectors, divided by the root
+        of M, are concatenated: `(batch, 1)` and `(batch, M * dim)`.
         """
         constants, vectors = zip(
-            *(member.side(inputs, names) for member in self.members), strict=True
+            *(member.decompose(inputs, names) for member in self.members), strict=True
         )
-        size = len(self.members)
-        return sum(constants) / size, ops.concatenate(vectors, axis=-1) / size**0.5
+        joined = ops.concatenate(vectors, axis=-1) / len(self.members) ** 0.5
+        return _mean(constants), joined
+
+    def terms(self, inputs: Mapping[str, Tensor]) -> Terms:
+        """Returns the means of the members' terms."""
+        return Terms.mean([member.terms(inputs) for member in self.members])
+
+    def l2_of(self, name: str) -> tuple[float, float]:
+        return self.members[0].l2_of(name)
 
     def call(
         self, inputs: Mapping[str, Tensor], training: bool | None = None
     ) -> Tensor:
-        # For `compute_loss`, which Keras calls next, in the same trace.
-        self._member_scores = self._scores(inputs, training)
-        return self._rating(sum(self._member_scores) / len(self.members))
+        scores = self._scores(inputs, training)
+        rating = self.rating(_mean(scores))
+        if not (training and self.compiled):
+            return rating
+        return ops.concatenate([rating, *map(self.rating, scores)], axis=1)
 
     def compute_loss(
         self,
@@ -159,53 +161,48 @@ class Ensemble(ChecksInputs, Exportable, keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        scores, self._member_scores = self._member_scores, []
         if not training:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         regularization = sum(self.losses)
         # Keras adds all of the regularization to each member's loss.
         return regularization + sum(
-            super(Ensemble, self).compute_loss(
-                x, y, self._rating(score), sample_weight, training
-            )
+            super(Ensemble, self).compute_loss(x, y, rating, sample_weight, training)
             - regularization
-            for score in scores
+            for rating in ops.split(y_pred, len(self.members) + 1, axis=1)[1:]
         )
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
-        shape: tuple[int | None, int] = self.members[0].compute_output_shape(
-            input_shape
-        )
-        return shape
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> Any:
+        return super().compute_metrics(x, y, y_pred[:, :1], sample_weight)
 
-    def compute_output_spec(self, inputs: Mapping[str, Any], **kwargs: Any) -> Any:
-        return self.members[0].compute_output_spec(inputs, **kwargs)
+    def compute_output_spec(
+        self, inputs: Mapping[str, Any], training: bool | None = None, **kwargs: Any
+    ) -> Any:
+        spec = self.members[0].compute_output_spec(inputs, **kwargs)
+        size = 1 + len(self.members) if training and self.compiled else 1
+        return keras.KerasTensor((spec.shape[0], size), dtype=spec.dtype)
 
     def get_config(self) -> dict[str, Any]:
-        serialize = keras.saving.serialize_keras_object
-        return {
-            **super().get_config(),
-            "members": serialize(self.members),
-            "encoder": serialize(self.encoder),
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        return restore(cls, config)
+        config = super().get_config()
+        for name in ("features", "scaler", "frozen", "quantized"):  # of the members
+            config.pop(name, None)
+        return {**config, "members": keras.saving.serialize_keras_object(self.members)}
 
     def _scores(
         self, inputs: Mapping[str, Tensor], training: bool | None
     ) -> list[Tensor]:
-        options = {"training": training} if self._members_take_training() else {}
-        return [member.score(inputs, **options) for member in self.members]
+        return [member.score(inputs, training) for member in self.members]
 
-    def _members_take_training(self) -> bool:
-        return "training" in inspect.signature(self.members[0].score).parameters
 
-    def _rating(self, score: Tensor) -> Tensor:
-        return score if self.scaler is None else self.scaler(score)
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    return sum(values) / len(values)
 
 
 def _config(scaler: Any) -> Any:
-    """Returns what two scalers must have in common; their names are not."""
-    return scaler and {k: v for k, v in scaler.get_config().items() if k != "name"}
+    """Returns what two scalers must have in common."""
+    if scaler is None:
+        return None
+    config = scaler.get_config()
+    # Keras gives the objects in a config ids while it loads a file.
+    return scaler.compute_dtype, {k: config[k] for k in config if k not in _UNIQUE}

@@ -1,24 +1,23 @@
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import keras
 from keras import ops
 
 from fmlayers._backend import accumulation_dtype
 from fmlayers._checks import integer
-from fmlayers._config import restore, state_config
-from fmlayers._exportable import Exportable
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Feature
 from fmlayers.layers import FeatureEmbedding, FMInteraction, RatingScaler
-from fmlayers.layers._inputs import ChecksInputs, input_shapes
+from fmlayers.layers._inputs import input_shapes
+from fmlayers.scoring_model import Decomposition, ScoringModel, Terms
 
 if TYPE_CHECKING:
     from fmlayers.data import Encoder
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
-class FactorizationMachine(ChecksInputs, Exportable, keras.Model):
+class FactorizationMachine(ScoringModel):
     """Scores an example by its fields and by all pairs of them.
 
         score = b + sum_f w_f + sum_{f<g} <v_f, v_g>
@@ -82,7 +81,7 @@ class FactorizationMachine(ChecksInputs, Exportable, keras.Model):
     """
 
     built: bool
-    exact_sides = True  # `side` makes up all of `score`
+    decomposition: Decomposition = "exact"
 
     def __init__(
         self,
@@ -99,13 +98,9 @@ class FactorizationMachine(ChecksInputs, Exportable, keras.Model):
         **kwargs: Any,
     ) -> None:
         dim = integer("dim", dim)
-        kwargs.setdefault("autocast", False)
-        super().__init__(**kwargs)
-        self.features = list(features)
+        super().__init__(features, scaler, encoder=encoder, **kwargs)
         self.dim = dim
-        self.scaler = scaler
         self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.encoder = encoder
         self.factors = FeatureEmbedding(
             features,
             dim,
@@ -146,69 +141,49 @@ class FactorizationMachine(ChecksInputs, Exportable, keras.Model):
         self.interaction.build((None, len(self.features), self.dim))
         self.built = True
 
-    def score(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Returns the raw scores `(batch, 1)`, which ranking uses."""
-        return self.bias + self.first_order(inputs) + self.pairs(inputs)
+    def score(
+        self, inputs: Mapping[str, Tensor], training: bool | None = None
+    ) -> Tensor:
+        return self.bias + self.first_order(inputs) + self.pairs(inputs, training)
 
     def first_order(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Returns the score's sum_f w_f, `(batch, 1)`; b is not in it."""
         return ops.sum(self.linear(inputs), axis=1)
 
-    def pairs(self, inputs: Mapping[str, Tensor]) -> Tensor:
+    def pairs(
+        self, inputs: Mapping[str, Tensor], training: bool | None = None
+    ) -> Tensor:
         """Returns the score's sum_{f<g} <v_f, v_g>, `(batch, 1)`."""
         return self.interaction(self.factors(inputs))
 
-    def side(
+    def decompose(
         self, inputs: Mapping[str, Tensor], names: Sequence[str]
     ) -> tuple[Tensor, Tensor]:
-        """Returns what some fields bring to the score: a constant and a vector.
+        """Returns the constant and the vector of a group of fields.
 
-        With the fields parted into two sides Q and I,
+            c = sum_f w_f + sum_{f<g} <v_f, v_g>,  s = sum_f v_f,  over the group
 
-            score = b + c_Q + c_I + <s_Q, s_I>
-            c = sum_f w_f + sum_{f<g} <v_f, v_g>,  s = sum_f v_f,  over a side's fields
-
-        so that all pairs of Q and I are scored by one matrix product.
-
-        Args:
-            inputs: Dict with the entries of the named features.
-            names: Names of the side's features.
-
-        Returns:
-            c `(batch, 1)` and s `(batch, dim)`, in float32.
+        See `ScoringModel.decompose`.
         """
         vectors = self.factors.fields(inputs, names)
         constant = ops.sum(self.linear.fields(inputs, names), axis=1)
         total = ops.sum(ops.cast(vectors, self.linear.compute_dtype), axis=1)
         return constant + self.interaction(vectors), total
 
-    def call(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        score = self.score(inputs)
-        return score if self.scaler is None else self.scaler(score)
+    def terms(self, inputs: Mapping[str, Tensor]) -> Terms:
+        return Terms.of_pairs(self.factors(inputs), self.linear(inputs), self.bias)
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
-        return (self.factors.compute_output_shape(input_shape)[0], 1)
-
-    def compute_output_spec(self, inputs: Mapping[str, Any], **kwargs: Any) -> Any:
-        batch = self.factors.compute_output_spec(inputs).shape[0]
-        return keras.KerasTensor((batch, 1), dtype=self.linear.compute_dtype)
+    def l2_of(self, name: str) -> tuple[float, float]:
+        return self.factors.l2_of(name), self.linear.l2_of(name)
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
-            "features": serialize(self.features),
             "dim": self.dim,
-            "scaler": serialize(self.scaler),
             "l2": self.factors.l2,
             "linear_l2": self.linear.l2,
             "out_of_range": self.factors.out_of_range,
             "embeddings_initializer": serialize(self.factors.embeddings_initializer),
             "bias_initializer": serialize(self.bias_initializer),
-            "encoder": serialize(self.encoder),
-            **state_config(self),
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        return restore(cls, config)

@@ -2,6 +2,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from fmlayers._backend import softplus
@@ -12,6 +13,7 @@ from fmlayers.features import Feature
 from fmlayers.layers import RatingScaler
 from fmlayers.models._by_field import BatchNormalization
 from fmlayers.models.factorization_machine import FactorizationMachine
+from fmlayers.scoring_model import Decomposition, Terms
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
@@ -34,8 +36,7 @@ class LibFM(FactorizationMachine):
         batch_normalization: Boolean, whether to normalize the F products
             <v_f, S - v_f> over the batch, each with a learned scale and shift,
             before they are halved and summed. A pair then counts by the scales of
-            both its fields, so the score no longer parts into the two sides of
-            `side`. Defaults to `False`.
+            both its fields, so the score has no `decompose`. Defaults to `False`.
         positive: Boolean, whether the rating is softplus(score) = log(1 +
             exp(score)), which is positive and has no upper bound: counts, prices,
             times. A ReLU would stop learning where it gives 0. Only without
@@ -77,7 +78,7 @@ class LibFM(FactorizationMachine):
         equation 1.
     """
 
-    exact_sides = True  # unless normalized, see `__init__`
+    decomposition: Decomposition = "exact"  # `None` where normalized
 
     def __init__(
         self,
@@ -99,7 +100,8 @@ class LibFM(FactorizationMachine):
         # Before the base class, which builds at the end of its own `__init__`.
         self.batch_normalization = batch_normalization
         self.positive = positive
-        self.exact_sides = not batch_normalization
+        if batch_normalization:
+            self.decomposition = None
         if positive:
             scaler = keras.layers.Activation(softplus, autocast=False)
         super().__init__(features, dim, scaler, **kwargs)
@@ -116,12 +118,6 @@ class LibFM(FactorizationMachine):
             self.normalization.build((None, len(self.features)))
         super().build(input_shape)
 
-    def score(
-        self, inputs: Mapping[str, Tensor], training: bool | None = None
-    ) -> Tensor:
-        """Returns the raw scores `(batch, 1)`, which ranking uses."""
-        return self.bias + self.first_order(inputs) + self.pairs(inputs, training)
-
     def pairs(
         self, inputs: Mapping[str, Tensor], training: bool | None = None
     ) -> Tensor:
@@ -133,21 +129,28 @@ class LibFM(FactorizationMachine):
         products = self.normalization(products, training=training)  # (batch, fields)
         return 0.5 * ops.sum(products, axis=-1, keepdims=True)
 
-    def side(
+    def decompose(
         self, inputs: Mapping[str, Tensor], names: Sequence[str]
     ) -> tuple[Tensor, Tensor]:
         if self.batch_normalization:
             raise ValueError(
-                "`side` needs a model whose score parts into two sides, one with "
-                "`batch_normalization=False`. Received: batch_normalization=True."
+                "`decompose` needs a model with `batch_normalization=False`. "
+                "Received: batch_normalization=True."
             )
-        return super().side(inputs, names)
+        return super().decompose(inputs, names)
 
-    def call(
-        self, inputs: Mapping[str, Tensor], training: bool | None = None
-    ) -> Tensor:
-        score = self.score(inputs, training)
-        return score if self.scaler is None else self.scaler(score)
+    def terms(self, inputs: Mapping[str, Tensor]) -> Terms:
+        terms = super().terms(inputs)
+        if not self.batch_normalization:
+            return terms
+        scales, shifts = self.normalization.scales_and_shifts()
+        pairs = np.triu(terms.matrix, k=1)
+        scaled = pairs * ((scales[:, None] + scales) / 2.0)
+        return Terms(
+            terms.bias + float(shifts.sum()) / 2.0,
+            terms.matrix - pairs + scaled,
+            terms.rest,
+        )
 
     def get_config(self) -> dict[str, Any]:
         config = {

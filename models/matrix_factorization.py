@@ -1,24 +1,23 @@
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import keras
 from keras import ops
 
 from fmlayers._backend import accumulation_dtype
 from fmlayers._checks import boolean, integer
-from fmlayers._config import restore, state_config
-from fmlayers._exportable import Exportable
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Categorical
 from fmlayers.layers import FeatureEmbedding, RatingScaler
-from fmlayers.layers._inputs import ChecksInputs, input_shapes
+from fmlayers.layers._inputs import input_shapes
+from fmlayers.scoring_model import Decomposition, ScoringModel, Terms
 
 if TYPE_CHECKING:
     from fmlayers.data import Encoder
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
-class MatrixFactorization(ChecksInputs, Exportable, keras.Model):
+class MatrixFactorization(ScoringModel):
     """Scores a user and an item by the product of their vectors.
 
         score = b + b_user + b_item + <p_user, q_item>
@@ -79,7 +78,7 @@ class MatrixFactorization(ChecksInputs, Exportable, keras.Model):
     """
 
     built: bool
-    exact_sides = True  # `side` makes up all of `score`
+    decomposition: Decomposition = "exact"
 
     def __init__(
         self,
@@ -104,16 +103,12 @@ class MatrixFactorization(ChecksInputs, Exportable, keras.Model):
                     f"Received: {argument}={feature!r}."
                 )
         dim, use_bias = integer("dim", dim), boolean("use_bias", use_bias)
-        kwargs.setdefault("autocast", False)
-        super().__init__(**kwargs)
-        self.features = [user, item]
+        super().__init__([user, item], scaler, encoder=encoder, **kwargs)
         self.user = user
         self.item = item
         self.dim = dim
         self.use_bias = use_bias
-        self.scaler = scaler
         self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.encoder = encoder
         self.factors = FeatureEmbedding(
             [user, item],
             dim,
@@ -152,20 +147,19 @@ class MatrixFactorization(ChecksInputs, Exportable, keras.Model):
             )
         self.built = True
 
-    def score(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Returns the raw scores `(batch, 1)`, which ranking uses."""
+    def score(
+        self, inputs: Mapping[str, Tensor], training: bool | None = None
+    ) -> Tensor:
         vectors = ops.cast(self.factors(inputs), self.linear.compute_dtype)
         score = ops.sum(vectors[:, 0] * vectors[:, 1], axis=-1, keepdims=True)
         if self.use_bias:
             score = score + ops.sum(self.linear(inputs), axis=1) + self.bias
         return score
 
-    def side(
+    def decompose(
         self, inputs: Mapping[str, Tensor], names: Sequence[str]
     ) -> tuple[Tensor, Tensor]:
-        """Returns the constant and the vector of users or of items.
-
-        As `FactorizationMachine.side`, with the user or the item as a side.
+        """Returns the biases and the vectors of users or of items.
 
         Args:
             inputs: Dict with the entry of the named feature.
@@ -187,35 +181,28 @@ class MatrixFactorization(ChecksInputs, Exportable, keras.Model):
             constant = ops.sum(self.linear.fields(inputs, names), axis=1)
         return constant, vectors[:, 0]
 
-    def call(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        score = self.score(inputs)
-        return score if self.scaler is None else self.scaler(score)
+    def terms(self, inputs: Mapping[str, Tensor]) -> Terms:
+        vectors = self.factors(inputs)
+        if not self.use_bias:
+            return Terms.of_pairs(vectors)
+        return Terms.of_pairs(vectors, self.linear(inputs), self.bias)
 
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
-        return (self.factors.compute_output_shape(input_shape)[0], 1)
-
-    def compute_output_spec(self, inputs: Mapping[str, Any], **kwargs: Any) -> Any:
-        batch = self.factors.compute_output_spec(inputs).shape[0]
-        return keras.KerasTensor((batch, 1), dtype=self.linear.compute_dtype)
+    def l2_of(self, name: str) -> tuple[float, float]:
+        return self.factors.l2_of(name), self.linear.l2_of(name)
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
+        config = super().get_config()
+        del config["features"]
         return {
-            **super().get_config(),
+            **config,
             "user": serialize(self.user),
             "item": serialize(self.item),
             "dim": self.dim,
             "use_bias": self.use_bias,
-            "scaler": serialize(self.scaler),
             "l2": self.factors.l2,
             "linear_l2": self.linear.l2,
             "out_of_range": self.factors.out_of_range,
             "embeddings_initializer": serialize(self.factors.embeddings_initializer),
             "bias_initializer": serialize(self.bias_initializer),
-            "encoder": serialize(self.encoder),
-            **state_config(self),
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        return restore(cls, config)

@@ -1,25 +1,24 @@
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import keras
 from keras import ops
 
 from fmlayers._backend import accumulation_dtype
 from fmlayers._checks import integer
-from fmlayers._config import restore, state_config
-from fmlayers._exportable import Exportable
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Categorical
 from fmlayers.layers import FeatureEmbedding, RatingScaler
-from fmlayers.layers._inputs import ChecksInputs, input_shapes
+from fmlayers.layers._inputs import input_shapes
 from fmlayers.models._tower import Tower, check_tower
+from fmlayers.scoring_model import ScoringModel
 
 if TYPE_CHECKING:
     from fmlayers.data import Encoder
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
-class NeuralMatrixFactorization(ChecksInputs, Exportable, keras.Model):
+class NeuralMatrixFactorization(ScoringModel):
     """Scores a user and an item by the product of vectors and by hidden layers.
 
         score = b + <h, p_user * q_item> + <g, a>
@@ -119,19 +118,15 @@ class NeuralMatrixFactorization(ChecksInputs, Exportable, keras.Model):
         units, dropout = check_tower(hidden_units, dropout)
         dim = integer("dim", dim)
         mlp_dim = None if mlp_dim is None else integer("mlp_dim", mlp_dim)
-        kwargs.setdefault("autocast", False)
-        super().__init__(**kwargs)
-        self.features = [user, item]
+        super().__init__([user, item], scaler, encoder=encoder, **kwargs)
         self.user = user
         self.item = item
         self.dim = dim
-        self.scaler = scaler
         self.hidden_units = units
         self.mlp_dim = mlp_dim
         self.dropout = dropout
         self.activation = keras.activations.get(activation)
         self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.encoder = encoder
         self.gmf_factors, self.mlp_factors = (
             FeatureEmbedding(
                 [user, item],
@@ -189,7 +184,6 @@ class NeuralMatrixFactorization(ChecksInputs, Exportable, keras.Model):
     def score(
         self, inputs: Mapping[str, Tensor], training: bool | None = None
     ) -> Tensor:
-        """Returns the raw scores `(batch, 1)`, which ranking uses."""
         return self.bias + self.gmf(inputs) + self.mlp(inputs, training)
 
     def gmf(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -203,28 +197,16 @@ class NeuralMatrixFactorization(ChecksInputs, Exportable, keras.Model):
         joined = ops.reshape(vectors, (-1, 2 * self.mlp_factors.dim))
         return self.mlp_output(self.tower(joined, training=training))
 
-    def call(
-        self, inputs: Mapping[str, Tensor], training: bool | None = None
-    ) -> Tensor:
-        score = self.score(inputs, training)
-        return score if self.scaler is None else self.scaler(score)
-
-    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
-        return (self.gmf_factors.compute_output_shape(input_shape)[0], 1)
-
-    def compute_output_spec(self, inputs: Mapping[str, Any], **kwargs: Any) -> Any:
-        batch = self.gmf_factors.compute_output_spec(inputs).shape[0]
-        return keras.KerasTensor((batch, 1), dtype=self.gmf_output.compute_dtype)
-
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
         factors = self.gmf_factors
+        config = super().get_config()
+        del config["features"]
         return {
-            **super().get_config(),
+            **config,
             "user": serialize(self.user),
             "item": serialize(self.item),
             "dim": self.dim,
-            "scaler": serialize(self.scaler),
             "hidden_units": list(self.hidden_units),
             "mlp_dim": self.mlp_dim,
             "dropout": self.dropout,
@@ -233,10 +215,4 @@ class NeuralMatrixFactorization(ChecksInputs, Exportable, keras.Model):
             "out_of_range": factors.out_of_range,
             "embeddings_initializer": serialize(factors.embeddings_initializer),
             "bias_initializer": serialize(self.bias_initializer),
-            "encoder": serialize(self.encoder),
-            **state_config(self),
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        return restore(cls, config)

@@ -11,6 +11,7 @@ from fmlayers._config import sublayers
 from fmlayers.features import History, Numeric
 from fmlayers.layers import FeatureEmbedding
 from fmlayers.models._by_field import ByField
+from fmlayers.scoring_model import ScoringModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -287,11 +288,9 @@ def _weights(layer: keras.layers.Layer | None) -> dict[str, Any]:
 
 def _encoder_of(model: keras.Model) -> "Encoder | None":
     """Returns the encoder of a model or of the models in it."""
-    for part in (model, *sublayers(model).values()):
-        encoder: Encoder | None = getattr(part, "encoder", None)
-        if encoder is not None:
-            return encoder
-    return None
+    parts = (model, *sublayers(model).values())
+    encoders = (part.encoder for part in parts if isinstance(part, ScoringModel))
+    return next(filter(None, encoders), None)
 
 
 def _size(layer: FeatureEmbedding, table: str) -> int:

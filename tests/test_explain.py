@@ -96,7 +96,7 @@ def numpy(x):
 
 def reference(model, inputs):
     """Returns the terms and the constant, in plain loops."""
-    if hasattr(model, "members"):
+    if model.members:
         found = [reference(member, inputs) for member in model.members]
         return tuple(sum(parts) / len(found) for parts in zip(*found, strict=True))
     vectors = numpy(model.factors(inputs))
@@ -170,7 +170,7 @@ def test_parts_add_up_to_the_score(name, seed, ids, built):
 def test_the_rest_is_the_deep_part(name, models):
     model = models[name]
     rest = explain(model, BATCH).rest
-    members = getattr(model, "members", [model])
+    members = model.members or [model]
     deep = np.mean([numpy(member.deep(BATCH))[:, 0] for member in members], axis=0)
     np.testing.assert_allclose(rest, deep, rtol=1e-5)
     assert rest.std() > 0.01
@@ -258,7 +258,7 @@ def test_terms_are_ranked_by_size():
 
 def test_errors(models):
     check_error(
-        "`model` must be made of fields.*`DeepFM`.*Received: a NeuralMatrixFact",
+        "must be a `ScoringModel` that defines.*`DeepFM`.*Received: a NeuralMatrixFact",
         lambda: explain(NeuralMatrixFactorization(USER, ITEM, 3), BATCH),
     )
     members = [NeuralMatrixFactorization(USER, ITEM, 3) for _ in range(2)]
@@ -285,12 +285,13 @@ def test_errors(models):
 
 def test_parts_that_do_not_add_up_are_refused():
     class Tilted(FactorizationMachine):
-        def score(self, inputs):
-            return super().score(inputs) + 0.1
+        def score(self, inputs, training=None):
+            return super().score(inputs, training) + 0.1
 
     model = randomize(Tilted(FEATURES, 3))
     check_error(
-        r"must be its bias.*a Tilted whose scores differ from their sum by up to 0\.1",
+        r"must add up to its score.*a Tilted whose scores differ from their sum by "
+        r"up to 0\.1",
         lambda: explain(model, BATCH),
     )
 

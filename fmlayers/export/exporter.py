@@ -14,6 +14,7 @@ import numpy as np
 from fmlayers._backend import portable_graph
 from fmlayers.export.card import Card, answer_of, card_of, text_of
 from fmlayers.export.signature import Signature, signature_of
+from fmlayers.scoring_model import ScoringModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,7 +134,9 @@ def export(
     signature = signature_of(model, input_signature, probability)
     if format in SUFFIXES:
         _check_portable(model, format, signature)
-    given, encoder = encoder, encoder or getattr(model, "encoder", None)
+    given = encoder
+    if encoder is None and isinstance(model, ScoringModel):
+        encoder = model.encoder
     columns = [] if encoder is None else encoder.columns
     absent = [e.feature for e in signature.inputs if e.feature not in columns]
     if absent and given is not None:

@@ -46,11 +46,10 @@ def query_vectors(top: TopN, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]
         Vectors `(batch, dim + 1)`, and the constants `(batch, 1)` which, added to the
         inner products, make the raw scores.
     """
-    constants, vectors = top._side(inputs, top.query_features)
+    constants, vectors = top.decompose(inputs, top.query_features)
     ones = ops.ones_like(constants)
-    bias = getattr(top.model, "bias", None)
-    if bias is not None:
-        constants = constants + ops.convert_to_tensor(bias)
+    if top.model.bias is not None:
+        constants = constants + ops.convert_to_tensor(top.model.bias)
     return ops.concatenate([vectors, ones], axis=1), constants
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import keras
 import pandas as pd
 import tensorflow as tf
 from keras import ops
@@ -14,8 +13,8 @@ from fmlayers.export.item_vectors import query_vectors
 from fmlayers.export.raw import RawEncoder, table_of
 from fmlayers.export.signature import Entry, Signature
 from fmlayers.retrieval._blocks import merge, nothing
-from fmlayers.retrieval._sides import is_exact, item_features_of
 from fmlayers.retrieval.top_n import TopN
+from fmlayers.scoring_model import ScoringModel
 
 BLOCK = 8192  # items that are scored at a time
 
@@ -41,7 +40,7 @@ class Recommend:
 
     def __init__(
         self,
-        model: keras.Model,
+        model: ScoringModel,
         encoder: Encoder,
         raw: RawEncoder,
         items: pd.DataFrame,
@@ -64,7 +63,7 @@ class Recommend:
                 f"the query. The encoder has {list(encoder.columns)}, the items "
                 f"{list(items.columns)}."
             )
-        self._model: Any = model
+        self._model = model
         self._raw = raw
         self._key = key
         catalogue = {c: encoder.encode(c, items[c]) for c in given}
@@ -76,8 +75,9 @@ class Recommend:
         self._ids = tf.constant([*ids, -1], tf.int64)
         self._positions = table_of(keys, first=0)
         self.resources: list[Any] = [self._positions]
-        if is_exact(model):
-            names = item_features_of(model, catalogue)
+        self.top_n: TopN | None = None
+        if model.decomposition == "exact":
+            names = model.features_within(catalogue)
             self.top_n = TopN(model, names, len(keys), block_size=BLOCK)
             self.top_n.index(catalogue)
             self.resources += [v.value for v in self.top_n.variables]
@@ -91,7 +91,10 @@ class Recommend:
 
     def signatures(self) -> list[Signature]:
         """Returns `recommend` and, where a product finds the items, `query_vectors`."""
-        return [self._lists(), *([self._vectors()] if is_exact(self._model) else [])]
+        return [
+            self._lists(),
+            *([] if self.top_n is None else [self._vectors(self.top_n)]),
+        ]
 
     def _lists(self) -> Signature:
         queries = self._raw.entries(self.query_columns, reserved=("exclude", "k"))
@@ -113,7 +116,7 @@ class Recommend:
             "is left",
             "scores": "the raw scores, -inf where no item is left",
         }
-        if getattr(self._model, "scaler", None) is not None:
+        if self._model.scaler is not None:
             outputs["ratings"] = "what the model makes of the scores; NaN where none"
 
         def function(given: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -137,7 +140,7 @@ class Recommend:
         meaning = "The k best items of each query, out of the whole catalogue."
         return Signature("recommend", meaning, inputs, outputs, function)
 
-    def _vectors(self) -> Signature:
+    def _vectors(self, top_n: TopN) -> Signature:
         queries = self._raw.entries(self.query_columns)
         outputs = {
             "vectors": "whose inner products with the `item_vectors` rank the items",
@@ -146,7 +149,7 @@ class Recommend:
 
         def function(given: dict[str, Tensor]) -> dict[str, Tensor]:
             raw = {entry.feature: given[entry.name] for entry in queries}
-            vectors, constants = query_vectors(self.top_n, self._raw(raw))
+            vectors, constants = query_vectors(top_n, self._raw(raw))
             return {"vectors": vectors, "constants": constants}
 
         meaning = "The queries' vectors, for a vector index of the items."
@@ -155,7 +158,7 @@ class Recommend:
     def _best(
         self, queries: dict[str, Tensor], exclude: Tensor, k: Tensor
     ) -> tuple[Tensor, Tensor]:
-        if is_exact(self._model):
+        if self.top_n is not None:
             scores, positions = self.top_n(queries, exclude=exclude, k=k)
             return scores, positions
         count = tf.shape(exclude)[0]

@@ -6,7 +6,6 @@ from typing import Any
 
 from fmlayers.export.exporter import Weights, export
 from fmlayers.export.item_vectors import write_item_vectors
-from fmlayers.retrieval._sides import has_sides
 from fmlayers.retrieval.from_run import Recommender, catalogue_of
 from fmlayers.training import Run
 
@@ -42,7 +41,7 @@ def export_run(
     """
     model: Any = run.model
     if format == "item_vectors":
-        if not has_sides(model):
+        if model.decomposition is None:
             raise ValueError(
                 "Item vectors are a factorization machine's, and the run's model has "
                 f"none: it is a {type(model).__name__}."

@@ -14,6 +14,7 @@ from fmlayers._types import Tensor
 from fmlayers.features import Feature, History, MultiCategorical, Numeric
 from fmlayers.layers import FeatureEmbedding, RatingScaler
 from fmlayers.retrieval.top_n import TopN
+from fmlayers.scoring_model import ScoringModel
 
 BINARY = (keras.losses.BinaryCrossentropy, keras.losses.BinaryFocalCrossentropy)
 
@@ -356,12 +357,11 @@ def _of_feature(feature: Feature) -> Entry:
 def _function(model: Any, structure: Any, entries: list[Entry]) -> Function:
     def call(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         given: Any = {entry.feature: inputs[entry.name] for entry in entries}
-        if _is_ours(model):
+        if _rates_scores(model):
             score = model.score(given)
-            scaler = getattr(model, "scaler", None)
-            if scaler is None:
+            if model.scaler is None:
                 return {"score": score}
-            return {"rating": scaler(score), "score": score}
+            return {"rating": model.rating(score), "score": score}
         if structure is not None and not isinstance(structure, Mapping):
             given = keras.tree.pack_sequence_as(structure, list(given.values()))
         return _named(model, model(given, training=False))
@@ -369,9 +369,8 @@ def _function(model: Any, structure: Any, entries: list[Entry]) -> Function:
     return call
 
 
-def _is_ours(model: keras.Model) -> bool:
-    """Tells whether `call` is a model's of the package: the scaler's of `score`."""
-    return bool(type(model).call.__module__.startswith("fmlayers."))
+def _rates_scores(model: Any) -> bool:
+    return isinstance(model, ScoringModel) and model.call_is_rating
 
 
 def _probability(
@@ -381,7 +380,7 @@ def _probability(
     losses = keras.tree.flatten(getattr(model, "loss", None))
     binary = len(losses) == 1 and isinstance(losses[0], BINARY)
     of_logits = binary and losses[0].from_logits
-    scaler = getattr(model, "scaler", None) if _is_ours(model) else None
+    scaler = model.scaler if _rates_scores(model) else None
     if scaler is not None:
         possible = (
             isinstance(scaler, RatingScaler)

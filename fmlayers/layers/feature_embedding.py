@@ -247,6 +247,10 @@ class FeatureEmbedding(ChecksInputs, keras.layers.Layer):
             self.compute_output_shape(shapes), dtype=self.compute_dtype
         )
 
+    def l2_of(self, name: str) -> float:
+        """Returns the L2 of a feature's rows."""
+        return self._coefficients[name]
+
     def set_history(
         self, name: str, keys: npt.ArrayLike, values: npt.ArrayLike
     ) -> None:

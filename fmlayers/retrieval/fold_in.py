@@ -7,7 +7,6 @@ from keras import ops
 
 from fmlayers._checks import coefficient
 from fmlayers.layers import RatingScaler
-from fmlayers.retrieval._sides import entries_of
 from fmlayers.retrieval.top_n import TopN
 
 Floats = npt.NDArray[np.float64]
@@ -80,7 +79,7 @@ def fold_in(
           ridge regression, its L2 weighted by the number of ratings).
     """
     model = top_n.model
-    user, rest = _user_and_rest(top_n, user_feature)
+    rest = _other_features(top_n, user_feature)
     positions = np.asarray(positions)
     if (
         positions.ndim != 1
@@ -108,13 +107,15 @@ def fold_in(
     item_vectors = ops.convert_to_numpy(top_n.item_vectors)[positions]
     constant, vector = np.zeros((1, 1)), np.zeros((1, item_vectors.shape[1]))
     if inputs is not None and rest:
-        constant, vector = (ops.convert_to_numpy(x) for x in model.side(inputs, rest))
+        constant, vector = (
+            ops.convert_to_numpy(x) for x in model.decompose(inputs, rest)
+        )
     constant, vector = constant.astype("float64"), vector.astype("float64")
     if constant.shape != (1, 1):
         raise ValueError(
             f"`inputs` must have one row. Received: {constant.shape[0]} rows."
         )
-    bias = getattr(model, "bias", None)
+    bias = model.bias
     base = constant[0] + item_constants + item_vectors @ vector[0]
     if bias is not None:
         base = base + ops.convert_to_numpy(bias)
@@ -122,11 +123,9 @@ def fold_in(
     design = np.column_stack(
         [np.full(len(positions), float(fit_bias)), item_vectors + vector]
     )
-    trained = getattr(model, "members", [model])[0]
-    l2 = _coefficient(trained.factors.l2 if l2 is None else l2, user)
-    linear_l2 = _coefficient(
-        trained.linear.l2 if linear_l2 is None else linear_l2, user
-    )
+    trained = model.l2_of(user_feature)
+    l2 = trained[0] if l2 is None else coefficient("l2", l2)
+    linear_l2 = trained[1] if linear_l2 is None else coefficient("linear_l2", linear_l2)
     ridge = np.array([linear_l2] + [l2] * (design.shape[1] - 1)) * len(positions)
     found = _minimise(design, base, wanted, ridge, scaler)
     w, p = found[0], found[1:]
@@ -170,15 +169,15 @@ def _rating_and_slope(score: Floats, scaler: Any) -> tuple[Floats, Floats]:
     return score, np.ones_like(score)
 
 
-def _user_and_rest(top_n: TopN, name: str) -> tuple[Any, list[str]]:
+def _other_features(top_n: TopN, name: str) -> list[str]:
+    """Returns the query's features that read no entry of the user's."""
     query = [f for f in top_n.model.features if f.name in top_n.query_features]
     user = next((feature for feature in query if feature.name == name), None)
     if user is None:
         raise ValueError(
             f"`user_feature` must be one of {top_n.query_features}. Received: {name!r}."
         )
-    own = set(entries_of(user))
-    return user, [f.name for f in query if not own & set(entries_of(f))]
+    return [f.name for f in query if not set(user.inputs) & set(f.inputs)]
 
 
 def _ratings(ratings: npt.ArrayLike | None, count: int, scaler: Any) -> Floats:
@@ -196,8 +195,3 @@ def _ratings(ratings: npt.ArrayLike | None, count: int, scaler: Any) -> Floats:
             f"Received: {wanted.tolist()}."
         )
     return wanted
-
-
-def _coefficient(l2: float | Mapping[str, float], feature: Any) -> float:
-    value = l2.get(feature.name, 0.0) if isinstance(l2, Mapping) else l2
-    return coefficient("l2", value)

@@ -16,7 +16,6 @@ from fmlayers._checks import integer
 from fmlayers._files import whole_file
 from fmlayers.data import DataError, Dataset, Encoder, Split
 from fmlayers.data.encoder import UNKNOWN, as_text
-from fmlayers.retrieval._sides import has_sides, is_exact, item_features_of
 from fmlayers.retrieval.catalogue import Catalogue
 from fmlayers.retrieval.fold_in import fold_in
 from fmlayers.retrieval.search import Lists, rerank, score_all
@@ -99,13 +98,13 @@ class Recommender:
                 f"It has {list(self.encoder.columns)}."
             )
         self.missing = [c for c in self._query_columns if c not in self._user_columns]
-        self.is_exact = is_exact(self.model)
+        self.is_exact = self.model.decomposition == "exact"
         self._see(dataset, run, train_rows)
 
     @cached_property
     def top_n(self) -> TopN:
         """The `TopN` of the catalogue."""
-        names = item_features_of(self.model, self._inputs)
+        names = self.model.features_within(self._inputs)
         return TopN(self.model, names, len(self.catalogue)).index(self._inputs)
 
     def refresh(self) -> None:
@@ -207,7 +206,7 @@ class Recommender:
 
         Of a model that is not exact, by its factorization machine's vectors.
         """
-        if not has_sides(self.model):
+        if self.model.decomposition is None:
             raise ValueError(
                 "Items are compared by the vectors of a factorization machine, and "
                 f"the run's model has none: it is a {type(self.model).__name__}."

@@ -3,15 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
 from keras import ops
 
 from fmlayers._checks import integer
 from fmlayers.retrieval._blocks import merge, nothing, top_k
-from fmlayers.retrieval._sides import is_exact, item_features_of
 from fmlayers.retrieval.top_n import TopN
+from fmlayers.scoring_model import ScoringModel
 
 Lists = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
 
@@ -20,7 +19,7 @@ PAIRS = 65_536
 
 
 def retrieve(
-    model: keras.Model,
+    model: ScoringModel,
     queries: Mapping[str, Any],
     catalogue: Mapping[str, Any],
     k: int = 10,
@@ -32,19 +31,19 @@ def retrieve(
 ) -> Lists:
     """Finds the items of highest score for each query, by the way the model allows.
 
-    - Where the two sides of the model make up its score (`exact_sides`:
-      `FactorizationMachine`, `MatrixFactorization`, an `Ensemble` of them), by one
-      product: exact; `TopN`.
-    - Any other model, by scoring every pair of query and item: exact, and slow;
-      `score_all`.
-    - With `candidates`, if such a model has sides (a `DeepFM`): its factorization
-      machine finds that many, and the whole model ranks those; `rerank`. The one way
-      that is not exact: an item that only the rest of the model likes is not found.
+    - A model with an exact `decomposition` (`FactorizationMachine`,
+      `MatrixFactorization`, an `Ensemble` of them): one matrix product, `TopN`. Exact.
+    - Any other model: the score of every pair of query and item, `score_all`. Exact,
+      and slow.
+    - With `candidates`, a model with a partial decomposition (a `DeepFM`): its
+      factorization machine finds that many, and the whole model ranks those,
+      `rerank`. The one method that is not exact: it misses an item that only the rest
+      of the model scores high.
 
     For more than one call make a `TopN` and keep it: its items are computed once.
 
     Args:
-        model: A model with `features` and `score`.
+        model: A `ScoringModel`.
         queries: Dict with the entries of the query's features, one row a query.
         catalogue: Dict with the entries of the items' features, one row an item; which
             features are the items' own is told by its keys.
@@ -77,7 +76,7 @@ def retrieve(
         As of `TopN`.
     """
     k, batch_size = integer("k", k), integer("batch_size", batch_size)
-    exact = is_exact(model)
+    exact = model.decomposition == "exact"
     if not exact and candidates is None:
         return score_all(
             model,
@@ -92,7 +91,7 @@ def retrieve(
     if not exact:
         of = f", k={k}"
         length = integer("candidates", candidates, "at least `k`", least=k, of=of)
-    names = item_features_of(model, catalogue)
+    names = model.features_within(catalogue)
     index = TopN(model, names, _rows(catalogue), length).index(catalogue)
     scores, positions = _in_batches(
         lambda part, excluded: index(part, exclude=excluded, allowed=allowed),
@@ -106,7 +105,7 @@ def retrieve(
 
 
 def score_all(
-    model: keras.Model,
+    model: ScoringModel,
     queries: Mapping[str, Any],
     catalogue: Mapping[str, Any],
     k: int = 10,
@@ -120,7 +119,7 @@ def score_all(
     It costs the model once a pair of query and item, 65,536 pairs at a time.
 
     Args:
-        model: A model with a method `score` that takes a dict of entries.
+        model: A `ScoringModel`.
         queries: As of `retrieve`.
         catalogue: As of `retrieve`.
         k: As of `retrieve`.
@@ -162,7 +161,7 @@ def score_all(
 
 
 def rerank(
-    model: keras.Model,
+    model: ScoringModel,
     queries: Mapping[str, Any],
     catalogue: Mapping[str, Any],
     candidates: npt.ArrayLike,
@@ -173,7 +172,7 @@ def rerank(
     """Ranks the candidates of each query by the model's whole score.
 
     Args:
-        model: A model with a method `score` that takes a dict of entries.
+        model: A `ScoringModel`.
         queries: As of `retrieve`.
         catalogue: As of `retrieve`.
         candidates: Integers `(queries, n)`, positions of items, in any order, padded

@@ -12,12 +12,7 @@ from fmlayers._exportable import Exportable
 from fmlayers._types import Tensor
 from fmlayers.layers._inputs import batch_size, shape_of
 from fmlayers.retrieval._blocks import merge, nothing
-from fmlayers.retrieval._sides import (
-    entries_of,
-    has_sides,
-    is_exact,
-    side_size,
-)
+from fmlayers.scoring_model import ScoringModel
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
@@ -28,12 +23,12 @@ class TopN(Exportable, keras.Model):
     factorization machine's score is
 
         score = b + c_Q + c_I + <s_Q, s_I>
-        c = sum_f w_f + sum_{f<g} <v_f, v_g>,  s = sum_f v_f,  over a side's fields
+        c = sum_f w_f + sum_{f<g} <v_f, v_g>,  s = sum_f v_f,  over Q's or I's fields
 
-    (the model's `side`). c_I and s_I of all items are computed once, by `index`, and
-    saved with the layer; a batch of queries is then one product of matrices. Nothing
-    is approximated: the scores are those of `model.score` for every pair, up to the
-    rounding of sums in another order (on a GPU the backend's own setting decides
+    (the model's `decompose`). `index` computes c_I and s_I of all items once, and they
+    are saved with the layer; a batch of queries is then one product of matrices.
+    Nothing is approximated: the scores are those of `model.score` for every pair, up to
+    the rounding of sums in another order (on a GPU the backend's own setting decides
     whether that is TensorFloat-32's). Only items that stand in a query's own `History`
     are scored otherwise: by all of the list here, without themselves there. They are
     items that the query has seen.
@@ -41,15 +36,15 @@ class TopN(Exportable, keras.Model):
     The catalogue is gone through in blocks, the best k so far at hand: memory is
     batch * block_size numbers, however many items there are.
 
-    Of a model that adds something else to its pairs (`exact_sides` is not true, as of
-    a DeepFM) these are the scores of its factorization machine alone: candidates for
-    `rerank`. See `retrieve`, which picks the way by the model.
+    With a model whose decomposition is `"partial"`, such as a `DeepFM`, these are the
+    scores of its factorization machine alone: candidates for `rerank`. `retrieve`
+    chooses the method that suits the model.
 
     Items are told by their position in the catalogue. After further training of the
     model call `index` again.
 
     Args:
-        model: A model with `features`, `side` and `scaler`, such as
+        model: A `ScoringModel` with a `decomposition`, such as
             `FactorizationMachine`, `MatrixFactorization` and an `Ensemble` of them.
         item_features: Names of the features of items; all others are the query's.
         num_items: Positive integer, the size of the catalogue.
@@ -107,7 +102,7 @@ class TopN(Exportable, keras.Model):
 
     def __init__(
         self,
-        model: keras.Model,
+        model: ScoringModel,
         item_features: Sequence[str],
         num_items: int,
         k: int = 10,
@@ -117,10 +112,10 @@ class TopN(Exportable, keras.Model):
     ) -> None:
         num_items, k = integer("num_items", num_items), integer("k", k)
         block_size = integer("block_size", block_size)
-        if not has_sides(model):
+        if not isinstance(model, ScoringModel) or model.decomposition is None:
             raise ValueError(
-                "`model` must have sides whose product is its score, as a "
-                "`FactorizationMachine` has; of any other, `score_all` finds the best. "
+                "`model` must be a `ScoringModel` with a `decomposition`, such as a "
+                "`FactorizationMachine`; `score_all` ranks by any other. "
                 f"Received: {type(model).__name__}."
             )
         names = [feature.name for feature in model.features]
@@ -153,7 +148,7 @@ class TopN(Exportable, keras.Model):
             name="item_constants",
         )
         self.item_vectors = self.add_weight(
-            shape=(self.num_items, side_size(self.model, self.item_features)),
+            shape=(self.num_items, _vector_size(self.model, self.item_features)),
             initializer="zeros",
             dtype=dtype,
             trainable=False,
@@ -164,8 +159,8 @@ class TopN(Exportable, keras.Model):
 
     @property
     def is_exact(self) -> bool:
-        """Whether the scores are all of the model's, not its pairs' alone."""
-        return is_exact(self.model)
+        """Whether the scores are the model's own, not those of a part of it."""
+        return self.model.decomposition == "exact"
 
     def index(self, catalogue: Mapping[str, Any], batch_size: int = 8192) -> Self:
         """Computes and keeps the constants and vectors of the items.
@@ -186,7 +181,7 @@ class TopN(Exportable, keras.Model):
         vectors = np.empty(self.item_vectors.shape, self.item_vectors.dtype)
         for start in range(0, self.num_items, batch_size):
             part = slice(start, start + batch_size)
-            constant, vector = self._side(
+            constant, vector = self.decompose(
                 {name: x[part] for name, x in catalogue.items()}, self.item_features
             )
             constants[part] = ops.convert_to_numpy(constant)[:, 0]
@@ -209,7 +204,7 @@ class TopN(Exportable, keras.Model):
         allowed: Tensor | None = None,
         k: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        constants, vectors = self._side(inputs, self.query_features)
+        constants, vectors = self.decompose(inputs, self.query_features)
         return self.rank(constants, vectors, exclude, allowed, k)
 
     def rank(
@@ -232,7 +227,7 @@ class TopN(Exportable, keras.Model):
         # Without gradients, which PyTorch would keep all blocks for.
         constants = ops.stop_gradient(self._cast(constants))
         vectors = ops.stop_gradient(self._cast(vectors))
-        if getattr(self.model, "bias", None) is not None:
+        if self.model.bias is not None:
             constants = constants + ops.stop_gradient(self._cast(self.model.bias))
         item_constants = ops.convert_to_tensor(self.item_constants)
         if allowed is not None:
@@ -312,19 +307,18 @@ class TopN(Exportable, keras.Model):
     def from_config(cls, config: dict[str, Any]) -> Self:
         return cls(**deserialize_objects(config))
 
-    def _side(
+    def decompose(
         self, inputs: Mapping[str, Any], names: Sequence[str]
     ) -> tuple[Tensor, Tensor]:
-        """Returns `model.side` of the side's own entries, without the other side's."""
+        """Returns `model.decompose` of the named features' entries, without others."""
         own = {
             name
             for feature in self.model.features
             if feature.name in names
-            for name in entries_of(feature)
+            for name in feature.inputs
         }
         given = {name: x for name, x in inputs.items() if name in own}
-        constants, vectors = self.model.side(given, names)
-        return constants, vectors
+        return self.model.decompose(given, names)
 
     def _cast(self, x: Tensor) -> Tensor:
         return ops.cast(x, self.item_vectors.dtype)
@@ -371,3 +365,8 @@ class TopN(Exportable, keras.Model):
             best = add(blocks * size, rest, best)
         scores, positions = best
         return scores, positions
+
+
+def _vector_size(model: ScoringModel, names: Sequence[str]) -> int:
+    """Returns the size of a decomposition's vectors, from an example without values."""
+    return int(model.decompose(model.blank_example(), names)[1].shape[-1])

@@ -235,24 +235,20 @@ def _items_of(run: Run) -> tuple[npt.NDArray[np.float32], list[str | None]]:
         raise ValueError("The items of the run must have genres.")
     items = items[~run.is_unknown("item", items)]
     columns = [column for column in run.encoder.columns if column in items]
-    members = getattr(run.model, "members", [run.model])
-    features = getattr(getattr(members[0], "factors", None), "features", ())
-    names = [f.name for f in features if {*f.inputs} <= {*columns}]
-    if not names:
+    names = run.model.features_within(columns)
+    if run.model.decomposition is None or not names:
         raise ValueError(
             "`model` must have vectors of the items' fields. "
             f"Received: a {type(run.model).__name__}."
         )
     inputs = {column: run.encoder.encode(column, items[column]) for column in columns}
-    sums = [ops.sum(member.factors.fields(inputs, names), axis=1) for member in members]
-    # Side by side, as an ensemble's vectors stand in its score.
-    vectors = ops.convert_to_numpy(ops.cast(ops.concatenate(sums, axis=1), "float32"))
+    vectors = ops.convert_to_numpy(run.model.decompose(inputs, names)[1])
     separator = run.encoder.separator
     genres = [
         str(cell).split(separator)[0] if known else None
         for cell, known in zip(items["genres"], items["genres"].notna(), strict=True)
     ]
-    return vectors / len(members) ** 0.5, genres
+    return vectors, genres
 
 
 def _value(run: Run, field: str, table: pd.DataFrame) -> str:

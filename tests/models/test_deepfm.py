@@ -354,11 +354,11 @@ def test_sides_are_of_the_factorization_machine(rng):
     fm.linear.set_weights(model.linear.get_weights())
     fm.bias.assign(model.bias.value)
     queries, items = ["item"], ["user", "age", "genres"]
-    c_q, s_q = (numpy(x) for x in model.side({"item": BATCH["item"]}, queries))
-    c_i, s_i = (numpy(x) for x in model.side(BATCH, items))
+    c_q, s_q = (numpy(x) for x in model.decompose({"item": BATCH["item"]}, queries))
+    c_i, s_i = (numpy(x) for x in model.decompose(BATCH, items))
     found = numpy(model.bias.value) + c_q + c_i + np.sum(s_q * s_i, 1, keepdims=True)
     np.testing.assert_allclose(found, numpy(fm.score(BATCH)), rtol=1e-4, atol=1e-5)
-    assert not model.exact_sides
+    assert model.decomposition == "partial"
 
 
 def test_an_example_sees_itself_alone(rng):

@@ -82,13 +82,13 @@ def test_is_evaluated_by_its_mean():
 
 def test_sides_make_up_the_score():
     model = Ensemble.of(3, make)
-    c_q, s_q = (numpy(x) for x in model.side(BATCH, ["user", "age"]))
-    c_i, s_i = (numpy(x) for x in model.side(BATCH, ["item"]))
+    c_q, s_q = (numpy(x) for x in model.decompose(BATCH, ["user", "age"]))
+    c_i, s_i = (numpy(x) for x in model.decompose(BATCH, ["item"]))
     assert s_q.shape == (4, 9)
     found = numpy(model.bias) + c_q + c_i + np.sum(s_q * s_i, axis=1, keepdims=True)
     np.testing.assert_allclose(found, numpy(model.score(BATCH)), rtol=1e-4, atol=1e-5)
-    assert model.exact_sides
-    assert not Ensemble.of(2, lambda: DeepFM(FEATURES, 3)).exact_sides
+    assert model.decomposition == "exact"
+    assert Ensemble.of(2, lambda: DeepFM(FEATURES, 3)).decomposition == "partial"
 
 
 def test_members_may_take_training():
@@ -126,7 +126,8 @@ def test_errors():
     )
     for other in unlike:
         check_error(
-            "`members` must be of one class", lambda o=other: Ensemble([make(), o])
+            "`members` must be `ScoringModel`s of one class",
+            lambda o=other: Ensemble([make(), o]),
         )
 
 

@@ -163,7 +163,10 @@ def test_sides_make_up_the_score(names, rng):
     model = randomize(FactorizationMachine(FEATURES, 3), rng)
     others = [feature.name for feature in FEATURES if feature.name not in names]
     sides = [
-        [ops.convert_to_numpy(x) for x in model.side({n: BATCH[n] for n in side}, side)]
+        [
+            ops.convert_to_numpy(x)
+            for x in model.decompose({n: BATCH[n] for n in side}, side)
+        ]
         for side in (names, others)
     ]
     (c_q, s_q), (c_i, s_i) = sides
@@ -197,7 +200,7 @@ def test_sides_and_terms_keep_the_error_bound():
 
     check(ops.convert_to_numpy(model.score(batch))[:, 0])
     sides = [
-        [ops.convert_to_numpy(part) for part in model.side(batch, names)]
+        [ops.convert_to_numpy(part) for part in model.decompose(batch, names)]
         for names in (["f0", "f3", "f4"], ["f1", "f2", "f5"])
     ]
     (query, query_vector), (item, item_vector) = sides

@@ -287,14 +287,16 @@ def test_an_example_sees_itself_alone(rng):
 
 def test_sides_make_up_the_score_unless_normalized(rng):
     model = randomize(LibFM(FEATURES, 3), rng)
-    c_q, s_q = (numpy(x) for x in model.side(BATCH, ["item"]))
-    c_i, s_i = (numpy(x) for x in model.side(BATCH, ["user", "age", "genres"]))
+    c_q, s_q = (numpy(x) for x in model.decompose(BATCH, ["item"]))
+    c_i, s_i = (numpy(x) for x in model.decompose(BATCH, ["user", "age", "genres"]))
     found = numpy(model.bias.value) + c_q + c_i + np.sum(s_q * s_i, 1, keepdims=True)
     np.testing.assert_allclose(found, numpy(model.score(BATCH)), rtol=1e-4, atol=1e-5)
-    assert model.exact_sides
+    assert model.decomposition == "exact"
     model = LibFM(FEATURES, 3, batch_normalization=True)
-    assert not model.exact_sides
-    check_error("`side` needs a model whose score", lambda: model.side(BATCH, ["user"]))
+    assert model.decomposition is None
+    check_error(
+        "`decompose` needs a model with", lambda: model.decompose(BATCH, ["user"])
+    )
 
 
 def test_composes_as_a_layer(rng):

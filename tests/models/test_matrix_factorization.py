@@ -96,12 +96,12 @@ def test_errors():
 def test_sides_make_up_the_score(use_bias, rng):
     model = MatrixFactorization(USER, ITEM, 3, use_bias)
     model.set_weights([rng.normal(size=w.shape) for w in model.weights])
-    c_u, p = (ops.convert_to_numpy(x) for x in model.side(BATCH, ["user"]))
-    c_i, q = (ops.convert_to_numpy(x) for x in model.side(BATCH, ["item"]))
+    c_u, p = (ops.convert_to_numpy(x) for x in model.decompose(BATCH, ["user"]))
+    c_i, q = (ops.convert_to_numpy(x) for x in model.decompose(BATCH, ["item"]))
     found = c_u + c_i + np.sum(p * q, axis=1, keepdims=True)
     if use_bias:
         found = found + ops.convert_to_numpy(model.bias.value)
     np.testing.assert_allclose(
         found, ops.convert_to_numpy(model.score(BATCH)), rtol=1e-4, atol=1e-5
     )
-    check_error("`names` must hold", lambda: model.side(BATCH, ["user", "item"]))
+    check_error("`names` must hold", lambda: model.decompose(BATCH, ["user", "item"]))

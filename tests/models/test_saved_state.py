@@ -95,7 +95,7 @@ def test_other_fields_of_the_same_number_do_not_load(name, rng, tmp_path):
 
 def freeze_parts(model):
     """Freezes what the model has; returns how many weights that are."""
-    for member in getattr(model, "members", [model]):
+    for member in model.members or [model]:
         for name in ("factors", "linear", "gmf_factors"):
             if hasattr(member, name):
                 getattr(member, name).tables["user"].trainable = False

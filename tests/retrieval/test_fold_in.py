@@ -58,7 +58,7 @@ def test_finds_a_planted_user(make):
     for top, known in ((make(fm()), KNOWN), (make(mf()), {})):
         model = top.model
         user = {"user": np.array([2]), **known}
-        expected = [ops.convert_to_numpy(x) for x in model.side(user, list(user))]
+        expected = [ops.convert_to_numpy(x) for x in model.decompose(user, list(user))]
         positions = np.arange(0, NUM_ITEMS, 2)
         ratings = top.ratings(scores_of(top, expected)[positions])
         found = fold_in(
@@ -102,7 +102,8 @@ def test_minimises_what_training_does(scaler, known, make):
     ratings = np.array([5.0, 2.0, 3.5, 4.0])
     constant, vector = fold_in(top, LIKED, ratings, known, l2=0.3, linear_l2=0.1)
     rest_constant, rest = (
-        ops.convert_to_numpy(x).astype("float64") for x in model.side(known, ["age"])
+        ops.convert_to_numpy(x).astype("float64")
+        for x in model.decompose(known, ["age"])
     )
     p = (vector - rest)[0]
     w = float((constant - rest_constant)[0, 0] - p @ rest[0])
@@ -147,7 +148,7 @@ def test_without_the_bias(make):
     top = make(fm())
     constant, vector = fold_in(top, LIKED, inputs=KNOWN, fit_bias=False)
     rest_constant, rest = (
-        ops.convert_to_numpy(x) for x in top.model.side(KNOWN, ["age"])
+        ops.convert_to_numpy(x) for x in top.model.decompose(KNOWN, ["age"])
     )
     np.testing.assert_allclose(
         constant, rest_constant + (vector - rest) @ rest.T, rtol=1e-4, atol=1e-5

@@ -202,7 +202,7 @@ def test_similar(recommender, film_run):
     inputs = film_run.inputs(
         pd.DataFrame({"user": None, "day": None, "item": recommender.catalogue.keys})
     )
-    _, s = model.side(inputs, ["item", "genres", "year"])
+    _, s = model.decompose(inputs, ["item", "genres", "year"])
     s = ops.convert_to_numpy(s)
     s = s / np.linalg.norm(s, axis=1, keepdims=True)
     expected = s @ s[4]

@@ -201,6 +201,6 @@ def test_errors(make):
         )
     model, queries, catalogue = make(neumf)
     check_error(
-        "`model` must have sides",
+        "`model` must be a `ScoringModel` with a `decomposition`",
         lambda: retrieve(model, queries, catalogue, 4, candidates=5),
     )

@@ -299,7 +299,7 @@ def test_index_follows_the_model(catalogue, queries, rng):
 def test_rank_takes_sides(catalogue, queries, rng):
     model = randomize(fm(), rng)
     top = index(model, catalogue)
-    sides = model.side(queries, ["user", "age", "likes", "sex"])
+    sides = model.decompose(queries, ["user", "age", "likes", "sex"])
     expected = [ops.convert_to_numpy(x) for x in top(queries, EXCLUDE, ALLOWED)]
     check(top.rank(*sides, EXCLUDE, ALLOWED), expected)
 
@@ -308,7 +308,7 @@ def test_rank_takes_sides(catalogue, queries, rng):
 def test_similar(block_size, catalogue, rng):
     model = randomize(fm(), rng)
     top = index(model, catalogue, block_size=block_size)
-    _, s = (ops.convert_to_numpy(x) for x in model.side(catalogue, ITEM_FEATURES))
+    _, s = (ops.convert_to_numpy(x) for x in model.decompose(catalogue, ITEM_FEATURES))
     expected = np.full((3, NUM_ITEMS), 0.0)
     for row, i in enumerate((4, 0, 22)):
         for j in range(NUM_ITEMS):
@@ -330,11 +330,11 @@ def test_a_zero_vector_is_like_nothing(rng):
 
 def test_says_what_is_exact(catalogue, queries, rng):
     class Louder(FactorizationMachine):
-        def score(self, inputs):
-            return super().score(inputs) + 1.0
+        def score(self, inputs, training=None):
+            return super().score(inputs, training) + 1.0
 
     class StillExact(Louder):
-        exact_sides = True
+        decomposition = "exact"
 
     for model, exact in (
         (fm(Louder), False),
@@ -414,7 +414,7 @@ def test_errors(catalogue, rng):
     neural = NeuralMatrixFactorization(USER, ITEM, 4)
     for sideless in (neural, Ensemble([neural])):
         check_error(
-            "of any other, `score_all`",
+            "`score_all` ranks by any other",
             lambda sideless=sideless: TopN(sideless, ["item"], NUM_ITEMS),
         )
     top = TopN(model, ITEM_FEATURES, NUM_ITEMS)

@@ -224,7 +224,7 @@ def test_pictures_show_the_test_rows(data, film_run, tmp_path, monkeypatch):
         items.assign(user=None, age=None, sex=None, occupation=None)
     )
     names = ["item", "year", "genres"]
-    _, expected = film_run.model.side({n: inputs[n] for n in names}, names)
+    _, expected = film_run.model.decompose({n: inputs[n] for n in names}, names)
     np.testing.assert_allclose(vectors, np.asarray(expected), rtol=1e-5, atol=1e-6)
 
 
@@ -237,7 +237,7 @@ def test_items_of_an_ensemble_are_those_of_its_members(data, film_run):
     vectors, _ = report._items_of(run)
     names = ["item", "year", "genres"]
     inputs = {name: encoder.encode(name, data.items[name]) for name in names}
-    _, expected = run.model.side(inputs, names)
+    _, expected = run.model.decompose(inputs, names)
     np.testing.assert_allclose(vectors, np.asarray(expected), rtol=1e-5, atol=1e-7)
     assert vectors.shape == (40, 6)
 

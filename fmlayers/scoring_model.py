@@ -1,0 +1,269 @@
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+from fmlayers._backend import accumulation_dtype
+from fmlayers._config import restore, state_config
+from fmlayers._exportable import Exportable
+from fmlayers._types import Tensor
+from fmlayers.features import Feature, MultiCategorical, Numeric
+from fmlayers.layers._inputs import ChecksInputs, batch_size, shape_of
+
+if TYPE_CHECKING:
+    from fmlayers.data import Encoder
+
+Decomposition = Literal["exact", "partial"] | None
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """The terms that the raw scores of a batch are the sums of.
+
+        score = bias + sum_{f<=g} matrix[f, g] + rest
+
+    Attributes:
+        bias: The model's constants; 0 where it has none.
+        matrix: `(batch, fields, fields)`: first-order terms on the diagonal, the terms
+            of pairs above it, zeros below.
+        rest: `(batch,)`, all that does not belong to a field or a pair, such as hidden
+            layers. Zeros where there is none.
+    """
+
+    bias: float
+    matrix: Floats
+    rest: Floats
+
+    @classmethod
+    def of_pairs(
+        cls, vectors: Tensor, first_order: Tensor | None = None, bias: Any = None
+    ) -> Self:
+        """Returns the terms of a factorization machine.
+
+        Args:
+            vectors: `(batch, fields, dim)`, the fields' vectors.
+            first_order: Optional `(batch, fields, 1)`, their first-order terms.
+            bias: Optional weight of shape `(1,)`.
+        """
+        v = _numpy(vectors)
+        matrix = np.triu(v @ np.swapaxes(v, 1, 2), k=1)
+        if first_order is not None:
+            diagonal = np.arange(matrix.shape[1])
+            matrix[:, diagonal, diagonal] = _numpy(first_order)[:, :, 0]
+        constant = 0.0 if bias is None else float(_numpy(bias)[0])
+        return cls(constant, matrix, np.zeros(len(matrix), np.float32))
+
+    @classmethod
+    def mean(cls, terms: Sequence["Terms"]) -> Self:
+        """Returns the mean of several models' terms."""
+        return cls(
+            float(np.mean([each.bias for each in terms])),
+            np.mean([each.matrix for each in terms], axis=0),
+            np.mean([each.rest for each in terms], axis=0),
+        )
+
+
+class ScoringModel(ChecksInputs, Exportable, keras.Model):
+    """Base class of models that score an example by its features.
+
+        rating = scaler(score)
+
+    Retrieval, explanation, export and runs use what this class declares and nothing
+    else, so a subclass of it works with all of them. `score` is the one method that
+    a subclass must define; ranking uses it. `decompose` and `terms` are optional.
+
+    A constructor with further arguments adds them to `get_config`, as in any Keras
+    model.
+
+    Args:
+        features: List of `Categorical`, `MultiCategorical`, `Numeric` and `History`:
+            the entries that the model reads.
+        scaler: Optional `RatingScaler`. Defaults to `None`: the rating is the score.
+        encoder: Optional `fmlayers.data.Encoder`, saved with the model, so that a
+            loaded model knows its vocabulary. The model does not call it.
+        **kwargs: Arguments of `keras.Model`.
+
+    Attributes:
+        bias: Weight of shape `(1,)` that every score contains, or `None`.
+        decomposition: How `decompose` relates to `score`: `"exact"` (the whole score
+            follows from it), `"partial"` (it leaves a part of the score out, so that
+            it finds candidates that `score` ranks) or `None` (there is none). A
+            subclass that overrides `score` without setting `decomposition` has a
+            `"partial"` one at most.
+        call_is_rating: Whether a call returns the rating of `score`. `False` for a
+            subclass that overrides `call` without setting it: exports then contain
+            what `call` returns, and no score.
+        members: The models whose scores an `Ensemble` averages; empty for others.
+
+    Call arguments:
+        inputs: Dict from feature name to ids or numbers.
+        training: Optional Boolean, passed on to `score`.
+
+    Input shape:
+        A dict, as for `FeatureEmbedding`.
+
+    Output shape:
+        `(batch, 1)`, in float32.
+
+    Example:
+
+    >>> @keras.saving.register_keras_serializable("my_package")
+    ... class DotProduct(fmlayers.ScoringModel):
+    ...     def __init__(self, features, dim, **kwargs):
+    ...         super().__init__(features, **kwargs)
+    ...         self.vectors = fmlayers.FeatureEmbedding(features, dim)
+    ...         self.interaction = fmlayers.FMInteraction()
+    ...
+    ...     def score(self, inputs, training=None):
+    ...         return self.interaction(self.vectors(inputs))
+    ...
+    ...     def get_config(self):
+    ...         return {**super().get_config(), "dim": self.vectors.dim}
+    >>> features = [fmlayers.Categorical("user", 943), fmlayers.Categorical("item", 90)]
+    >>> model = DotProduct(features, dim=8)
+    >>> tuple(model({"user": np.array([3]), "item": np.array([7])}).shape)
+    (1, 1)
+    """
+
+    built: bool
+    bias: Any = None
+    decomposition: Decomposition = None
+    call_is_rating: bool = True
+    members: Sequence["ScoringModel"] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = vars(cls)
+        if "score" in own and cls.decomposition == "exact":
+            cls.decomposition = own.get("decomposition", "partial")
+        if "call" in own:
+            cls.call_is_rating = own.get("call_is_rating", False)
+
+    def __init__(
+        self,
+        features: Sequence[Feature],
+        scaler: Any = None,
+        *,
+        encoder: "Encoder | None" = None,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("autocast", False)
+        super().__init__(**kwargs)
+        self.features = list(features)
+        self.scaler = scaler
+        self.encoder = encoder
+
+    def build(self, input_shape: Any = None) -> None:
+        """Builds all layers, by scoring an example without values."""
+        if self.built:
+            return
+        self.call(self.blank_example())
+        self.built = True
+
+    def blank_example(self) -> dict[str, npt.NDArray[Any]]:
+        """Returns a batch of one example whose entries have no values."""
+        return {
+            name: np.zeros(
+                (1, 1) if isinstance(feature, MultiCategorical) else (1,),
+                "float32" if isinstance(feature, Numeric) else "int32",
+            )
+            for feature in self.features
+            for name in feature.inputs
+        }
+
+    def score(
+        self, inputs: Mapping[str, Tensor], training: bool | None = None
+    ) -> Tensor:
+        """Returns the raw scores `(batch, 1)`, which ranking uses."""
+        raise NotImplementedError(f"{type(self).__name__} must define `score`.")
+
+    def decompose(
+        self, inputs: Mapping[str, Tensor], names: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
+        """Returns what a group of fields adds to the score: a constant and a vector.
+
+        With the fields split into those of a query Q and those of an item I,
+
+            score = b + c_Q + c_I + <s_Q, s_I>
+
+        so that one matrix product scores all pairs of queries and items.
+
+        Args:
+            inputs: Dict with the entries of the named features.
+            names: Names of the group's features.
+
+        Returns:
+            c `(batch, 1)` and s `(batch, dim)`, in float32.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no decomposition: `decomposition` is None."
+        )
+
+    def terms(self, inputs: Mapping[str, Tensor]) -> Terms:
+        """Returns the terms that the scores of a batch are the sums of.
+
+        Args:
+            inputs: Dict, as in `call`.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} does not define `terms`, the terms of its score."
+        )
+
+    def l2_of(self, name: str) -> tuple[float, float]:
+        """Returns the L2 of a feature's vectors and of its first-order weights.
+
+        `fold_in` regularizes a new user with them.
+
+        Args:
+            name: Name of the feature.
+        """
+        return 0.0, 0.0
+
+    def features_within(self, entries: Collection[str]) -> list[str]:
+        """Returns the names of the features that read only these entries.
+
+        Args:
+            entries: Names of entries of the input dict, such as those of items.
+        """
+        return [f.name for f in self.features if set(f.inputs) <= set(entries)]
+
+    def rating(self, score: Tensor) -> Tensor:
+        """Returns the ratings of raw scores."""
+        return score if self.scaler is None else self.scaler(score)
+
+    def call(
+        self, inputs: Mapping[str, Tensor], training: bool | None = None
+    ) -> Tensor:
+        return self.rating(self.score(inputs, training))
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
+        return (batch_size(self.features, input_shape), 1)
+
+    def compute_output_spec(self, inputs: Mapping[str, Any], **kwargs: Any) -> Any:
+        shapes = {name: shape_of(x) for name, x in inputs.items()}
+        dtype = accumulation_dtype(self.compute_dtype)
+        return keras.KerasTensor(self.compute_output_shape(shapes), dtype=dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "features": serialize(self.features),
+            "scaler": serialize(self.scaler),
+            "encoder": serialize(self.encoder),
+            **state_config(self),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        return restore(cls, config)
+
+
+def _numpy(x: Tensor) -> Floats:
+    array: Floats = ops.convert_to_numpy(ops.cast(x, "float32"))
+    return array
