@@ -22,7 +22,7 @@ from benchmarks._report import print_machine
 from benchmarks._timing import medians
 from fmlayers.models import MatrixFactorization
 
-# By its own clock: that of whole processes is too coarse for a few milliseconds.
+# Timed inside the process: timing whole processes is too coarse for milliseconds.
 AFTER_KERAS = """
 import time, keras
 start = time.perf_counter()

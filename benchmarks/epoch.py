@@ -38,7 +38,7 @@ from fmlayers.optimizers import Adagrad, LazyAdam
 DIM, BATCH, NOTEBOOK_BATCH = 16, 8192, 128
 OURS = "LazyAdam"
 Inputs = dict[str, Any]
-# What trains, and how many epochs that is.
+# A function that trains, and its number of epochs.
 Run = tuple[Callable[[], object], float]
 Prepare = Callable[[Inputs, Any, list[int]], Run]
 

@@ -105,7 +105,7 @@ def of_a_million(dim: int) -> dict[str, float]:
         return [np.asarray(x) for x in top(queries, exclude=seen)]
 
     if Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")  # forgets the most so far
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _memory("VmRSS")
     first = _seconds(search)
     seconds = medians({"search": search}, rounds=5)["search"]

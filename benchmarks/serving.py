@@ -133,7 +133,7 @@ def of_an_index(dim: int) -> None:
     features = [fmlayers.Categorical("user", QUERIES), fmlayers.Categorical("item", 2)]
     model = MatrixFactorization(*features, dim, embeddings_initializer="random_normal")
     top = TopN(model, ["item"], ITEMS, K)
-    # Items about some hundred themes, as films are: independent ones have no nearest.
+    # Items around common themes, like movies: independent items have no near neighbors.
     themes = rng.normal(size=(128, dim))
     vectors = themes[rng.integers(0, 128, ITEMS)] + 0.5 * rng.normal(size=(ITEMS, dim))
     top.item_vectors.assign(vectors.astype("float32"))

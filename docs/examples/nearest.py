@@ -4,8 +4,8 @@
     fmlayers export RUN --out served/1
     python nearest.py items.npy served/1 '{"user": ["7"]}'
 
-The signature `query_vectors` of the SavedModel computes the query embeddings. This needs
-`pip install numpy tensorflow usearch`.
+The signature `query_vectors` of the SavedModel computes the query embeddings. This
+needs `pip install numpy tensorflow usearch`.
 """
 
 import json
