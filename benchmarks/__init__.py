@@ -1,5 +1,5 @@
-"""What the speed claims are measured with; `make bench` runs all of it.
+"""Benchmarks of speed and accuracy; `make bench` runs those of speed.
 
-Machines are shared and noisy: each benchmark prints ratios of things that ran in
-turn in one process, medians of several rounds.
+Machines are shared and noisy. Each benchmark therefore prints ratios of alternatives
+that take turns in one process, as medians of several rounds.
 """

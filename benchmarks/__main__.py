@@ -1,4 +1,4 @@
-"""All benchmarks, `make bench`; those of MovieLens where `FMLAYERS_DATA` is set."""
+"""Runs the benchmarks; those of MovieLens need `FMLAYERS_DATA`."""
 
 import os
 from types import ModuleType
@@ -36,7 +36,7 @@ def main() -> None:
         print(flush=True)
     if "FMLAYERS_DATA" not in os.environ:
         names = ", ".join(benchmark.__name__ for benchmark in OF_MOVIELENS)
-        print(f"Left out, since they need MovieLens in FMLAYERS_DATA: {names}")
+        print(f"Skipped, because they need MovieLens in FMLAYERS_DATA: {names}")
         return
     for benchmark in OF_MOVIELENS:
         benchmark.main()

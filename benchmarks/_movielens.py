@@ -17,9 +17,9 @@ def dataset(name: str) -> Dataset:
 
 
 def ids(fitting: pd.DataFrame, *others: pd.DataFrame) -> tuple[list[Arrays], list[int]]:
-    """Returns ids of user and item of each table, and the sizes of their tables.
+    """Returns the user and item ids of each table, and the sizes of their embeddings.
 
-    An id that `fitting` lacks is 0.
+    Values that are not in `fitting` get the id 0.
     """
     encoder = Encoder({"user": "categorical", "item": "categorical"}).fit(fitting)
     encoded = [encoder.transform(table) for table in (fitting, *others)]

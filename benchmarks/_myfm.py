@@ -1,4 +1,4 @@
-"""myFM over histories, day and side features, as relation blocks."""
+"""myFM with histories, day and side features, as relation blocks."""
 
 from typing import Any
 
@@ -32,8 +32,8 @@ def predict(
 ) -> Floats:
     """Returns predicted ratings of `test` from the columns above and both histories.
 
-    The fields of the user are one relation block, those of the item another. Each
-    field is a group with a prior of its own, and has the norm 1 in each row.
+    The user's fields form one relation block, and the item's fields another. Each
+    field is a group with a separate prior, and has norm 1 in each row.
     """
     from myfm import MyFMRegressor, RelationBlock
 
@@ -65,7 +65,7 @@ def predict(
 def _design(
     train: pd.DataFrame, table: pd.DataFrame, columns: dict[str, Kind]
 ) -> Design:
-    """A value that `train` lacks has no column."""
+    """Encodes columns; values that are not in `train` have no column."""
     known = {name: kind for name, kind in columns.items() if name in table}
     if not known:
         return sparse.csr_matrix((len(table), 0)), []

@@ -21,16 +21,16 @@ PACKAGES = (
 
 
 def print_rmse(name: str, rmse: Sequence[float], seconds: Sequence[float]) -> None:
-    """Prints the mean RMSE over splits, each split's, and the mean time of a run."""
+    """Prints the mean RMSE, the RMSE of each split, and the mean time of a run."""
     each = " ".join(f"{value:.4f}" for value in rmse)
     print(
-        f"{name}: RMSE {np.mean(rmse):.4f} ({each}), {np.mean(seconds):.0f} s a run",
+        f"{name}: RMSE {np.mean(rmse):.4f} ({each}), {np.mean(seconds):.0f} s per run",
         flush=True,
     )
 
 
 def print_machine() -> None:
-    """Prints the number of cores, and the versions of what is installed."""
+    """Prints the number of cores and the versions of the installed packages."""
     versions = [f"Python {platform.python_version()}"]
     for package in PACKAGES:
         try:
@@ -47,6 +47,6 @@ def parser_with_json() -> argparse.ArgumentParser:
 
 
 def write_figures(path: Path | None, figures: dict[Any, Any]) -> None:
-    """Writes figures for `benchmarks.pictures`, if there is a path to write to."""
+    """Writes figures for `benchmarks.pictures`, unless `path` is `None`."""
     if path is not None:
         path.write_text(json.dumps(figures, indent=1) + "\n", "utf-8")

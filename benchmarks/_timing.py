@@ -6,7 +6,7 @@ from collections.abc import Callable
 def medians(
     runs: dict[str, Callable[[], object]], rounds: int = 15
 ) -> dict[str, float]:
-    """Returns the median seconds of each, run in turn after one warm-up."""
+    """Returns the median seconds of each function; they take turns after a warm-up."""
     for run in runs.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in runs}

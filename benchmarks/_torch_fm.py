@@ -1,6 +1,6 @@
 """A biased factorization machine of two fields in PyTorch, with SparseAdam.
 
-As a program it is the other end of `Worker`.
+`Worker` runs this module as a program.
 """
 
 import subprocess
@@ -56,14 +56,14 @@ class TorchFM:
 
 
 class Worker:
-    """Trains in a process of its own: TensorFlow's threads would slow PyTorch's down.
+    """Trains in a separate process, since TensorFlow's threads slow PyTorch down.
 
     Args:
-        ids: `(rows, 2)`.
-        ratings: `(rows,)`, in float32.
-        sizes: Rows of the two tables.
-        dim: Size of a vector.
-        batch: Rows a step.
+        ids: Integers `(rows, 2)`.
+        ratings: Float32 array `(rows,)`.
+        sizes: Number of rows of each of the two tables.
+        dim: Embedding dimension.
+        batch: Batch size.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
-"""RMSE on MovieLens, a command a row; `FMLAYERS_DATA` holds ml-100k/ and ml-1m/.
+"""Measures the test RMSE on MovieLens for each row of docs/results.md.
 
     FMLAYERS_DATA=folder python -m benchmarks.accuracy [ROW ...]
 
-Each row runs `fmlayers train` with the options below, once a seed. What they say was
-chosen on validation rows; the test rows are read once, by a model whose epochs were
-found on validation rows.
+`FMLAYERS_DATA` contains ml-100k/ and ml-1m/. Each row runs `fmlayers train` with the
+options below, once per seed. The options and the number of epochs were chosen on
+validation rows. The test rows are read once, by the final model.
 """
 
 import json
@@ -20,7 +20,7 @@ from benchmarks._report import print_rmse
 IDS = "--model mf"
 SIDE = "user item age:categorical sex occupation genres year:categorical"
 EVERYTHING_100K = f"--histories --l2 .09 --l2-of day=.25 --features day {SIDE}"
-# What `fmlayers tune` found, on validation rows of the first split: docs/tuning.md.
+# Chosen by `fmlayers tune` on validation rows of the first split: docs/tuning.md.
 TUNED_100K = (
     "--histories --dim 128 --init-stddev .01813 --l2 .04864 --l2-of "
     "user_history=.008753 item_history=.006818 day=.3488 --linear-l2 .002264 "

@@ -1,10 +1,11 @@
-"""Training speed against how batches come: from arrays, streams, files; padded or not.
+"""Compares training speed with batches from arrays, streams and files, padded or not.
 
     python -m benchmarks.batches
 
-A factorization machine of a million rows, dimension 16, batches of 8192, compiled
-with XLA, 32 steps an execution. "Ready" are batches formed beforehand and kept in
-memory: what training takes when nothing is formed. Epochs in turn, medians.
+Trains a factorization machine with 16 dimensions on a million rows, with a batch size
+of 8192, XLA and 32 steps per execution. "Ready" batches are formed in advance and kept
+in memory, so they show the time of training alone. Figures are medians of epochs that
+take turns.
 """
 
 import tempfile
@@ -26,11 +27,11 @@ LONGEST = 100
 
 
 def main() -> None:
-    print(f"{ROWS:,} rows of user and item, rows a second")
+    print(f"{ROWS:,} rows of user and item, rows per second")
     with tempfile.TemporaryDirectory() as folder:
         report(of_two_ids(ROWS, Path(folder)), ROWS)
     rows = ROWS // 4
-    print(f"\n{rows:,} rows of user and a list of 2 ids on average, {LONGEST} at most")
+    print(f"\n{rows:,} rows of user and 2 ids on average, {LONGEST} at most")
     report(with_lists(rows), rows)
 
 
@@ -65,7 +66,7 @@ def of_two_ids(rows: int, folder: Path) -> dict[str, Callable[[], object]]:
 
     return {
         "ready": fit(features, ready, len(data)),
-        "arrays, as Keras takes them": arrays(),
+        "arrays passed to Keras": arrays(),
         "ShuffledBatches": fit(features, data, len(data)),
         "ShuffledBatches.stream()": fit(features, data.stream(), len(data)),
         "ShardedBatches.stream(), from Parquet": fit(

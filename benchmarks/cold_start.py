@@ -1,10 +1,10 @@
-"""How long a start takes: imports, the command, a loaded model, a single row.
+"""Measures the time of imports, of the command, of loading and of a single prediction.
 
     python -m benchmarks.cold_start [--rounds 7]
 
-Starts of Python with its imports, and of the command
-`fmlayers train --data synthetic --model mf` up to the end of its first execution of
-steps, are fresh processes in turn; loading and predicting happen in this one. Medians.
+Imports run in fresh processes, and so does `fmlayers train --data synthetic --model mf`
+up to the end of its first execution of steps. Loading and predicting run in this
+process. Figures are medians of rounds that take turns.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from benchmarks._report import print_machine
 from benchmarks._timing import medians
 from fmlayers.models import MatrixFactorization
 
-# By its own clock: that of whole processes is too coarse for a few milliseconds.
+# Timed inside the process: timing whole processes is too coarse for milliseconds.
 AFTER_KERAS = """
 import time, keras
 start = time.perf_counter()
@@ -65,7 +65,7 @@ def first_step() -> None:
 
 
 def of_a_row(folder: Path) -> dict[str, Callable[[], object]]:
-    """Returns ways to predict a single row, of a model of MovieLens 1M's size."""
+    """Returns ways to predict one row, with a model of the size of MovieLens 1M."""
     import tensorflow as tf
 
     features = [fmlayers.Categorical(name, size) for name, size in SIZES.items()]

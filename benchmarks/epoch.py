@@ -1,15 +1,20 @@
-"""One epoch of MovieLens 1M, of user and item: ours, Keras, PyTorch, DeepCTR.
+"""Times an epoch of MovieLens 1M with fmlayers, Keras, PyTorch and DeepCTR.
 
     FMLAYERS_DATA=folder python -m benchmarks.epoch [--rounds 3] [--json FILE]
 
-A biased factorization machine of 16 dimensions, without L2, on all 1,000,209 ratings;
-squared error; rows shuffled each epoch by whatever each package shuffles with. Ours
-are compiled with XLA, all steps of an epoch in one execution, the batches from
-`ShuffledBatches.stream()`. "Notebook" is how the notebooks of such models train:
-Keras' own `Embedding` and Adam, 128 rows a batch, no XLA, arrays given to `fit`.
-Tracing and compiling are not in it: each trains once before the rounds. PyTorch trains
-in a process of its own, at 256 a batch on a fifth of the rows: that time is scaled. The
-peers are as `benchmarks/peers.txt` installs them; one that is missing is left out.
+The model is a biased factorization machine of user and item with 16 dimensions and
+without L2. It trains on all 1,000,209 ratings with the squared error. Each package
+shuffles the rows in its usual way.
+
+fmlayers uses XLA, all steps of an epoch in one execution, and batches from
+`ShuffledBatches.stream()`. "Notebook" is the usual setup of notebooks: the `Embedding`
+and Adam of Keras, a batch size of 128, no XLA, and arrays passed to `fit`. PyTorch
+trains in a separate process. At a batch size of 256, it trains on a fifth of the rows,
+and its time is scaled. Each model trains once before the rounds, so tracing and
+compilation are not included.
+
+`benchmarks/peers.txt` installs the other packages. Packages that are missing are
+skipped.
 """
 
 import importlib.util
@@ -33,13 +38,13 @@ from fmlayers.optimizers import Adagrad, LazyAdam
 DIM, BATCH, NOTEBOOK_BATCH = 16, 8192, 128
 OURS = "LazyAdam"
 Inputs = dict[str, Any]
-# What trains, and how many epochs that is.
+# A function that trains, and its number of epochs.
 Run = tuple[Callable[[], object], float]
 Prepare = Callable[[Inputs, Any, list[int]], Run]
 
 
 class PlainFM(keras.Model):
-    """The same machine of Keras' own layers."""
+    """The same model, built from Keras layers."""
 
     def __init__(self, sizes: list[int]) -> None:
         super().__init__()
@@ -141,15 +146,13 @@ def main(arguments: list[str] | None = None) -> None:
     runs = {}
     for name, (package, prepare) in CONTESTANTS.items():
         if package is not None and importlib.util.find_spec(package) is None:
-            print(f"{name}: left out, {package} is not installed")
+            print(f"{name}: skipped, {package} is not installed")
         else:
             runs[name] = prepare(inputs, ratings, sizes)
     taken = medians({name: run for name, (run, _) in runs.items()}, options.rounds)
     seconds = {name: taken[name] / epochs for name, (_, epochs) in runs.items()}
-    print(
-        f"An epoch of MovieLens 1M, {len(ratings):,} rows, {BATCH} a batch, dim {DIM}"
-    )
-    print(f"{'':34}{'seconds':>9}{'examples/s':>13}{'over ours':>11}")
+    print(f"MovieLens 1M, {len(ratings):,} rows, batch size {BATCH}, {DIM} dimensions")
+    print(f"{'':34}{'seconds':>9}{'examples/s':>13}{'relative':>11}")
     for name, each in seconds.items():
         ratio = each / seconds[OURS]
         print(f"{name:34}{each:9.3f}{len(ratings) / each:13,.0f}{ratio:10.1f}x")

@@ -1,11 +1,11 @@
-"""FMInteraction, forward and backward, against what else computes the same.
+"""Compares FMInteraction, forward and backward, with other ways to compute the sum.
 
     python -m benchmarks.fm_interaction
 
-The second-order sum of (8192, fields, 16) and its gradient, compiled with XLA, eight
-times in one program, each on the gradient of the last: so nothing but the layer's own
-memory is touched, and none of it is new. The share is of the bandwidth of a plain copy,
-counting the input read, the gradient written and the input read again.
+Computes the second-order sum of (8192, fields, 16) and its gradient with XLA, eight
+times in one program. Each repetition uses the gradient of the previous one, so no other
+memory is accessed or allocated. "Of a copy" is the share of the bandwidth of a plain
+copy, counting the input read, the gradient written and the input read again.
 """
 
 import itertools
@@ -30,7 +30,7 @@ MAX_FIELDS = {
 
 
 def square_of_sum(x: tf.Tensor) -> tf.Tensor:
-    """The lemma as it is written, which cancels."""
+    """Computes the textbook formula, which suffers from cancellation."""
     squares = tf.square(tf.reduce_sum(x, 1)) - tf.reduce_sum(tf.square(x), 1)
     return 0.5 * tf.reduce_sum(squares, axis=-1)
 
@@ -73,7 +73,7 @@ def compiled(
 def main() -> None:
     print(f"FMInteraction, ({BATCH}, fields, {DIM}), forward and backward")
     others = "".join(f"{name:>16}" for name in MAX_FIELDS)
-    print(f"{'fields':>8}{'ms':>8}{'ns a field':>12}{'of a copy':>12}{others}")
+    print(f"{'fields':>8}{'ms':>8}{'ns/field':>12}{'of a copy':>12}{others}")
     for fields in FIELDS:
         values = np.random.default_rng(0).normal(size=(BATCH, fields, DIM))
         x = tf.constant(values, tf.float32)

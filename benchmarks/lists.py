@@ -1,11 +1,13 @@
-"""Lists of 25 for all users of MovieLens 1M, their metrics, and a million items.
+"""Times top-25 search for all users of MovieLens 1M, and among a million items.
 
     FMLAYERS_DATA=folder python -m benchmarks.lists [RUN]
 
-RUN is a run of MovieLens 1M; without it one is trained for three epochs. The lists are
-of the whole catalogue, without what a user has rated in training. Beside them the same
-by NumPy: the scores of all pairs, sorted whole. Without `FMLAYERS_DATA` the million
-items alone, in a process of their own: what its memory grows by beyond the catalogue.
+RUN is a run of MovieLens 1M. If omitted, a model is trained for three epochs. The
+search ranks the whole catalog, except the items that a user rated in the training rows.
+NumPy does the same by sorting the scores of all pairs.
+
+Without `FMLAYERS_DATA`, only the search among a million items runs. It runs in a
+separate process to measure its memory beyond the catalog.
 """
 
 import argparse
@@ -59,20 +61,20 @@ def of_a_run(path: Path) -> None:
     same = float(np.mean(positions == full_sort(recommender, users)))
     print(f"Top {K} of {len(users):,} users, {len(recommender.catalogue):,} items")
     for name, seconds in (
-        ("model loaded", loading),
-        ("all lists, the first time", first),
-        ("all lists, again", taken["recommend_all"]),
-        ("  of that, the search", taken["lists"]),
-        ("all metrics, beyond the lists", taken["evaluate"] - taken["recommend_all"]),
-        ("NumPy, sorted whole", taken["NumPy"]),
+        ("loading the model", loading),
+        ("recommendations, first call", first),
+        ("recommendations, later calls", taken["recommend_all"]),
+        ("  search alone", taken["lists"]),
+        ("all metrics, in addition", taken["evaluate"] - taken["recommend_all"]),
+        ("NumPy, sorting all scores", taken["NumPy"]),
     ):
         ratio = seconds / taken["lists"]
         print(f"{name:32}{seconds:8.2f} s{ratio:8.1f}x the search")
-    print(f"places with the same item as NumPy's: {same:.4%}")
+    print(f"positions with the same item as NumPy: {same:.4%}")
 
 
 def full_sort(recommender: Any, users: list[str]) -> Any:
-    """Returns positions `(users, K)`, each user's whole row of scores sorted."""
+    """Returns positions `(users, K)` by sorting all scores of each user."""
     top = recommender.top_n
     items = keras.ops.convert_to_numpy(top.item_vectors)
     constants = keras.ops.convert_to_numpy(top.item_constants)
@@ -89,7 +91,7 @@ def full_sort(recommender: Any, users: list[str]) -> Any:
 
 
 def of_a_million(dim: int) -> dict[str, float]:
-    """Returns seconds and bytes of the lists of some users of a million items."""
+    """Returns the seconds and bytes of a top-N search among a million items."""
     features = [fmlayers.Categorical("user", QUERIES), fmlayers.Categorical("item", 2)]
     model = MatrixFactorization(*features, dim)
     top = TopN(model, ["item"], ITEMS, K)
@@ -103,7 +105,7 @@ def of_a_million(dim: int) -> dict[str, float]:
         return [np.asarray(x) for x in top(queries, exclude=seen)]
 
     if Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")  # forgets the most so far
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _memory("VmRSS")
     first = _seconds(search)
     seconds = medians({"search": search}, rounds=5)["search"]
@@ -111,7 +113,7 @@ def of_a_million(dim: int) -> dict[str, float]:
 
 
 def _memory(name: str) -> float:
-    """Returns bytes of this process: `VmRSS` are held now, `VmHWM` the most so far."""
+    """Returns bytes of this process: `VmRSS` is the current use, `VmHWM` the peak."""
     status = Path("/proc/self/status")
     if not status.exists():  # not Linux
         return math.nan
@@ -146,7 +148,7 @@ def main(arguments: list[str] | None = None) -> None:
             )
             of_a_run(Path(folder) / "run")
     print(f"\nTop {K} of {QUERIES} users, {ITEMS:,} items, 128 excluded")
-    print(f"{'dim':>4}{'first, s':>10}{'again, s':>10}{'users/s':>9}{'memory':>11}")
+    print(f"{'dim':>4}{'first, s':>10}{'later, s':>10}{'users/s':>9}{'memory':>11}")
     for dim in (16, 64):
         command = [sys.executable, "-m", "benchmarks.lists", "--million", str(dim)]
         output = subprocess.run(command, check=True, capture_output=True).stdout
@@ -155,7 +157,7 @@ def main(arguments: list[str] | None = None) -> None:
             f"{dim:4}{found['first']:10.2f}{found['seconds']:10.2f}"
             f"{QUERIES / found['seconds']:9.0f}{found['bytes'] / 2**20:+8.0f} MB"
         )
-    print(f"(the scores of all pairs at once: {4 * QUERIES * ITEMS / 2**20:,.0f} MB)")
+    print(f"(scores of all pairs at once: {4 * QUERIES * ITEMS / 2**20:,.0f} MB)")
 
 
 if __name__ == "__main__":

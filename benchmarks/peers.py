@@ -1,13 +1,12 @@
-"""RMSE of other packages on the splits of `benchmarks.accuracy`.
+"""Measures the test RMSE of other packages on the splits of `benchmarks.accuracy`.
 
     python -m pip install -r benchmarks/peers.txt
     FMLAYERS_DATA=folder python -m benchmarks.peers [100k] [1m] [PEER ...]
 
-User and item alone; `myfm-everything` has the columns of `100k-everything` and
-`1m-everything` of `benchmarks.accuracy`. Each peer as its own documentation sets it up.
-Those that train by epochs stop on the validation rows that `fmlayers train` stops on,
-10 % of the training rows; the Bayesian one has nothing to stop, and trains on all of
-them.
+The models use user and item alone, except `myfm-everything`, which uses the columns of
+`100k-everything` and `1m-everything`. Each package is configured as in its
+documentation. Packages with early stopping use the same validation rows as
+`fmlayers train`, 10 % of the training rows. The others train on all training rows.
 """
 
 import os
@@ -30,7 +29,7 @@ MAX_EPOCHS, PATIENCE = 60, 3
 
 
 def myfm(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> Floats:
-    """Gibbs sampling, as libFM's MCMC: 300 samples of rank 32."""
+    """Predicts with Gibbs sampling, like the MCMC of libFM: 300 samples of rank 32."""
     from myfm import MyFMRegressor
     from sklearn.preprocessing import OneHotEncoder
 
@@ -46,7 +45,7 @@ def myfm(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> Floats:
 
 
 def myfm_everything(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> Floats:
-    """As myFM's examples with histories: 512 samples of rank 10, all kept."""
+    """Predicts as the examples of myFM with histories: 512 samples of rank 10."""
     from benchmarks._myfm import predict
 
     return predict(train, test, seed, rank=10, samples=512)
@@ -72,7 +71,7 @@ def _surprise(name: str, train: pd.DataFrame, test: pd.DataFrame, seed: int) -> 
 
 
 def deepctr(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> Floats:
-    """DeepFM with embeddings of 16; its other arguments are its defaults."""
+    """Predicts with DeepFM, 16 dimensions and default arguments otherwise."""
     import keras
     from deepctr.feature_column import SparseFeat
     from deepctr.models import DeepFM
@@ -107,7 +106,7 @@ def deepctr(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> Floats:
 
 
 def torch(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> Floats:
-    """A biased FM of 16 dimensions with SparseAdam, which knows no weight decay."""
+    """Predicts with a biased FM, 16 dimensions and SparseAdam without weight decay."""
     import torch
     from torch import nn
 
@@ -156,7 +155,7 @@ def torch(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> Floats:
 
 
 def _ids(train: pd.DataFrame, test: pd.DataFrame) -> tuple[Floats, list[int]]:
-    """Returns ids of user and item of all rows, 0 what `train` lacks, and sizes."""
+    """Returns user and item ids, 0 for values not in `train`, and table sizes."""
     columns, sizes = [], []
     for name in ("user", "item"):
         known = pd.Index(train[name].unique())

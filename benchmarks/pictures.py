@@ -1,11 +1,11 @@
-"""Draws the pictures of the documents.
+"""Draws the pictures of the documentation.
 
     python -m benchmarks.pictures docs/images [--training FILE] [--epoch FILE]
         [--time-to-rmse FILE] [--fields RUN]
 
-Those of docs/performance.md are drawn from what the benchmarks of these names write
-with `--json`; a color stands for the same package in each. RUN is a run of
-`fmlayers train`, whose fields and pairs are drawn as a heat map.
+Each FILE is the output of the benchmark of the same name with `--json`, for
+docs/performance.md. A package has the same color in all pictures. RUN is a run of
+`fmlayers train`, whose fields and pairs of fields are drawn as a heat map.
 """
 
 import argparse
@@ -51,7 +51,7 @@ DPI = 96
 
 
 def training(figures: dict[str, dict[str, float]], path: Path) -> None:
-    """Examples a second by rows in the tables, a line each."""
+    """Draws examples per second by rows in the tables, one line per optimizer."""
     figure, axes = new_figure(7.5, 4.5)
     rows = [int(size) for size in figures]
     for name in next(iter(figures.values())):
@@ -62,7 +62,7 @@ def training(figures: dict[str, dict[str, float]], path: Path) -> None:
             rows, speeds, style, marker=marker, color=color(name), label=label(name)
         )
     axes.set(xscale="log", yscale="log", xlabel="rows in the tables")
-    axes.set_ylabel("training examples a second")
+    axes.set_ylabel("training examples per second")
     _plain_numbers(axes.yaxis)
     _plain_numbers(axes.xaxis)
     axes.grid(color="#E8E8E8", which="major")
@@ -71,20 +71,20 @@ def training(figures: dict[str, dict[str, float]], path: Path) -> None:
 
 
 def epoch(figures: dict[str, Any], path: Path) -> None:
-    """Seconds an epoch as bars, the fastest above."""
+    """Draws seconds per epoch as bars, with the fastest package on top."""
     seconds = dict(sorted(figures["seconds"].items(), key=lambda item: -item[1]))
     figure, axes = new_figure(7.5, 0.45 * len(seconds) + 1)
     names = [label(name) for name in seconds]
     bars = axes.barh(names, list(seconds.values()), color=[color(n) for n in seconds])
     axes.bar_label(bars, [f"{each:.2f} s" for each in seconds.values()], padding=4)
-    axes.set(xlabel="seconds an epoch of MovieLens 1M")
+    axes.set(xlabel="seconds per epoch of MovieLens 1M")
     axes.margins(x=0.12)
     axes.tick_params(axis="y", length=0)
     _write(figure, path)
 
 
 def time_to_rmse(figures: dict[str, Any], path: Path) -> None:
-    """Validation RMSE by seconds of training, a curve each, a panel a data set."""
+    """Draws validation RMSE by seconds of training, one panel per data set."""
     figure, first = new_figure(10, 4.2)
     first.remove()
     panels = figure.subplots(1, len(figures), squeeze=False)[0]
@@ -112,9 +112,9 @@ def time_to_rmse(figures: dict[str, Any], path: Path) -> None:
 
 
 def fields(run: Path, path: Path) -> None:
-    """How much each field and each pair moves the scores of the run's test rows."""
+    """Draws how much each field and each pair moves the scores of the test rows."""
     sizes = explain_fields(Run(run)).sizes
-    label = "standard deviation over the test rows, in raw score"
+    label = "standard deviation over the test rows, in units of the raw score"
     figure = plots.field_heat_map(sizes.matrix, sizes.fields, label=label)
     _write(figure, path, colors=128)
 

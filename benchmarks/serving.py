@@ -1,13 +1,15 @@
-"""One row and 1,000 candidates, by everything that scores them.
+"""Compares exports: speed, file size, and the error of their scores.
 
     FMLAYERS_DATA=folder python -m benchmarks.serving [RUN]
 
-RUN is a run; without it a factorization machine of user, item, age, sex, occupation,
-year and genres, 16 dimensions, is trained on MovieLens 1M for an epoch, or without
-`FMLAYERS_DATA` on generated ratings. Each is given ids as NumPy arrays and gives NumPy
-arrays back, in turn in one process; ONNX Runtime and LiteRT with two threads. Then what
-the files weigh by the type of their weights, and how far their scores are from Keras';
-and a vector index of 100,000 items by usearch against the product of `TopN`.
+RUN is a run. If omitted, a factorization machine of user, item, age, sex, occupation,
+year and genres with 16 dimensions is trained for one epoch on MovieLens 1M, or on
+generated ratings without `FMLAYERS_DATA`.
+
+Keras and the exports score one row and 1,000 rows. They take turns in one process, with
+ids as NumPy arrays and scores as NumPy arrays. ONNX Runtime and LiteRT use two threads.
+Two more tables compare the file sizes and errors of the weight types, and a usearch
+index of 100,000 items with the exact search of `TopN`.
 """
 
 import argparse
@@ -65,7 +67,7 @@ LOADERS = {"litert": of_litert, "onnx": of_onnx}
 
 
 def candidates(run: Run, count: int) -> dict[str, Any]:
-    """Returns the inputs of one user and of items, as an application has them."""
+    """Returns the inputs of one user and several items, as in an application."""
     import pandas as pd
 
     users, items = (run.encoder.vocabulary(name) for name in ("user", "item"))
@@ -101,7 +103,7 @@ def of_a_run(path: Path, folder: Path) -> None:
         found[count] = medians(runs, rounds=51)
     names = ", ".join(run.encoder.columns)
     print(f"{type(model).__name__} of {names}; {model.count_params():,} parameters")
-    print(f"{'':18}{'1 row, ms':>12}{'1,000, ms':>12}{'rows/s':>14}{'of predict':>12}")
+    print(f"{'':18}{'1 row, ms':>12}{'1,000, ms':>12}{'rows/s':>14}{'speedup':>12}")
     for name in scorers:
         one, many = (found[count][name] for count in (1, CANDIDATES))
         ratio = found[1]["Keras, predict"] / one
@@ -131,7 +133,7 @@ def of_an_index(dim: int) -> None:
     features = [fmlayers.Categorical("user", QUERIES), fmlayers.Categorical("item", 2)]
     model = MatrixFactorization(*features, dim, embeddings_initializer="random_normal")
     top = TopN(model, ["item"], ITEMS, K)
-    # Items about some hundred themes, as films are: independent ones have no nearest.
+    # Items around common themes, like movies: independent items have no near neighbors.
     themes = rng.normal(size=(128, dim))
     vectors = themes[rng.integers(0, 128, ITEMS)] + 0.5 * rng.normal(size=(ITEMS, dim))
     top.item_vectors.assign(vectors.astype("float32"))

@@ -1,8 +1,8 @@
-"""A table a feature against one fused table with offsets: seconds a training step.
+"""Compares one table per feature with one fused table with offsets.
 
-Both look up one id a field and are trained by the same row-wise Adagrad, compiled by
-XLA. The layer keeps a table a feature because the fused one is not clearly faster
-and can be neither shared nor regularized by name.
+Both look up one id per field and train with the same row-wise Adagrad and XLA. The
+layer keeps one table per feature, because the fused table is not clearly faster and
+cannot be shared or regularized by name.
 """
 
 import keras
@@ -17,7 +17,7 @@ BATCH, DIM, STEPS = 4096, 16, 8
 
 
 class FusedEmbedding(keras.layers.Layer):
-    """All features in one table; ids are shifted by the sizes before theirs."""
+    """Looks up all features in one table; ids are shifted by the preceding sizes."""
 
     def __init__(self, features: list[Categorical], dim: int) -> None:
         super().__init__()
@@ -50,8 +50,8 @@ def training(layer: keras.layers.Layer, features: list[Categorical], rows: int):
 
 
 def main() -> None:
-    print(f"One fused table against a table a feature, {BATCH} rows, dim {DIM}")
-    print(f"{'fields':>8}{'rows a table':>14}{'fused / separate':>18}")
+    print(f"One fused or separate tables, batch size {BATCH}, {DIM} dimensions")
+    print(f"{'fields':>8}{'rows/table':>14}{'fused / separate':>18}")
     for fields in (2, 8, 26):
         for rows in (1_000, 100_000):
             features = [Categorical(f"f{i}", rows) for i in range(fields)]

@@ -1,14 +1,14 @@
-"""Training time to a validation RMSE on MovieLens: ours and other packages.
+"""Times training until a validation RMSE on MovieLens: fmlayers and other packages.
 
     FMLAYERS_DATA=folder python -m benchmarks.time_to_rmse [100k] [1m]
         [--only NAME ...] [--most SECONDS] [--json FILE]
 
-The training rows of the random 80/20 split of seed 0; the RMSE is of the tenth of them
-that nobody trains on, the same rows for all. Ours is the command
-`fmlayers train --model mf` in a process of its own, with the seconds of its epochs:
-tracing, XLA's compiling and the validation after each are in them. Of the others the
-training alone is timed. Each stops at the lowest RMSE of the list, after `--most`
-seconds, or where several epochs in a row did not improve the RMSE.
+All packages train on the training rows of the random 80/20 split of seed 0, except a
+tenth of them, which are the same validation rows for all. fmlayers is the command
+`fmlayers train --model mf` in a separate process. Its time is that of its epochs, with
+tracing, XLA compilation and validation after each epoch. For the other packages, only
+training is timed. Each package stops at the lowest RMSE of the table, after `--most`
+seconds, or when several epochs in a row do not improve the RMSE.
 """
 
 import importlib.util
@@ -39,7 +39,7 @@ TRAIN = [sys.executable, "-m", "fmlayers.cli", "train", "--model", "mf", "--no-r
 
 
 class Curve:
-    """Seconds of training and RMSE, a point a judgement; its clock stands meanwhile."""
+    """Collects seconds of training and RMSE; evaluation does not count as training."""
 
     def __init__(self, truth: npt.NDArray[Any], goal: float, most: float) -> None:
         self.truth, self.goal, self.most = truth, goal, most
@@ -50,7 +50,7 @@ class Curve:
         self._started = time.perf_counter()
 
     def judge(self, predict: Callable[[], Any], patience: int = PATIENCE) -> bool:
-        """Adds a point; tells whether that is enough."""
+        """Adds a point and returns whether training can stop."""
         self.seconds += time.perf_counter() - self._started
         error = np.clip(predict(), 1, 5) - self.truth
         self.points.append((self.seconds, float(np.sqrt(np.mean(error**2)))))
@@ -87,9 +87,9 @@ def ours(*options: str) -> Watch:
 def myfm(
     size: str, fitting: pd.DataFrame, validation: pd.DataFrame, curve: Curve
 ) -> None:
-    """Gibbs sampling of rank 32, judged by the mean of the later half of its samples.
+    """Trains with Gibbs sampling of rank 32, evaluated on the later half of samples.
 
-    That is better at any time than its default, which leaves out the first five.
+    At any time, this is better than its default, which omits the first five samples.
     """
     from myfm import MyFMRegressor
     from sklearn.preprocessing import OneHotEncoder
@@ -113,7 +113,7 @@ def myfm(
 def surprise(
     size: str, fitting: pd.DataFrame, validation: pd.DataFrame, curve: Curve
 ) -> None:
-    """SVD, whose training nothing can watch: each point is a training of its own."""
+    """Trains SVD again for each point, since it has no callbacks."""
     import surprise
 
     reader = surprise.Reader(rating_scale=(1, 5))
@@ -132,7 +132,7 @@ def surprise(
 def deepctr(
     size: str, fitting: pd.DataFrame, validation: pd.DataFrame, curve: Curve
 ) -> None:
-    """DeepFM with embeddings of 16; its other arguments are its defaults."""
+    """Trains DeepFM with 16 dimensions and default arguments otherwise."""
     from deepctr.feature_column import SparseFeat
     from deepctr.models import DeepFM
 
@@ -161,7 +161,7 @@ def deepctr(
 def torch(
     size: str, fitting: pd.DataFrame, validation: pd.DataFrame, curve: Curve
 ) -> None:
-    """A biased FM of 16 dimensions with SparseAdam, 256 rows a batch."""
+    """Trains a biased FM with 16 dimensions, SparseAdam and a batch size of 256."""
     import torch
 
     torch.manual_seed(0)
@@ -206,14 +206,14 @@ def main(arguments: list[str] | None = None) -> None:
         train = dataset.table().iloc[split_rows(dataset, "random", 0.2, 0).train]
         fitting, validation = (train.iloc[rows] for rows in _cut(len(train), 0))
         truth, goals = validation["rating"].to_numpy(), RMSES[size]
-        print(f"MovieLens {size.upper()}, time of training to a validation RMSE")
+        print(f"MovieLens {size.upper()}, training time until a validation RMSE")
         cells = "".join(f"{f'<= {goal:.2f}':>14}" for goal in goals)
         print(f"{'':20}{cells}{'best':>10}{'after':>10}", flush=True)
         figures[size] = {}
         for name in options.only:
             package, watch = CONTESTANTS[name]
             if package is not None and importlib.util.find_spec(package) is None:
-                print(f"{name:20}left out, {package} is not installed")
+                print(f"{name:20}skipped, {package} is not installed")
                 continue
             curve = Curve(truth, goals[-1], options.most)
             watch(size, fitting, validation, curve)

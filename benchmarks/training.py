@@ -1,12 +1,13 @@
-"""Training speed against the rows in the tables: ours, stock Keras, PyTorch.
+"""Compares training speed by rows in the tables: fmlayers, Keras and PyTorch.
 
     python -m benchmarks.training [--rows 10000 1100000 ...] [--torch]
         [--json FILE]
 
-A factorization machine of two fields, dimension 16, batches of 8192, uniform ids; ours
-compiled with XLA, 64 steps an execution; data prepared beforehand. Speeds are in
-examples a second, medians of rounds in which all take their turn; torch, in a
-process of its own, is as `benchmarks/peers.txt` installs it.
+The model is a factorization machine of two fields with 16 dimensions, a batch size of
+8192 and uniform ids. The optimizers of fmlayers use XLA and 64 steps per execution. The
+data is prepared in advance. Speeds are in examples per second, as medians of rounds in
+which all take turns. PyTorch runs in a separate process; `benchmarks/peers.txt`
+installs it.
 """
 
 import statistics
@@ -38,7 +39,7 @@ RUNS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
 
 
 def prepare(name: str, sizes: dict[str, int]) -> tuple[Callable[[], float], int]:
-    """Returns what trains some steps, and of how many examples."""
+    """Returns a function that trains some steps, and its number of examples."""
     make, compiled = RUNS[name]
     steps = compiled.get("steps_per_execution", 4)
     features = [fmlayers.Categorical(n, size) for n, size in sizes.items()]
@@ -89,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--torch", action="store_true")
     options = parser.parse_args([] if arguments is None else arguments)
     names = [*RUNS, *(["torch SparseAdam"] if options.torch else [])]
-    print("Training, examples a second; x: LazyAdam over it")
+    print("Training, examples per second; x: speed of LazyAdam relative to it")
     print(f"{'rows':>12}" + "".join(f"{name:>24}" for name in names))
     speeds: dict[int, dict[str, float]] = {}
     for rows in options.rows:

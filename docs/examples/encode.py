@@ -1,6 +1,6 @@
-"""From raw values to a model's ids, with the vocabularies that stand beside an export.
+"""Encodes raw values as ids, with the vocabularies of an export.
 
-What `fmlayers.data.Encoder` does to a row, in NumPy and the standard library alone.
+It does the same as `fmlayers.data.Encoder`, with NumPy and the standard library alone.
 """
 
 import json
@@ -15,7 +15,7 @@ MISSING, UNKNOWN = 0, -1
 
 
 class Vocabularies:
-    """Encodes rows as an export's inputs.
+    """Encodes rows as the inputs of an export.
 
     Args:
         path: The `encoder.json` of an export.
@@ -32,7 +32,7 @@ class Vocabularies:
         }
 
     def encode(self, rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
-        """Returns one array an input; what a row lacks counts as missing."""
+        """Returns one array per input; columns that a row lacks count as missing."""
         return {
             column: self._encode(column, kind, [row.get(column) for row in rows])
             for column, kind in self.kinds.items()

@@ -1,11 +1,11 @@
-"""The best items of a query by a vector index.
+"""Finds the best items for a query with a vector index.
 
     fmlayers export RUN --format item_vectors --out items.npy
     fmlayers export RUN --out served/1
     python nearest.py items.npy served/1 '{"user": ["7"]}'
 
-The queries' vectors are the SavedModel's, by its signature `query_vectors`. It needs
-`pip install numpy tensorflow usearch`.
+The signature `query_vectors` of the SavedModel computes the query embeddings. This
+needs `pip install numpy tensorflow usearch`.
 """
 
 import json
@@ -18,7 +18,7 @@ from usearch.index import Index
 
 
 def build(vectors: np.ndarray) -> Index:
-    """Returns an index of vectors by inner product."""
+    """Returns an index of the vectors, for search by inner product."""
     index = Index(
         ndim=vectors.shape[1],
         metric="ip",
@@ -32,10 +32,10 @@ def build(vectors: np.ndarray) -> Index:
 
 
 def find(index: Index, queries: np.ndarray, k: int = 25) -> tuple[Any, Any]:
-    """Returns the rows of the k vectors of largest product with each, and these."""
+    """Returns the rows of the k largest inner products, and the inner products."""
     matches = index.search(queries, k)
     keys = np.reshape(matches.keys, (len(queries), -1))
-    # Of this metric a distance is 1 less the product.
+    # With this metric, the distance is 1 minus the inner product.
     return keys, 1.0 - np.reshape(matches.distances, keys.shape)
 
 

@@ -1,9 +1,9 @@
-"""Scores rows by a LiteRT file: no TensorFlow, no Keras, no fmlayers.
+"""Scores rows with a LiteRT file, without TensorFlow, Keras or fmlayers.
 
     fmlayers export RUN --format litert --out model.tflite
     python score_litert.py model.tflite '[{"user": "7", "item": "12"}]'
 
-It needs `pip install numpy ai-edge-litert`.
+This needs `pip install numpy ai-edge-litert`.
 """
 
 import json

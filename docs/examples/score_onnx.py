@@ -1,9 +1,9 @@
-"""Scores rows by an ONNX file: no TensorFlow, no Keras, no fmlayers.
+"""Scores rows with an ONNX file, without TensorFlow, Keras or fmlayers.
 
     fmlayers export RUN --format onnx --out model.onnx
     python score_onnx.py model.onnx '[{"user": "7", "item": "12"}]'
 
-It needs `pip install numpy onnxruntime`.
+This needs `pip install numpy onnxruntime`.
 """
 
 import json

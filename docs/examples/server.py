@@ -1,11 +1,11 @@
-"""A small server: FastAPI and ONNX Runtime.
+"""Serves an ONNX file with FastAPI and ONNX Runtime.
 
     fmlayers export RUN --format onnx --out model.onnx
     MODEL=model.onnx uvicorn server:app --port 8000
     curl localhost:8000/score -H 'content-type: application/json' \
         -d '[{"user": "7", "item": "12"}, {"user": "7", "item": "30"}]'
 
-It needs `pip install fastapi numpy onnxruntime uvicorn`.
+This needs `pip install fastapi numpy onnxruntime uvicorn`.
 """
 
 import os
