@@ -37,7 +37,7 @@ class ListMetrics(keras.callbacks.Callback):
         )
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        self.recommender.refresh()
+        self.recommender.search.refresh()
         examples = self.examples
         if logs is None or examples.validation is None:
             return

@@ -13,6 +13,7 @@ from fmlayers.export.item_vectors import query_vectors
 from fmlayers.export.raw import RawEncoder, table_of
 from fmlayers.export.signature import Entry, Signature
 from fmlayers.retrieval._blocks import merge, nothing
+from fmlayers.retrieval.search import method_of
 from fmlayers.retrieval.top_n import TopN
 from fmlayers.scoring_model import ScoringModel
 
@@ -76,7 +77,7 @@ class Recommend:
         self._positions = table_of(keys, first=0)
         self.resources: list[Any] = [self._positions]
         self.top_n: TopN | None = None
-        if model.decomposition == "exact":
+        if method_of(model) == "product":
             names = model.features_within(catalogue)
             self.top_n = TopN(model, names, len(keys), block_size=BLOCK)
             self.top_n.index(catalogue)

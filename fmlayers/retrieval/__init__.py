@@ -1,8 +1,16 @@
 """From a trained model to lists of the best items."""
 
 from fmlayers.retrieval.fold_in import fold_in
-from fmlayers.retrieval.search import rerank, retrieve, score_all
+from fmlayers.retrieval.search import ItemSearch, rerank, retrieve, score_all
 from fmlayers.retrieval.seen_items import SeenItems
 from fmlayers.retrieval.top_n import TopN
 
-__all__ = ["SeenItems", "TopN", "fold_in", "rerank", "retrieve", "score_all"]
+__all__ = [
+    "ItemSearch",
+    "SeenItems",
+    "TopN",
+    "fold_in",
+    "rerank",
+    "retrieve",
+    "score_all",
+]

@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +17,7 @@ from fmlayers.data import DataError, Dataset, Encoder, Split
 from fmlayers.data.encoder import UNKNOWN, as_text
 from fmlayers.retrieval.catalogue import Catalogue
 from fmlayers.retrieval.fold_in import fold_in
-from fmlayers.retrieval.search import Lists, rerank, score_all
+from fmlayers.retrieval.search import ItemSearch, TopItems
 from fmlayers.retrieval.seen_items import SeenItems
 from fmlayers.retrieval.top_n import TopN
 from fmlayers.training import Run
@@ -80,7 +79,6 @@ class Recommender:
     ) -> None:
         self.model: Any = run.model
         self.encoder = run.encoder
-        self.candidates = candidates
         items, users = run.side_table("items"), run.side_table("users")
         self._users = None if users is None else users.set_index("user")
         self._user_columns = {"user", *([] if users is None else users.columns)}
@@ -98,19 +96,18 @@ class Recommender:
                 f"It has {list(self.encoder.columns)}."
             )
         self.missing = [c for c in self._query_columns if c not in self._user_columns]
-        self.is_exact = self.model.decomposition == "exact"
+        self.search = ItemSearch(self.model, self._inputs, candidates=candidates)
         self._see(dataset, run, train_rows)
 
-    @cached_property
+    @property
     def top_n(self) -> TopN:
         """The `TopN` of the catalogue."""
-        names = self.model.features_within(self._inputs)
-        return TopN(self.model, names, len(self.catalogue)).index(self._inputs)
+        return self.search.top_n
 
-    def refresh(self) -> None:
-        """Takes over what the model has learned since the last lists."""
-        if "top_n" in vars(self):
-            self.top_n.index(self._inputs)
+    @property
+    def is_exact(self) -> bool:
+        """Whether the model's decomposition gives its whole score."""
+        return self.search.method == "product"
 
     def lists(
         self,
@@ -120,7 +117,7 @@ class Recommender:
         include_seen: bool = False,
         allowed: npt.NDArray[np.bool_] | None = None,
         known: Mapping[str, Any] | None = None,
-    ) -> Lists:
+    ) -> TopItems:
         """Returns scores and positions `(users, k)`, as of `retrieve`.
 
         Args:
@@ -149,7 +146,7 @@ class Recommender:
         include_seen: bool = False,
         allowed: npt.NDArray[np.bool_] | None = None,
         known: Mapping[str, Any] | None = None,
-    ) -> Iterator[Lists]:
+    ) -> Iterator[TopItems]:
         """Yields what `lists` returns, up to 1,024 users at a time."""
         k = integer("k", k)
         for start in range(0, len(users), BATCH_SIZE):
@@ -167,7 +164,7 @@ class Recommender:
         ratings: npt.ArrayLike | None = None,
         allowed: npt.NDArray[np.bool_] | None = None,
         known: Mapping[str, Any] | None = None,
-    ) -> Lists:
+    ) -> TopItems:
         """Returns scores and positions `(1, k)` for a user who is in no table.
 
         With films the user's own vector is found by `fold_in`; without, the user is
@@ -201,7 +198,7 @@ class Recommender:
         sides = fold_in(self.top_n, np.asarray(liked), ratings, queries)
         return _numpy(self.top_n.rank(*sides, np.asarray([liked]), allowed, k))
 
-    def similar(self, position: int, k: int = 10) -> Lists:
+    def similar(self, position: int, k: int = 10) -> TopItems:
         """Returns cosines and positions `(1, k)` of the items most like one.
 
         Of a model that is not exact, by its factorization machine's vectors.
@@ -325,16 +322,10 @@ class Recommender:
         k: int,
         exclude: npt.NDArray[np.int32] | None,
         allowed: npt.NDArray[np.bool_] | None,
-    ) -> Lists:
-        if not (self.is_exact or self.candidates):
-            return score_all(
-                self.model, queries, self._inputs, k, exclude=exclude, allowed=allowed
-            )
-        length = k if self.is_exact else max(k, self.candidates or k)
-        found = _numpy(self.top_n(queries, exclude=exclude, allowed=allowed, k=length))
-        if self.is_exact:
-            return found
-        return rerank(self.model, queries, self._inputs, found[1], k)
+    ) -> TopItems:
+        return self.search.best(
+            queries, k, exclude=exclude, allowed=allowed, batch_size=BATCH_SIZE
+        )
 
     def _see(
         self, dataset: Dataset | None, run: Trained, train_rows: npt.ArrayLike | None
@@ -458,6 +449,6 @@ def write_lists(
             on_batch(len(lists))
 
 
-def _numpy(lists: tuple[Any, Any]) -> Lists:
+def _numpy(lists: tuple[Any, Any]) -> TopItems:
     scores, positions = (ops.convert_to_numpy(x) for x in lists)
     return scores, positions

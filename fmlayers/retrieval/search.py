@@ -1,7 +1,8 @@
 """The best items of queries by any model: the exact ways, and which one to take."""
 
 from collections.abc import Mapping
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,8 @@ from fmlayers.retrieval._blocks import merge, nothing, top_k
 from fmlayers.retrieval.top_n import TopN
 from fmlayers.scoring_model import ScoringModel
 
-Lists = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
+TopItems = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
+Method = Literal["product", "scores", "candidates"]
 
 # Rows that a model scores at a time: 64 MB of 32 fields' vectors of size 8.
 PAIRS = 65_536
@@ -28,7 +30,7 @@ def retrieve(
     allowed: npt.ArrayLike | None = None,
     candidates: int | None = None,
     batch_size: int = 256,
-) -> Lists:
+) -> TopItems:
     """Finds the items of highest score for each query, by the way the model allows.
 
     - A model with an exact `decomposition` (`FactorizationMachine`,
@@ -40,7 +42,7 @@ def retrieve(
       `rerank`. The one method that is not exact: it misses an item that only the rest
       of the model scores high.
 
-    For more than one call make a `TopN` and keep it: its items are computed once.
+    For more than one call, make an `ItemSearch`: it computes the items once.
 
     Args:
         model: A `ScoringModel`.
@@ -75,33 +77,98 @@ def retrieve(
     References:
         As of `TopN`.
     """
-    k, batch_size = integer("k", k), integer("batch_size", batch_size)
-    exact = model.decomposition == "exact"
-    if not exact and candidates is None:
-        return score_all(
-            model,
-            queries,
-            catalogue,
-            k,
-            exclude=exclude,
-            allowed=allowed,
-            batch_size=batch_size,
-        )
-    length = k
-    if not exact:
-        of = f", k={k}"
-        length = integer("candidates", candidates, "at least `k`", least=k, of=of)
-    names = model.features_within(catalogue)
-    index = TopN(model, names, _rows(catalogue), length).index(catalogue)
-    scores, positions = _in_batches(
-        lambda part, excluded: index(part, exclude=excluded, allowed=allowed),
-        queries,
-        exclude,
-        batch_size,
+    search = ItemSearch(model, catalogue, candidates=candidates)
+    if search.method == "candidates":
+        integer("candidates", candidates, "at least `k`", least=k, of=f", k={k}")
+    return search.best(
+        queries, k, exclude=exclude, allowed=allowed, batch_size=batch_size
     )
-    if exact:
-        return scores, positions
-    return rerank(model, queries, catalogue, positions, k, batch_size=batch_size)
+
+
+def method_of(model: ScoringModel, candidates: int | None = None) -> Method:
+    """Returns how the best items are found with a model; see `retrieve`.
+
+    Args:
+        model: A `ScoringModel`.
+        candidates: Optional number of candidates.
+    """
+    if model.decomposition == "exact":
+        return "product"
+    return "scores" if candidates is None else "candidates"
+
+
+class ItemSearch:
+    """Finds what `retrieve` does, for more than one call.
+
+    Args:
+        model: As in `retrieve`.
+        catalogue: As in `retrieve`.
+        candidates: As in `retrieve`; at least `k` are ranked.
+
+    Attributes:
+        method: `"product"`, `"scores"` or `"candidates"`; see `retrieve`.
+    """
+
+    def __init__(
+        self,
+        model: ScoringModel,
+        catalogue: Mapping[str, Any],
+        *,
+        candidates: int | None = None,
+    ) -> None:
+        self.model = model
+        self.catalogue = catalogue
+        self.method = method_of(model, candidates)
+        if self.method == "candidates":
+            candidates = integer("candidates", candidates)
+        self.candidates = candidates
+
+    @cached_property
+    def top_n(self) -> TopN:
+        """The `TopN` of the items."""
+        names = self.model.features_within(self.catalogue)
+        top_n = TopN(self.model, names, _rows(self.catalogue))
+        return top_n.index(self.catalogue)
+
+    def refresh(self) -> None:
+        """Computes the items' constants and vectors anew, after further training."""
+        if "top_n" in vars(self):
+            self.top_n.index(self.catalogue)
+
+    def best(
+        self,
+        queries: Mapping[str, Any],
+        k: int = 10,
+        *,
+        exclude: npt.ArrayLike | None = None,
+        allowed: npt.ArrayLike | None = None,
+        batch_size: int = 256,
+    ) -> TopItems:
+        """Returns scores and positions `(queries, k)`; see `retrieve`."""
+        k, batch_size = integer("k", k), integer("batch_size", batch_size)
+        model, catalogue = self.model, self.catalogue
+        if self.method == "scores":
+            return score_all(
+                model,
+                queries,
+                catalogue,
+                k,
+                exclude=exclude,
+                allowed=allowed,
+                batch_size=batch_size,
+            )
+        length = max(k, self.candidates or k) if self.method == "candidates" else k
+        found = _in_batches(
+            lambda part, excluded: self.top_n(
+                part, exclude=excluded, allowed=allowed, k=length
+            ),
+            queries,
+            exclude,
+            batch_size,
+        )
+        if self.method == "product":
+            return found
+        return rerank(model, queries, catalogue, found[1], k, batch_size=batch_size)
 
 
 def score_all(
@@ -113,7 +180,7 @@ def score_all(
     exclude: npt.ArrayLike | None = None,
     allowed: npt.ArrayLike | None = None,
     batch_size: int = 256,
-) -> Lists:
+) -> TopItems:
     """Finds the items of highest score by scoring every pair: exact for any model.
 
     It costs the model once a pair of query and item, 65,536 pairs at a time.
@@ -168,7 +235,7 @@ def rerank(
     k: int = 10,
     *,
     batch_size: int = 256,
-) -> Lists:
+) -> TopItems:
     """Ranks the candidates of each query by the model's whole score.
 
     Args:
@@ -245,7 +312,7 @@ def _in_batches(
     queries: Mapping[str, Any],
     beside: npt.ArrayLike | None,
     batch_size: int,
-) -> Lists:
+) -> TopItems:
     """Returns what `best(queries, beside)` finds, a batch of queries at a time."""
     beside = None if beside is None else np.asarray(beside, "int32")
     found = []
