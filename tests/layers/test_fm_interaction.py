@@ -1,10 +1,18 @@
 import keras
+import ml_dtypes
 import numpy as np
 import pytest
 from checks import check_error, check_layer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
+from pair_sums import (
+    EPSILON,
+    assert_gradient_within_bound,
+    assert_value_within_bound,
+    pairs_in_float64,
+    uneven_vectors,
+)
 
 from fmlayers import FMInteraction
 
@@ -112,14 +120,6 @@ def test_one_field_gives_zero(rng):
     np.testing.assert_array_equal(ops.convert_to_numpy(FMInteraction()(x)), 0.0)
 
 
-EPSILON = 2.0**-23
-
-
-def absolute_pairs(x):
-    """The sum of |x_i| |x_j| over the pairs, in float64, `(batch, dim)`."""
-    return pairwise(None, np.abs(x.astype("float64")), reduce="none")
-
-
 def uneven(seed, fields):
     """Fields of very different size: large ones, ties, cancelling sums, zeros."""
     rng = np.random.default_rng(seed)
@@ -142,6 +142,14 @@ def compiled(layer, backend):
 
         return jax.jit(lambda x: layer(x, training=True))
     return lambda x: layer(x, training=True)
+
+
+def in_program(program, layer, backend):
+    if program == "compiled":
+        return compiled(layer, backend)
+    if program == "training":
+        return lambda x: layer(x, training=True)
+    return layer
 
 
 def gradient_of(function, x, backend):
@@ -171,32 +179,62 @@ FIELDS = [2, 3, 10, 16, 17, 33, 70]
 @pytest.mark.parametrize("fields", FIELDS)
 def test_error_is_bounded_by_the_products_of_the_pairs(fields, program, backend):
     x = uneven(fields, fields)
-    exact, scale = pairwise(None, x, reduce="none"), absolute_pairs(x)
     for reduce in ("none", "sum"):
-        layer = FMInteraction(reduce)
-        run = compiled(layer, backend) if program == "compiled" else layer
-        given = {"training": True} if program == "training" else {}
-        found = ops.convert_to_numpy(run(ops.convert_to_tensor(x), **given))
-        bound = (fields if reduce == "none" else fields + 3) / 2 * EPSILON
-        if reduce == "sum":
-            exact, scale = (a.sum(axis=1, keepdims=True) for a in (exact, scale))
-        assert (np.abs(found - exact) <= bound * scale).all()
+        run = in_program(program, FMInteraction(reduce), backend)
+        found = ops.convert_to_numpy(run(ops.convert_to_tensor(x)))
+        assert_value_within_bound(found, x, reduce)
 
 
 @pytest.mark.parametrize("program", ["inference", "training", "compiled"])
 @pytest.mark.parametrize("fields", [1, *FIELDS])
 def test_gradient_is_the_sum_of_the_others(fields, program, backend):
     x = uneven(fields, fields)
-    layer = FMInteraction()
-    run = compiled(layer, backend) if program == "compiled" else layer
-    if program == "training":
-        run = lambda x: layer(x, training=True)  # noqa: E731
-    found = gradient_of(run, x, backend)
-    for i in range(fields):
-        others = np.delete(x.astype("float64"), i, axis=1)
-        error = np.abs(found[:, i] - others.sum(axis=1))
-        bound = (fields + 10) / 2 * EPSILON * np.abs(others).sum(axis=1)
-        assert (error <= bound).all(), i
+    run = in_program(program, FMInteraction(), backend)
+    assert_gradient_within_bound(gradient_of(run, x, backend), x)
+
+
+PROGRAMS = [
+    "inference",
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ("training", "compiled")),
+]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize(
+    "reduce", ["sum", pytest.param("none", marks=pytest.mark.slow)]
+)
+def test_bound_for_fields_of_any_size(reduce, program, backend):
+    run = in_program(program, FMInteraction(reduce), backend)
+
+    @settings(max_examples=25, deadline=None)
+    @given(uneven_vectors())
+    def check(x):
+        found = ops.convert_to_numpy(run(ops.convert_to_tensor(x)))
+        assert_value_within_bound(found, x, reduce)
+        assert_gradient_within_bound(gradient_of(run, x, backend), x)
+
+    check()
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize(
+    ("policy", "unit", "largest"),
+    [("mixed_float16", 2.0**-11, 3.0), ("mixed_bfloat16", 2.0**-8, 6.0)],
+)
+def test_bound_for_rounded_inputs(policy, unit, largest, program, backend):
+    run = in_program(program, FMInteraction("none", dtype=policy), backend)
+    dtype = ml_dtypes.finfo(policy.removeprefix("mixed_")).dtype
+
+    @settings(max_examples=25, deadline=None)
+    @given(uneven_vectors(-largest, largest))
+    def check(x):
+        x = x.astype(dtype).astype("float32")
+        found = ops.convert_to_numpy(run(ops.convert_to_tensor(x)))
+        assert_value_within_bound(found, x, "none")
+        # The gradient leaves in the dtype of the inputs.
+        assert_gradient_within_bound(gradient_of(run, x, backend), x, unit)
+
+    check()
 
 
 def test_large_and_small_fields():
@@ -214,7 +252,7 @@ def test_16_bits_round_the_inputs_and_nothing_else(policy, unit, rng):
     x = rng.normal(size=(16, 64, 8))
     x[:, 3] *= 1e3
     x = x.astype("float32")
-    scale = absolute_pairs(x).sum(axis=1, keepdims=True)
+    scale = pairs_in_float64(np.abs(x)).sum(axis=1, keepdims=True)
     found = ops.convert_to_numpy(FMInteraction(dtype=policy)(x))
     # Each of a pair's two factors is rounded once.
     bound = 2.0 * unit + unit**2 + (64 + 8) / 2 * EPSILON
