@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from fmlayers import optimizers as optimizers
     from fmlayers import plots as plots
     from fmlayers import retrieval as retrieval
+    from fmlayers import scoring_model as scoring_model
     from fmlayers import training as training
     from fmlayers import tuning as tuning
     from fmlayers.features import Categorical, History, MultiCategorical, Numeric
@@ -64,6 +65,7 @@ else:
         "optimizers",
         "plots",
         "retrieval",
+        "scoring_model",
         "training",
         "tuning",
     )

@@ -253,15 +253,16 @@ class _Total:
 
 
 def _members(model: ScoringModel) -> Sequence[ScoringModel]:
-    if not isinstance(model, ScoringModel) or any(
-        type(member).terms is ScoringModel.terms for member in model.members or [model]
-    ):
-        raise ValueError(
-            "`model` must be a `ScoringModel` that defines `terms`, as "
-            "`FactorizationMachine`, `LibFM`, `DeepFM` and `MatrixFactorization` do. "
-            f"Received: a {type(model).__name__}."
-        )
-    return model.members or [model]
+    is_one = isinstance(model, ScoringModel)
+    members = model.members or [model] if is_one else [model]
+    for member in members:
+        if not is_one or type(member).terms is ScoringModel.terms:
+            raise ValueError(
+                "`model` must be a `ScoringModel` that defines `terms`, as "
+                "`FactorizationMachine`, `LibFM`, `DeepFM` and `MatrixFactorization` "
+                f"do. Received: a {type(member).__name__}."
+            )
+    return members
 
 
 def _size(terms: Terms) -> Matrix:
