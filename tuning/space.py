@@ -11,13 +11,14 @@ from keras_tuner import HyperParameters
 from keras_tuner.engine import hyperparameters as kinds
 
 from fmlayers._types import Combiner, OptimizerName, ScalerMethod
+from fmlayers.models.specs import find
 from fmlayers.training import TrainingConfig
 from fmlayers.training.config import HISTORIES
 from fmlayers.training.examples import default_batch_size
+from fmlayers.training.model import check_columns
 from fmlayers.tuning import _hyperparameters as names
-from fmlayers.tuning.config import OF_USER_AND_ITEM, TuningConfig
+from fmlayers.tuning.config import TuningConfig
 
-OWN_UNITS = {"deepfm": (64, 64), "neumf": (64, 32, 16)}
 _UNITS = re.compile(r"[1-9]\d*(-[1-9]\d*)*")
 DIGITS = 4  # of a number that a run is configured by; what workers send has seven
 
@@ -41,13 +42,8 @@ class Space:
         self.has_lists = "multi_categorical" in columns.values()
         self.batch_size = config.training.batch_size or default_batch_size(rows)
         histories = HISTORIES if config.training.histories else ()
-        of_two = sorted(set(config.models) & set(OF_USER_AND_ITEM))
-        if of_two and (list(columns) != ["user", "item"] or histories):
-            raise ValueError(
-                f"`features` of the models {of_two} must be user and item, without "
-                f"`histories`. Received: {list(columns)}, "
-                f"histories={config.training.histories}."
-            )
+        for model in config.models:
+            check_columns(find(model), list(columns), histories=bool(histories))
         known = [*columns, *histories]
         unknown = sorted(set(config.fields) - set(known))
         if unknown:
@@ -70,7 +66,7 @@ class Space:
                 for field in config.fields
             },
         }
-        if set(config.models) != {"neumf"}:
+        if config.taking("linear_l2"):
             found["linear_l2"] = names.floating(hp, "linear_l2", base.linear_l2)
         if base.loss == "mse":
             methods = get_args(ScalerMethod)
@@ -133,7 +129,7 @@ class Space:
         config, base = self.config, self.config.training
         if not config.towers:
             return {}
-        default = base.hidden_units or OWN_UNITS[config.towers[0]]
+        default = base.hidden_units or find(config.towers[0]).hidden_units
         if len(config.towers) == len(config.models):
             return names.tower(hp, default, base.dropout)
         with hp.conditional_scope("model", config.towers):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from fmlayers._types import MODELS
+from fmlayers.models.specs import registered
 
 if TYPE_CHECKING:
     from fmlayers.training import TrainingConfig
@@ -76,12 +76,12 @@ def add_training_options(
         add(
             "--model",
             nargs="+",
-            choices=MODELS,
+            choices=list(registered()),
             dest="models",
             help="several are chosen among (default: fm)",
         )
     else:
-        add("--model", choices=MODELS, help="default: fm")
+        add("--model", choices=list(registered()), help="default: fm")
     add(
         "--histories",
         action="store_true",

@@ -4,14 +4,13 @@ from typing import Any, get_args
 
 from fmlayers._checks import coefficient, integer, integers, number, share
 from fmlayers._types import (
-    MODELS,
-    WITH_TOWER,
+    ADAGRAD_RATE,
     Combiner,
     Loss,
     OptimizerName,
     ScalerMethod,
 )
-from fmlayers.optimizers.adagrad import LEARNING_RATE as ADAGRAD_RATE
+from fmlayers.models.specs import find, taking
 
 HISTORIES = ("user_history", "item_history")
 HISTORY_L2 = 0.01  # of ratings; a history is many vectors pooled into one
@@ -110,11 +109,7 @@ class TrainingConfig:
     patience: int = 3
 
     def __post_init__(self) -> None:
-        if self.model not in MODELS:
-            raise ValueError(
-                f"`model` must be one of {list(MODELS)}. Received: "
-                f"model={self.model!r}."
-            )
+        spec = find(self.model)
         if self.loss not in get_args(Loss):
             raise ValueError(
                 f'`loss` must be "mse", "bce" or "bpr". Received: loss={self.loss!r}.'
@@ -145,11 +140,13 @@ class TrainingConfig:
             units = integers("hidden_units", self.hidden_units, rule)
             object.__setattr__(self, "hidden_units", units)
         object.__setattr__(self, "dropout", share("dropout", self.dropout))
-        if self.model not in WITH_TOWER and (self.hidden_units or self.dropout):
-            raise ValueError(
-                f"`hidden_units` and `dropout` are of the models {list(WITH_TOWER)}. "
-                f"Received: model={self.model!r}."
-            )
+        for name in ("hidden_units", "dropout"):
+            if getattr(self, name) and not spec.takes(name):
+                raise ValueError(
+                    f"`{name}` must be left out: it is a setting of the models "
+                    f"{taking(name)}. "
+                    f"Received: model={self.model!r}, {name}={getattr(self, name)!r}."
+                )
         if self.combiner not in get_args(Combiner):
             raise ValueError(
                 '`combiner` must be "mean", "sum" or "sqrtn". '

@@ -10,7 +10,6 @@ import pytest
 
 from fmlayers._files import put_in_place
 from fmlayers.data import DataError, Encoder
-from fmlayers.models.from_config import model_from_config
 from fmlayers.training import Run, RunError, train
 from fmlayers.training import run as runs
 
@@ -134,7 +133,7 @@ def test_text_of_a_side_table_stays_text(make_config, tmp_path, films):
         validation_fraction=0.0,
         max_epochs=1,
     )
-    run = train(config, tmp_path / "run", model_from_config)
+    run = train(config, tmp_path / "run")
     assert run.encoder.vocabulary("zip_code") == ["01002", "11002"]
     test = run_rows(run, ratings)
     error = run.predict(test[["user", "item"]]) - test["rating"]
