@@ -130,4 +130,5 @@ class TuningConfig:
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "TuningConfig":
-        return cls(**{**config, "training": TrainingConfig(**config["training"])})
+        training = TrainingConfig.from_dict(config["training"])
+        return cls(**{**config, "training": training})

@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ class Study:
             ),
             "validation_fraction": 0.0,
         }
-        return TrainingConfig(**{**config.to_dict(), **changes})
+        return replace(config, **changes)
 
     @cached_property
     def run(self) -> Run:
