@@ -67,7 +67,7 @@ class Space:
         }
         if config.taking("linear_l2"):
             found["linear_l2"] = names.floating(hp, "linear_l2", base.linear_l2)
-        if base.loss == "mse":
+        if base.has_ratings:
             found["scaler"] = names.setting(hp, "scaler", base.scaler)
         if self.has_lists:
             found["combiner"] = names.setting(hp, "combiner", base.combiner)

@@ -269,9 +269,14 @@ class TrainingConfig:
                     f"`{name}` must be left out: it is a setting of the models "
                     f"{taking(name)}. Received: model={self.model!r}, {name}={value!r}."
                 )
-        if self.histories and self.loss == "mse":
+        if self.histories and self.has_ratings:
             of_histories = dict.fromkeys(HISTORIES, HISTORY_L2)
             object.__setattr__(self, "l2_of", {**of_histories, **self.l2_of})
+
+    @property
+    def has_ratings(self) -> bool:
+        """Whether ratings are learned, and not clicks."""
+        return self.loss == "mse"
 
     def columns_of_a_table(self) -> dict[str, Any]:
         """Returns the arguments of `fmlayers.data.load` that a CSV needs."""
@@ -283,7 +288,6 @@ class TrainingConfig:
         for name in ("features", "hidden_units"):
             if config[name] is not None:
                 config[name] = list(config[name])
-        config["l2_of"] = dict(self.l2_of)
         return config
 
     @classmethod

@@ -89,7 +89,7 @@ def _steps_per_execution(steps: int) -> int:
 
 def _loss(config: TrainingConfig) -> dict[str, Any]:
     """Returns the loss, and the same without L2 as the metric to stop on."""
-    if config.loss == "mse":
+    if config.has_ratings:
         metric = keras.metrics.RootMeanSquaredError(name="rmse")
         return {"loss": "mse", "metrics": [metric]}
     loss: Any = BPR(1 + config.negatives)

@@ -98,7 +98,7 @@ def _train_in(
             shutil.rmtree(folder)  # nothing in it to go on from
         raise
     metrics = {
-        **(evaluate(model, dataset, split) if config.loss == "mse" else {}),
+        **(evaluate(model, dataset, split) if config.has_ratings else {}),
         f"validation_{trainer.metric}": trainer.best,
         "epochs": trainer.epochs,
         "batch_size": trainer.batch_size,
@@ -219,7 +219,7 @@ def evaluate(model: keras.Model, dataset: Dataset, split: Split) -> dict[str, An
 
 def metric_of(config: TrainingConfig) -> str:
     """Returns the name of the metric to stop on, which is the loss without L2."""
-    return "rmse" if config.loss == "mse" else config.loss
+    return "rmse" if config.has_ratings else config.loss
 
 
 def columns_of(config: TrainingConfig, dataset: Dataset) -> dict[str, Kind]:
@@ -264,21 +264,20 @@ def _plotted(history: pd.DataFrame, path: Path) -> bool:
 
 def summary(metrics: Mapping[str, Any], plotted: bool = True) -> str:
     """Returns what a person wants to know of a run, as text."""
-    config, rows = metrics["config"], metrics["rows"]
+    config, rows = TrainingConfig.from_dict(metrics["config"]), metrics["rows"]
     lines = [
-        f"{config['model']} on {config['data']}, split {config['split']}, "
-        f"seed {config['seed']}",
+        f"{config.model} on {config.data}, split {config.split}, seed {config.seed}",
         *metrics["described"],
         f"rows: {rows['train']:,} train (of these {rows['validation']:,} to choose "
         f"the epochs on), {rows['test']:,} test",
         f"epochs: {metrics['epochs']} of {metrics['batch_size']:,} rows a batch, "
         f"{metrics['seconds']} seconds in all",
     ]
-    if config.get("loss", "mse") == "mse":
+    if config.has_ratings:
         lines += [
             "",
             f"{'on the test rows':24}{'RMSE':>8}{'MAE':>8}",
-            f"{config['model']:24}{metrics['rmse']:8.4f}{metrics['mae']:8.4f}",
+            f"{config.model:24}{metrics['rmse']:8.4f}{metrics['mae']:8.4f}",
             f"{'mean predictor':24}{metrics['mean_predictor_rmse']:8.4f}"
             f"{metrics['mean_predictor_mae']:8.4f}",
         ]

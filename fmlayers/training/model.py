@@ -125,7 +125,7 @@ def _common_arguments(
 def _scaler_and_bias(
     config: TrainingConfig, table: pd.DataFrame
 ) -> tuple[RatingScaler | None, float]:
-    if config.loss != "mse":  # of clicks, where scores are no ratings
+    if not config.has_ratings:  # of clicks, where scores are no ratings
         return None, 0.0
     ratings = table["rating"].to_numpy(np.float32)
     lowest, highest = float(ratings.min()), float(ratings.max())

@@ -31,7 +31,7 @@ class ByTask:
 
     def of(self, config: Any) -> float:
         """Returns the default in a configuration of which the loss is known."""
-        if config.loss != "mse":
+        if not config.has_ratings:
             return self.clicks
         if config.histories and self.histories is not None:
             return self.histories

@@ -1,14 +1,17 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from checks import check_error
 
 from fmlayers import cli
 from fmlayers.models.specs import OPTIONAL_SETTINGS
-from fmlayers.training import TrainingConfig
+from fmlayers.training import Run, TrainingConfig
 from fmlayers.training.config import SETTINGS
+
+OLD = sorted((Path(__file__).parent / "old").glob("run-*"))
 
 
 def test_each_setting_is_documented_once():
@@ -104,3 +107,15 @@ def test_none_is_no_value(name):
         assert getattr(TrainingConfig(**{name: None}), name) == default
     else:
         check_error(f"`{name}` must", lambda: TrainingConfig(**{name: None}))
+
+
+@pytest.mark.parametrize("path", OLD, ids=lambda path: path.name)
+def test_the_configuration_of_an_old_run_is_read(path):
+    """What its version did not have yet, it did as the defaults say."""
+    record = json.loads((path / "config.json").read_text("utf-8"))
+    config = Run(path).config
+    assert (config.hidden_units, config.dropout, config.combiner) == (None, 0.0, "mean")
+    known = config.to_dict()
+    assert {n: known[n] for n in record if n in SETTINGS} == {
+        n: value for n, value in record.items() if n in SETTINGS
+    }

@@ -338,3 +338,20 @@ def test_foreign_metrics_are_refused(text, message, broken):
     (broken / "metrics.json").write_text(text)
     with pytest.raises(RunError, match=rf"metrics\.json.*{message}"):
         Run(broken)
+
+
+def test_the_configuration_is_what_was_trained(run, make_config, early):
+    assert run.config == make_config(**early)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model": "mine"}, {"dim": 0}, {"l2_of": 3}, {"features": "user"}]
+)
+def test_a_configuration_that_cannot_be_used_error(changes, run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "run")
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    metrics["config"] |= changes
+    (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
+    (name,) = changes
+    with pytest.raises(RunError, match=f"has no configuration.*`{name}` must"):
+        Run(tmp_path / "run").config  # noqa: B018
