@@ -125,6 +125,11 @@ class ModelSpec:
         loaded: type[Any] = getattr(importlib.import_module(module), name)
         return loaded
 
+    def make(self, features: Sequence[Any], **arguments: Any) -> Any:
+        """Returns a model over some features, a user and an item if it takes these."""
+        columns = features if self.columns == "user and item" else [list(features)]
+        return self.load()(*columns, **arguments)
+
 
 _SPECS: dict[str, ModelSpec] = {}
 

@@ -144,8 +144,7 @@ def _model(
     pairs: Pairs | None,
     arguments: dict[str, Any],
 ) -> keras.Model:
-    columns = features if spec.columns == "user and item" else [features]
-    model = spec.load()(*columns, **arguments)
+    model = spec.make(features, **arguments)
     if pairs is not None:
         users, items = pairs.T
         model.factors.set_history(HISTORIES[0], users, items)
