@@ -74,7 +74,7 @@ class TuningConfig:
             "training": training,
             "models": models,
             "fields": tuple(dict.fromkeys([*training.l2_of, *self.fields, *own_l2])),
-            "fixed": tuple(self.fixed),
+            "fixed": tuple(sorted(set(self.fixed))),
             "objective": self.objective or own,
         }.items():
             object.__setattr__(self, name, value)

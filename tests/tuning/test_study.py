@@ -23,7 +23,7 @@ from fmlayers.training import Run, TrainingConfig, fitting, train
 from fmlayers.training.model import build_model
 from fmlayers.tuning import Study, StudyError, TuningConfig, searched, tune
 from fmlayers.tuning.report import command_of
-from fmlayers.tuning.study import Prepared
+from fmlayers.tuning.study import Prepared, begin
 from fmlayers.tuning.trial import TrialModel
 from fmlayers.tuning.tuners import make_tuner
 
@@ -617,3 +617,20 @@ with runs.locked(Path({str(study.path)!r})):
         with pytest.raises(ValueError, match="written by another process"):
             tune(make_config(), study.path, max_trials=7)
         other.communicate("\n")
+
+
+def test_a_study_of_an_older_version_is_extended(study, make_config, tmp_path):
+    """Its record lacks a setting of runs and has the fixed names in another order."""
+    shutil.copytree(study.path, tmp_path / "s")
+    path = tmp_path / "s" / "config.json"
+    record = json.loads(path.read_text("utf-8"))
+    for name in ("hidden_units", "dropout", "combiner"):
+        del record["study"]["training"][name]
+    record["study"]["fixed"] = ["dim", "data"]
+    path.write_text(json.dumps(record), "utf-8")
+    prepared = Prepared(make_config(fixed=("data", "dim")))
+    record = prepared.record(prepared.space.narrowed())
+    assert begin(path.parent, record, overwrite=False).config.fixed == ("data", "dim")
+    record["study"]["k"] = 3
+    with pytest.raises(StudyError, match=r"another configuration: k 10 \(now 3\)"):
+        begin(path.parent, record, overwrite=False)
