@@ -1,9 +1,8 @@
 """Factorization machines as Keras 3 layers."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fmlayers import _registry
+from fmlayers import _lazy, _registry
 
 __version__ = "0.1.0"
 
@@ -70,14 +69,9 @@ else:
         "tuning",
     )
 
-    def __getattr__(name: str) -> Any:
-        """Imports a name of the package when it is first used, and not before."""
-        if name in _SUBPACKAGES:
-            return importlib.import_module(f"fmlayers.{name}")
-        if name not in __all__:
-            raise AttributeError(f"module 'fmlayers' has no attribute {name!r}")
-        module = importlib.import_module((_registry.MODULES | _UNREGISTERED)[name])
-        return globals().setdefault(name, getattr(module, name))
+    __getattr__, _ = _lazy.lazy_names(
+        __name__, _registry.MODULES | _UNREGISTERED, _SUBPACKAGES
+    )
 
     def __dir__() -> list[str]:
         return sorted([*__all__, *_SUBPACKAGES, "__version__"])

@@ -5,11 +5,10 @@ A configuration is kept as JSON, which has no NumPy.
 
 import math
 import operator
+import sys
 from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
-
-import numpy as np
 
 
 def integer(
@@ -54,7 +53,7 @@ def integers(name: str, values: Any, rule: str) -> tuple[int, ...]:
     Raises:
         ValueError: If it is no sequence, is empty, or has something else in it.
     """
-    sized = isinstance(values, Sequence) or np.ndim(values) == 1
+    sized = isinstance(values, Sequence) or len(getattr(values, "shape", ())) == 1
     if isinstance(values, str) or not sized or not len(values):
         raise _error(name, values, rule)
     try:
@@ -117,8 +116,10 @@ def boolean(name: str, value: Any) -> bool:
 
 def plain(value: Any) -> Any:
     """Returns NumPy's numbers, and arrays without axes, as Python's; else `value`."""
-    if isinstance(value, np.generic) or (
-        isinstance(value, np.ndarray) and value.ndim == 0
+    numpy = sys.modules.get("numpy")  # not there, nothing is of it
+    if numpy and (
+        isinstance(value, numpy.generic)
+        or (isinstance(value, numpy.ndarray) and value.ndim == 0)
     ):
         return value.item()
     return value

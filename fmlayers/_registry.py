@@ -15,23 +15,19 @@ MODULES = {
     "Adagrad": "fmlayers.optimizers",
     "BPR": "fmlayers.losses",
     "Categorical": "fmlayers.features",
-    "DeepFM": "fmlayers.models",
     "Encoder": "fmlayers.data",
-    "Ensemble": "fmlayers.models",
     "FMInteraction": "fmlayers.layers",
-    "FactorizationMachine": "fmlayers.models",
     "FeatureEmbedding": "fmlayers.layers",
     "History": "fmlayers.features",
     "LazyAdam": "fmlayers.optimizers",
-    "LibFM": "fmlayers.models",
     "MaskedMeanPooling": "fmlayers.layers",
-    "MatrixFactorization": "fmlayers.models",
     "MultiCategorical": "fmlayers.features",
-    "NeuralMatrixFactorization": "fmlayers.models",
     "Numeric": "fmlayers.features",
     "RatingScaler": "fmlayers.layers",
     "TopN": "fmlayers.retrieval",
 }
+# Modules of the floors above that name their classes, in `CLASSES`, and import none.
+TABLES = ("fmlayers.models.specs",)
 
 
 def register() -> None:
@@ -46,7 +42,10 @@ def register() -> None:
         return
     import keras
 
-    for name, module in MODULES.items():
+    classes = dict(MODULES)
+    for table in TABLES:
+        classes |= importlib.import_module(table).CLASSES
+    for name, module in classes.items():
         stand_in = type(name, (_StandIn,), {"module": module})
         keras.saving.get_custom_objects().setdefault(f"fmlayers>{name}", stand_in)
 

@@ -9,5 +9,4 @@ Loss = Literal["mse", "bce", "bpr"]
 OptimizerName = Literal["adagrad", "lazy_adam"]
 ScalerMethod = Literal["sigmoid", "clip", "none"]
 
-MODELS = ("fm", "mf", "deepfm", "libfm", "neumf")  # as TrainingConfig names them
-WITH_TOWER = ("deepfm", "neumf")  # those of them with hidden layers
+ADAGRAD_RATE = 0.05  # of `Adagrad` and, on ratings, of the command

@@ -105,7 +105,7 @@ def evaluate(
     dataset = run.dataset() if dataset is None else dataset
     split = run.split(dataset)
     ratings: dict[str, Any] = {}
-    if run.metrics["config"].get("loss", "mse") == "mse":
+    if run.config.has_ratings:
         ratings = evaluate_ratings(run.model, dataset, split)
     recommender = Recommender(run, dataset, candidates=candidates)
     judged = judged_lists(

@@ -1,12 +1,10 @@
 """Subclassed Keras models made of the layers, one a file."""
 
-from fmlayers.models.deepfm import DeepFM
-from fmlayers.models.ensemble import Ensemble
-from fmlayers.models.factorization_machine import FactorizationMachine
-from fmlayers.models.libfm import LibFM
-from fmlayers.models.matrix_factorization import MatrixFactorization
-from fmlayers.models.neural_matrix_factorization import NeuralMatrixFactorization
-from fmlayers.models.warm_start import warm_start
+from typing import TYPE_CHECKING
+
+from fmlayers import _lazy
+from fmlayers.models.specs import CLASSES as _CLASSES
+from fmlayers.models.specs import ModelSpec, register, registered
 
 __all__ = [
     "DeepFM",
@@ -14,6 +12,22 @@ __all__ = [
     "FactorizationMachine",
     "LibFM",
     "MatrixFactorization",
+    "ModelSpec",
     "NeuralMatrixFactorization",
+    "register",
+    "registered",
     "warm_start",
 ]
+
+if TYPE_CHECKING:
+    from fmlayers.models._warm_start import warm_start
+    from fmlayers.models.deepfm import DeepFM
+    from fmlayers.models.ensemble import Ensemble
+    from fmlayers.models.factorization_machine import FactorizationMachine
+    from fmlayers.models.libfm import LibFM
+    from fmlayers.models.matrix_factorization import MatrixFactorization
+    from fmlayers.models.neural_matrix_factorization import NeuralMatrixFactorization
+else:
+    __getattr__, __dir__ = _lazy.lazy_names(
+        __name__, {**_CLASSES, "warm_start": "fmlayers.models._warm_start"}
+    )

@@ -5,7 +5,6 @@ import pytest
 from fmlayers.cli import main
 from fmlayers.data import DataError
 from fmlayers.evaluation import evaluate
-from fmlayers.models.from_config import model_from_config
 from fmlayers.training import TrainingConfig, train
 
 
@@ -21,7 +20,7 @@ def run(request, tmp_path_factory):
         batch_size=2048,
         validation_fraction=0.0,
     )
-    return train(config, tmp_path_factory.mktemp("runs") / "run", model_from_config)
+    return train(config, tmp_path_factory.mktemp("runs") / "run")
 
 
 def test_lists_are_judged_as_loops_judge_them(run):

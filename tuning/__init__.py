@@ -8,6 +8,7 @@ from fmlayers.tuning.hyper_models import (
     HyperLibFM,
     HyperMatrixFactorization,
     HyperNeuralMatrixFactorization,
+    HyperRegistered,
 )
 from fmlayers.tuning.search import searched, tune
 from fmlayers.tuning.spaces import (
@@ -29,6 +30,7 @@ __all__ = [
     "HyperLibFM",
     "HyperMatrixFactorization",
     "HyperNeuralMatrixFactorization",
+    "HyperRegistered",
     "Study",
     "StudyError",
     "TuningConfig",

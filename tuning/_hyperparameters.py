@@ -1,21 +1,17 @@
-"""What each hyperparameter may be, told once for all spaces."""
+"""What each hyperparameter may be: what `TrainingConfig` says of the setting.
+
+All numbers but `dropout` are taken evenly on a logarithmic scale, integers in powers
+of two.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 from keras_tuner import HyperParameters
 
-# Lowest and highest value. All are taken evenly on a logarithmic scale, the integers
-# in powers of two.
-INTEGERS = {"batch_size": (16, 8192), "dim": (4, 256), "epochs": (1, 128)}
-FLOATS = {
-    "init_stddev": (0.001, 0.1),
-    "l2": (0.001, 1.0),
-    "linear_l2": (0.0001, 0.1),
-}
-RATES = {"adagrad": (0.005, 0.5), "lazy_adam": (0.0001, 0.01)}
-LARGEST_DROPOUT = 0.6
-UNITS = ("16", "64", "32-16", "64-32", "64-64", "128-64", "64-32-16", "128-64-32")
+from fmlayers.training.config import SETTINGS
+
+EPOCHS = (1, 128)  # which no setting is: a run stops early
 
 
 def integer(
@@ -26,7 +22,7 @@ def integer(
 ) -> Any:
     if is_given(hp, name):
         return hp.get(name)
-    low, high = bounds or INTEGERS[name]
+    low, high = bounds or searched(name)
     return hp.Int(
         name,
         min(low, default),
@@ -47,7 +43,7 @@ def floating(
         return hp.get(name)
     if default == 0.0:  # which is on no logarithmic scale
         return hp.Fixed(name, 0.0)
-    low, high = bounds or FLOATS[name]
+    low, high = bounds or searched(name)
     return hp.Float(
         name, min(low, default), max(high, default), sampling="log", default=default
     )
@@ -60,9 +56,19 @@ def choice(hp: HyperParameters, name: str, values: Sequence[str], default: str) 
     return hp.Choice(name, every, default=default)
 
 
+def searched(name: str) -> Any:
+    """Returns what a setting is searched among."""
+    return SETTINGS[name].searched or SETTINGS[name].choices
+
+
+def setting(hp: HyperParameters, name: str, default: str) -> Any:
+    """A setting of `TrainingConfig` with few values."""
+    return choice(hp, name, searched(name), default)
+
+
 def l2_of(hp: HyperParameters, field: str, default: float) -> Any:
     """The L2 of a single field, `l2/FIELD`."""
-    return floating(hp, f"l2/{field}", default, FLOATS["l2"])
+    return floating(hp, f"l2/{field}", default, searched("l2"))
 
 
 def rate(hp: HyperParameters, optimizer: str, defaults: dict[str, float]) -> float:
@@ -73,9 +79,10 @@ def rate(hp: HyperParameters, optimizer: str, defaults: dict[str, float]) -> flo
     """
     if is_given(hp, "learning_rate"):
         return float(hp.get("learning_rate"))
+    bounds = searched("learning_rate")
     for name, default in defaults.items():
         with hp.conditional_scope("optimizer", [name]):
-            floating(hp, f"learning_rate/{name}", default, RATES[name])
+            floating(hp, f"learning_rate/{name}", default, bounds[name])
     return float(hp.get(f"learning_rate/{optimizer}"))
 
 
@@ -83,12 +90,13 @@ def tower(
     hp: HyperParameters, hidden_units: Sequence[int], dropout: float
 ) -> dict[str, Any]:
     """Hidden layers, as text and so for the tables of a search: `"64-32"`."""
-    units = choice(hp, "hidden_units", UNITS, "-".join(map(str, hidden_units)))
+    default = "-".join(map(str, hidden_units))
+    units = choice(hp, "hidden_units", searched("hidden_units"), default)
     if is_given(hp, "dropout"):
         share = hp.get("dropout")
     else:
-        largest = max(LARGEST_DROPOUT, dropout)
-        share = hp.Float("dropout", 0.0, largest, default=dropout)
+        low, high = searched("dropout")
+        share = hp.Float("dropout", low, max(high, dropout), default=dropout)
     return {"hidden_units": sizes(units), "dropout": share}
 
 

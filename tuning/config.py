@@ -3,13 +3,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from fmlayers._checks import integer
-from fmlayers._types import MODELS, WITH_TOWER
+from fmlayers.models.specs import find, registered
 from fmlayers.training import TrainingConfig
 from fmlayers.training.job import metric_of
 
 TunerName = Literal["random", "bayesian", "hyperband"]
 RANKING = {"val_ndcg": "ndcg", "val_map": "map"}
-OF_USER_AND_ITEM = ("mf", "neumf")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +55,15 @@ class TuningConfig:
     def __post_init__(self) -> None:
         training = self.training
         models = tuple(self.models) or (training.model,)
-        unknown = sorted(set(models) - set(MODELS))
-        if unknown or len(set(models)) < len(models):
+        specs = registered()
+        if set(models) - set(specs) or len(set(models)) < len(models):
             raise ValueError(
-                f"`models` must be among {list(MODELS)}, each once. "
+                f"`models` must be among {list(specs)}, each once. "
                 f"Received: models={list(models)}."
             )
-        if training.features is None and set(models) & set(OF_USER_AND_ITEM):
+        if training.features is None and any(
+            specs[model].columns == "user and item" for model in models
+        ):
             training = replace(training, features=("user", "item"))
         if training.model not in models:
             training = replace(training, model=models[0])
@@ -73,7 +74,7 @@ class TuningConfig:
             "training": training,
             "models": models,
             "fields": tuple(dict.fromkeys([*training.l2_of, *self.fields, *own_l2])),
-            "fixed": tuple(self.fixed),
+            "fixed": tuple(sorted(set(self.fixed))),
             "objective": self.objective or own,
         }.items():
             object.__setattr__(self, name, value)
@@ -110,7 +111,11 @@ class TuningConfig:
     @property
     def towers(self) -> list[str]:
         """Those of the models that have hidden layers."""
-        return [model for model in self.models if model in WITH_TOWER]
+        return self.taking("hidden_units")
+
+    def taking(self, setting: str) -> list[str]:
+        """Returns those of the models that take a setting."""
+        return [model for model in self.models if find(model).takes(setting)]
 
     def to_dict(self) -> dict[str, Any]:
         names = ("tuner", "objective", "k", "seed", "memory_limit")
@@ -125,4 +130,5 @@ class TuningConfig:
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "TuningConfig":
-        return cls(**{**config, "training": TrainingConfig(**config["training"])})
+        training = TrainingConfig.from_dict(config["training"])
+        return cls(**{**config, "training": training})

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 import keras_tuner
@@ -10,13 +10,7 @@ from keras_tuner import HyperParameters
 
 from fmlayers import MultiCategorical, RatingScaler
 from fmlayers.features import Categorical, Feature
-from fmlayers.models import (
-    DeepFM,
-    FactorizationMachine,
-    LibFM,
-    MatrixFactorization,
-    NeuralMatrixFactorization,
-)
+from fmlayers.models.specs import find
 from fmlayers.tuning.spaces import (
     embedding_space,
     linear_space,
@@ -28,16 +22,18 @@ from fmlayers.tuning.spaces import (
 )
 
 
-class HyperFactorizationMachine(keras_tuner.HyperModel):
-    """Searches a `FactorizationMachine`, compiled and ready to fit.
+class HyperRegistered(keras_tuner.HyperModel):
+    """Searches a model by its name, compiled and ready to fit.
 
-    Its hyperparameters are those of `embedding_space`, `linear_space`,
-    `optimizer_space`, `batch_size`, and where there is something to choose
-    `scaler_space` and `pooling_space`. `epochs` is one as long as nobody says how many:
-    neither Hyperband nor `tuner.search(..., epochs=20)`.
+    Its hyperparameters are those of `embedding_space`, `optimizer_space`, `batch_size`,
+    where the model has what they are for `linear_space` and `tower_space`, and where
+    there is something to choose `scaler_space` and `pooling_space`. `epochs` is one as
+    long as nobody says how many: neither Hyperband nor `tuner.search(..., epochs=20)`.
 
     Args:
-        features: List of `Categorical`, `MultiCategorical` and `Numeric`.
+        model: Name of the model, among `fmlayers.models.registered()`.
+        features: List of `Categorical`, `MultiCategorical` and `Numeric`; the user and
+            the item, of a model that takes these two.
         bounds: Optional pair of the lowest and the highest rating, between which a
             `RatingScaler` brings the scores. Defaults to `None`: the rating is the
             score.
@@ -50,21 +46,20 @@ class HyperFactorizationMachine(keras_tuner.HyperModel):
         **options: Arguments of the model that are not searched, such as `encoder`.
             One of a searched name takes its place.
 
+    Raises:
+        ValueError: If no model has the name.
+
     Example:
 
     >>> features = [fmlayers.Categorical("user", 50), fmlayers.Categorical("film", 40)]
-    >>> hypermodel = fmlayers.tuning.HyperFactorizationMachine(features, bounds=(1, 5))
-    >>> hp = keras_tuner.HyperParameters()
-    >>> hp.Fixed("dim", 8)
-    8
-    >>> hypermodel.build(hp).dim
-    8
+    >>> hypermodel = fmlayers.tuning.HyperRegistered("libfm", features)
+    >>> type(hypermodel.build(keras_tuner.HyperParameters())).__name__
+    'LibFM'
     """
-
-    model_class: ClassVar[type[keras.Model]] = FactorizationMachine
 
     def __init__(
         self,
+        model: str,
         features: Sequence[Feature],
         *,
         bounds: tuple[float, float] | None = None,
@@ -75,6 +70,7 @@ class HyperFactorizationMachine(keras_tuner.HyperModel):
         **options: Any,
     ) -> None:
         super().__init__()
+        self.spec = find(model)
         self.features = list(features)
         self.bounds = bounds
         self.mean = mean
@@ -113,11 +109,18 @@ class HyperFactorizationMachine(keras_tuner.HyperModel):
 
     def arguments(self, hp: HyperParameters) -> dict[str, Any]:
         """Registers what is searched of the model; returns its arguments."""
-        return {**self.vectors(hp), **linear_space(hp)}
+        spec = self.spec
+        arguments = self.vectors(hp)
+        if spec.takes("linear_l2"):
+            arguments |= linear_space(hp)
+        if spec.takes("hidden_units"):
+            tower = tower_space(hp, spec.hidden_units)
+            arguments |= {name: x for name, x in tower.items() if spec.takes(name)}
+        return arguments
 
-    def make(self, **arguments: Any) -> keras.Model:
+    def make(self, features: Sequence[Feature], **arguments: Any) -> keras.Model:
         """Returns the model of some arguments."""
-        return self.model_class(**arguments)
+        return self.spec.make(features, **arguments)
 
     def vectors(self, hp: HyperParameters) -> dict[str, Any]:
         """As `arguments`, of what all models have."""
@@ -142,53 +145,60 @@ class HyperFactorizationMachine(keras_tuner.HyperModel):
         return arguments
 
 
-class HyperLibFM(HyperFactorizationMachine):
-    """Searches a `LibFM`, as `HyperFactorizationMachine` does its model."""
+class HyperFactorizationMachine(HyperRegistered):
+    """Searches a `FactorizationMachine`, as `HyperRegistered` does.
 
-    model_class = LibFM
+    Args:
+        features: List of `Categorical`, `MultiCategorical` and `Numeric`.
+        **options: As of `HyperRegistered`.
 
+    Example:
 
-class HyperDeepFM(HyperFactorizationMachine):
-    """Searches a `DeepFM`: also the hidden layers, by `tower_space`.
-
-    Arguments are those of `HyperFactorizationMachine`.
+    >>> features = [fmlayers.Categorical("user", 50), fmlayers.Categorical("film", 40)]
+    >>> hypermodel = fmlayers.tuning.HyperFactorizationMachine(features, bounds=(1, 5))
+    >>> hp = keras_tuner.HyperParameters()
+    >>> hp.Fixed("dim", 8)
+    8
+    >>> hypermodel.build(hp).dim
+    8
     """
 
-    model_class = DeepFM
-
-    def arguments(self, hp: HyperParameters) -> dict[str, Any]:
-        return {**super().arguments(hp), **tower_space(hp)}
+    def __init__(self, features: Sequence[Feature], **options: Any) -> None:
+        super().__init__("fm", features, **options)
 
 
-class HyperMatrixFactorization(HyperFactorizationMachine):
+class HyperLibFM(HyperRegistered):
+    """Searches a `LibFM`; arguments are those of `HyperFactorizationMachine`."""
+
+    def __init__(self, features: Sequence[Feature], **options: Any) -> None:
+        super().__init__("libfm", features, **options)
+
+
+class HyperDeepFM(HyperRegistered):
+    """Searches a `DeepFM`; arguments are those of `HyperFactorizationMachine`."""
+
+    def __init__(self, features: Sequence[Feature], **options: Any) -> None:
+        super().__init__("deepfm", features, **options)
+
+
+class HyperMatrixFactorization(HyperRegistered):
     """Searches a `MatrixFactorization`.
 
     Args:
         user: `Categorical` description of the users.
         item: `Categorical` description of the items.
-        **options: As of `HyperFactorizationMachine`.
+        **options: As of `HyperRegistered`.
     """
-
-    model_class: ClassVar[type[keras.Model]] = MatrixFactorization
 
     def __init__(self, user: Categorical, item: Categorical, **options: Any) -> None:
-        super().__init__([user, item], **options)
-
-    def make(self, **arguments: Any) -> keras.Model:
-        user, item = arguments.pop("features")
-        return self.model_class(user, item, **arguments)
+        super().__init__("mf", [user, item], **options)
 
 
-class HyperNeuralMatrixFactorization(HyperMatrixFactorization):
-    """Searches a `NeuralMatrixFactorization`: also the hidden layers.
+class HyperNeuralMatrixFactorization(HyperRegistered):
+    """Searches a `NeuralMatrixFactorization`, as `HyperMatrixFactorization` does."""
 
-    Arguments are those of `HyperMatrixFactorization`.
-    """
-
-    model_class = NeuralMatrixFactorization
-
-    def arguments(self, hp: HyperParameters) -> dict[str, Any]:
-        return {**self.vectors(hp), **tower_space(hp, (64, 32, 16))}
+    def __init__(self, user: Categorical, item: Categorical, **options: Any) -> None:
+        super().__init__("neumf", [user, item], **options)
 
 
 class HyperChoice(keras_tuner.HyperModel):

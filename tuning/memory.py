@@ -4,36 +4,27 @@ import os
 from collections.abc import Sequence
 
 from fmlayers.features import Feature, Numeric
+from fmlayers.models.specs import find
 from fmlayers.training import TrainingConfig
 
 BYTES = 4  # a float32
 SLOTS = {"adagrad": 1, "lazy_adam": 2}  # numbers that an optimizer keeps a weight
 
 
-def estimated_bytes(
-    config: TrainingConfig, features: Sequence[Feature], units: Sequence[int]
-) -> int:
+def estimated_bytes(config: TrainingConfig, features: Sequence[Feature]) -> int:
     """Returns what the weights and the optimizer's numbers of a run take.
 
     Args:
         config: The configuration of the run.
         features: The features of its model.
-        units: Sizes of its hidden layers, none where it has none.
     """
     rows = sum(
         1 if isinstance(feature, Numeric) else feature.vocabulary_size + 1
         for feature in features
     )
-    if config.model == "neumf":
-        weights = 2 * rows * config.dim + config.dim
-        width = 2 * config.dim
-    else:
-        weights = rows * (config.dim + 1)
-        width = len(features) * config.dim
-    for size in units:
-        weights += (width + 1) * size
-        width = size
-    weights += 1 + (width if units else 0)
+    spec = find(config.model)
+    units = config.hidden_units or spec.hidden_units
+    weights = spec.num_weights(rows, len(features), config.dim, units)
     return config.members * weights * BYTES * (1 + SLOTS[config.optimizer])
 
 

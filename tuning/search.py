@@ -15,7 +15,6 @@ from keras_tuner import HyperParameters
 from keras_tuner.engine import hyperparameters as kinds
 from keras_tuner.src import config as keras_tuner_config
 
-from fmlayers.models.from_config import model_from_config
 from fmlayers.training import run as runs
 from fmlayers.training import train
 from fmlayers.tuning import workers as processes
@@ -190,7 +189,7 @@ def finish(study: Study, ended: str = "") -> None:
         return
     partial = runs.partial_path(out) / "config.json"
     begun = partial.is_file() and _is_of(runs.read_json(partial), best.to_dict())
-    train(best, out, model_from_config, resume=begun, overwrite=not begun)
+    train(best, out, resume=begun, overwrite=not begun)
     write_report(study, notes)
     drop_replaced(study.path)
 

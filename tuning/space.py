@@ -4,20 +4,20 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from keras_tuner import HyperParameters
 from keras_tuner.engine import hyperparameters as kinds
 
-from fmlayers._types import Combiner, OptimizerName, ScalerMethod
+from fmlayers.models.specs import find
 from fmlayers.training import TrainingConfig
 from fmlayers.training.config import HISTORIES
 from fmlayers.training.examples import default_batch_size
+from fmlayers.training.model import check_columns
 from fmlayers.tuning import _hyperparameters as names
-from fmlayers.tuning.config import OF_USER_AND_ITEM, TuningConfig
+from fmlayers.tuning.config import TuningConfig
 
-OWN_UNITS = {"deepfm": (64, 64), "neumf": (64, 32, 16)}
 _UNITS = re.compile(r"[1-9]\d*(-[1-9]\d*)*")
 DIGITS = 4  # of a number that a run is configured by; what workers send has seven
 
@@ -41,13 +41,8 @@ class Space:
         self.has_lists = "multi_categorical" in columns.values()
         self.batch_size = config.training.batch_size or default_batch_size(rows)
         histories = HISTORIES if config.training.histories else ()
-        of_two = sorted(set(config.models) & set(OF_USER_AND_ITEM))
-        if of_two and (list(columns) != ["user", "item"] or histories):
-            raise ValueError(
-                f"`features` of the models {of_two} must be user and item, without "
-                f"`histories`. Received: {list(columns)}, "
-                f"histories={config.training.histories}."
-            )
+        for model in config.models:
+            check_columns(find(model), list(columns), histories=bool(histories))
         known = [*columns, *histories]
         unknown = sorted(set(config.fields) - set(known))
         if unknown:
@@ -70,25 +65,23 @@ class Space:
                 for field in config.fields
             },
         }
-        if set(config.models) != {"neumf"}:
+        if config.taking("linear_l2"):
             found["linear_l2"] = names.floating(hp, "linear_l2", base.linear_l2)
-        if base.loss == "mse":
-            methods = get_args(ScalerMethod)
-            found["scaler"] = names.choice(hp, "scaler", methods, base.scaler)
+        if base.has_ratings:
+            found["scaler"] = names.setting(hp, "scaler", base.scaler)
         if self.has_lists:
-            combiners = get_args(Combiner)
-            found["combiner"] = names.choice(hp, "combiner", combiners, base.combiner)
-        optimizers = get_args(OptimizerName)
-        found["optimizer"] = names.choice(hp, "optimizer", optimizers, base.optimizer)
-        rates = {name: self._rate(name) for name in optimizers}
+            found["combiner"] = names.setting(hp, "combiner", base.combiner)
+        found["optimizer"] = names.setting(hp, "optimizer", base.optimizer)
+        rates = {name: self._rate(name) for name in names.searched("optimizer")}
         found["learning_rate"] = names.rate(hp, found["optimizer"], rates)
         # A batch much smaller than the default makes an epoch long, a much larger one
         # has few steps.
-        bounds = max(16, self.batch_size // 8), min(8192, self.batch_size * 8)
+        low, high = names.searched("batch_size")
+        bounds = max(low, self.batch_size // 8), min(high, self.batch_size * 8)
         found["batch_size"] = names.integer(hp, "batch_size", self.batch_size, bounds)
-        found |= self._tower(hp, model)
+        found |= self._tower(hp)
         rounded = {name: _rounded(value) for name, value in found.items()}
-        return replace(base, **rounded, model=model)
+        return TrainingConfig.from_dict({**base.to_dict(), **rounded, "model": model})
 
     def whole(self) -> HyperParameters:
         """Returns all hyperparameters with all of their values."""
@@ -129,17 +122,15 @@ class Space:
         other: Any = {"optimizer": optimizer, "learning_rate": None}
         return replace(base, **other).learning_rate
 
-    def _tower(self, hp: HyperParameters, model: str) -> dict[str, Any]:
+    def _tower(self, hp: HyperParameters) -> dict[str, Any]:
         config, base = self.config, self.config.training
         if not config.towers:
             return {}
-        default = base.hidden_units or OWN_UNITS[config.towers[0]]
+        default = base.hidden_units or find(config.towers[0]).hidden_units
         if len(config.towers) == len(config.models):
             return names.tower(hp, default, base.dropout)
         with hp.conditional_scope("model", config.towers):
-            found = names.tower(hp, default, base.dropout)
-        none = {"hidden_units": None, "dropout": 0.0}
-        return found if model in config.towers else none
+            return names.tower(hp, default, base.dropout)
 
     def _own_name(self, name: str, known: Mapping[str, Any]) -> str:
         # Of the optimizer that the study has, if it has one.

@@ -27,14 +27,19 @@ held at it. For clicks `l2` and `linear_l2` should begin at about 0.005.
 """
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import keras
 from keras_tuner import HyperParameters
 
 from fmlayers._types import Combiner, OptimizerName, ScalerMethod
+from fmlayers.models.specs import find
+from fmlayers.training import TrainingConfig
 from fmlayers.training.fitting import make_optimizer
 from fmlayers.tuning import _hyperparameters as names
+
+RUN = TrainingConfig()
+LAZY_ADAM = TrainingConfig(optimizer="lazy_adam")
 
 
 def interaction_space(hp: HyperParameters, reduce: str = "sum") -> dict[str, Any]:
@@ -53,9 +58,9 @@ def embedding_space(
     hp: HyperParameters,
     fields: Sequence[str] = (),
     *,
-    dim: int = 64,
-    l2: float = 0.06,
-    init_stddev: float = 0.01,
+    dim: int = RUN.dim,
+    l2: float = RUN.l2,
+    init_stddev: float = RUN.init_stddev,
 ) -> dict[str, Any]:
     """Returns arguments of `FeatureEmbedding`, and of the models: vectors, their L2.
 
@@ -79,7 +84,9 @@ def embedding_space(
     }
 
 
-def linear_space(hp: HyperParameters, linear_l2: float = 0.01) -> dict[str, Any]:
+def linear_space(
+    hp: HyperParameters, linear_l2: float = RUN.linear_l2
+) -> dict[str, Any]:
     """Returns the models' argument `linear_l2`, of the first-order term.
 
     Args:
@@ -96,7 +103,7 @@ def pooling_space(hp: HyperParameters, combiner: Combiner = "mean") -> dict[str,
         hp: The hyperparameters of a trial.
         combiner: The default.
     """
-    return {"combiner": names.choice(hp, "combiner", get_args(Combiner), combiner)}
+    return {"combiner": names.setting(hp, "combiner", combiner)}
 
 
 def scaler_space(
@@ -108,13 +115,13 @@ def scaler_space(
         hp: The hyperparameters of a trial.
         method: The default.
     """
-    return {"method": names.choice(hp, "scaler", get_args(ScalerMethod), method)}
+    return {"method": names.setting(hp, "scaler", method)}
 
 
 def tower_space(
     hp: HyperParameters,
-    hidden_units: Sequence[int] = (64, 64),
-    dropout: float = 0.0,
+    hidden_units: Sequence[int] = find("deepfm").hidden_units,
+    dropout: float = RUN.dropout,
 ) -> dict[str, Any]:
     """Returns arguments of `DeepFM` and `NeuralMatrixFactorization`: hidden layers.
 
@@ -130,9 +137,9 @@ def optimizer_space(
     hp: HyperParameters,
     *,
     batch_size: int = 32,
-    optimizer: OptimizerName = "adagrad",
-    adagrad: float = 0.05,
-    lazy_adam: float = 0.001,
+    optimizer: OptimizerName = RUN.optimizer,
+    adagrad: float = RUN.learning_rate,
+    lazy_adam: float = LAZY_ADAM.learning_rate,
 ) -> dict[str, Any]:
     """Returns the argument `optimizer` of `compile`: which, and its rate.
 
@@ -143,7 +150,7 @@ def optimizer_space(
         optimizer: Default of `optimizer`.
         adagrad, lazy_adam: Defaults of the rates.
     """
-    name = names.choice(hp, "optimizer", get_args(OptimizerName), optimizer)
+    name = names.setting(hp, "optimizer", optimizer)
     rate = names.rate(hp, name, {"adagrad": adagrad, "lazy_adam": lazy_adam})
     return {"optimizer": make_optimizer(name, rate, batch_size)}
 
@@ -161,5 +168,5 @@ def training_space(
     """
     arguments = {"batch_size": names.integer(hp, "batch_size", batch_size)}
     if epochs is not None:
-        arguments["epochs"] = names.integer(hp, "epochs", epochs)
+        arguments["epochs"] = names.integer(hp, "epochs", epochs, names.EPOCHS)
     return arguments

@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ class Study:
             ),
             "validation_fraction": 0.0,
         }
-        return TrainingConfig(**{**config.to_dict(), **changes})
+        return replace(config, **changes)
 
     @cached_property
     def run(self) -> Run:
@@ -280,7 +281,11 @@ def _check_same(
             f"{path} is a study of another search space: {', '.join(changed)}. Choose "
             "another folder."
         )
-    was, is_now = (_flat(each["study"]) for each in (begun, record))
+    # An older version's record may lack a setting.
+    was, is_now = (
+        _flat(TuningConfig.from_dict(each["study"]).to_dict())
+        for each in (begun, record)
+    )
     changed = [
         f"{name} {was.get(name)!r} (now {is_now.get(name)!r})"
         for name in _changed(was, is_now)

@@ -8,16 +8,14 @@ import keras
 from keras_tuner import HyperModel, HyperParameters
 from keras_tuner.errors import FailedTrialError
 
-from fmlayers.features import Categorical, Feature
-from fmlayers.models.from_config import model_from_config
 from fmlayers.training import TrainingConfig
-from fmlayers.training.config import HISTORIES
 from fmlayers.training.examples import Examples
 from fmlayers.training.fitting import compiled_model, fit
+from fmlayers.training.model import features_of
 from fmlayers.tuning.config import RANKING, TuningConfig
 from fmlayers.tuning.memory import estimated_bytes
 from fmlayers.tuning.ranking import ListMetrics
-from fmlayers.tuning.space import OWN_UNITS, Space
+from fmlayers.tuning.space import Space
 
 Callbacks = Sequence[keras.callbacks.Callback]
 
@@ -56,8 +54,7 @@ class TrialModel(HyperModel):
         if not self.builds:
             return None
         self._check_memory(config)
-        batch_size = self._batch_size(config)
-        return compiled_model(config, self.examples, batch_size, model_from_config)
+        return compiled_model(config, self.examples, self._batch_size(config))
 
     def fit(
         self,
@@ -113,20 +110,10 @@ class TrialModel(HyperModel):
         return min(int(config.batch_size or 1), len(self.examples))
 
     def _check_memory(self, config: TrainingConfig) -> None:
-        features = _features(config, self.examples)
-        own = OWN_UNITS.get(config.model, ())
-        needed = estimated_bytes(config, features, config.hidden_units or own)
+        features = features_of(config, self.examples.encoder, num_pairs=1)
+        needed = estimated_bytes(config, features)
         if self.memory_limit is not None and needed > self.memory_limit:
             raise FailedTrialError(
                 f"The model would take {needed:,} bytes with its optimizer, of the "
                 f"{self.memory_limit:,} that a trial may take: it has not been built."
             )
-
-
-def _features(config: TrainingConfig, examples: Examples) -> list[Feature]:
-    features = list(examples.encoder.features)
-    if config.histories:
-        for name, values in zip(HISTORIES, ("item", "user"), strict=True):
-            size = len(examples.encoder.vocabulary(values)) + 1
-            features.append(Categorical(name, size))
-    return features

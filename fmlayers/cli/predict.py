@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from fmlayers.cli.options import separator
+from fmlayers.training.config import as_separator
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +14,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--out", metavar="FILE", help="CSV to write (default: standard output)")
     add(
         "--separator",
-        type=separator,
+        type=as_separator,
         default=",",
         metavar="CHAR",
         help="between a CSV's fields, \\t for a tab (default: ,)",

@@ -14,13 +14,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from fmlayers.models.from_config import model_from_config
     from fmlayers.training import train
 
     finished = train(
         training_config(options),
         options.out,
-        model_from_config,
         resume=options.resume,
         overwrite=options.overwrite,
     )

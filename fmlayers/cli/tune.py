@@ -2,10 +2,11 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import Any
 
 from fmlayers.cli.options import add_training_options, training_config
+from fmlayers.models.specs import find
+from fmlayers.training.config import SETTINGS
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -96,13 +97,16 @@ class Search(argparse.Action):
 
 
 def run(options: argparse.Namespace) -> int:
-    from fmlayers.training import TrainingConfig
     from fmlayers.tuning import TuningConfig, searched, tune
 
     models = getattr(options, "models", ())
+    given = [name for name in SETTINGS if name in vars(options)]
     if models:
-        options.model = models[0]
-    given = [f.name for f in fields(TrainingConfig) if f.name in vars(options)]
+        # The default one: the first that takes all settings, if there is any.
+        takers = [m for m in models if all(find(m).takes(name) for name in given)]
+        options.model = (takers or models)[0]
+    if len(models) == 1:
+        given.append("model")
     given += [f"l2/{feature}" for feature in getattr(options, "l2_of", {})]
     config = TuningConfig(
         training=training_config(options),

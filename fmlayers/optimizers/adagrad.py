@@ -4,9 +4,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from fmlayers._types import ADAGRAD_RATE
 from fmlayers.optimizers._rows import RowWise
-
-LEARNING_RATE = 0.05  # the command's too, of ratings
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
@@ -52,7 +51,7 @@ class Adagrad(RowWise, keras.optimizers.Adagrad):
 
     def __init__(
         self,
-        learning_rate: Any = LEARNING_RATE,
+        learning_rate: Any = ADAGRAD_RATE,
         initial_accumulator_value: float = 1e-7,
         *args: Any,
         **kwargs: Any,

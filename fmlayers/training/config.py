@@ -1,184 +1,282 @@
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, get_args
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from fmlayers._checks import coefficient, integer, integers, number, share
+from fmlayers._checks import coefficient, share
 from fmlayers._types import (
-    MODELS,
-    WITH_TOWER,
+    ADAGRAD_RATE,
     Combiner,
     Loss,
     OptimizerName,
     ScalerMethod,
 )
-from fmlayers.optimizers.adagrad import LEARNING_RATE as ADAGRAD_RATE
+from fmlayers.models.specs import OPTIONAL_SETTINGS, find, registered, taking
+from fmlayers.training.settings import (
+    ByOptimizer,
+    ByTask,
+    Setting,
+    choice,
+    coefficients,
+    flag,
+    open_share,
+    real,
+    seed_number,
+    setting,
+    settings_of,
+    sizes,
+    texts,
+    whole,
+)
 
 HISTORIES = ("user_history", "item_history")
 HISTORY_L2 = 0.01  # of ratings; a history is many vectors pooled into one
+# Sizes of hidden layers that a search takes.
+UNITS = ("16", "64", "32-16", "64-32", "64-64", "128-64", "64-32-16", "128-64-32")
+
+
+def as_separator(text: str) -> str:
+    """Returns the separator that an option's text means."""
+    return "\t" if text in (r"\t", "tab") else text
+
+
+def _of_which_columns() -> str:
+    two = [name for name, s in registered().items() if s.columns == "user and item"]
+    return f"user and item for {' and '.join(two)}, all but day for the others"
+
+
+def _of_which_units() -> str:
+    units = {name: find(name).hidden_units for name in taking("hidden_units")}
+    return ", ".join(f"{' '.join(map(str, u))} for {name}" for name, u in units.items())
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """What a run is made of; the same configuration gives the same run.
 
-    The defaults were chosen on validation rows of MovieLens 100K and 1M. Those of
-    `l2`, `linear_l2` and `learning_rate` depend on what is learned:
-
-    | | ratings | ratings, with histories | clicks |
-    | --- | --- | --- | --- |
-    | `l2` | 0.06 | 0.06, of histories 0.01 | 0.002 |
-    | `linear_l2` | 0.01 | 0.01 | 0.002 |
-    | `learning_rate` of `"adagrad"` | 0.05 | 0.015 | 0.1 |
-    | `learning_rate` of `"lazy_adam"` | 0.001 | 0.0005 | 0.001 |
-
-    Args:
-        data: Source of the ratings, as of `fmlayers.data.load`.
-        model: Name of the model, `"fm"`, `"mf"`, `"deepfm"`, `"libfm"` or `"neumf"`.
-        features: Optional columns of the model, each `"name"` or `"name:kind"`.
-            Defaults to user and item for `"mf"` and `"neumf"`, to all columns but
-            the day for the others.
-        user, item, rating, timestamp, separator: How a CSV names its columns.
-        histories: Whether the model has the items that a user has rated, and the
-            users who have rated an item, as fields (see `History`).
-        loss: `"mse"`, or for ratings taken as clicks, whatever their height: `"bce"`
-            (binary cross-entropy) or `"bpr"` (see `fmlayers.losses.BPR`). Such a model
-            ranks; its scores are no ratings.
-        negatives: Items drawn for each rating, of those that its user has not rated,
-            where the loss is not `"mse"`.
-        members: How many models are trained side by side and averaged (see
-            `Ensemble`); 1 for a model alone.
-        split: `"random"`, `"user"`, `"time"` or the name of an official fold.
-        test_fraction: Share of the rows to test on.
-        validation_fraction: Share of the training rows to stop on; 0 trains for
-            `max_epochs`.
-        refit: Whether to train again on all training rows, for the epochs found.
-        seed: Seed of the split, the validation rows, the weights and the batches.
-        dim: Size of a vector.
-        init_stddev: Standard deviation of the numbers that vectors start from. Many
-            averaged members may start further apart, 0.03 to 0.05.
-        l2: L2 of the vectors (see `FeatureEmbedding`), by default as above.
-        l2_of: L2 of the vectors of single features, in place of `l2`. The default of
-            histories stands here, once the configuration is made.
-        linear_l2: L2 of the first-order term, by default as above.
-        hidden_units: Sizes of the hidden layers of `"deepfm"` and `"neumf"`. Defaults
-            to those of the models.
-        dropout: Share of a hidden layer's outputs that training drops.
-        combiner: How several values of a column, such as genres, are pooled, `"mean"`,
-            `"sum"` or `"sqrtn"`; see `MaskedMeanPooling`.
-        scaler: Method of the `RatingScaler`, whose bounds are the lowest and the
-            highest rating of the training rows.
-        min_count: Rarer values count as unknown.
-        optimizer: `"adagrad"` or `"lazy_adam"`, of `fmlayers.optimizers`.
-        learning_rate: Of the optimizer, by default as above.
-        batch_size: Rows a step. By default the power of two that makes about 160
-            steps an epoch, within 16 and 8192.
-        max_epochs: Where to stop at the latest.
-        patience: Epochs without a better validation RMSE before stopping.
+    The defaults were chosen on validation rows of MovieLens 100K and 1M. Some depend
+    on what is learned: ratings or, where the loss is not `"mse"`, clicks.
     """
 
-    data: str = "synthetic"
-    model: str = "fm"
-    features: Sequence[str] | None = None
-    user: str = "user"
-    item: str = "item"
-    rating: str = "rating"
-    timestamp: str | None = None
-    separator: str = ","
-    histories: bool = False
-    loss: Loss = "mse"
-    negatives: int = 4
-    members: int = 1
-    split: str = "random"
-    test_fraction: float = 0.2
-    validation_fraction: float = 0.1
-    refit: bool = True
-    seed: int = 0
-    dim: int = 64
-    init_stddev: float = 0.01
-    l2: float = None  # type: ignore[assignment]  # until `__post_init__`
-    l2_of: Mapping[str, float] = field(default_factory=dict)
-    linear_l2: float = None  # type: ignore[assignment]
-    hidden_units: Sequence[int] | None = None
-    dropout: float = 0.0
-    combiner: Combiner = "mean"
-    scaler: ScalerMethod = "clip"
-    min_count: int = 1
-    optimizer: OptimizerName = "adagrad"
-    learning_rate: float = None  # type: ignore[assignment]
-    batch_size: int | None = None
-    max_epochs: int = 100
-    patience: int = 3
+    data: str = setting(
+        "synthetic",
+        "data",
+        "Source of the ratings: synthetic, a MovieLens folder or zip, a MovieLens name "
+        "to download (ml-100k, ml-1m, ml-latest-small, ...), or a CSV or Parquet file",
+        metavar="SOURCE",
+    )
+    features: Sequence[str] | None = setting(
+        None,
+        "data",
+        "Columns of the model, each COLUMN or COLUMN:KIND with the kind categorical, "
+        "multi_categorical or numeric",
+        check=texts,
+        many=True,
+        metavar="COLUMN",
+        otherwise=_of_which_columns,
+    )
+    user: str = setting("user", "data", "A CSV's column of users", metavar="COLUMN")
+    item: str = setting("item", "data", "A CSV's column of items", metavar="COLUMN")
+    rating: str = setting(
+        "rating", "data", "A CSV's column of ratings", metavar="COLUMN"
+    )
+    timestamp: str | None = setting(
+        None, "data", "A CSV's column of timestamps", metavar="COLUMN"
+    )
+    separator: str = setting(
+        ",",
+        "data",
+        r"Character between a CSV's fields, \t for a tab",
+        read=as_separator,
+        metavar="CHAR",
+    )
+    min_count: int = whole(
+        1, "data", "Occurrences below which a value counts as unknown"
+    )
+    split: str = setting(
+        "random",
+        "data",
+        "How rows to test on are chosen: random, user, time or the "
+        "name of an official fold",
+    )
+    test_fraction: float = real(
+        0.2, "data", "Share of the rows to test on", check=open_share, metavar="SHARE"
+    )
+    validation_fraction: float = real(
+        0.1,
+        "data",
+        "Share of the training rows to stop on; 0 trains for all epochs",
+        check=share,
+        metavar="SHARE",
+    )
+    seed: int = whole(
+        0,
+        "data",
+        "Seed of split, weights and batches",
+        check=seed_number,
+        metavar="SEED",
+    )
+
+    model: str = setting("fm", "model", "Name of the model")
+    histories: bool = flag(
+        False,
+        "model",
+        "Whether the model has the items that a user has rated, and the users who have "
+        "rated an item, as fields",
+        more="See `History`.",
+        option_help="the items that a user has rated, and the users who have rated an "
+        "item, as fields",
+    )
+    loss: Loss = choice(
+        "mse",
+        "model",
+        "Loss on ratings, mse, or on ratings taken as clicks, bce or bpr",
+        Loss,
+        more="Cross-entropy or `fmlayers.losses.BPR`. A model of clicks ranks; its "
+        "scores are no ratings.",
+    )
+    negatives: int = whole(
+        4,
+        "model",
+        "Items drawn for each rating that its user has not rated, for bce and bpr",
+    )
+    members: int = whole(
+        1,
+        "model",
+        "Models that are trained side by side and averaged",
+        more="See `Ensemble`.",
+    )
+    dim: int = whole(64, "model", "Size of a vector", searched=(4, 256))
+    init_stddev: float = real(
+        0.01,
+        "model",
+        "Standard deviation of the numbers that vectors start from",
+        more="Many averaged members may start further apart, 0.03 to 0.05.",
+        metavar="S",
+        searched=(0.001, 0.1),
+    )
+    l2: float = real(
+        ByTask(0.06, clicks=0.002),
+        "model",
+        "L2 of the vectors",
+        metavar="L2",
+        more="See `FeatureEmbedding`.",
+        check=coefficient,
+        searched=(0.001, 1.0),
+    )
+    l2_of: Mapping[str, float] = setting(
+        {},
+        "model",
+        "L2 of the vectors of single features, in place of that of all",
+        more="The default of histories stands here, once the configuration is made.",
+        otherwise=f"{HISTORY_L2} for histories, on ratings",
+        check=coefficients,
+        many=True,
+        metavar="FEATURE=L2",
+    )
+    linear_l2: float = real(
+        ByTask(0.01, clicks=0.002),
+        "model",
+        "L2 of the first-order term",
+        metavar="L2",
+        check=coefficient,
+        searched=(0.0001, 0.1),
+    )
+    hidden_units: Sequence[int] | None = whole(
+        None,
+        "model",
+        "Sizes of the hidden layers",
+        otherwise=_of_which_units,
+        check=sizes,
+        many=True,
+        searched=UNITS,
+    )
+    dropout: float = real(
+        0.0,
+        "model",
+        "Share of a hidden layer's outputs that training drops",
+        check=share,
+        metavar="SHARE",
+        searched=(0.0, 0.6),
+    )
+    combiner: Combiner = choice(
+        "mean",
+        "model",
+        "How several values of a column, such as genres, are pooled",
+        Combiner,
+        more="See `MaskedMeanPooling`.",
+    )
+    scaler: ScalerMethod = choice(
+        "clip",
+        "model",
+        "How scores become ratings between the lowest and the highest of the training "
+        "rows",
+        ScalerMethod,
+        more="See `RatingScaler`.",
+    )
+
+    optimizer: OptimizerName = choice(
+        "adagrad",
+        "training",
+        "Optimizer",
+        OptimizerName,
+        more="Of `fmlayers.optimizers`.",
+    )
+    learning_rate: float = real(
+        ByOptimizer(
+            {
+                "adagrad": ByTask(ADAGRAD_RATE, clicks=0.1, histories=0.015),
+                "lazy_adam": ByTask(0.001, clicks=0.001, histories=0.0005),
+            }
+        ),
+        "training",
+        "Learning rate of the optimizer",
+        metavar="RATE",
+        searched={"adagrad": (0.005, 0.5), "lazy_adam": (0.0001, 0.01)},
+    )
+    batch_size: int | None = whole(
+        None,
+        "training",
+        "Rows a step",
+        otherwise="the power of two that makes about 160 steps an epoch, from 16 to "
+        "8192",
+        metavar="ROWS",
+        searched=(16, 8192),
+    )
+    max_epochs: int = whole(100, "training", "Epochs at the most")
+    patience: int = whole(
+        3, "training", "Epochs without a better validation metric before stopping"
+    )
+    refit: bool = flag(
+        True,
+        "training",
+        "Whether to train again on all training rows, for the epochs found",
+        option_help="keep the model of the search, which has not seen the validation "
+        "rows",
+    )
 
     def __post_init__(self) -> None:
-        if self.model not in MODELS:
-            raise ValueError(
-                f"`model` must be one of {list(MODELS)}. Received: "
-                f"model={self.model!r}."
-            )
-        if self.loss not in get_args(Loss):
-            raise ValueError(
-                f'`loss` must be "mse", "bce" or "bpr". Received: loss={self.loss!r}.'
-            )
-        if self.optimizer not in get_args(OptimizerName):
-            raise ValueError(
-                '`optimizer` must be "adagrad" or "lazy_adam". '
-                f"Received: optimizer={self.optimizer!r}."
-            )
-        for name, value in self._chosen().items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-        if self.histories and self.loss == "mse":
+        spec = find(self.model)
+        for name, known in settings_of(type(self)).items():
+            value = getattr(self, name)
+            if value is None and known.has_rule:
+                value = known.chosen(self)
+            if value is not None or not known.optional:
+                value = known.check(name, value)
+            object.__setattr__(self, name, value)
+            if not spec.takes(name) and not known.is_default(value):
+                raise ValueError(
+                    f"`{name}` must be left out: it is a setting of the models "
+                    f"{taking(name)}. Received: model={self.model!r}, {name}={value!r}."
+                )
+        if self.histories and self.has_ratings:
             of_histories = dict.fromkeys(HISTORIES, HISTORY_L2)
             object.__setattr__(self, "l2_of", {**of_histories, **self.l2_of})
-        counts = ("dim", "members", "negatives", "min_count", "max_epochs", "patience")
-        for name in counts:
-            object.__setattr__(self, name, integer(name, getattr(self, name)))
-        for name in ("l2", "linear_l2"):
-            object.__setattr__(self, name, coefficient(name, getattr(self, name)))
-        l2_of = {
-            name: coefficient("l2_of", value, of=f" for feature {name!r}")
-            for name, value in self.l2_of.items()
-        }
-        object.__setattr__(self, "l2_of", l2_of)
-        if self.hidden_units is not None and len(self.hidden_units):
-            rule = "a non-empty list of positive integers"
-            units = integers("hidden_units", self.hidden_units, rule)
-            object.__setattr__(self, "hidden_units", units)
-        object.__setattr__(self, "dropout", share("dropout", self.dropout))
-        if self.model not in WITH_TOWER and (self.hidden_units or self.dropout):
-            raise ValueError(
-                f"`hidden_units` and `dropout` are of the models {list(WITH_TOWER)}. "
-                f"Received: model={self.model!r}."
-            )
-        if self.combiner not in get_args(Combiner):
-            raise ValueError(
-                '`combiner` must be "mean", "sum" or "sqrtn". '
-                f"Received: combiner={self.combiner!r}."
-            )
-        seed = integer(
-            "seed", self.seed, "from 0 to 2**32 - 1", least=0, most=2**32 - 1
-        )
-        object.__setattr__(self, "seed", seed)
-        if self.scaler not in get_args(ScalerMethod):
-            raise ValueError(
-                '`scaler` must be "sigmoid", "clip" or "none". '
-                f"Received: scaler={self.scaler!r}."
-            )
-        if self.batch_size is not None:
-            size = integer("batch_size", self.batch_size)
-            object.__setattr__(self, "batch_size", size)
-        for name, rule, holds in (
-            ("validation_fraction", "at least 0 and below 1", lambda x: 0.0 <= x < 1.0),
-            (
-                "test_fraction",
-                "between 0 and 1, both excluded",
-                lambda x: 0.0 < x < 1.0,
-            ),
-            ("learning_rate", "positive", lambda x: x > 0.0),
-            ("init_stddev", "positive", lambda x: x > 0.0),
-        ):
-            value = number(name, getattr(self, name), rule, holds)
-            object.__setattr__(self, name, value)
+
+    @property
+    def has_ratings(self) -> bool:
+        """Whether ratings are learned, and not clicks."""
+        return self.loss == "mse"
 
     def columns_of_a_table(self) -> dict[str, Any]:
         """Returns the arguments of `fmlayers.data.load` that a CSV needs."""
@@ -190,19 +288,52 @@ class TrainingConfig:
         for name in ("features", "hidden_units"):
             if config[name] is not None:
                 config[name] = list(config[name])
-        config["l2_of"] = dict(self.l2_of)
         return config
 
-    def _chosen(self) -> dict[str, float]:
-        clicks = self.loss != "mse"
-        rates = {
-            "adagrad": (ADAGRAD_RATE, 0.015, 0.1),
-            "lazy_adam": (0.001, 0.0005, 0.001),
-        }
-        return {
-            "l2": 0.002 if clicks else 0.06,
-            "linear_l2": 0.002 if clicks else 0.01,
-            "learning_rate": rates[self.optimizer][
-                2 if clicks else int(self.histories)
-            ],
-        }
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> "TrainingConfig":
+        """Returns the configuration in a run's record, of this version or an older one.
+
+        What a record has besides is ignored, and so is a setting that its model does
+        not take. One that is missing has its default, which is what versions without it
+        did.
+        """
+        spec = find(record.get("model", "fm"))
+        names = [name for name in settings_of(cls) if spec.takes(name)]
+        return cls(**{name: record[name] for name in names if name in record})
+
+
+SETTINGS: Mapping[str, Setting] = settings_of(TrainingConfig)
+
+
+def models_of(name: str) -> str:
+    """Returns which models a setting is for, as text; `""` if it is for all."""
+    *others, last = taking(name)
+    text = f"{', '.join(others)} and {last}" if others else last
+    return text if name in OPTIONAL_SETTINGS else ""
+
+
+def _documented(settings: Mapping[str, Setting]) -> str:
+    """Returns the sections of a docstring that describe all settings."""
+    lines = ["    Args:"]
+    for name, known in settings.items():
+        text = f"{name}: {known.help}. {known.more} "
+        if models_of(name):
+            text += f"For {models_of(name)}. "
+        default = known.default_text()
+        if isinstance(known.default, str):
+            default = f'`"{default}"`'
+        text += f"Defaults to {default}." if default else "Optional."
+        lines += textwrap.wrap(
+            " ".join(text.split()),
+            width=88,
+            initial_indent=" " * 8,
+            subsequent_indent=" " * 12,
+            break_on_hyphens=False,
+        )
+    raises = "ValueError: If a setting breaks its constraint or is not for the model."
+    lines += ["", "    Raises:", f"        {raises}", "    "]
+    return "\n".join(lines)
+
+
+TrainingConfig.__doc__ = f"{TrainingConfig.__doc__}\n{_documented(SETTINGS)}"

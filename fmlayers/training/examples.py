@@ -70,7 +70,7 @@ class Examples:
         options: dict[str, Any] = {"seed": config.seed, "epoch": epoch}
         if config.histories:
             options |= {"group_by": ("user", "item"), "groups": HISTORY_GROUPS}
-        if config.loss == "mse":
+        if config.has_ratings:
             return ShuffledBatches(inputs, ratings, batch_size, **options)
         catalogue, users, items = self._pairs
         return SampledBatches(
@@ -87,7 +87,7 @@ class Examples:
         """Returns the arguments of `fit` that say what to validate on."""
         if self.validation is None:
             return {}
-        groups = 1 if self.config.loss == "mse" else 1 + self.config.negatives
+        groups = 1 if self.config.has_ratings else 1 + self.config.negatives
         batch_size = VALIDATION_GROUPS * groups
         if streams():
             return {"validation_data": in_order(self._validation, batch_size)}
@@ -105,7 +105,7 @@ class Examples:
     def _validation(self) -> tuple[Inputs, npt.NDArray[np.float32]]:
         validation = self.validation
         assert validation is not None
-        if self.config.loss == "mse":
+        if self.config.has_ratings:
             return self._arrays(validation)
         catalogue, users, items = self._pairs
         known = validation[items[validation] >= 0]

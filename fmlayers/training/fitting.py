@@ -1,19 +1,16 @@
 """A model of a configuration, compiled, and fitted to examples."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
-import pandas as pd
 
-from fmlayers.data import Encoder
 from fmlayers.losses import BPR
 from fmlayers.optimizers import Adagrad, LazyAdam
 from fmlayers.training.config import TrainingConfig
 from fmlayers.training.examples import Examples, streams
-
-ModelBuilder = Callable[[TrainingConfig, Encoder, pd.DataFrame], keras.Model]
+from fmlayers.training.model import build_model
 
 # Chosen on validation rows. In units of 1 / batch_size, in which a row's gradient
 # comes, it makes the first steps of a row like those of plain gradient descent.
@@ -24,10 +21,7 @@ MOST_STEPS = 32  # an execution
 
 
 def compiled_model(
-    config: TrainingConfig,
-    examples: Examples,
-    batch_size: int,
-    build_model: ModelBuilder,
+    config: TrainingConfig, examples: Examples, batch_size: int
 ) -> keras.Model:
     """Returns a new model, its optimizer built, the same for the same seed."""
     keras.utils.set_random_seed(config.seed)
@@ -95,7 +89,7 @@ def _steps_per_execution(steps: int) -> int:
 
 def _loss(config: TrainingConfig) -> dict[str, Any]:
     """Returns the loss, and the same without L2 as the metric to stop on."""
-    if config.loss == "mse":
+    if config.has_ratings:
         metric = keras.metrics.RootMeanSquaredError(name="rmse")
         return {"loss": "mse", "metrics": [metric]}
     loss: Any = BPR(1 + config.negatives)

@@ -5,7 +5,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from fmlayers.data import (
 from fmlayers.data import source as sources
 from fmlayers.data.columns import describe_columns
 from fmlayers.data.encoder import UNKNOWN, Kind
+from fmlayers.models.specs import find
 from fmlayers.training import run as runs
 from fmlayers.training.checkpoint import Checkpoint, EarlyStop, Progress
 from fmlayers.training.config import TrainingConfig
@@ -35,14 +36,13 @@ from fmlayers.training.examples import (
     default_batch_size,
     split_validation,
 )
-from fmlayers.training.fitting import ModelBuilder, compiled_model, fit
+from fmlayers.training.fitting import compiled_model, fit
 from fmlayers.training.progress import EpochProgress
 
 
 def train(
     config: TrainingConfig,
     out: str | Path,
-    build_model: ModelBuilder,
     *,
     resume: bool = False,
     overwrite: bool = False,
@@ -56,8 +56,6 @@ def train(
     Args:
         config: What to do.
         out: Folder of the run; appears when all is done.
-        build_model: Makes a model of the configuration, the fitted encoder and the
-            rows to train on.
         resume: Whether to go on with an interrupted run. Defaults to `False`.
         overwrite: Whether a finished or interrupted run at `out` may be replaced. It
             stays until the new one is done. Defaults to `False`.
@@ -78,7 +76,7 @@ def train(
     }
     folder = runs.begin(out, record, resume=resume, overwrite=overwrite)
     with runs.locked(folder):
-        return _train_in(folder, out, config, dataset, split, record, build_model)
+        return _train_in(folder, out, config, dataset, split, record)
 
 
 def _train_in(
@@ -88,12 +86,11 @@ def _train_in(
     dataset: Dataset,
     split: Split,
     record: dict[str, Any],
-    build_model: ModelBuilder,
 ) -> runs.Run:
     started = time.perf_counter()
     described = describe_columns(dataset, record["columns"])
     print(*described, sep="\n", file=sys.stderr)
-    trainer = Trainer(config, record["columns"], dataset, build_model, folder)
+    trainer = Trainer(config, record["columns"], dataset, folder)
     try:
         model = trainer.run(split.train)
     except BaseException:
@@ -101,7 +98,7 @@ def _train_in(
             shutil.rmtree(folder)  # nothing in it to go on from
         raise
     metrics = {
-        **(evaluate(model, dataset, split) if config.loss == "mse" else {}),
+        **(evaluate(model, dataset, split) if config.has_ratings else {}),
         f"validation_{trainer.metric}": trainer.best,
         "epochs": trainer.epochs,
         "batch_size": trainer.batch_size,
@@ -124,7 +121,6 @@ class Trainer:
         config: What to do.
         columns: Kinds of the columns to encode.
         dataset: The ratings with their side tables.
-        build_model: As of `train`.
         folder: Where the progress is kept, and taken up from.
     """
 
@@ -133,13 +129,11 @@ class Trainer:
         config: TrainingConfig,
         columns: Mapping[str, Kind],
         dataset: Dataset,
-        build_model: ModelBuilder,
         folder: Path,
     ) -> None:
         self.config = config
         self.columns = columns
         self.dataset = dataset
-        self.build_model = build_model
         self.folder = folder
         self.metric = metric_of(config)
         self.progress = Progress.read(folder, self.metric)
@@ -171,7 +165,7 @@ class Trainer:
         config = self.config
         batch_size = min(self.batch_size, len(fitting))
         examples = Examples(config, self.columns, self.dataset, fitting, validation)
-        model = compiled_model(config, examples, batch_size, self.build_model)
+        model = compiled_model(config, examples, batch_size)
         done = len(self.progress.epochs(phase))
         if done:
             model.load_weights(self.folder / self.progress.weights[phase])
@@ -225,18 +219,15 @@ def evaluate(model: keras.Model, dataset: Dataset, split: Split) -> dict[str, An
 
 def metric_of(config: TrainingConfig) -> str:
     """Returns the name of the metric to stop on, which is the loss without L2."""
-    return "rmse" if config.loss == "mse" else config.loss
+    return "rmse" if config.has_ratings else config.loss
 
 
 def columns_of(config: TrainingConfig, dataset: Dataset) -> dict[str, Kind]:
     """Returns the kinds of the columns that the model of a configuration reads."""
-    return sources.infer_columns(dataset, _features(config))
-
-
-def _features(config: TrainingConfig) -> Sequence[str] | None:
-    if config.features is None and config.model in ("mf", "neumf"):
-        return ("user", "item")
-    return config.features
+    features = config.features
+    if features is None and find(config.model).columns == "user and item":
+        features = ("user", "item")
+    return sources.infer_columns(dataset, features)
 
 
 def _write(
@@ -273,21 +264,20 @@ def _plotted(history: pd.DataFrame, path: Path) -> bool:
 
 def summary(metrics: Mapping[str, Any], plotted: bool = True) -> str:
     """Returns what a person wants to know of a run, as text."""
-    config, rows = metrics["config"], metrics["rows"]
+    config, rows = TrainingConfig.from_dict(metrics["config"]), metrics["rows"]
     lines = [
-        f"{config['model']} on {config['data']}, split {config['split']}, "
-        f"seed {config['seed']}",
+        f"{config.model} on {config.data}, split {config.split}, seed {config.seed}",
         *metrics["described"],
         f"rows: {rows['train']:,} train (of these {rows['validation']:,} to choose "
         f"the epochs on), {rows['test']:,} test",
         f"epochs: {metrics['epochs']} of {metrics['batch_size']:,} rows a batch, "
         f"{metrics['seconds']} seconds in all",
     ]
-    if config.get("loss", "mse") == "mse":
+    if config.has_ratings:
         lines += [
             "",
             f"{'on the test rows':24}{'RMSE':>8}{'MAE':>8}",
-            f"{config['model']:24}{metrics['rmse']:8.4f}{metrics['mae']:8.4f}",
+            f"{config.model:24}{metrics['rmse']:8.4f}{metrics['mae']:8.4f}",
             f"{'mean predictor':24}{metrics['mean_predictor_rmse']:8.4f}"
             f"{metrics['mean_predictor_mae']:8.4f}",
         ]

@@ -132,7 +132,7 @@ def explain_pair(run: Run, user: str, item: str) -> PairReport:
     table = run.with_side_columns(pair)
     parts = explain(run.model, run.inputs(table))
     values = [_value(run, field, table) for field in parts.fields]
-    rating = float(run.predict(table)[0]) if _has_ratings(run) else None
+    rating = float(run.predict(table)[0]) if run.config.has_ratings else None
     return PairReport(values, parts, rating)
 
 
@@ -180,7 +180,7 @@ def write_pictures(
     plots.learning_curves(pd.read_csv(run.path / "history.csv"), written[0])
 
     def draw_predictions(path: Path) -> None:
-        if not _has_ratings(run):
+        if not run.config.has_ratings:
             raise ValueError("The scores of the run rank and are no ratings.")
         ratings = table["rating"].to_numpy(np.float64)
         plots.predicted_against_true(ratings, predict(run.model, inputs), path)
@@ -215,10 +215,6 @@ def _test_rows(run: Run, data: str | None = None) -> pd.DataFrame:
     """Returns the test rows of a run, joined with what is known of users and items."""
     dataset = run.dataset(data)
     return dataset.table().iloc[run.split(dataset).test]
-
-
-def _has_ratings(run: Run) -> bool:
-    return bool(run.metrics["config"].get("loss", "mse") == "mse")
 
 
 def _items_of(run: Run) -> tuple[npt.NDArray[np.float32], list[str | None]]:

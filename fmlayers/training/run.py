@@ -24,6 +24,7 @@ from fmlayers.data import (
 )
 from fmlayers.data._stream import in_order
 from fmlayers.data.encoder import MISSING, UNKNOWN, as_text
+from fmlayers.training.config import TrainingConfig
 
 fcntl: Any
 try:
@@ -64,6 +65,20 @@ class Run:
         self.metrics: dict[str, Any] = read_json(self.path / "metrics.json")
 
     @cached_property
+    def config(self) -> TrainingConfig:
+        """The configuration that the run was trained by.
+
+        Raises:
+            RunError: If it is none, or its model is not registered.
+        """
+        try:
+            return TrainingConfig.from_dict(self.metrics["config"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{self.path} has no configuration that can be used: {error}"
+            ) from error
+
+    @cached_property
     def model(self) -> keras.Model:
         """The trained model."""
         path = self.path / "model.keras"
@@ -93,11 +108,9 @@ class Run:
         Raises:
             DataError: If they are gone, or no longer the same.
         """
-        config = self.metrics["config"]
-        names = ("user", "item", "rating", "timestamp", "separator")
-        source = data or config["data"]
-        dataset = load(source, **{name: config[name] for name in names})
-        if dataset.fingerprint() != config["fingerprint"]:
+        source = data or self.config.data
+        dataset = load(source, **self.config.columns_of_a_table())
+        if dataset.fingerprint() != self.metrics["config"]["fingerprint"]:
             raise DataError(
                 f"{source} no longer holds the ratings that {self.path} was trained "
                 "on. Give those with `--data`."
@@ -106,10 +119,8 @@ class Run:
 
     def split(self, dataset: Dataset) -> Split:
         """Returns the training and test rows of the run, as rows of `dataset`."""
-        config = self.metrics["config"]
-        return split_rows(
-            dataset, config["split"], config["test_fraction"], config["seed"]
-        )
+        config = self.config
+        return split_rows(dataset, config.split, config.test_fraction, config.seed)
 
     def side_table(self, name: str) -> pd.DataFrame | None:
         """Returns `"users"` or `"items"` as the training data had them."""
@@ -124,8 +135,7 @@ class Run:
         Raises:
             DataError: Naming the file, and the line, that cannot be used.
         """
-        config = self.metrics["config"]
-        names = {config["user"]: "user", config["item"]: "item"}
+        names = {self.config.user: "user", self.config.item: "item"}
         text = {*names, *self._text_columns()}
         table = read_table(path, separator=separator, text_columns=text)
         for given, name in names.items():

@@ -1,7 +1,6 @@
 import pytest
 
 from fmlayers.data import source, synthetic
-from fmlayers.models.from_config import model_from_config
 from fmlayers.training import TrainingConfig, train
 
 
@@ -23,7 +22,7 @@ def film_run(films, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(source, "synthetic", lambda: films)
         out = tmp_path_factory.mktemp("runs") / "films"
-        return train(config, out, model_from_config).path
+        return train(config, out).path
 
 
 @pytest.fixture

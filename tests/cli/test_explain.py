@@ -3,7 +3,6 @@ from keras import ops
 
 from fmlayers import cli
 from fmlayers.data import synthetic, write_csv
-from fmlayers.models.from_config import model_from_config
 from fmlayers.training import Run, TrainingConfig, train
 from fmlayers.training.report import explain_fields, explain_pair
 
@@ -21,7 +20,7 @@ def trained(tmp_path_factory):
         batch_size=128,
         validation_fraction=0.0,
     )
-    return train(config, folder / "run", model_from_config).path
+    return train(config, folder / "run").path
 
 
 def test_a_pair_is_printed_and_drawn(trained, tmp_path, capsys):

@@ -4,7 +4,6 @@ import pytest
 
 from fmlayers import cli
 from fmlayers.data import synthetic, write_csv
-from fmlayers.models.from_config import model_from_config
 from fmlayers.training import TrainingConfig, train
 
 
@@ -21,7 +20,7 @@ def trained(tmp_path_factory):
         batch_size=128,
         validation_fraction=0.0,
     )
-    return train(config, folder / "run", model_from_config).path
+    return train(config, folder / "run").path
 
 
 def test_pictures_are_written_and_named(trained, tmp_path, capsys, monkeypatch):

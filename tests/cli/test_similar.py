@@ -2,7 +2,6 @@ import pytest
 
 from fmlayers import cli
 from fmlayers.data import synthetic, write_csv
-from fmlayers.models.from_config import model_from_config
 from fmlayers.retrieval.from_run import Recommender
 from fmlayers.training import Run, TrainingConfig, train
 
@@ -49,7 +48,7 @@ def test_models_of_more_than_pairs(model, tmp_path, capsys):
         max_epochs=1,
         validation_fraction=0.0,
     )
-    run = train(config, tmp_path / "run", model_from_config).path
+    run = train(config, tmp_path / "run").path
     capsys.readouterr()
     code = cli.main(["similar", str(run), "--item", "1"])
     captured = capsys.readouterr()

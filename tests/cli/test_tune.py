@@ -121,6 +121,21 @@ def test_what_is_searched_is_listed(shop, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("settings", "default"),
+    [("", "fm"), ("--dropout .5", "deepfm"), ("--linear-l2 .02", "fm")],
+)
+def test_several_models_are_chosen_among(settings, default, shop, tmp_path, capsys):
+    """The first of them that takes the settings is the default."""
+    command = f"tune --data {shop} --model fm deepfm --list --out {tmp_path} {settings}"
+    assert cli.main(command.split()) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["model", "fm,", "deepfm", default] in rows
+    name, _, value = settings.removeprefix("--").partition(" ")
+    if name:
+        assert [name.replace("-", "_"), "held", f"{float(value):g}"] in rows
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ("--search depth", "A hyperparameter must be among"),

@@ -11,7 +11,6 @@ import pytest
 
 from fmlayers.data import Encoder, source
 from fmlayers.export import export_run
-from fmlayers.models.from_config import model_from_config
 from fmlayers.retrieval.from_run import Recommender
 from fmlayers.training import Run, TrainingConfig, train
 
@@ -45,7 +44,7 @@ def film_run(films, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(source, "synthetic", lambda: films)
         out = tmp_path_factory.mktemp("runs") / "films"
-        return train(config, out, model_from_config)
+        return train(config, out)
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +189,7 @@ def test_a_run_without_a_side_has_no_lists(films, tmp_path):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(source, "synthetic", lambda: films)
-        run = train(config, tmp_path / "run", model_from_config)
+        run = train(config, tmp_path / "run")
     export_run(run, tmp_path / "served")
     card = json.loads((tmp_path / "served" / "card.json").read_text("utf-8"))
     assert "recommend" not in card["signatures"]
@@ -207,6 +206,6 @@ def test_no_item_vectors_error(films, tmp_path):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(source, "synthetic", lambda: films)
-        run = train(config, tmp_path / "run", model_from_config)
+        run = train(config, tmp_path / "run")
     with pytest.raises(ValueError, match="none: it is a NeuralMatrixFactorization"):
         export_run(Run(run.path), tmp_path / "v.npy", "item_vectors")

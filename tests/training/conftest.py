@@ -3,8 +3,8 @@ import functools
 import pytest
 
 from fmlayers.data import source, synthetic, write_csv
-from fmlayers.models.from_config import model_from_config
-from fmlayers.training import TrainingConfig, train
+from fmlayers.training import TrainingConfig, fitting, train
+from fmlayers.training.model import build_model
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +25,7 @@ def make_config(ratings, tmp_path_factory):
 def run(make_config, early, tmp_path_factory):
     """Train a run that stops early; tests leave it as it is."""
     out = tmp_path_factory.mktemp("runs") / "run"
-    return train(make_config(**early), out, model_from_config)
+    return train(make_config(**early), out)
 
 
 @pytest.fixture(scope="session")
@@ -52,22 +52,22 @@ def film_run(films, make_config, tmp_path_factory):
     config = make_config(data="synthetic", validation_fraction=0.0, max_epochs=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(source, "synthetic", lambda: films)
-        return train(
-            config, tmp_path_factory.mktemp("runs") / "films", model_from_config
-        )
+        return train(config, tmp_path_factory.mktemp("runs") / "films")
 
 
 @pytest.fixture
-def failing():
-    """Make a `build_model` that raises when called for the `nth` time."""
+def failing(monkeypatch):
+    """Train with models of which building the `nth` raises."""
 
-    def make(nth=1):
+    def train_failing(config, out, nth=1, **options):
         def build(count, *arguments):
             count[0] += 1
             if count[0] == nth:
                 raise RuntimeError("no memory")
-            return model_from_config(*arguments)
+            return build_model(*arguments)
 
-        return functools.partial(build, [0])
+        with monkeypatch.context() as patch:
+            patch.setattr(fitting, "build_model", functools.partial(build, [0]))
+            return train(config, out, **options)
 
-    return make
+    return train_failing

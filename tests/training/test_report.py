@@ -9,7 +9,6 @@ import pytest
 from fmlayers.data import DataError, source
 from fmlayers.explain import explain, term_sizes
 from fmlayers.models import Ensemble, FactorizationMachine
-from fmlayers.models.from_config import model_from_config
 from fmlayers.training import Run, report, train
 from fmlayers.training.report import explain_fields, explain_pair, write_pictures
 
@@ -35,7 +34,7 @@ def make_run(make_config, tmp_path_factory):
             **changes,
         )
         out = tmp_path_factory.mktemp("runs") / "run"
-        return train(config, out, model_from_config)
+        return train(config, out)
 
     return make
 

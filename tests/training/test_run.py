@@ -10,7 +10,6 @@ import pytest
 
 from fmlayers._files import put_in_place
 from fmlayers.data import DataError, Encoder
-from fmlayers.models.from_config import model_from_config
 from fmlayers.training import Run, RunError, train
 from fmlayers.training import run as runs
 
@@ -134,7 +133,7 @@ def test_text_of_a_side_table_stays_text(make_config, tmp_path, films):
         validation_fraction=0.0,
         max_epochs=1,
     )
-    run = train(config, tmp_path / "run", model_from_config)
+    run = train(config, tmp_path / "run")
     assert run.encoder.vocabulary("zip_code") == ["01002", "11002"]
     test = run_rows(run, ratings)
     error = run.predict(test[["user", "item"]]) - test["rating"]
@@ -339,3 +338,20 @@ def test_foreign_metrics_are_refused(text, message, broken):
     (broken / "metrics.json").write_text(text)
     with pytest.raises(RunError, match=rf"metrics\.json.*{message}"):
         Run(broken)
+
+
+def test_the_configuration_is_what_was_trained(run, make_config, early):
+    assert run.config == make_config(**early)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model": "mine"}, {"dim": 0}, {"l2_of": 3}, {"features": "user"}]
+)
+def test_a_configuration_that_cannot_be_used_error(changes, run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "run")
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    metrics["config"] |= changes
+    (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
+    (name,) = changes
+    with pytest.raises(RunError, match=f"has no configuration.*`{name}` must"):
+        Run(tmp_path / "run").config  # noqa: B018

@@ -2,11 +2,10 @@ import pandas as pd
 import pytest
 
 from fmlayers.data import Encoder
-from fmlayers.models.from_config import model_from_config
 from fmlayers.training import TrainingConfig
 from fmlayers.training.fitting import make_optimizer
+from fmlayers.training.model import build_model
 from fmlayers.tuning.memory import default_limit, estimated_bytes
-from fmlayers.tuning.space import OWN_UNITS
 
 TABLE = pd.DataFrame(
     {
@@ -27,22 +26,21 @@ def test_the_estimate_is_what_a_model_takes(name, optimizer):
     columns = COLUMNS if name in ("mf", "neumf") else COLUMNS | MORE
     encoder = Encoder(columns).fit(TABLE)
     config = TrainingConfig(model=name, optimizer=optimizer, dim=6)
-    model = model_from_config(config, encoder, TABLE)
+    model = build_model(config, encoder, TABLE)
     model.compile(make_optimizer(optimizer, 0.1, 4))
     model.optimizer.build(model.trainable_variables)
     taken = sum(
         int(v.numpy().nbytes) for v in (*model.weights, *model.optimizer.variables)
     )
-    units = OWN_UNITS.get(name, ())
-    found = estimated_bytes(config, model.features, units)
+    found = estimated_bytes(config, model.features)
     # The optimizer's own rate and count of steps are not in it.
     assert 0 <= taken - found <= 16
 
 
 def test_members_take_as_many_times():
     features = Encoder(COLUMNS).fit(TABLE).features
-    one = estimated_bytes(TrainingConfig(), features, ())
-    assert estimated_bytes(TrainingConfig(members=3), features, ()) == 3 * one
+    one = estimated_bytes(TrainingConfig(), features)
+    assert estimated_bytes(TrainingConfig(members=3), features) == 3 * one
 
 
 def test_workers_share_the_machine():

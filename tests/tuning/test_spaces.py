@@ -1,4 +1,5 @@
 import inspect
+import re
 
 import keras
 import keras_tuner
@@ -17,7 +18,7 @@ from fmlayers.models import (
 from fmlayers.optimizers import Adagrad, LazyAdam
 from fmlayers.training import TrainingConfig
 from fmlayers.tuning import spaces
-from fmlayers.tuning._hyperparameters import FLOATS
+from fmlayers.tuning._hyperparameters import searched
 
 MODELS = (
     DeepFM,
@@ -42,7 +43,7 @@ def test_defaults_are_the_models_own(model):
     own = defaults_of(FactorizationMachine) | defaults_of(model)
     found = defaults(tuning.embedding_space) | defaults(tuning.linear_space)
     for name in ("l2", "linear_l2"):  # the space begins at the command's, for ratings
-        low, high = FLOATS[name]
+        low, high = searched(name)
         assert low <= own[name] <= found[name] <= high
     if model in (DeepFM, NeuralMatrixFactorization):
         given = [own["hidden_units"]] if model is NeuralMatrixFactorization else []
@@ -101,7 +102,14 @@ def registered():
 def test_each_hyperparameter_is_documented():
     documented = spaces.__doc__
     for parameter in registered().space:
-        assert f"`{parameter.name}`" in documented, parameter.name
+        default = parameter.default
+        if isinstance(default, str):
+            values = parameter.values[0]
+        else:
+            values = f"{parameter.min_value:g} ... {parameter.max_value:g}"
+            default = f"{default:g}"
+        pattern = rf"`{parameter.name}`.* \| {re.escape(values)}.* \| {default} \|"
+        assert re.search(pattern, documented), pattern
 
 
 @pytest.mark.parametrize("parameter", registered().space, ids=lambda p: p.name)

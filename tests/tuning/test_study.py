@@ -19,11 +19,11 @@ import tensorflow as tf
 
 from fmlayers import cli
 from fmlayers.data import write_csv
-from fmlayers.models.from_config import model_from_config
-from fmlayers.training import Run, TrainingConfig, train
-from fmlayers.tuning import Study, StudyError, TuningConfig, searched, trial, tune
+from fmlayers.training import Run, TrainingConfig, fitting, train
+from fmlayers.training.model import build_model
+from fmlayers.tuning import Study, StudyError, TuningConfig, searched, tune
 from fmlayers.tuning.report import command_of
-from fmlayers.tuning.study import Prepared
+from fmlayers.tuning.study import Prepared, begin
 from fmlayers.tuning.trial import TrialModel
 from fmlayers.tuning.tuners import make_tuner
 
@@ -88,7 +88,7 @@ def test_a_trial_is_the_first_phase_of_a_run(study, tmp_path):
     for number in (0, 3):
         config = study.configured(number)
         config = replace(config, validation_fraction=0.1, max_epochs=2, refit=False)
-        run = train(config, tmp_path / str(number), model_from_config)
+        run = train(config, tmp_path / str(number))
         found = study.trials()["val_rmse"][number]
         # Settings are rounded to four digits in both.
         np.testing.assert_allclose(run.metrics["validation_rmse"], found, rtol=1e-5)
@@ -317,7 +317,7 @@ def test_a_search_without_a_result(make_config, tmp_path, monkeypatch):
     def fails(*arguments):
         raise RuntimeError("no memory left")
 
-    monkeypatch.setattr(trial, "model_from_config", fails)
+    monkeypatch.setattr(fitting, "build_model", fails)
     with pytest.raises(StudyError, match="no completed trial.*no memory left"):
         tune(make_config(), tmp_path / "s", max_trials=5)
     study = Study(tmp_path / "s")
@@ -332,9 +332,9 @@ def test_what_would_not_fit_is_not_built(make_config, tmp_path, monkeypatch):
 
     def build(config, *arguments):
         built.append(config.dim)
-        return model_from_config(config, *arguments)
+        return build_model(config, *arguments)
 
-    monkeypatch.setattr(trial, "model_from_config", build)
+    monkeypatch.setattr(fitting, "build_model", build)
     # Of 74 rows each has dim and one weights, and as many numbers of Adagrad's.
     limit = 74 * (16 + 1) * 4 * 2
     config = make_config(search={"dim": "8,16,4096"}, memory_limit=limit + 100)
@@ -462,7 +462,7 @@ def test_hyperband_goes_on_from_what_was_trained(make_config, tmp_path):
     # As if it had been trained all the while.
     options = {"validation_fraction": 0.1, "refit": False, "patience": 3}
     whole = replace(study.configured(number), **options)
-    run = train(whole, tmp_path / "run", model_from_config)
+    run = train(whole, tmp_path / "run")
     found = trials.set_index("trial")["val_rmse"][number]
     assert run.metrics["epochs"] == 3
     np.testing.assert_allclose(run.metrics["validation_rmse"], found, rtol=1e-4)
@@ -569,7 +569,7 @@ def test_configuration_errors(changes, match):
         (
             {"histories": True},
             {"models": ("fm", "mf")},
-            r"`features` of the models \['mf'\] must be user and item, without",
+            "`features` of the model 'mf' must be user and item, without",
         ),
     ],
 )
@@ -617,3 +617,20 @@ with runs.locked(Path({str(study.path)!r})):
         with pytest.raises(ValueError, match="written by another process"):
             tune(make_config(), study.path, max_trials=7)
         other.communicate("\n")
+
+
+def test_a_study_of_an_older_version_is_extended(study, make_config, tmp_path):
+    """Its record lacks a setting of runs and has the fixed names in another order."""
+    shutil.copytree(study.path, tmp_path / "s")
+    path = tmp_path / "s" / "config.json"
+    record = json.loads(path.read_text("utf-8"))
+    for name in ("hidden_units", "dropout", "combiner"):
+        del record["study"]["training"][name]
+    record["study"]["fixed"] = ["dim", "data"]
+    path.write_text(json.dumps(record), "utf-8")
+    prepared = Prepared(make_config(fixed=("data", "dim")))
+    record = prepared.record(prepared.space.narrowed())
+    assert begin(path.parent, record, overwrite=False).config.fixed == ("data", "dim")
+    record["study"]["k"] = 3
+    with pytest.raises(StudyError, match=r"another configuration: k 10 \(now 3\)"):
+        begin(path.parent, record, overwrite=False)

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from fmlayers.data import source, synthetic
-from fmlayers.models.from_config import model_from_config
 from fmlayers.retrieval.from_run import Recommender
 from fmlayers.training import TrainingConfig, train
 
@@ -29,7 +28,7 @@ def main(out: Path) -> None:
         batch_size=16,
         validation_fraction=0.0,
     )
-    run = train(config, out, model_from_config)
+    run = train(config, out)
     (out / "history.png").unlink(missing_ok=True)  # a picture is all that it would be
     rows = films.table()[["user", "item", "day"]].head(20)
     rows.to_csv(out / "rows.csv", index=False)

@@ -14,8 +14,8 @@ from fmlayers.models import (
     MatrixFactorization,
     NeuralMatrixFactorization,
 )
-from fmlayers.models.from_config import model_from_config
 from fmlayers.training import TrainingConfig
+from fmlayers.training.model import build_model
 
 TABLE = pd.DataFrame(
     {
@@ -30,7 +30,7 @@ COLUMNS = {"user": "categorical", "item": "categorical"}
 def build(min_count=1, **changes):
     encoder = Encoder(COLUMNS, min_count=min_count).fit(TABLE)
     config = TrainingConfig(**{"dim": 4, "min_count": min_count} | changes)
-    return model_from_config(config, encoder, TABLE), encoder
+    return build_model(config, encoder, TABLE), encoder
 
 
 @pytest.mark.slow
@@ -115,10 +115,10 @@ def test_scores_of_clicks_are_no_ratings(loss):
     assert float(ops.convert_to_numpy(model.bias.value)[0]) == 0.0
     same = TABLE.assign(rating=1.0)
     encoder = Encoder(COLUMNS).fit(same)
-    model_from_config(TrainingConfig(loss=loss), encoder, same)
+    build_model(TrainingConfig(loss=loss), encoder, same)
     check_error(
         "nothing to tell apart",
-        lambda: model_from_config(TrainingConfig(), encoder, same),
+        lambda: build_model(TrainingConfig(), encoder, same),
     )
 
 
@@ -130,7 +130,7 @@ def test_errors():
         ({"histories": True}, "`histories` need the features user and item"),
     ):
         config = TrainingConfig(**changes)
-        check_error(message, lambda c=config: model_from_config(c, encoder, TABLE))
+        check_error(message, lambda c=config: build_model(c, encoder, TABLE))
 
 
 def test_an_ensemble_with_histories_saves_and_loads(tmp_path):
@@ -155,5 +155,5 @@ def test_several_values_are_pooled_as_the_configuration_says():
     table = TABLE.assign(genres=["A|B", "A", "B", "", "A", "B", "A"])
     encoder = Encoder(COLUMNS | {"genres": "multi_categorical"}).fit(table)
     for config in (TrainingConfig(), TrainingConfig(combiner="sum")):
-        model = model_from_config(config, encoder, table)
+        model = build_model(config, encoder, table)
         assert model.features[2].combiner == config.combiner

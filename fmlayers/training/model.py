@@ -1,0 +1,165 @@
+"""From a configuration to a model."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from fmlayers.data import DataError, Encoder
+from fmlayers.features import Feature, History, MultiCategorical
+from fmlayers.layers import RatingScaler
+from fmlayers.models.ensemble import Ensemble
+from fmlayers.models.specs import ModelSpec, find
+from fmlayers.training.config import HISTORIES, TrainingConfig
+
+Pairs = npt.NDArray[np.int64]
+
+
+def build_model(
+    config: TrainingConfig, encoder: Encoder, table: pd.DataFrame
+) -> keras.Model:
+    """Returns a new model, as a configuration describes it.
+
+    Args:
+        config: The configuration of a run.
+        encoder: Fitted on `table`.
+        table: The rows to train on. The bias starts at the mean of their ratings, the
+            scaler's bounds are the lowest and the highest; the histories are of their
+            users and items.
+
+    Raises:
+        DataError: If all ratings are the same.
+        ValueError: If the model cannot have the encoder's columns.
+    """
+    spec = find(config.model)
+    check_columns(spec, list(encoder.columns), histories=config.histories)
+    pairs = _pairs(encoder, table) if config.histories else None
+    features = features_of(config, encoder, 0 if pairs is None else len(pairs))
+    arguments = {
+        **_common_arguments(config, features, table),
+        **{name: getattr(config, name) for name in spec.settings},
+        "encoder": encoder if config.members == 1 else None,
+    }
+    if arguments.get("hidden_units", ()) is None:
+        arguments["hidden_units"] = spec.hidden_units
+    make = partial(_model, spec, features, pairs, arguments)
+    if config.members == 1:
+        return make()
+    return Ensemble.of(config.members, make, encoder=encoder)
+
+
+def check_columns(spec: ModelSpec, columns: list[str], *, histories: bool) -> None:
+    """Checks that a model can have some columns, with or without histories.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    if spec.columns == "user and item" and (columns != ["user", "item"] or histories):
+        raise ValueError(
+            f"`features` of the model {spec.name!r} must be user and item, without "
+            f"`histories`. Received: {columns}, histories={histories}."
+        )
+
+
+def features_of(
+    config: TrainingConfig, encoder: Encoder, num_pairs: int
+) -> list[Feature]:
+    """Returns the features of a run's model: the encoder's, and the histories.
+
+    Args:
+        config: The configuration of the run.
+        encoder: The encoder.
+        num_pairs: How many pairs of a user and an item the histories have.
+    """
+    features: list[Feature] = [
+        replace(feature, combiner=config.combiner)
+        if isinstance(feature, MultiCategorical)
+        else feature
+        for feature in encoder.features
+    ]
+    if not config.histories:
+        return features
+    # With the id 0.
+    sizes = {key: len(encoder.vocabulary(key)) + 1 for key in ("user", "item")}
+    for name, key, value in zip(
+        HISTORIES, ("user", "item"), ("item", "user"), strict=True
+    ):
+        features.append(
+            History(
+                name,
+                sizes[value],
+                of=key,
+                num_keys=sizes[key],
+                values=value,
+                num_pairs=num_pairs,
+            )
+        )
+    return features
+
+
+def _common_arguments(
+    config: TrainingConfig, features: list[Feature], table: pd.DataFrame
+) -> dict[str, Any]:
+    names = [feature.name for feature in features]
+    unknown = sorted(set(config.l2_of) - set(names))
+    if unknown:
+        raise ValueError(
+            f"`l2_of` must name features among {names}. Received: {unknown}."
+        )
+    scaler, bias = _scaler_and_bias(config, table)
+    return {
+        "dim": config.dim,
+        "scaler": scaler,
+        "l2": {name: config.l2_of.get(name, config.l2) for name in names},
+        "embeddings_initializer": keras.initializers.RandomNormal(
+            stddev=config.init_stddev
+        ),
+        "bias_initializer": keras.initializers.Constant(bias),
+    }
+
+
+def _scaler_and_bias(
+    config: TrainingConfig, table: pd.DataFrame
+) -> tuple[RatingScaler | None, float]:
+    if not config.has_ratings:  # of clicks, where scores are no ratings
+        return None, 0.0
+    ratings = table["rating"].to_numpy(np.float32)
+    lowest, highest = float(ratings.min()), float(ratings.max())
+    if lowest == highest:
+        raise DataError(
+            f"All {len(ratings):,} training ratings are {lowest}: there is nothing "
+            'to tell apart. Take them as clicks, with the loss "bce" or "bpr".'
+        )
+    scaler = RatingScaler(lowest, highest, config.scaler)
+    return scaler, scaler.inverse(float(ratings.mean(dtype=np.float64)))
+
+
+def _model(
+    spec: ModelSpec,
+    features: list[Feature],
+    pairs: Pairs | None,
+    arguments: dict[str, Any],
+) -> keras.Model:
+    model = spec.make(features, **arguments)
+    if pairs is not None:
+        users, items = pairs.T
+        model.factors.set_history(HISTORIES[0], users, items)
+        model.factors.set_history(HISTORIES[1], items, users)
+    return model
+
+
+def _pairs(encoder: Encoder, table: pd.DataFrame) -> Pairs:
+    """Returns the ids of users and items that go together in `table`, each once."""
+    for column in ("user", "item"):
+        if encoder.columns.get(column) != "categorical":
+            raise ValueError(
+                "`histories` need the features user and item. "
+                f"Received: features={list(encoder.columns)}."
+            )
+    ids = [encoder.encode(column, table[column]) for column in ("user", "item")]
+    pairs: Pairs = np.unique(np.stack(ids, axis=1), axis=0)
+    return pairs[(pairs > 0).all(axis=1)]

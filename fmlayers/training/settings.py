@@ -1,0 +1,217 @@
+"""What is known of a setting of a run.
+
+`TrainingConfig` describes each of its fields by one `Setting`; its check, its line in
+the documentation, its option of the command and its values in a search follow.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Any, Literal, get_args
+
+from fmlayers._checks import boolean, coefficient, integer, integers, number
+
+Group = Literal["data", "model", "training"]
+Check = Callable[[str, Any], Any]
+
+
+@dataclass(frozen=True)
+class ByTask:
+    """A default that depends on what is learned.
+
+    Args:
+        ratings: The default for ratings.
+        clicks: That for ratings taken as clicks.
+        histories: That for ratings with histories, if it is another.
+    """
+
+    ratings: float
+    clicks: float
+    histories: float | None = None
+
+    def of(self, config: Any) -> float:
+        """Returns the default in a configuration of which the loss is known."""
+        if not config.has_ratings:
+            return self.clicks
+        if config.histories and self.histories is not None:
+            return self.histories
+        return self.ratings
+
+    def every(self) -> set[float]:
+        return {self.ratings, self.clicks, self.histories or self.ratings}
+
+    def __str__(self) -> str:
+        text = f"{self.ratings:g}"
+        if self.histories is not None:
+            text += f", with histories {self.histories:g}"
+        return f"{text}, for clicks {self.clicks:g}"
+
+
+@dataclass(frozen=True)
+class ByOptimizer:
+    """A default that depends on the optimizer, too; the first is the default one."""
+
+    rules: Mapping[str, ByTask]
+
+    def of(self, config: Any) -> float:
+        return self.rules[config.optimizer].of(config)
+
+    def every(self) -> set[float]:
+        return set().union(*(rule.every() for rule in self.rules.values()))
+
+    def __str__(self) -> str:
+        (_, first), *others = self.rules.items()
+        return "; ".join([f"{first}", *(f"for {name} {rule}" for name, rule in others)])
+
+
+def text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"`{name}` must be a string. Received: {name}={value!r}.")
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What is known of a setting.
+
+    Args:
+        group: Which of the options' groups it belongs to.
+        help: What it is, in a line that begins with a capital, without a full stop.
+        more: Sentences for the documentation that an option has no room for.
+        option_help: What the option does, if that is not what the setting is.
+        default: The default, or the rule by which it depends on other settings.
+        otherwise: Text of the default where `default` does not tell it.
+        check: Returns a value as Python's, or raises; called with the name and it.
+        read: Makes a value of an option's text. `None` if the option takes none.
+        many: Whether the option takes several.
+        choices: All values, if they are few.
+        metavar: Name of the value in the option's help.
+        searched: What a search takes it from: the lowest and the highest value, those
+            of each optimizer, or all values.
+    """
+
+    group: Group
+    help: str
+    more: str = ""
+    option_help: str = ""
+    default: Any = None
+    otherwise: str | Callable[[], str] = ""
+    check: Check = text
+    read: Callable[[str], Any] | None = str
+    many: bool = False
+    choices: tuple[str, ...] = ()
+    metavar: str | None = None
+    searched: Any = None
+
+    @property
+    def optional(self) -> bool:
+        """Whether `None` is a value."""
+        return self.default is None
+
+    def chosen(self, config: Any) -> Any:
+        """Returns the default in a configuration."""
+        return self.default.of(config) if self.has_rule else self.default
+
+    def is_default(self, value: Any) -> bool:
+        """Returns whether a value is the default, of whatever task."""
+        if self.has_rule:
+            return value in self.default.every()
+        return bool(value == self.default)
+
+    @property
+    def has_rule(self) -> bool:
+        return isinstance(self.default, ByTask | ByOptimizer)
+
+    def default_text(self) -> str:
+        """Returns the default as text, `""` if there is none to speak of."""
+        if self.otherwise:
+            return (
+                self.otherwise if isinstance(self.otherwise, str) else self.otherwise()
+            )
+        if self.default is None:
+            return ""
+        is_number = isinstance(self.default, float)
+        return f"{self.default:g}" if is_number else str(self.default)
+
+
+def setting(default: Any, group: Group, help: str, **facts: Any) -> Any:
+    """Returns a field of `TrainingConfig`."""
+    known = Setting(group=group, help=help, default=default, **facts)
+    options: dict[str, Any] = {"default": None if known.has_rule else default}
+    if isinstance(default, dict):
+        options = {"default_factory": default.copy}
+    return field(**options, metadata={"setting": known})
+
+
+def flag(default: bool, group: Group, help: str, **facts: Any) -> Any:
+    """Returns a field that is true or false."""
+    return setting(default, group, help, check=boolean, read=None, **facts)
+
+
+def whole(default: int | None, group: Group, help: str, **facts: Any) -> Any:
+    """Returns a field that is a positive integer."""
+    facts = {"check": integer, "read": int, "metavar": "N", **facts}
+    return setting(default, group, help, **facts)
+
+
+def real(default: Any, group: Group, help: str, **facts: Any) -> Any:
+    """Returns a field that is a number, by default a positive one."""
+    return setting(default, group, help, **{"check": positive, "read": float, **facts})
+
+
+def choice(default: str, group: Group, help: str, values: Any, **facts: Any) -> Any:
+    """Returns a field that is one of the values of a `Literal`."""
+    choices = get_args(values)
+    check = partial(one_of, choices)
+    return setting(default, group, help, choices=choices, check=check, **facts)
+
+
+def one_of(choices: tuple[str, ...], name: str, value: Any) -> Any:
+    if value not in choices:
+        quoted = [f'"{choice}"' for choice in choices]
+        either = f"{', '.join(quoted[:-1])} or {quoted[-1]}"
+        raise ValueError(f"`{name}` must be {either}. Received: {name}={value!r}.")
+    return value
+
+
+def positive(name: str, value: Any) -> float:
+    return number(name, value, "positive", lambda x: x > 0.0)
+
+
+def open_share(name: str, value: Any) -> float:
+    rule = "between 0 and 1, both excluded"
+    return number(name, value, rule, lambda x: 0.0 < x < 1.0)
+
+
+def seed_number(name: str, value: Any) -> int:
+    return integer(name, value, "from 0 to 2**32 - 1", least=0, most=2**32 - 1)
+
+
+def sizes(name: str, value: Any) -> tuple[int, ...]:
+    return integers(name, value, "a non-empty list of positive integers")
+
+
+def texts(name: str, value: Any) -> Any:
+    sequence = isinstance(value, Sequence) and not isinstance(value, str)
+    if not sequence or not all(isinstance(entry, str) for entry in value):
+        raise ValueError(
+            f"`{name}` must be a list of strings. Received: {name}={value!r}."
+        )
+    return value
+
+
+def coefficients(name: str, value: Any) -> dict[str, float]:
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f"`{name}` must be a dict from feature name to a number. "
+            f"Received: {name}={value!r}."
+        )
+    return {
+        key: coefficient(name, number, of=f" for feature {key!r}")
+        for key, number in value.items()
+    }
+
+
+def settings_of(config_class: type[Any]) -> dict[str, Setting]:
+    """Returns what is known of each setting, by name."""
+    return {f.name: f.metadata["setting"] for f in fields(config_class)}
