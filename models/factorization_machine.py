@@ -144,15 +144,13 @@ class FactorizationMachine(ScoringModel):
     def score(
         self, inputs: Mapping[str, Tensor], training: bool | None = None
     ) -> Tensor:
-        return self.bias + self.first_order(inputs) + self.pairs(inputs, training)
+        return self.bias + self.first_order(inputs) + self.pairs(inputs)
 
     def first_order(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Returns the score's sum_f w_f, `(batch, 1)`; b is not in it."""
         return ops.sum(self.linear(inputs), axis=1)
 
-    def pairs(
-        self, inputs: Mapping[str, Tensor], training: bool | None = None
-    ) -> Tensor:
+    def pairs(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Returns the score's sum_{f<g} <v_f, v_g>, `(batch, 1)`."""
         return self.interaction(self.factors(inputs))
 

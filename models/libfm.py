@@ -118,6 +118,11 @@ class LibFM(FactorizationMachine):
             self.normalization.build((None, len(self.features)))
         super().build(input_shape)
 
+    def score(
+        self, inputs: Mapping[str, Tensor], training: bool | None = None
+    ) -> Tensor:
+        return self.bias + self.first_order(inputs) + self.pairs(inputs, training)
+
     def pairs(
         self, inputs: Mapping[str, Tensor], training: bool | None = None
     ) -> Tensor:
