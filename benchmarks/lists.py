@@ -38,9 +38,9 @@ TRAIN += ["--max-epochs", "3", "--no-refit"]
 
 
 def of_a_run(path: Path) -> None:
-    from fmlayers.evaluation import evaluate
-    from fmlayers.retrieval.from_run import Recommender, recommend_all
-    from fmlayers.training import Run
+    from fmlayers.runs import Run
+    from fmlayers.runs.evaluation import evaluate
+    from fmlayers.runs.recommender import Recommender, recommend_all
 
     run = Run(path)
     loading = _seconds(lambda: run.model)

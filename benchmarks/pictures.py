@@ -28,8 +28,8 @@ from fmlayers._figures import (
     SKY,
     new_figure,
 )
-from fmlayers.training import Run
-from fmlayers.training.report import explain_fields
+from fmlayers.runs import Run
+from fmlayers.runs.explanation import explain_fields
 
 COLORS = {
     "LazyAdam": BLUE,

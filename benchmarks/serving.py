@@ -30,7 +30,7 @@ from benchmarks._timing import medians
 from fmlayers.export import export_run, item_vectors, query_vectors
 from fmlayers.models import MatrixFactorization
 from fmlayers.retrieval import TopN
-from fmlayers.training import Run
+from fmlayers.runs import Run
 
 TRAIN = [sys.executable, "-m", "fmlayers.cli", "train", "--model", "fm"]
 TRAIN += ["--max-epochs", "1", "--no-refit", "--dim", "16"]

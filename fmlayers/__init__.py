@@ -22,7 +22,6 @@ __all__ = [
 if TYPE_CHECKING:
     from fmlayers import cli as cli
     from fmlayers import data as data
-    from fmlayers import evaluation as evaluation
     from fmlayers import explain as explain
     from fmlayers import export as export
     from fmlayers import features as features
@@ -33,8 +32,8 @@ if TYPE_CHECKING:
     from fmlayers import optimizers as optimizers
     from fmlayers import plots as plots
     from fmlayers import retrieval as retrieval
+    from fmlayers import runs as runs
     from fmlayers import scoring_model as scoring_model
-    from fmlayers import training as training
     from fmlayers import tuning as tuning
     from fmlayers.features import Categorical, History, MultiCategorical, Numeric
     from fmlayers.layers import (
@@ -53,7 +52,6 @@ else:
     _SUBPACKAGES = (
         "cli",
         "data",
-        "evaluation",
         "explain",
         "export",
         "features",
@@ -65,7 +63,7 @@ else:
         "plots",
         "retrieval",
         "scoring_model",
-        "training",
+        "runs",
         "tuning",
     )
 

@@ -23,7 +23,7 @@ from fmlayers.models import (
 )
 from fmlayers.optimizers import Adagrad, LazyAdam
 from fmlayers.retrieval import TopN, retrieve
-from fmlayers.training import TrainingConfig
+from fmlayers.runs import TrainingConfig
 from fmlayers.tuning import TuningConfig
 
 USER, ITEM = Categorical("user", 5), Categorical("item", 4)

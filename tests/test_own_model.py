@@ -15,7 +15,7 @@ from fmlayers import cli, models
 from fmlayers.data import source, synthetic
 from fmlayers.export import export_run
 from fmlayers.models import ModelSpec, specs
-from fmlayers.training import Run, RunError, TrainingConfig, train
+from fmlayers.runs import Run, RunError, TrainingConfig, train
 from fmlayers.tuning import HyperRegistered, TuningConfig, searched, tune
 
 

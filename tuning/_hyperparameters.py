@@ -9,7 +9,7 @@ from typing import Any
 
 from keras_tuner import HyperParameters
 
-from fmlayers.training.config import SETTINGS
+from fmlayers.runs.config import SETTINGS
 
 EPOCHS = (1, 128)  # which no setting is: a run stops early
 

@@ -4,8 +4,8 @@ from typing import Any, Literal, get_args
 
 from fmlayers._checks import integer
 from fmlayers.models.specs import find, registered
-from fmlayers.training import TrainingConfig
-from fmlayers.training.job import metric_of
+from fmlayers.runs import TrainingConfig
+from fmlayers.runs.training import metric_of
 
 TunerName = Literal["random", "bayesian", "hyperband"]
 RANKING = {"val_ndcg": "ndcg", "val_map": "map"}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from fmlayers.features import Feature, Numeric
 from fmlayers.models.specs import find
-from fmlayers.training import TrainingConfig
+from fmlayers.runs import TrainingConfig
 
 BYTES = 4  # a float32
 SLOTS = {"adagrad": 1, "lazy_adam": 2}  # numbers that an optimizer keeps a weight

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fmlayers.training.progress import new_bar
+from fmlayers.runs.epoch_progress import new_bar
 from fmlayers.tuning.config import TuningConfig
 
 

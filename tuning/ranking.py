@@ -7,9 +7,9 @@ import pandas as pd
 
 from fmlayers.data import DataError, Dataset, Encoder, Split
 from fmlayers.data.encoder import as_text
-from fmlayers.evaluation import judged_lists
-from fmlayers.retrieval.from_run import Recommender
-from fmlayers.training.examples import Examples
+from fmlayers.runs.evaluation import judged_lists
+from fmlayers.runs.examples import Examples
+from fmlayers.runs.recommender import Recommender
 
 
 class ListMetrics(keras.callbacks.Callback):

@@ -12,8 +12,8 @@ import pandas as pd
 from keras_tuner.engine import hyperparameters as kinds
 
 from fmlayers._files import whole_file
-from fmlayers.training import TrainingConfig
-from fmlayers.training import run as runs
+from fmlayers.runs import TrainingConfig
+from fmlayers.runs.folder import is_run
 from fmlayers.tuning import plots
 from fmlayers.tuning.importance import FEWEST, importance
 from fmlayers.tuning.plots import Axis, axis_of
@@ -191,7 +191,7 @@ def _best_lines(study: Study, **shown: Any) -> list[str]:
         lines = ["the best, on all training rows:", command_of(best)]
     except StudyError as error:
         return [str(error)]
-    if runs.is_run(study.path / BEST):
+    if is_run(study.path / BEST):
         metrics = study.run.metrics
         if "rmse" in metrics:
             lines.append(f"test RMSE {metrics['rmse']:.4f}, MAE {metrics['mae']:.4f}")

@@ -15,8 +15,8 @@ from keras_tuner import HyperParameters
 from keras_tuner.engine import hyperparameters as kinds
 from keras_tuner.src import config as keras_tuner_config
 
-from fmlayers.training import run as runs
-from fmlayers.training import train
+from fmlayers.runs import train
+from fmlayers.runs.folder import is_run, locked, partial_path, read_json
 from fmlayers.tuning import workers as processes
 from fmlayers.tuning.config import TuningConfig
 from fmlayers.tuning.memory import default_limit
@@ -122,7 +122,7 @@ def tune(
     record = prepared.record(hyperparameters)
     study = begin(out, record, overwrite=overwrite)
     print(*record["described"], sep="\n", file=sys.stderr)
-    with runs.locked(out):
+    with locked(out):
         deadline = math.inf
         if max_minutes is not None:
             deadline = time.monotonic() + 60 * max_minutes
@@ -185,10 +185,10 @@ def finish(study: Study, ended: str = "") -> None:
     write_report(study, notes)
     best = study.best()
     out = study.path / BEST
-    if runs.is_run(out) and _is_of(runs.read_json(out / "config.json"), best.to_dict()):
+    if is_run(out) and _is_of(read_json(out / "config.json"), best.to_dict()):
         return
-    partial = runs.partial_path(out) / "config.json"
-    begun = partial.is_file() and _is_of(runs.read_json(partial), best.to_dict())
+    partial = partial_path(out) / "config.json"
+    begun = partial.is_file() and _is_of(read_json(partial), best.to_dict())
     train(best, out, resume=begun, overwrite=not begun)
     write_report(study, notes)
     drop_replaced(study.path)

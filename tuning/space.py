@@ -11,10 +11,10 @@ from keras_tuner import HyperParameters
 from keras_tuner.engine import hyperparameters as kinds
 
 from fmlayers.models.specs import find
-from fmlayers.training import TrainingConfig
-from fmlayers.training.config import HISTORIES
-from fmlayers.training.examples import default_batch_size
-from fmlayers.training.model import check_columns
+from fmlayers.runs import TrainingConfig
+from fmlayers.runs.config import HISTORIES
+from fmlayers.runs.examples import default_batch_size
+from fmlayers.runs.model import check_columns
 from fmlayers.tuning import _hyperparameters as names
 from fmlayers.tuning.config import TuningConfig
 

@@ -34,8 +34,8 @@ from keras_tuner import HyperParameters
 
 from fmlayers._types import Combiner, OptimizerName, ScalerMethod
 from fmlayers.models.specs import find
-from fmlayers.training import TrainingConfig
-from fmlayers.training.fitting import make_optimizer
+from fmlayers.runs import TrainingConfig
+from fmlayers.runs.fitting import make_optimizer
 from fmlayers.tuning import _hyperparameters as names
 
 RUN = TrainingConfig()

@@ -18,10 +18,10 @@ import fmlayers
 from fmlayers.data import source as sources
 from fmlayers.data import split_rows, write_csv
 from fmlayers.data.columns import describe_columns
-from fmlayers.training import Run, TrainingConfig
-from fmlayers.training import run as runs
-from fmlayers.training.examples import Examples, Rows, split_validation
-from fmlayers.training.job import columns_of
+from fmlayers.runs import Run, TrainingConfig
+from fmlayers.runs.examples import Examples, Rows, split_validation
+from fmlayers.runs.folder import is_run, locked, read_json, write_json
+from fmlayers.runs.training import columns_of
 from fmlayers.tuning.config import TuningConfig
 from fmlayers.tuning.space import Space
 from fmlayers.tuning.tuners import REASON, TRIALS
@@ -53,7 +53,7 @@ class Study:
         self.path = Path(path)
         if not _is_study(self.path):
             raise StudyError(f"{self.path} is not a study.")
-        self.record: dict[str, Any] = runs.read_json(self.path / "config.json")
+        self.record: dict[str, Any] = read_json(self.path / "config.json")
         self.config = TuningConfig.from_dict(self.record["study"])
 
     @property
@@ -193,23 +193,23 @@ def begin(path: Path, record: dict[str, Any], *, overwrite: bool) -> Study:
         StudyError: If what is there is no study, or one of something else.
     """
     if _is_study(path):
-        with runs.locked(path):
+        with locked(path):
             if overwrite:
                 _set_aside(path)
             else:
-                _check_same(path, runs.read_json(path / "config.json"), record)
+                _check_same(path, read_json(path / "config.json"), record)
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise StudyError(f"{path} exists and is not a study: choose another folder.")
     if not _is_study(path):
         path.mkdir(parents=True, exist_ok=True)
-        runs.write_json(path / "config.json", record)
+        write_json(path / "config.json", record)
     return Study(path)
 
 
 def _set_aside(path: Path) -> None:
     """Moves a study out of the way, unless what it has replaced is still there."""
     replaced = _replaced_by(path)
-    if _is_study(replaced) and not runs.is_run(path / BEST):
+    if _is_study(replaced) and not is_run(path / BEST):
         shutil.rmtree(path)  # which has come to nothing
         return
     drop_replaced(path)
@@ -256,7 +256,7 @@ def trials_of(path: Path, config: TuningConfig) -> pd.DataFrame:
 def _states(path: Path) -> Iterator[tuple[dict[str, Any], Path]]:
     """Yields what KerasTuner says of each trial that has ended, and its folder."""
     for file in (path / TRIALS).glob("trial_*/trial.json"):
-        state = runs.read_json(file)
+        state = read_json(file)
         if state["status"] in ("COMPLETED", "FAILED"):
             yield state, file.parent
 
@@ -314,7 +314,7 @@ def _flat(study: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_study(path: Path) -> bool:
     file = path / "config.json"
-    return file.is_file() and "study" in runs.read_json(file)
+    return file.is_file() and "study" in read_json(file)
 
 
 def _metric(state: Mapping[str, Any], name: str) -> float | None:

@@ -8,10 +8,10 @@ import keras
 from keras_tuner import HyperModel, HyperParameters
 from keras_tuner.errors import FailedTrialError
 
-from fmlayers.training import TrainingConfig
-from fmlayers.training.examples import Examples
-from fmlayers.training.fitting import compiled_model, fit
-from fmlayers.training.model import features_of
+from fmlayers.runs import TrainingConfig
+from fmlayers.runs.examples import Examples
+from fmlayers.runs.fitting import compiled_model, fit
+from fmlayers.runs.model import features_of
 from fmlayers.tuning.config import RANKING, TuningConfig
 from fmlayers.tuning.memory import estimated_bytes
 from fmlayers.tuning.ranking import ListMetrics

@@ -28,13 +28,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from fmlayers.evaluation import evaluate
-    from fmlayers.training import Run
+    from fmlayers.runs import Run
 
-    finished = Run(options.run)
-    evaluation = evaluate(
-        finished,
-        finished.dataset(options.data),
+    evaluation = Run(options.run).evaluate(
+        options.data,
         k=options.top,
         quantile=options.quantile,
         threshold=options.threshold,

@@ -1,6 +1,7 @@
 """`fmlayers explain`."""
 
 import argparse
+from typing import Any
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -24,25 +25,18 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from fmlayers.retrieval.from_run import catalogue_of
-    from fmlayers.training import Run
-    from fmlayers.training.report import (
-        FieldReport,
-        PairReport,
-        explain_fields,
-        explain_pair,
-    )
+    from fmlayers.runs import Run
 
     if (options.user is None) != (options.item is None):
         raise ValueError("`--user` and `--item` must be given together.")
     finished = Run(options.run)
-    report: FieldReport | PairReport
+    report: Any
     if options.user is None:
-        report = explain_fields(finished, options.data, measure=options.measure)
+        report = finished.explain_fields(options.data, measure=options.measure)
     else:
-        catalogue = catalogue_of(finished)
+        catalogue = finished.catalogue()
         item = catalogue.keys[catalogue.find(options.item)]
-        report = explain_pair(finished, options.user, item)
+        report = finished.explain(options.user, item)
     if options.plot is not None:
         report.plot(options.plot)
     print(report.text(), end="")

@@ -29,11 +29,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from fmlayers.export import export_run
-    from fmlayers.training import Run
+    from fmlayers.runs import Run
 
-    path = export_run(
-        Run(options.run),
+    path = Run(options.run).export(
         options.out,
         options.format,
         overwrite=options.overwrite,

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from fmlayers.models.specs import registered
-from fmlayers.training.config import SETTINGS, TrainingConfig, models_of
-from fmlayers.training.settings import Setting
+from fmlayers.runs.config import SETTINGS, TrainingConfig, models_of
+from fmlayers.runs.settings import Setting
 
 
 class Numbers(argparse.Action):

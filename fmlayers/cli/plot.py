@@ -12,10 +12,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from fmlayers.training import Run
-    from fmlayers.training.report import write_pictures
+    from fmlayers.runs import Run
 
-    written, left_out = write_pictures(Run(options.run), options.out, options.data)
+    written, left_out = Run(options.run).plot(options.out, options.data)
     for path in written:
         print(path)
     for reason in left_out:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from fmlayers.training.config import as_separator
+from fmlayers.runs.config import as_separator
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from fmlayers.data import write_csv
-    from fmlayers.training import Run
+    from fmlayers.runs import Run
 
     if (
         options.out is not None

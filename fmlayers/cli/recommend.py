@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from fmlayers.retrieval.from_run import Recommender
-    from fmlayers.training import Run
+    from fmlayers.runs import Run
+    from fmlayers.runs.recommender import Recommender
 
 LIKED_SHOWN = 5
 
@@ -68,8 +68,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from fmlayers.retrieval.from_run import Recommender
-    from fmlayers.training import Run
+    from fmlayers.runs import Run
 
     if (options.users is None) != (options.csv is None):
         raise ValueError("`--users` and `--csv` must be given together.")
@@ -78,9 +77,7 @@ def run(options: argparse.Namespace) -> int:
             "Give `--user` or `--users` or, for a new user, `--liked` or `--features`."
         )
     finished = Run(options.run)
-    recommender = Recommender(
-        finished, finished.dataset(options.data), candidates=options.candidates
-    )
+    recommender = finished.recommender(options.data, candidates=options.candidates)
     allowed = None
     if options.genre or options.year:
         allowed = recommender.catalogue.allowed(options.genre, options.year)
@@ -161,7 +158,7 @@ def _write(
     from rich.console import Console
     from rich.progress import Progress
 
-    from fmlayers.retrieval.from_run import write_lists
+    from fmlayers.runs.recommender import write_lists
 
     users = list(recommender.users)
     if options.users != "all":

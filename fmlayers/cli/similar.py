@@ -13,8 +13,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from fmlayers.cli.tables import print_items
-    from fmlayers.retrieval.from_run import Recommender
-    from fmlayers.training import Run
+    from fmlayers.runs import Run
+    from fmlayers.runs.recommender import Recommender
 
     recommender = Recommender(Run(options.run))
     position = recommender.catalogue.find(options.item)

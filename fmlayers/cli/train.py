@@ -14,7 +14,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from fmlayers.training import train
+    from fmlayers.runs import train
 
     finished = train(
         training_config(options),

@@ -6,7 +6,7 @@ from typing import Any
 
 from fmlayers.cli.options import add_training_options, training_config
 from fmlayers.models.specs import find
-from fmlayers.training.config import SETTINGS
+from fmlayers.runs.config import SETTINGS
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from fmlayers.export.item_vectors import (
     query_vectors,
     write_item_vectors,
 )
-from fmlayers.export.run import export_run
+from fmlayers.runs.model_export import export_run
 
 __all__ = [
     "export",

@@ -15,7 +15,7 @@ class BPR(keras.losses.Loss):
 
     The rows of a batch come in groups of `group_size` that are compared among
     themselves, such as one item that a user rated and `group_size` - 1 drawn from
-    those that the user did not, as `fmlayers.training.SampledBatches` makes them.
+    those that the user did not, as `fmlayers.runs.SampledBatches` makes them.
     Only differences count: the model needs no scaler, and what a group has in common
     (b, the user's own first-order weight) learns nothing.
 

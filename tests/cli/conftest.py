@@ -1,7 +1,7 @@
 import pytest
 
 from fmlayers.data import source, synthetic
-from fmlayers.training import TrainingConfig, train
+from fmlayers.runs import TrainingConfig, train
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 
 from fmlayers import cli
 from fmlayers.data import synthetic
-from fmlayers.training import Run, TrainingConfig
+from fmlayers.runs import Run, TrainingConfig
 
 RENAMED = {"user": "who", "item": "what", "rating": "stars"}
 
@@ -261,7 +261,7 @@ def test_an_interruption_says_how_to_go_on(tmp_path, capsys, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fmlayers.training.train", interrupted)
+    monkeypatch.setattr("fmlayers.runs.train", interrupted)
     assert cli.main(["train", "--out", str(tmp_path / "run")]) == 130
     assert "interrupted; go on with --resume" in capsys.readouterr().err
 

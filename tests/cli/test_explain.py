@@ -3,8 +3,8 @@ from keras import ops
 
 from fmlayers import cli
 from fmlayers.data import synthetic, write_csv
-from fmlayers.training import Run, TrainingConfig, train
-from fmlayers.training.report import explain_fields, explain_pair
+from fmlayers.runs import Run, TrainingConfig, train
+from fmlayers.runs.explanation import explain_fields, explain_pair
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import pytest
 
 from fmlayers import cli
 from fmlayers.data import synthetic, write_csv
-from fmlayers.training import TrainingConfig, train
+from fmlayers.runs import TrainingConfig, train
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pytest
 from fmlayers import cli
 from fmlayers.cli import tables
 from fmlayers.data import write_csv
-from fmlayers.retrieval.from_run import Recommender
-from fmlayers.training import Run
+from fmlayers.runs import Run
+from fmlayers.runs.recommender import Recommender
 
 DAY = "'day' is of a rating, not of a user or an item: it counts as missing"
 

@@ -2,8 +2,8 @@ import pytest
 
 from fmlayers import cli
 from fmlayers.data import synthetic, write_csv
-from fmlayers.retrieval.from_run import Recommender
-from fmlayers.training import Run, TrainingConfig, train
+from fmlayers.runs import Run, TrainingConfig, train
+from fmlayers.runs.recommender import Recommender
 
 
 @pytest.mark.parametrize("by_id", [False, True])

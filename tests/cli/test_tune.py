@@ -5,7 +5,7 @@ import pytest
 
 from fmlayers import cli
 from fmlayers.data import synthetic, write_csv
-from fmlayers.training import TrainingConfig
+from fmlayers.runs import TrainingConfig
 from fmlayers.tuning import Study, TuningConfig
 
 

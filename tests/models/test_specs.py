@@ -55,7 +55,7 @@ def test_the_table_imports_no_model():
     script = """
 import sys
 from fmlayers.models import ModelSpec, registered
-from fmlayers.training import TrainingConfig
+from fmlayers.runs import TrainingConfig
 TrainingConfig(model=list(registered())[-1])
 heavy = {"keras", "tensorflow", "jax", "torch", "pandas", "numpy"} & set(sys.modules)
 assert not heavy, heavy

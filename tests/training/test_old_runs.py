@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fmlayers.retrieval.from_run import Recommender
-from fmlayers.training import Run
+from fmlayers.runs import Run
+from fmlayers.runs.recommender import Recommender
 
 OLD = sorted((Path(__file__).parent / "old").glob("run-*"))
 

@@ -1,7 +1,7 @@
 import pytest
 
 from fmlayers.data import synthetic, write_csv
-from fmlayers.training import TrainingConfig
+from fmlayers.runs import TrainingConfig
 from fmlayers.tuning import TuningConfig, tune
 
 

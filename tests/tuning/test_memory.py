@@ -2,9 +2,9 @@ import pandas as pd
 import pytest
 
 from fmlayers.data import Encoder
-from fmlayers.training import TrainingConfig
-from fmlayers.training.fitting import make_optimizer
-from fmlayers.training.model import build_model
+from fmlayers.runs import TrainingConfig
+from fmlayers.runs.fitting import make_optimizer
+from fmlayers.runs.model import build_model
 from fmlayers.tuning.memory import default_limit, estimated_bytes
 
 TABLE = pd.DataFrame(

@@ -16,7 +16,7 @@ from fmlayers.models import (
     NeuralMatrixFactorization,
 )
 from fmlayers.optimizers import Adagrad, LazyAdam
-from fmlayers.training import TrainingConfig
+from fmlayers.runs import TrainingConfig
 from fmlayers.tuning import spaces
 from fmlayers.tuning._hyperparameters import searched
 

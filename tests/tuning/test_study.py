@@ -19,8 +19,8 @@ import tensorflow as tf
 
 from fmlayers import cli
 from fmlayers.data import write_csv
-from fmlayers.training import Run, TrainingConfig, fitting, train
-from fmlayers.training.model import build_model
+from fmlayers.runs import Run, TrainingConfig, fitting, train
+from fmlayers.runs.model import build_model
 from fmlayers.tuning import Study, StudyError, TuningConfig, searched, tune
 from fmlayers.tuning.report import command_of
 from fmlayers.tuning.study import Prepared, begin
@@ -602,7 +602,7 @@ def test_what_would_be_searched_is_told(make_config):
 def test_a_study_is_written_by_one_process(study, make_config):
     script = f"""
 from pathlib import Path
-from fmlayers.training import run as runs
+from fmlayers.runs import run as runs
 with runs.locked(Path({str(study.path)!r})):
     print("locked", flush=True)
     input()

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from fmlayers.data import source, synthetic
-from fmlayers.retrieval.from_run import Recommender
-from fmlayers.training import TrainingConfig, train
+from fmlayers.runs import TrainingConfig, train
+from fmlayers.runs.recommender import Recommender
 
 USERS, K = ["1", "5", "nobody"], 5
 

@@ -8,9 +8,9 @@ import keras
 
 from fmlayers.losses import BPR
 from fmlayers.optimizers import Adagrad, LazyAdam
-from fmlayers.training.config import TrainingConfig
-from fmlayers.training.examples import Examples, streams
-from fmlayers.training.model import build_model
+from fmlayers.runs.config import TrainingConfig
+from fmlayers.runs.examples import Examples, streams
+from fmlayers.runs.model import build_model
 
 # Chosen on validation rows. In units of 1 / batch_size, in which a row's gradient
 # comes, it makes the first steps of a row like those of plain gradient descent.

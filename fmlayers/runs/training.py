@@ -27,17 +27,20 @@ from fmlayers.data import source as sources
 from fmlayers.data.columns import describe_columns
 from fmlayers.data.encoder import UNKNOWN, Kind
 from fmlayers.models.specs import find
-from fmlayers.training import run as runs
-from fmlayers.training.checkpoint import Checkpoint, EarlyStop, Progress
-from fmlayers.training.config import TrainingConfig
-from fmlayers.training.examples import (
+from fmlayers.runs.evaluation import rating_metrics
+from fmlayers.runs.folder import begin, locked, write_json
+from fmlayers.runs.run import Run
+from fmlayers.runs.summary import summary
+from fmlayers.runs.checkpoint import Checkpoint, EarlyStop, Progress
+from fmlayers.runs.config import TrainingConfig
+from fmlayers.runs.examples import (
     Examples,
     Rows,
     default_batch_size,
     split_validation,
 )
-from fmlayers.training.fitting import compiled_model, fit
-from fmlayers.training.progress import EpochProgress
+from fmlayers.runs.fitting import compiled_model, fit
+from fmlayers.runs.epoch_progress import EpochProgress
 
 
 def train(
@@ -46,7 +49,7 @@ def train(
     *,
     resume: bool = False,
     overwrite: bool = False,
-) -> runs.Run:
+) -> Run:
     """Trains as `config` says and writes the run to `out`.
 
     Reads and splits the data; cuts validation rows from the training rows and trains
@@ -74,8 +77,8 @@ def train(
         "fingerprint": dataset.fingerprint(),
         "backend": keras.backend.backend(),
     }
-    folder = runs.begin(out, record, resume=resume, overwrite=overwrite)
-    with runs.locked(folder):
+    folder = begin(out, record, resume=resume, overwrite=overwrite)
+    with locked(folder):
         return _train_in(folder, out, config, dataset, split, record)
 
 
@@ -86,7 +89,7 @@ def _train_in(
     dataset: Dataset,
     split: Split,
     record: dict[str, Any],
-) -> runs.Run:
+) -> Run:
     started = time.perf_counter()
     described = describe_columns(dataset, record["columns"])
     print(*described, sep="\n", file=sys.stderr)
@@ -98,7 +101,11 @@ def _train_in(
             shutil.rmtree(folder)  # nothing in it to go on from
         raise
     metrics = {
-        **(evaluate(model, dataset, split) if config.has_ratings else {}),
+        **(
+            rating_metrics(model, model.encoder, dataset, split)
+            if config.has_ratings
+            else {}
+        ),
         f"validation_{trainer.metric}": trainer.best,
         "epochs": trainer.epochs,
         "batch_size": trainer.batch_size,
@@ -111,7 +118,7 @@ def _train_in(
     }
     _write(folder, model, dataset, metrics, trainer.progress)
     put_in_place(folder, out)
-    return runs.Run(out)
+    return Run(out)
 
 
 class Trainer:
@@ -194,29 +201,6 @@ class Trainer:
         return model
 
 
-def evaluate(model: keras.Model, dataset: Dataset, split: Split) -> dict[str, Any]:
-    """Returns RMSE and MAE on the test rows, beside those of the mean predictor."""
-    table = dataset.table().iloc[split.test]
-    truth = table["rating"].to_numpy(np.float64)
-    inputs = model.encoder.transform(table)
-    error = runs.predict(model, inputs) - truth
-    mean = float(dataset.ratings["rating"].iloc[split.train].mean())
-    figures = {
-        "rmse": float(np.sqrt(np.mean(error**2))),
-        "mae": float(np.mean(np.abs(error))),
-        "mean_predictor_rmse": float(np.sqrt(np.mean((mean - truth) ** 2))),
-        "mean_predictor_mae": float(np.mean(np.abs(mean - truth))),
-        "unknown_in_test": {
-            column: int((inputs[column] == UNKNOWN).sum())
-            for column, kind in model.encoder.columns.items()
-            if kind == "categorical"
-        },
-    }
-    if isinstance(dataset, SyntheticDataset):
-        figures["floor_rmse"] = dataset.floor_rmse(split.test)
-    return figures
-
-
 def metric_of(config: TrainingConfig) -> str:
     """Returns the name of the metric to stop on, which is the loss without L2."""
     return "rmse" if config.has_ratings else config.loss
@@ -247,7 +231,7 @@ def _write(
         model.save(written)
     with whole_file(folder / "summary.txt") as written:
         written.write_text(summary(metrics, plotted), "utf-8")
-    runs.write_json(folder / "metrics.json", metrics)
+    write_json(folder / "metrics.json", metrics)
     for pattern in ("progress.json", "*.weights.h5", ".*"):
         for leftover in folder.glob(pattern):
             leftover.unlink()
@@ -260,40 +244,6 @@ def _plotted(history: pd.DataFrame, path: Path) -> bool:
     except ImportError:
         return False
     return True
-
-
-def summary(metrics: Mapping[str, Any], plotted: bool = True) -> str:
-    """Returns what a person wants to know of a run, as text."""
-    config, rows = TrainingConfig.from_dict(metrics["config"]), metrics["rows"]
-    lines = [
-        f"{config.model} on {config.data}, split {config.split}, seed {config.seed}",
-        *metrics["described"],
-        f"rows: {rows['train']:,} train (of these {rows['validation']:,} to choose "
-        f"the epochs on), {rows['test']:,} test",
-        f"epochs: {metrics['epochs']} of {metrics['batch_size']:,} rows a batch, "
-        f"{metrics['seconds']} seconds in all",
-    ]
-    if config.has_ratings:
-        lines += [
-            "",
-            f"{'on the test rows':24}{'RMSE':>8}{'MAE':>8}",
-            f"{config.model:24}{metrics['rmse']:8.4f}{metrics['mae']:8.4f}",
-            f"{'mean predictor':24}{metrics['mean_predictor_rmse']:8.4f}"
-            f"{metrics['mean_predictor_mae']:8.4f}",
-        ]
-    else:
-        lines += [
-            "",
-            "scores rank and are no ratings: `fmlayers evaluate` judges the lists",
-        ]
-    if "floor_rmse" in metrics:
-        lines.append(f"{'best reachable':24}{metrics['floor_rmse']:8.4f}")
-    if not rows["validation"]:
-        lines.append("no validation rows: trained for all of the epochs allowed")
-    lines += [f"repaired: {repair}" for repair in metrics["repairs"]]
-    if not plotted:
-        lines.append("history.png is missing: it needs `pip install fmlayers[plot]`.")
-    return "\n".join(lines) + "\n"
 
 
 def _versions() -> dict[str, str]:

@@ -12,7 +12,7 @@ from fmlayers._types import (
     ScalerMethod,
 )
 from fmlayers.models.specs import OPTIONAL_SETTINGS, find, registered, taking
-from fmlayers.training.settings import (
+from fmlayers.runs.settings import (
     ByOptimizer,
     ByTask,
     Setting,

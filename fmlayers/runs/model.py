@@ -14,7 +14,7 @@ from fmlayers.features import Feature, History, MultiCategorical
 from fmlayers.layers import RatingScaler
 from fmlayers.models.ensemble import Ensemble
 from fmlayers.models.specs import ModelSpec, find
-from fmlayers.training.config import HISTORIES, TrainingConfig
+from fmlayers.runs.config import HISTORIES, TrainingConfig
 
 Pairs = npt.NDArray[np.int64]
 

@@ -11,8 +11,8 @@ import pytest
 
 from fmlayers.data import Encoder, source
 from fmlayers.export import export_run
-from fmlayers.retrieval.from_run import Recommender
-from fmlayers.training import Run, TrainingConfig, train
+from fmlayers.runs.recommender import Recommender
+from fmlayers.runs import Run, TrainingConfig, train
 
 pytestmark = pytest.mark.usefixtures("on_tensorflow")
 

@@ -10,8 +10,8 @@ import pytest
 
 from fmlayers._files import put_in_place
 from fmlayers.data import DataError, Encoder
-from fmlayers.training import Run, RunError, train
-from fmlayers.training import run as runs
+from fmlayers.runs import Run, RunError, train
+from fmlayers.runs import run as runs
 
 
 def rows_of(films, count=50):
@@ -256,7 +256,7 @@ def test_a_folder_is_written_by_one_process(tmp_path):
     partial = runs.begin(tmp_path / "run", {}, resume=False, overwrite=False)
     script = f"""
 from pathlib import Path
-from fmlayers.training import run as runs
+from fmlayers.runs import run as runs
 with runs.locked(Path({str(partial)!r})):
     print("locked", flush=True)
     input()

@@ -14,8 +14,8 @@ from fmlayers.models import (
     MatrixFactorization,
     NeuralMatrixFactorization,
 )
-from fmlayers.training import TrainingConfig
-from fmlayers.training.model import build_model
+from fmlayers.runs import TrainingConfig
+from fmlayers.runs.model import build_model
 
 TABLE = pd.DataFrame(
     {

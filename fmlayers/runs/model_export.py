@@ -2,18 +2,22 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 from typing import Any
 
 from fmlayers.export.exporter import Weights, export
 from fmlayers.export.item_vectors import write_item_vectors
-from fmlayers.retrieval.from_run import Recommender, catalogue_of
-from fmlayers.training import Run
+from fmlayers.runs.recommender import Recommender, catalogue_of
+
+if TYPE_CHECKING:
+    from fmlayers.runs.run import Run
+
 
 DATA = ("fingerprint", "split", "seed", "test_fraction")
 
 
 def export_run(
-    run: Run,
+    run: "Run",
     path: str | os.PathLike[str],
     format: str = "saved_model",
     *,

@@ -3,8 +3,8 @@ import functools
 import pytest
 
 from fmlayers.data import source, synthetic, write_csv
-from fmlayers.training import TrainingConfig, fitting, train
-from fmlayers.training.model import build_model
+from fmlayers.runs import TrainingConfig, fitting, train
+from fmlayers.runs.model import build_model
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ from checks import check_error
 
 from fmlayers import cli
 from fmlayers.models.specs import OPTIONAL_SETTINGS
-from fmlayers.training import Run, TrainingConfig
-from fmlayers.training.config import SETTINGS
+from fmlayers.runs import Run, TrainingConfig
+from fmlayers.runs.config import SETTINGS
 
 OLD = sorted((Path(__file__).parent / "old").glob("run-*"))
 

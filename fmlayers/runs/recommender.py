@@ -15,12 +15,11 @@ from fmlayers._checks import integer
 from fmlayers._files import whole_file
 from fmlayers.data import DataError, Dataset, Encoder, Split
 from fmlayers.data.encoder import UNKNOWN, as_text
-from fmlayers.retrieval.catalogue import Catalogue
+from fmlayers.runs.catalogue import Catalogue
 from fmlayers.retrieval.fold_in import fold_in
 from fmlayers.retrieval.search import ItemSearch, TopItems
 from fmlayers.retrieval.seen_items import SeenItems
 from fmlayers.retrieval.top_n import TopN
-from fmlayers.training import Run
 
 BATCH_SIZE = 1024
 
@@ -355,7 +354,7 @@ def catalogue_of(run: Trained) -> Catalogue:
 
 
 def recommend_all(
-    run: Run,
+    run: Trained,
     dataset: Dataset,
     train_rows: npt.ArrayLike | None = None,
     k: int = 10,

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from checks import check_error
 
-from fmlayers.retrieval.catalogue import Catalogue
+from fmlayers.runs.catalogue import Catalogue
 
 ITEMS = pd.DataFrame(
     {

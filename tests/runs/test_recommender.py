@@ -5,7 +5,7 @@ from keras import ops
 
 from fmlayers.data import DataError
 from fmlayers.data.encoder import UNKNOWN
-from fmlayers.retrieval.from_run import (
+from fmlayers.runs.recommender import (
     Recommender,
     positions_of,
     recommend_all,
@@ -90,7 +90,7 @@ def test_columns_of_the_rating_are_missing_unless_given(recommender, film_run, f
 def test_batches_of_users(recommender, monkeypatch):
     users = [str(user) for user in range(1, 31)]
     together = recommender.lists(users, 4)
-    monkeypatch.setattr("fmlayers.retrieval.from_run.BATCH_SIZE", 7)
+    monkeypatch.setattr("fmlayers.runs.recommender.BATCH_SIZE", 7)
     apart = recommender.lists(users, 4)
     assert [len(x) for x, _ in recommender.batches(users)] == [7, 7, 7, 7, 2]
     np.testing.assert_array_equal(apart[1], together[1])

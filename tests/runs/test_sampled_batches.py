@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 
 from fmlayers.data import without_padding
-from fmlayers.training.sampled import SampledBatches
+from fmlayers.runs.sampled_batches import SampledBatches
 
 
 def make(rng, **options):

@@ -15,8 +15,8 @@ import fmlayers
 from fmlayers.cli import main
 from fmlayers.data import DataError, source, split_rows, write_csv
 from fmlayers.optimizers import LazyAdam
-from fmlayers.training import Run, RunError, TrainingConfig, fitting, train
-from fmlayers.training.examples import default_batch_size
+from fmlayers.runs import Run, RunError, TrainingConfig, fitting, train
+from fmlayers.runs.examples import default_batch_size
 
 FILES = {
     "config.json",

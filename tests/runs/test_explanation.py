@@ -9,8 +9,8 @@ import pytest
 from fmlayers.data import DataError, source
 from fmlayers.explain import explain, term_sizes
 from fmlayers.models import Ensemble, FactorizationMachine
-from fmlayers.training import Run, report, train
-from fmlayers.training.report import explain_fields, explain_pair, write_pictures
+from fmlayers.runs import Run, report, train
+from fmlayers.runs.explanation import explain_fields, explain_pair, write_pictures
 
 FIELDS = ("user", "item", "age", "sex", "occupation", "year", "genres")
 

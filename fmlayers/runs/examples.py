@@ -13,8 +13,8 @@ import pandas as pd
 from fmlayers.data import Dataset, Encoder, ShuffledBatches, without_padding
 from fmlayers.data._stream import in_order
 from fmlayers.data.encoder import Kind
-from fmlayers.training.config import TrainingConfig
-from fmlayers.training.sampled import SampledBatches
+from fmlayers.runs.config import TrainingConfig
+from fmlayers.runs.sampled_batches import SampledBatches
 
 Rows = npt.NDArray[np.int64]
 Inputs = dict[str, npt.NDArray[Any]]

@@ -1,24 +1,29 @@
 """A run judged on its test rows: its ratings, and its lists."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fmlayers.data import DataError, Dataset
-from fmlayers.data.encoder import as_text
+from fmlayers.data import DataError, Dataset, Encoder, Split, SyntheticDataset
+from fmlayers.data.encoder import UNKNOWN, as_text
 from fmlayers.metrics import (
     Relevance,
+    mae,
     ranking_metrics,
     relevant_by_quantile,
     relevant_by_threshold,
+    rmse,
 )
 from fmlayers.retrieval import SeenItems
-from fmlayers.retrieval.from_run import Recommender, positions_of
-from fmlayers.training import Run
-from fmlayers.training.job import evaluate as evaluate_ratings
+from fmlayers.runs.recommender import Recommender, positions_of
+from fmlayers.runs.prediction import predict
+from fmlayers.scoring_model import ScoringModel
+
+if TYPE_CHECKING:
+    from fmlayers.runs.run import Run
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -74,7 +79,7 @@ class Evaluation:
 
 
 def evaluate(
-    run: Run,
+    run: "Run",
     dataset: Dataset | None = None,
     *,
     k: int = 25,
@@ -106,7 +111,7 @@ def evaluate(
     split = run.split(dataset)
     ratings: dict[str, Any] = {}
     if run.config.has_ratings:
-        ratings = evaluate_ratings(run.model, dataset, split)
+        ratings = rating_metrics(run.model, run.encoder, dataset, split)
     recommender = Recommender(run, dataset, candidates=candidates)
     judged = judged_lists(
         recommender, dataset, split.test, k=k, quantile=quantile, threshold=threshold
@@ -210,3 +215,30 @@ def _popular(
         best = order[fresh[order]][:k]
         lists[user, : len(best)] = best
     return lists
+
+
+def rating_metrics(
+    model: ScoringModel, encoder: Encoder, dataset: Dataset, split: Split
+) -> dict[str, Any]:
+    """Returns RMSE and MAE on the test rows, beside those of the mean predictor."""
+    table = dataset.table().iloc[split.test]
+    truth = table["rating"].to_numpy(np.float64)
+    inputs = encoder.transform(table)
+    ratings = predict(model, inputs)
+    mean = np.full_like(truth, dataset.ratings["rating"].iloc[split.train].mean())
+    figures = {
+        "rmse": rmse(truth, ratings),
+        "mae": mae(truth, ratings),
+        "mean_predictor_rmse": rmse(truth, mean),
+        "mean_predictor_mae": mae(truth, mean),
+        "unknown_in_test": {
+            column: int((inputs[column] == UNKNOWN).sum())
+            for column, kind in encoder.columns.items()
+            if kind == "categorical"
+        },
+    }
+    if isinstance(dataset, SyntheticDataset):
+        figures["floor_rmse"] = dataset.floor_rmse(split.test)
+    return figures
+
+

@@ -1,0 +1,23 @@
+"""Runs: train a model from a table, and do with the result what you like."""
+
+from typing import TYPE_CHECKING
+
+from fmlayers import _lazy
+
+__all__ = ["Run", "RunError", "TrainingConfig", "train"]
+
+if TYPE_CHECKING:
+    from fmlayers.runs.config import TrainingConfig
+    from fmlayers.runs.training import train
+    from fmlayers.runs.folder import RunError
+    from fmlayers.runs.run import Run
+else:
+    __getattr__, __dir__ = _lazy.lazy_names(
+        __name__,
+        {
+            "Run": "fmlayers.runs.run",
+            "RunError": "fmlayers.runs.folder",
+            "TrainingConfig": "fmlayers.runs.config",
+            "train": "fmlayers.runs.training",
+        },
+    )
