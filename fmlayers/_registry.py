@@ -30,6 +30,14 @@ MODULES = {
 TABLES = ("fmlayers.models.specs",)
 
 
+def modules() -> dict[str, str]:
+    """Returns where each class that can be saved is defined."""
+    found = dict(MODULES)
+    for table in TABLES:
+        found |= importlib.import_module(table).CLASSES
+    return found
+
+
 def register() -> None:
     """Registers a stand-in for each class, now or as soon as Keras is imported.
 
@@ -42,10 +50,7 @@ def register() -> None:
         return
     import keras
 
-    classes = dict(MODULES)
-    for table in TABLES:
-        classes |= importlib.import_module(table).CLASSES
-    for name, module in classes.items():
+    for name, module in modules().items():
         stand_in = type(name, (_StandIn,), {"module": module})
         keras.saving.get_custom_objects().setdefault(f"fmlayers>{name}", stand_in)
 

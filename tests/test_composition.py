@@ -1,5 +1,6 @@
 """The layers in people's own models, saved and loaded in a fresh process."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -200,7 +201,9 @@ def test_public_names_are_registered_for_loading():
         for name in module.__all__:
             cls = getattr(module, name)
             if hasattr(cls, "from_config"):
-                assert _registry.MODULES.get(name) == module.__name__, name
+                found = importlib.import_module(_registry.modules()[name])
+                assert getattr(found, name) is cls
+                assert found.__name__.startswith(module.__name__)
     for name in fmlayers.__all__:
         public = getattr(fmlayers, name)
         if isinstance(public, type):

@@ -17,7 +17,9 @@ def make_run(films, tmp_path_factory):
         if data == "csv":
             data = str(tmp_path_factory.mktemp("data") / "shop.csv")
             write_csv(films.ratings, data)
-        small = {"dim": 3, "max_epochs": 2, "batch_size": 32, "linear_l2": 0.0}
+        small = {"dim": 3, "max_epochs": 2, "batch_size": 32}
+        if changes.get("model") != "neumf":
+            small["linear_l2"] = 0.0
         config = TrainingConfig(data=data, validation_fraction=0.0, **small | changes)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(source, "synthetic", lambda: films)
