@@ -5,42 +5,19 @@ becomes a vector. It holds no weights, is compared by value, and is saved with
 the layer that uses it.
 """
 
-import hashlib
-import re
+from abc import ABC, abstractmethod
 from dataclasses import KW_ONLY, asdict, dataclass
 from typing import Any, Self, get_args
 
 import keras
 
-from fmlayers._backend import id_dtype
 from fmlayers._checks import boolean, integer
+from fmlayers._entries import Entry, IdEntry, IdsEntry, NumberEntry
 from fmlayers._types import Combiner
-
-_UNSAFE = re.compile(r"[^A-Za-z0-9_>-]")
-
-
-def safe_name(name: str) -> str:
-    """Returns a name for a weight or a layer that every backend accepts.
-
-    It is `name` itself where that is such a name. Any other gets a digest, which keeps
-    "a b" and "a_b" apart.
-    """
-    if not _UNSAFE.search(name):
-        return name
-    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{_UNSAFE.sub('_', name)}_{digest[:8]}"
-
-
-def input_name(name: str) -> str:
-    """Returns the name of a `keras.Input`, in which Keras refuses slashes.
-
-    In a model with a dict of inputs, Keras warns where it is not the dict's key.
-    """
-    return safe_name(name) if "/" in name else name
 
 
 @dataclass(frozen=True)
-class _Feature:
+class _Feature(ABC):
     name: str
 
     def __post_init__(self) -> None:
@@ -50,9 +27,24 @@ class _Feature:
             )
 
     @property
+    @abstractmethod
+    def entries(self) -> tuple[Entry, ...]:
+        """What the field reads from the input dict, in order."""
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         """The entries of the input dict that the field cannot do without."""
-        return (self.name,)
+        return tuple(entry.name for entry in self.entries if entry.required)
+
+    @property
+    @abstractmethod
+    def num_rows(self) -> int:
+        """The vectors that the field learns, without one for unknown ids."""
+
+    @property
+    def table_name(self) -> str | None:
+        """The name under which the rows are kept, and shared; None without a table."""
+        return None
 
     def get_config(self) -> dict[str, Any]:
         return asdict(self)
@@ -60,6 +52,15 @@ class _Feature:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         return cls(**config)
+
+
+class _HasInput(_Feature):
+    """A feature with an entry of its name, and no other."""
+
+    def keras_input(self) -> keras.KerasTensor:
+        """Returns a `keras.Input` of this feature's name, shape and dtype."""
+        (entry,) = self.entries
+        return entry.keras_input()
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,16 @@ class _TableFeature(_Feature):
         object.__setattr__(self, "vocabulary_size", size)
 
     @property
+    def num_rows(self) -> int:
+        """The rows of the table, without one for unknown ids."""
+        return self.vocabulary_size
+
+    @property
+    def ids_entry(self) -> str:
+        """The entry of the input dict that has ids of the table's rows."""
+        return self.name
+
+    @property
     def table_name(self) -> str:
         """The name under which the rows are kept, and shared."""
         return self.table or self.name
@@ -82,7 +93,7 @@ class _TableFeature(_Feature):
 
 @keras.saving.register_keras_serializable(package="fmlayers")
 @dataclass(frozen=True)
-class Categorical(_TableFeature):
+class Categorical(_HasInput, _TableFeature):
     """One id an example: a user, an item, a sex.
 
     Args:
@@ -103,14 +114,28 @@ class Categorical(_TableFeature):
         super().__post_init__()
         object.__setattr__(self, "mask_zero", boolean("mask_zero", self.mask_zero))
 
-    def keras_input(self) -> keras.KerasTensor:
-        """Returns a `keras.Input` of this feature's name, shape and dtype."""
-        return keras.Input((), dtype=id_dtype(), name=input_name(self.name))
+    @property
+    def entries(self) -> tuple[IdEntry]:
+        """What the field reads from the input dict."""
+        last = self.vocabulary_size - 1
+        return (
+            IdEntry(
+                self.name,
+                feature=self,
+                size=self.vocabulary_size,
+                meaning=f"an id 1 ... {last}; 0: missing"
+                if self.mask_zero
+                else f"an id 0 ... {last}",
+                remedy="For several ids an example describe it as `MultiCategorical`; "
+                "to score many items for one user give each pair a row, the user "
+                "repeated.",
+            ),
+        )
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
 @dataclass(frozen=True)
-class MultiCategorical(_TableFeature):
+class MultiCategorical(_HasInput, _TableFeature):
     """Any number of ids an example, pooled into one vector: genres, a history.
 
     Args:
@@ -132,20 +157,25 @@ class MultiCategorical(_TableFeature):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.combiner not in get_args(Combiner):
-            raise ValueError(
-                '`combiner` must be "mean", "sum" or "sqrtn". '
-                f"Received: combiner={self.combiner!r} for feature {self.name!r}."
-            )
+        _check_combiner(self)
 
-    def keras_input(self) -> keras.KerasTensor:
-        """Returns a `keras.Input` of this feature's name, shape and dtype."""
-        return keras.Input((None,), dtype=id_dtype(), name=input_name(self.name))
+    @property
+    def entries(self) -> tuple[IdsEntry]:
+        """What the field reads from the input dict."""
+        return (
+            IdsEntry(
+                self.name,
+                feature=self,
+                size=self.vocabulary_size,
+                meaning=f"ids 1 ... {self.vocabulary_size - 1}, padded with 0",
+                remedy="For one id an example describe it as `Categorical`.",
+            ),
+        )
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
 @dataclass(frozen=True)
-class Numeric(_Feature):
+class Numeric(_HasInput):
     """A number an example, times a learned vector: an age, a year, a price.
 
     Bring it to a mean near 0 and a standard deviation near 1 first, as
@@ -166,10 +196,25 @@ class Numeric(_Feature):
         super().__post_init__()
         object.__setattr__(self, "use_bias", boolean("use_bias", self.use_bias))
 
-    def keras_input(self) -> keras.KerasTensor:
-        """Returns a `keras.Input` of this feature's name and shape, in `floatx`."""
-        dtype = keras.config.floatx()
-        return keras.Input((), dtype=dtype, name=input_name(self.name))
+    @property
+    def entries(self) -> tuple[NumberEntry]:
+        """What the field reads from the input dict."""
+        return (
+            NumberEntry(
+                self.name,
+                feature=self,
+                meaning="a number, as the encoder scales it; NaN: missing",
+                remedy="For a vector an example describe each of its numbers as a "
+                "`Numeric`, or project it with `keras.layers.Dense(dim)` and "
+                "concatenate the result, as one more field, with the vectors of "
+                "`FeatureEmbedding`.",
+            ),
+        )
+
+    @property
+    def num_rows(self) -> int:
+        """The vectors that the field learns: one, and one for the bias."""
+        return 1 + self.use_bias
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
@@ -215,11 +260,7 @@ class History(_TableFeature):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.combiner not in get_args(Combiner):
-            raise ValueError(
-                '`combiner` must be "mean", "sum" or "sqrtn". '
-                f"Received: combiner={self.combiner!r} for feature {self.name!r}."
-            )
+        _check_combiner(self)
         try:
             for name in ("num_keys", "num_pairs"):
                 size = integer(name, getattr(self, name), most=2**31 - 1)
@@ -232,9 +273,39 @@ class History(_TableFeature):
             ) from None
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        """The entry of the input dict that the field cannot do without."""
-        return (self.of,)
+    def entries(self) -> tuple[IdEntry, IdEntry]:
+        """What the field reads from the input dict: the key and the own value."""
+        remedy = "It holds the ids that the lists go with, one an example."
+        return (
+            IdEntry(
+                self.of,
+                feature=self,
+                size=self.num_keys,
+                meaning=f"an id 0 ... {self.num_keys - 1}, the key of {self.name}",
+                remedy=remedy,
+            ),
+            IdEntry(
+                self.values,
+                feature=self,
+                size=self.vocabulary_size,
+                required=False,
+                meaning=f"the example's own value, left out of {self.name}; 0: none",
+                remedy=remedy,
+            ),
+        )
+
+    @property
+    def ids_entry(self) -> str:
+        """The entry of the input dict that has ids of the table's rows."""
+        return self.values
 
 
 Feature = Categorical | MultiCategorical | Numeric | History
+
+
+def _check_combiner(feature: MultiCategorical | History) -> None:
+    if feature.combiner not in get_args(Combiner):
+        raise ValueError(
+            '`combiner` must be "mean", "sum" or "sqrtn". '
+            f"Received: combiner={feature.combiner!r} for feature {feature.name!r}."
+        )

@@ -10,8 +10,8 @@ from keras import ops
 
 import fmlayers
 from fmlayers import Categorical, FeatureEmbedding, History, MultiCategorical, Numeric
+from fmlayers._names import safe_name
 from fmlayers.export.signature import signature_of
-from fmlayers.features import safe_name
 
 ODD = ["my user", "naïve", "日本", "$x", "a:b", "a,b", "a\\b", "a/b", ".dot", "a.b"]
 ODD += ["x\ty", " ", "é", "%2F", "a\nb"]

@@ -137,8 +137,9 @@ def compiled(request):
 
 @pytest.mark.parametrize("dense", [False, True])
 def test_a_row_that_no_list_has_may_be_nan(dense, monkeypatch):
-    module = sys.modules["fmlayers.layers.feature_embedding"]
-    monkeypatch.setattr(module, "_DENSE", module._DENSE if dense else 0)
+    module = sys.modules["fmlayers.layers._fields.history"]
+    cells = module.MAX_DENSE_CELLS if dense else 0
+    monkeypatch.setattr(module, "MAX_DENSE_CELLS", cells)
     features = [history(vocabulary_size=7)]
     layer = FeatureEmbedding(features, 3, l2=0.3, embeddings_initializer="ones")
     layer.set_history("rated", KEYS, FILMS)

@@ -1,0 +1,273 @@
+"""Entries of the input dict: the form that each must have, and how it is read."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+from fmlayers._backend import (
+    id_dtype,
+    is_ragged,
+    is_sparse,
+    only_traces_shapes,
+    rows_of_sparse,
+)
+from fmlayers._names import input_name
+from fmlayers._types import Tensor
+
+if TYPE_CHECKING:
+    from fmlayers.features import Feature
+
+
+@dataclass(frozen=True)
+class Entry(ABC):
+    """An entry of the input dict, as one feature reads it.
+
+    A subclass is one form of entry. The class itself takes one value an example.
+
+    Attributes:
+        name: String, the name of the entry.
+        feature: The feature that reads it, for errors.
+        meaning: String, what stands in the entry, for people.
+        remedy: String, what to do with an entry of another shape.
+        required: Boolean, whether the feature cannot do without the entry.
+        shape: The entry's shape, the first the batch.
+        wanted: String, the shapes that the entry may have, for errors.
+    """
+
+    name: str
+    _: KW_ONLY
+    feature: "Feature"
+    meaning: str
+    remedy: str
+    required: bool = True
+
+    shape: ClassVar[tuple[None, ...]] = (None,)
+    wanted: ClassVar[str] = "(batch,) or (batch, 1)"
+
+    @property
+    @abstractmethod
+    def dtype(self) -> str:
+        """The dtype that any value fits into."""
+
+    @property
+    @abstractmethod
+    def example(self) -> list[Any]:
+        """The values of two examples."""
+
+    @abstractmethod
+    def read(self, inputs: Mapping[str, Tensor]) -> Any:
+        """Returns the values in the form that layers compute with."""
+
+    def is_in(self, inputs: Any) -> bool:
+        """Tells whether the entry is to be read; a required one always is."""
+        return self.required or self.name in inputs
+
+    def check(self, inputs: Any) -> None:
+        """Raises `ValueError` unless the entry has the form that the feature reads."""
+        x = value_of(inputs, self.name)
+        if not self._accepts(x):
+            raise ValueError(
+                f"{type(self.feature).__name__} {self._where} must be of shape "
+                f"{self.wanted}. Received: {_description(x)}. {self.remedy}"
+            )
+        for part in x if isinstance(x, (tuple, list)) else (x,):
+            self._check_dtype(_dtype_of(part))
+
+    def keras_input(self) -> keras.KerasTensor:
+        """Returns a `keras.Input` of this entry's name, shape and dtype."""
+        name = input_name(self.name)
+        return keras.Input(self.shape[1:], dtype=self.dtype, name=name)
+
+    def blank(self, batch: int = 1) -> npt.NDArray[Any]:
+        """Returns the entry of a batch without values: zeros."""
+        return np.zeros([batch, 1][: len(self.shape)], self.dtype)
+
+    @property
+    def _where(self) -> str:
+        if self.name == self.feature.name:
+            return f"feature {self.name!r}"
+        return f"entry {self.name!r}, which feature {self.feature.name!r} reads,"
+
+    def _accepts(self, x: Any) -> bool:
+        if not _is_tensor(x) or is_sparse(x) or is_ragged(x):
+            return False
+        shape = tuple(x.shape)
+        return len(shape) == 1 or (len(shape) == 2 and shape[1] in (1, None))
+
+    @abstractmethod
+    def _check_dtype(self, dtype: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class NumberEntry(Entry):
+    """One number an example, NaN where it is missing."""
+
+    @property
+    def dtype(self) -> str:
+        return str(keras.config.floatx())
+
+    @property
+    def example(self) -> list[Any]:
+        return [0.0, 1.0]
+
+    def read(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Returns numbers `(batch,)`."""
+        return _flat(value_of(inputs, self.name))
+
+    def _check_dtype(self, dtype: str) -> None:
+        if not dtype.startswith(("int", "uint", "float", "bfloat", "bool")):
+            raise ValueError(
+                f"Values of {self._where} must be numbers: encode raw values with "
+                f"`fmlayers.data.Encoder` first. Received: {dtype=!s}."
+            )
+
+
+@dataclass(frozen=True)
+class IdEntry(Entry):
+    """One id an example.
+
+    Attributes:
+        size: Positive integer: ids are 0 ... `size` - 1.
+    """
+
+    _: KW_ONLY
+    size: int
+
+    @property
+    def dtype(self) -> str:
+        return id_dtype()
+
+    @property
+    def example(self) -> list[Any]:
+        return [min(i, self.size - 1) for i in (1, 2)]
+
+    def read(self, inputs: Mapping[str, Tensor]) -> Any:
+        """Returns integers `(batch,)`."""
+        return _flat(_integer_ids(value_of(inputs, self.name)))
+
+    def _check_dtype(self, dtype: str) -> None:
+        if dtype.startswith(("int", "uint")) or only_traces_shapes():
+            return
+        if "float" in dtype:
+            reason = (
+                "a float32 holds integers only up to 2^24, so that above it an id is "
+                "silently another id"
+            )
+        elif dtype == "bool":
+            reason = (
+                "make ids 1 ... n of n multi-hot columns with "
+                "`np.where(x, np.arange(1, n + 1), 0)`"
+            )
+        else:
+            reason = "encode raw values with `fmlayers.data.Encoder` first"
+        raise ValueError(
+            f"Ids of {self._where} must be integers: {reason}. Received: {dtype=!s}."
+        )
+
+
+@dataclass(frozen=True)
+class IdsEntry(IdEntry):
+    """Any number of ids an example: padded with 0, or row after row."""
+
+    shape: ClassVar[tuple[None, ...]] = (None, None)
+    wanted: ClassVar[str] = (
+        "(batch, length), ragged, or a pair of ids (values,) and row splits "
+        "(batch + 1,)"
+    )
+
+    @property
+    def example(self) -> list[Any]:
+        first, second = super().example
+        return [[first, second], [second, 0]]
+
+    def read(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Returns padded ids and None, or the ids of all rows and their row splits."""
+        x = value_of(inputs, self.name)
+        row_splits = None
+        if is_ragged(x):
+            x, row_splits = x.values, x.row_splits
+        elif is_sparse(x):
+            x, row_splits = rows_of_sparse(x)
+        elif isinstance(x, (tuple, list)):
+            x, row_splits = x
+        return _integer_ids(x), row_splits
+
+    def _accepts(self, x: Any) -> bool:
+        if _are_tensors(x):
+            return [len(part.shape) for part in x] == [1, 1]
+        if not _is_tensor(x) or len(x.shape) != 2:
+            return False
+        return not is_sparse(x) or keras.backend.backend() == "tensorflow"
+
+
+def value_of(inputs: Any, name: str) -> Any:
+    """Returns an entry of the input dict, or raises `ValueError` with its name."""
+    if not isinstance(inputs, Mapping):
+        raise ValueError(
+            "`inputs` must be a dict from feature name to tensor. "
+            f"Received: {type(inputs).__name__}."
+        )
+    if name not in inputs:
+        raise ValueError(
+            f"`inputs` must have an entry {name!r}. Received: entries {sorted(inputs)}."
+        )
+    return inputs[name]
+
+
+def _is_tensor(x: Any) -> bool:
+    return hasattr(x, "shape") and hasattr(x, "dtype")
+
+
+def _are_tensors(x: Any) -> bool:
+    return (
+        isinstance(x, (tuple, list)) and bool(x) and all(hasattr(p, "shape") for p in x)
+    )
+
+
+def _description(x: Any) -> str:
+    if _are_tensors(x):
+        return f"shapes {[tuple(part.shape) for part in x]}"
+    if isinstance(x, (tuple, list)):
+        return f"a {type(x).__name__}; make it an array, `np.array(...)`"
+    if not _is_tensor(x):
+        return f"{x!r}, of type {type(x).__name__}"
+    if is_sparse(x):
+        return (
+            "a sparse tensor; only `MultiCategorical` takes one, on TensorFlow. Parse "
+            "the entry with `tf.io.FixedLenFeature`, or make it dense"
+        )
+    if is_ragged(x):
+        return f"a ragged tensor of shape {tuple(x.shape)}"
+    return f"shape {tuple(x.shape)}"
+
+
+def _dtype_of(x: Any) -> str:
+    try:
+        return str(keras.backend.standardize_dtype(x.dtype))
+    except ValueError:  # NumPy's texts and objects
+        return str(x.dtype)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """Returns `(batch,)` for `(batch,)` or `(batch, 1)`."""
+    return ops.squeeze(x, axis=1) if len(x.shape) == 2 else x
+
+
+def _integer_ids(x: Tensor) -> Tensor:
+    """Returns integer ids in 32 or 64 bits."""
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    if dtype in ("int32", "int64"):
+        return x
+    if dtype in ("uint32", "uint64") and keras.backend.backend() == "jax":
+        # Without 64 bits a large id would wrap round to a valid one.
+        x = ops.minimum(x, 2**31 - 1)
+    elif dtype in ("uint32", "uint64"):
+        return ops.cast(x, "int64")
+    # Narrow integers could not be compared with a large vocabulary size.
+    return ops.cast(x, "int32")

@@ -1,0 +1,32 @@
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from keras import ops
+
+from fmlayers._types import Tensor
+from fmlayers.features import MultiCategorical
+from fmlayers.layers._fields.table import TableField
+from fmlayers.layers.masked_mean_pooling import MaskedMeanPooling
+
+if TYPE_CHECKING:
+    from fmlayers.layers.feature_embedding import FeatureEmbedding
+
+
+class MultiCategoricalField(TableField[MultiCategorical]):
+    """The rows of any number of ids, pooled."""
+
+    def __init__(
+        self, feature: MultiCategorical, layer: "FeatureEmbedding", l2: float
+    ) -> None:
+        super().__init__(feature, layer, l2)
+        self._pool = MaskedMeanPooling(combiner=feature.combiner, dtype=self.dtype)
+
+    def embed(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        (entry,) = self.feature.entries
+        ids, row_splits = entry.read(inputs)
+        # Zeros where a value is missing: a NaN that the pooling alone leaves out would
+        # reach the gradient.
+        vectors, present = self.look_up(ids, mask_zero=True)
+        squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
+        how = {"mask": present, "row_splits": row_splits}
+        return self._pool(vectors, **how), self._pool(squares, **how)

@@ -1,0 +1,68 @@
+from typing import Any
+
+import keras
+
+from fmlayers.layers import _named_weights as named
+from fmlayers.layers.history_lists import HistoryLists
+
+
+class FiledByName(keras.layers.Layer):
+    """A layer whose weights and histories a file has under their names.
+
+    Attributes:
+        histories: Dict from name to `HistoryLists`, which other layers may share.
+    """
+
+    built: bool
+    histories: dict[str, HistoryLists]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._fault = named.Last()
+
+    def named_weights(self) -> dict[tuple[str, str], Any]:
+        """Returns the layer's weights by role and name, in the order of `build`."""
+        raise NotImplementedError
+
+    def save_own_variables(self, store: Any) -> None:
+        if not self.built:
+            return
+        named.save(store, self._weights_by_key())
+        for name, lists in self.histories.items():
+            if lists.is_first_in(store):
+                named.save(store, {named.key_of("history", name): lists.parts()})
+
+    def load_own_variables(self, store: Any) -> None:
+        if not self.built:
+            super().load_own_variables(store)
+            return
+        # Keras tries a layer that failed again, by other paths, where the file has
+        # nothing, and reports the last error.
+        message = None if store.keys() else self._fault.of(store)
+        if message is None:
+            message = self._load(store)
+            self._fault.set(store, message)
+        if message:
+            raise ValueError(message)
+
+    def _load(self, store: Any) -> str:
+        """Assigns what a file has; returns what is wrong with the others."""
+        weights = self._weights_by_key()
+        lists = {}
+        for name, each in self.histories.items():
+            key = named.key_of("history", name)
+            if named.has(store, key):
+                lists[key] = each.parts()
+                each.is_loaded = True
+        faults = named.load(store, {**weights, **lists}, weights)
+        if not faults:
+            return ""
+        return (
+            f"Layer {self.name!r} cannot load all of its weights: {'; '.join(faults)}. "
+            "`fmlayers.models.warm_start` carries known rows over to a model with "
+            "another vocabulary or other features."
+        )
+
+    def _weights_by_key(self) -> dict[str, dict[str, Any]]:
+        weights = self.named_weights()
+        return {named.key_of(*key): {"": weight} for key, weight in weights.items()}
