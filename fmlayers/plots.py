@@ -344,9 +344,10 @@ def _functional(model: keras.Model) -> keras.Model:
     copy = type(model).from_config({**config, "encoder": None})
     copy.bias = 0.0  # no backend adds a variable to a symbolic tensor
     inputs = {
-        feature.name: feature.keras_input()
+        entry.name: entry.keras_input()
         for feature in copy.features
-        if hasattr(feature, "keras_input")
+        for entry in feature.entries
+        if entry.required
     }
     return keras.Model(inputs, copy.call(inputs), name=model.name)
 

@@ -11,7 +11,8 @@ from fmlayers._backend import accumulation_dtype
 from fmlayers._config import restore, state_config
 from fmlayers._exportable import Exportable
 from fmlayers._types import Tensor
-from fmlayers.features import Feature, MultiCategorical, Numeric
+from fmlayers.features import Feature
+from fmlayers.layers import FeatureEmbedding
 from fmlayers.layers._inputs import ChecksInputs, batch_size, shape_of
 
 if TYPE_CHECKING:
@@ -168,12 +169,10 @@ class ScoringModel(ChecksInputs, Exportable, keras.Model):
     def blank_example(self) -> dict[str, npt.NDArray[Any]]:
         """Returns a batch of one example whose entries have no values."""
         return {
-            name: np.zeros(
-                (1, 1) if isinstance(feature, MultiCategorical) else (1,),
-                "float32" if isinstance(feature, Numeric) else "int32",
-            )
+            entry.name: entry.blank()
             for feature in self.features
-            for name in feature.inputs
+            for entry in feature.entries
+            if entry.required
         }
 
     def score(
@@ -223,6 +222,32 @@ class ScoringModel(ChecksInputs, Exportable, keras.Model):
             name: Name of the feature.
         """
         return 0.0, 0.0
+
+    def set_history(
+        self, name: str, keys: npt.ArrayLike, values: npt.ArrayLike
+    ) -> None:
+        """Sets the pairs of a `History`; see `FeatureEmbedding.set_history`.
+
+        Args:
+            name: Name of the feature.
+            keys: Integers `(num_pairs,)`, in any order.
+            values: Integers `(num_pairs,)`.
+        """
+        if not self.built:
+            self.build()
+        layers = [
+            layer
+            for layer in self._flatten_layers()
+            if isinstance(layer, FeatureEmbedding) and name in layer.histories
+        ]
+        if not layers:
+            raise ValueError(
+                f"`name` must be the name of a `History`. Received: name={name!r}, "
+                f"with the features {[feature.name for feature in self.features]}."
+            )
+        # Layers may share one history.
+        for layer in {id(each.histories[name]): each for each in layers}.values():
+            layer.set_history(name, keys, values)
 
     def features_within(self, entries: Collection[str]) -> list[str]:
         """Returns the names of the features that read only these entries.

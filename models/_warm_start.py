@@ -8,7 +8,6 @@ import numpy.typing as npt
 from keras import ops
 
 from fmlayers._config import sublayers
-from fmlayers.features import History, Numeric
 from fmlayers.layers import FeatureEmbedding
 from fmlayers.models._by_field import ByField
 from fmlayers.scoring_model import ScoringModel
@@ -273,11 +272,8 @@ def _weights(layer: keras.layers.Layer | None) -> dict[str, Any]:
     if layer is None:
         return {}
     if isinstance(layer, FeatureEmbedding):
-        return {
-            **{f"table {name}": table for name, table in layer.tables.items()},
-            **{f"vector {name}": vector for name, vector in layer.vectors.items()},
-            **{f"bias {name}": bias for name, bias in layer.biases.items()},
-        }
+        named = layer.named_weights()
+        return {f"{role} {name}": weight for (role, name), weight in named.items()}
     inside = {id(w) for part in sublayers(layer).values() for w in part.weights}
     return {
         weight.name: weight
@@ -300,18 +296,14 @@ def _size(layer: FeatureEmbedding, table: str) -> int:
 def _column(layer: FeatureEmbedding, table: str, encoder: "Encoder") -> str | None:
     """Returns the column whose values are in a table, if it is the encoder's."""
     for feature in _readers(layer, table):
-        column = feature.values if isinstance(feature, History) else feature.name
+        column = feature.ids_entry
         if encoder.columns.get(column, "numeric") != "numeric":
             return column
     return None
 
 
 def _readers(layer: FeatureEmbedding, table: str) -> Sequence[Any]:
-    return [
-        feature
-        for feature in layer.features
-        if not isinstance(feature, Numeric) and feature.table_name == table
-    ]
+    return [feature for feature in layer.features if feature.table_name == table]
 
 
 def _numpy(x: Any) -> Array:

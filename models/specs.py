@@ -56,8 +56,7 @@ class ModelSpec:
         model_class: The class, or where it is defined, `"package.module:Class"`, to be
             imported when a model is built. Its constructor takes the columns, then
             `dim`, `scaler`, `l2`, `embeddings_initializer`, `bias_initializer` and
-            `encoder`, and the `settings`. For runs with histories the model has
-            `factors`, its `FeatureEmbedding`.
+            `encoder`, and the `settings`.
         summary: What the model is, in a line without a full stop.
         score: Optional formula of the score, for documents.
         paper: Optional authors and year of the paper.

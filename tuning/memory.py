@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from fmlayers.features import Feature, Numeric
+from fmlayers.features import Feature
 from fmlayers.models.specs import find
 from fmlayers.runs import TrainingConfig
 
@@ -18,10 +18,8 @@ def estimated_bytes(config: TrainingConfig, features: Sequence[Feature]) -> int:
         config: The configuration of the run.
         features: The features of its model.
     """
-    rows = sum(
-        1 if isinstance(feature, Numeric) else feature.vocabulary_size + 1
-        for feature in features
-    )
+    # With a row per table for unknown ids.
+    rows = sum(f.num_rows + (f.table_name is not None) for f in features)
     spec = find(config.model)
     units = config.hidden_units or spec.hidden_units
     weights = spec.num_weights(rows, len(features), config.dim, units)

@@ -200,7 +200,7 @@ class FeatureEmbedding(ChecksInputs, FiledByName):
 
     def l2_of(self, name: str) -> float:
         """Returns the L2 of a feature's rows."""
-        return self._coefficients[name]
+        return next(field.l2 for field in self._fields if field.feature.name == name)
 
     def set_history(
         self, name: str, keys: npt.ArrayLike, values: npt.ArrayLike

@@ -147,8 +147,8 @@ def _model(
     model = spec.make(features, **arguments)
     if pairs is not None:
         users, items = pairs.T
-        model.factors.set_history(HISTORIES[0], users, items)
-        model.factors.set_history(HISTORIES[1], items, users)
+        model.set_history(HISTORIES[0], users, items)
+        model.set_history(HISTORIES[1], items, users)
     return model
 
 
