@@ -27,7 +27,7 @@ import numpy as np
 import fmlayers
 from benchmarks._report import print_machine
 from benchmarks._timing import medians
-from fmlayers.export import export_run, item_vectors, query_vectors
+from fmlayers.export import item_vectors, query_vectors
 from fmlayers.models import MatrixFactorization
 from fmlayers.retrieval import TopN
 from fmlayers.runs import Run
@@ -86,9 +86,9 @@ def candidates(run: Run, count: int) -> dict[str, Any]:
 def of_a_run(path: Path, folder: Path) -> None:
     run = Run(path)
     model: Any = run.model
-    export_run(run, folder / "served")
+    run.export(folder / "served")
     for format, suffix in SUFFIXES.items():
-        export_run(run, folder / f"float32{suffix}", format)
+        run.export(folder / f"float32{suffix}", format)
     scorers: dict[str, Score] = {
         "Keras, predict": lambda x: model.predict(x, verbose=0),
         "Keras, called": lambda x: keras.ops.convert_to_numpy(model(x)),
@@ -118,7 +118,7 @@ def of_a_run(path: Path, folder: Path) -> None:
         for weights in ("float32", "float16", "int8"):
             file = folder / f"{weights}{suffix}"
             if not file.exists():
-                export_run(run, file, format, weights=weights)  # type: ignore[arg-type]
+                run.export(file, format, weights=weights)  # type: ignore[arg-type]
             errors = LOADERS[format](file)(inputs) - expected
             print(
                 f"{format:18}{weights:>10}{file.stat().st_size / 2**20:8.2f}"

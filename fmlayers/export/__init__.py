@@ -9,11 +9,9 @@ from fmlayers.export.item_vectors import (
     query_vectors,
     write_item_vectors,
 )
-from fmlayers.runs.model_export import export_run
 
 __all__ = [
     "export",
-    "export_run",
     "item_vectors",
     "query_vectors",
     "write_item_vectors",

@@ -9,8 +9,9 @@ import pytest
 from fmlayers.data import DataError, source
 from fmlayers.explain import explain, term_sizes
 from fmlayers.models import Ensemble, FactorizationMachine
-from fmlayers.runs import Run, report, train
-from fmlayers.runs.explanation import explain_fields, explain_pair, write_pictures
+from fmlayers.runs import Run, explanation, pictures, train
+from fmlayers.runs.explanation import explain_fields, explain_pair
+from fmlayers.runs.pictures import write_pictures
 
 FIELDS = ("user", "item", "age", "sex", "occupation", "year", "genres")
 
@@ -166,7 +167,7 @@ def test_text_of_the_fields(data, film_run):
 def test_reports_are_drawn(data, film_run, tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        report.plots, "field_heat_map", lambda *args, **options: calls.append(args)
+        explanation.plots, "field_heat_map", lambda *args, **options: calls.append(args)
     )
     pair = explain_pair(film_run, "1", "2")
     fields = explain_fields(film_run)
@@ -192,9 +193,9 @@ def test_pictures_of_a_run(data, film_run, tmp_path, monkeypatch):
 
 def test_pictures_show_the_test_rows(data, film_run, tmp_path, monkeypatch):
     calls = {}
-    for name in report.plots.__all__:
+    for name in pictures.plots.__all__:
         monkeypatch.setattr(
-            report.plots, name, lambda *args, name=name, **_: calls.update({name: args})
+            pictures.plots, name, lambda *args, name=name, **_: calls.update({name: args})
         )
     # An item that no training row has.
     shutil.copytree(film_run.path, tmp_path / "run")
@@ -233,7 +234,7 @@ def test_items_of_an_ensemble_are_those_of_its_members(data, film_run):
     run.model = Ensemble.of(
         2, lambda: FactorizationMachine(encoder.features, 3), encoder=encoder
     )
-    vectors, _ = report._items_of(run)
+    vectors, _ = pictures._items_of(run)
     names = ["item", "year", "genres"]
     inputs = {name: encoder.encode(name, data.items[name]) for name in names}
     _, expected = run.model.decompose(inputs, names)

@@ -5,12 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
 
-from fmlayers.data import Encoder, source
-from fmlayers.export import export_run
+from fmlayers.data import Encoder, source, synthetic
 from fmlayers.runs.recommender import Recommender
 from fmlayers.runs import Run, TrainingConfig, train
 
@@ -33,6 +33,18 @@ assert "fmlayers" not in sys.modules
 
 
 @pytest.fixture(scope="module")
+def on_tensorflow():
+    """Skip on backends that do not export, before other fixtures do."""
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("exports are TensorFlow's")
+
+
+@pytest.fixture(scope="module")
+def films():
+    return synthetic(num_users=30, num_items=25, num_ratings=300)
+
+
+@pytest.fixture(scope="module")
 def film_run(films, tmp_path_factory):
     config = TrainingConfig(
         features=["user", "item", "age", "sex", "genres", "year", "day"],
@@ -50,7 +62,7 @@ def film_run(films, tmp_path_factory):
 @pytest.fixture(scope="module")
 def served(film_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("served")
-    export_run(film_run, folder / "served")
+    film_run.export(folder / "served")
     return folder / "served"
 
 
@@ -164,7 +176,7 @@ def test_tensorflow_s_own_command_reads_it(served, card):
 
 @pytest.mark.parametrize("suffix", ["npy", "parquet"])
 def test_item_vectors(suffix, film_run, tmp_path):
-    path = export_run(film_run, tmp_path / f"v.{suffix}", "item_vectors")
+    path = film_run.export(tmp_path / f"v.{suffix}", "item_vectors")
     recommender = Recommender(film_run)
     if suffix == "npy":
         vectors = np.load(path)
@@ -190,7 +202,7 @@ def test_a_run_without_a_side_has_no_lists(films, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(source, "synthetic", lambda: films)
         run = train(config, tmp_path / "run")
-    export_run(run, tmp_path / "served")
+    run.export(tmp_path / "served")
     card = json.loads((tmp_path / "served" / "card.json").read_text("utf-8"))
     assert "recommend" not in card["signatures"]
     assert "serve_raw" in card["signatures"]
@@ -208,4 +220,4 @@ def test_no_item_vectors_error(films, tmp_path):
         patch.setattr(source, "synthetic", lambda: films)
         run = train(config, tmp_path / "run")
     with pytest.raises(ValueError, match="none: it is a NeuralMatrixFactorization"):
-        export_run(Run(run.path), tmp_path / "v.npy", "item_vectors")
+        Run(run.path).export(tmp_path / "v.npy", "item_vectors")

@@ -11,7 +11,8 @@ import pytest
 from fmlayers._files import put_in_place
 from fmlayers.data import DataError, Encoder
 from fmlayers.runs import Run, RunError, train
-from fmlayers.runs import run as runs
+from fmlayers.runs.folder import begin, locked, read_json
+from fmlayers.runs.prediction import predict
 
 
 def rows_of(films, count=50):
@@ -20,7 +21,7 @@ def rows_of(films, count=50):
 
 def test_side_columns_come_from_the_run(films, film_run):
     inputs = film_run.encoder.transform(films.table().iloc[:50])
-    expected = runs.predict(film_run.model, inputs)
+    expected = predict(film_run.model, inputs)
     assert expected.shape == (50,)
     assert expected.dtype == np.float32
     np.testing.assert_allclose(film_run.predict(rows_of(films)), expected, rtol=1e-6)
@@ -63,7 +64,7 @@ def test_columns_of_the_rows_take_precedence(films, film_run):
     table = films.table().iloc[:20].assign(age=71.0, sex=None)
     inputs = film_run.encoder.transform(table)
     np.testing.assert_allclose(
-        film_run.predict(rows), runs.predict(film_run.model, inputs), rtol=1e-6
+        film_run.predict(rows), predict(film_run.model, inputs), rtol=1e-6
     )
     assert (film_run.predict(rows) != film_run.predict(rows_of(films, 20))).any()
 
@@ -89,7 +90,7 @@ def test_unknown_and_missing_users_and_items(films, film_run):
     predicted = film_run.predict(rows)
     assert (np.isfinite(predicted) & (predicted >= 1) & (predicted <= 5)).all()
     np.testing.assert_allclose(
-        predicted, runs.predict(film_run.model, inputs), rtol=1e-6
+        predicted, predict(film_run.model, inputs), rtol=1e-6
     )
 
 
@@ -208,7 +209,7 @@ def test_a_folder_of_something_else_is_never_touched(tmp_path):
         for options in ((False, False), (False, True), (True, False), (True, True)):
             resume, overwrite = options
             with pytest.raises(RunError):
-                runs.begin(tmp_path / name, {}, resume=resume, overwrite=overwrite)
+                begin(tmp_path / name, {}, resume=resume, overwrite=overwrite)
     assert (tmp_path / "folder" / "thesis.tex").is_file()
     assert (tmp_path / "file").is_file()
     assert (tmp_path / "new.partial" / "thesis.tex").is_file()
@@ -217,27 +218,27 @@ def test_a_folder_of_something_else_is_never_touched(tmp_path):
 
 def test_an_empty_folder_is_free(tmp_path):
     (tmp_path / "run").mkdir()
-    partial = runs.begin(tmp_path / "run", {"a": 1}, resume=False, overwrite=False)
+    partial = begin(tmp_path / "run", {"a": 1}, resume=False, overwrite=False)
     put_in_place(partial, tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    assert runs.read_json(tmp_path / "run" / "config.json") == {"a": 1}
+    assert read_json(tmp_path / "run" / "config.json") == {"a": 1}
 
 
 def test_an_interrupted_run_is_not_begun_anew_unasked(tmp_path):
-    partial = runs.begin(tmp_path / "run", {"a": 1}, resume=False, overwrite=False)
+    partial = begin(tmp_path / "run", {"a": 1}, resume=False, overwrite=False)
     (partial / "progress.json").write_text("{}")
     with pytest.raises(RunError, match="interrupted run: go on with `--resume`, or"):
-        runs.begin(tmp_path / "run", {"a": 1}, resume=False, overwrite=False)
-    assert runs.begin(tmp_path / "run", {"a": 1}, resume=True, overwrite=False)
+        begin(tmp_path / "run", {"a": 1}, resume=False, overwrite=False)
+    assert begin(tmp_path / "run", {"a": 1}, resume=True, overwrite=False)
     assert set(contents(partial)) == {"config.json", "progress.json"}
-    runs.begin(tmp_path / "run", {"a": 2}, resume=False, overwrite=True)
+    begin(tmp_path / "run", {"a": 2}, resume=False, overwrite=True)
     assert set(contents(partial)) == {"config.json"}
 
 
 def test_put_in_place_replaces_what_was_there(tmp_path):
     out = tmp_path / "run"
     for a in (1, 2):
-        partial = runs.begin(out, {"a": a}, resume=False, overwrite=True)
+        partial = begin(out, {"a": a}, resume=False, overwrite=True)
         for name in ("metrics.json", "model.keras", f"only-{a}"):
             (partial / name).write_text(str(a))
         assert not out.exists() or contents(out)["model.keras"] == b"1"
@@ -253,11 +254,11 @@ def test_put_in_place_replaces_what_was_there(tmp_path):
 
 @pytest.mark.slow
 def test_a_folder_is_written_by_one_process(tmp_path):
-    partial = runs.begin(tmp_path / "run", {}, resume=False, overwrite=False)
+    partial = begin(tmp_path / "run", {}, resume=False, overwrite=False)
     script = f"""
 from pathlib import Path
-from fmlayers.runs import run as runs
-with runs.locked(Path({str(partial)!r})):
+from fmlayers.runs.folder import locked
+with locked(Path({str(partial)!r})):
     print("locked", flush=True)
     input()
 """
@@ -270,9 +271,9 @@ with runs.locked(Path({str(partial)!r})):
         assert other.stdout.readline() == "locked\n"
         for resume in (False, True):
             with pytest.raises(RunError, match="written by another process"):
-                runs.begin(tmp_path / "run", {}, resume=resume, overwrite=True)
+                begin(tmp_path / "run", {}, resume=resume, overwrite=True)
         other.communicate("\n")
-    runs.begin(tmp_path / "run", {}, resume=True, overwrite=False)
+    begin(tmp_path / "run", {}, resume=True, overwrite=False)
 
 
 def test_unknown_rows_are_told(run):

@@ -602,8 +602,8 @@ def test_what_would_be_searched_is_told(make_config):
 def test_a_study_is_written_by_one_process(study, make_config):
     script = f"""
 from pathlib import Path
-from fmlayers.runs import run as runs
-with runs.locked(Path({str(study.path)!r})):
+from fmlayers.runs.folder import locked
+with locked(Path({str(study.path)!r})):
     print("locked", flush=True)
     input()
 """
