@@ -14,19 +14,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from fmlayers.cli.tables import print_items
     from fmlayers.runs import Run
-    from fmlayers.runs.recommender import Recommender
 
-    recommender = Recommender(Run(options.run))
-    position = recommender.catalogue.find(options.item)
-    cosines, positions = recommender.similar(position, options.top)
-    if not recommender.is_exact:
+    finished = Run(options.run)
+    found = finished.similar(options.item, options.top)
+    if finished.model.decomposition != "exact":
         print(
             "fmlayers: compared by the vectors of the model's factorization machine "
             "alone",
             file=sys.stderr,
         )
-    found = recommender.described(positions[0]).assign(
-        cosine=cosines[0][positions[0] >= 0]
-    )
-    print_items(f"Most like {recommender.catalogue.name(position)}", found)
+    catalogue = finished.catalogue()
+    name = catalogue.name(catalogue.find(options.item))
+    print_items(f"Most like {name}", found)
     return 0

@@ -1,7 +1,7 @@
 """A run judged on its test rows: its ratings, and its lists."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +21,8 @@ from fmlayers.retrieval import SeenItems
 from fmlayers.runs.recommender import Recommender, positions_of
 from fmlayers.runs.prediction import predict
 from fmlayers.scoring_model import ScoringModel
+from fmlayers.runs.saved_run import SavedRun
 
-if TYPE_CHECKING:
-    from fmlayers.runs.run import Run
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -79,7 +78,7 @@ class Evaluation:
 
 
 def evaluate(
-    run: "Run",
+    run: SavedRun,
     dataset: Dataset | None = None,
     *,
     k: int = 25,

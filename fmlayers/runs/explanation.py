@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +20,8 @@ from fmlayers.explain import (
     term_sizes,
 )
 from fmlayers.runs.prediction import predict
+from fmlayers.runs.saved_run import SavedRun
 
-if TYPE_CHECKING:
-    from fmlayers.runs.run import Run
 
 
 MOST_TERMS = 10
@@ -116,7 +114,7 @@ class FieldReport:
         return f"{MEASURES[self.sizes.measure]} of each term of the raw score"
 
 
-def explain_pair(run: "Run", user: str, item: str) -> PairReport:
+def explain_pair(run: SavedRun, user: str, item: str) -> PairReport:
     """Takes the rating of a user and an item apart.
 
     A column that describes a rating itself, such as its day, counts as missing.
@@ -142,7 +140,7 @@ def explain_pair(run: "Run", user: str, item: str) -> PairReport:
 
 
 def explain_fields(
-    run: "Run", data: str | None = None, *, measure: Measure = "std"
+    run: SavedRun, data: str | None = None, *, measure: Measure = "std"
 ) -> FieldReport:
     """Measures on the test rows how much each field and each pair matters.
 
@@ -159,13 +157,13 @@ def explain_fields(
     return FieldReport(term_sizes(run.model, inputs, measure=measure))
 
 
-def test_rows(run: "Run", data: str | None = None) -> pd.DataFrame:
+def test_rows(run: SavedRun, data: str | None = None) -> pd.DataFrame:
     """Returns the test rows of a run, joined with what is known of users and items."""
     dataset = run.dataset(data)
     return dataset.table().iloc[run.split(dataset).test]
 
 
-def _value(run: "Run", field: str, table: pd.DataFrame) -> str:
+def _value(run: SavedRun, field: str, table: pd.DataFrame) -> str:
     if field not in table or field not in run.encoder.columns:
         return ""
     encoded = np.ravel(run.encoder.encode(field, table[field])[0])

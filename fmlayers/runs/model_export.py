@@ -2,22 +2,20 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 from typing import Any
 
 from fmlayers.export.exporter import Weights, export
 from fmlayers.export.item_vectors import write_item_vectors
 from fmlayers.runs.recommender import Recommender, catalogue_of
+from fmlayers.runs.saved_run import SavedRun
 
-if TYPE_CHECKING:
-    from fmlayers.runs.run import Run
 
 
 DATA = ("fingerprint", "split", "seed", "test_fraction")
 
 
 def export_run(
-    run: "Run",
+    run: SavedRun,
     path: str | os.PathLike[str],
     format: str = "saved_model",
     *,
