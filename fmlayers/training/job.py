@@ -20,10 +20,10 @@ from fmlayers.data import (
     Dataset,
     Split,
     SyntheticDataset,
+    sources,
     split_rows,
     write_csv,
 )
-from fmlayers.data import source as sources
 from fmlayers.data.columns import describe_columns
 from fmlayers.data.encoder import UNKNOWN, Kind
 from fmlayers.training import run as runs

@@ -22,8 +22,8 @@ from fmlayers.data import (
     read_table,
     split_rows,
 )
-from fmlayers.data._stream import in_order
 from fmlayers.data.encoder import MISSING, UNKNOWN, as_text
+from fmlayers.data.pipelines import in_order
 
 fcntl: Any
 try:

@@ -161,7 +161,9 @@ def test_repeated_rows_can_be_kept_or_refused(csv):
     data = read_ratings(path, on_duplicate="keep")
     assert data.ratings["rating"].tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]
     assert data.repairs == ()
-    match = r"^clicks.csv, line 4: the user a has the item b .* at clicks.csv, line 2$"
+    match = (
+        r"^clicks.csv, line 4: user a has already rated item b, at clicks.csv, line 2$"
+    )
     with pytest.raises(DataError, match=match):
         read_ratings(path, on_duplicate="error")
 
@@ -398,12 +400,16 @@ def test_tables_that_do_not_fit(tables):
         Dataset("mine", tables["ratings"].drop(columns="rating"))
     with pytest.raises(DataError, match="`users` has no column 'user'"):
         Dataset("mine", tables["ratings"], users=tables["items"])
-    with pytest.raises(DataError, match="`users` must have one row a user. It has 1"):
+    with pytest.raises(
+        DataError, match="`users` must have one row per user.*of user 1"
+    ):
         Dataset("mine", tables["ratings"], pd.DataFrame({"user": [2, 1, 1]}))
-    with pytest.raises(DataError, match="column 'device' of `users` is in another"):
+    with pytest.raises(DataError, match="Column 'device' of `users` is in another"):
         Dataset("mine", tables["ratings"], tables["users"].assign(device=1))
     text = tables["users"].astype({"user": str})
-    with pytest.raises(DataError, match=r"`users` has no row of any user .*int64"):
+    with pytest.raises(
+        DataError, match=r"`users` must have rows of the users in .*int64"
+    ):
         Dataset("mine", tables["ratings"], text)
 
 

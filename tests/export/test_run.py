@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fmlayers.data import Encoder, source
+from fmlayers.data import Encoder, sources
 from fmlayers.export import export_run
 from fmlayers.models.from_config import model_from_config
 from fmlayers.retrieval.from_run import Recommender
@@ -43,7 +43,7 @@ def film_run(films, tmp_path_factory):
         validation_fraction=0.0,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source, "synthetic", lambda: films)
+        patch.setattr(sources, "synthetic", lambda: films)
         out = tmp_path_factory.mktemp("runs") / "films"
         return train(config, out, model_from_config)
 
@@ -189,7 +189,7 @@ def test_a_run_without_a_side_has_no_lists(films, tmp_path):
         features=["age", "sex"], dim=2, max_epochs=1, validation_fraction=0.0
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source, "synthetic", lambda: films)
+        patch.setattr(sources, "synthetic", lambda: films)
         run = train(config, tmp_path / "run", model_from_config)
     export_run(run, tmp_path / "served")
     card = json.loads((tmp_path / "served" / "card.json").read_text("utf-8"))
@@ -206,7 +206,7 @@ def test_no_item_vectors_error(films, tmp_path):
         validation_fraction=0.0,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source, "synthetic", lambda: films)
+        patch.setattr(sources, "synthetic", lambda: films)
         run = train(config, tmp_path / "run", model_from_config)
     with pytest.raises(ValueError, match="none: it is a NeuralMatrixFactorization"):
         export_run(Run(run.path), tmp_path / "v.npy", "item_vectors")

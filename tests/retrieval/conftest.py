@@ -1,6 +1,6 @@
 import pytest
 
-from fmlayers.data import source, synthetic, write_csv
+from fmlayers.data import sources, synthetic, write_csv
 from fmlayers.models.from_config import model_from_config
 from fmlayers.training import TrainingConfig, train
 
@@ -21,7 +21,7 @@ def make_run(films, tmp_path_factory):
         small = {"dim": 3, "max_epochs": 2, "batch_size": 32, "linear_l2": 0.0}
         config = TrainingConfig(data=data, validation_fraction=0.0, **small | changes)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(source, "synthetic", lambda: films)
+            patch.setattr(sources, "synthetic", lambda: films)
             out = tmp_path_factory.mktemp("runs") / "run"
             return train(config, out, model_from_config)
 

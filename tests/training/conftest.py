@@ -2,7 +2,7 @@ import functools
 
 import pytest
 
-from fmlayers.data import source, synthetic, write_csv
+from fmlayers.data import sources, synthetic, write_csv
 from fmlayers.models.from_config import model_from_config
 from fmlayers.training import TrainingConfig, train
 
@@ -51,7 +51,7 @@ def film_run(films, make_config, tmp_path_factory):
     """Train a run of all of MovieLens' columns, most in tables of their own."""
     config = make_config(data="synthetic", validation_fraction=0.0, max_epochs=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source, "synthetic", lambda: films)
+        patch.setattr(sources, "synthetic", lambda: films)
         return train(
             config, tmp_path_factory.mktemp("runs") / "films", model_from_config
         )

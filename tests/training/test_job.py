@@ -13,7 +13,7 @@ import pytest
 
 import fmlayers
 from fmlayers.cli import main
-from fmlayers.data import DataError, source, split_rows, write_csv
+from fmlayers.data import DataError, sources, split_rows, write_csv
 from fmlayers.models.from_config import model_from_config
 from fmlayers.optimizers import LazyAdam
 from fmlayers.training import Run, RunError, TrainingConfig, fitting, train
@@ -89,7 +89,7 @@ def test_metrics_say_what_the_run_was(run, make_config, early, backend):
         "user": "categorical",
         "item": "categorical",
     }
-    fingerprint = source.load(config["data"]).fingerprint()
+    fingerprint = sources.load(config["data"]).fingerprint()
     assert metrics["config"]["fingerprint"] == fingerprint
     assert metrics["config"] == json.loads((run.path / "config.json").read_text())
     assert metrics["versions"]["fmlayers"] == fmlayers.__version__

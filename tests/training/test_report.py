@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fmlayers.data import DataError, source
+from fmlayers.data import DataError, sources
 from fmlayers.explain import explain, term_sizes
 from fmlayers.models import Ensemble, FactorizationMachine
 from fmlayers.models.from_config import model_from_config
@@ -19,7 +19,7 @@ FIELDS = ("user", "item", "age", "sex", "occupation", "year", "genres")
 @pytest.fixture
 def data(films, monkeypatch):
     """Let `synthetic` be what the run was trained on."""
-    monkeypatch.setattr(source, "synthetic", lambda: films)
+    monkeypatch.setattr(sources, "synthetic", lambda: films)
     return films
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fmlayers.data import source, synthetic
+from fmlayers.data import sources, synthetic
 from fmlayers.models.from_config import model_from_config
 from fmlayers.retrieval.from_run import Recommender
 from fmlayers.training import TrainingConfig, train
@@ -20,7 +20,7 @@ USERS, K = ["1", "5", "nobody"], 5
 
 def main(out: Path) -> None:
     films = synthetic(num_users=12, num_items=10, num_ratings=90)
-    source.synthetic = lambda: films
+    sources.synthetic = lambda: films
     config = TrainingConfig(
         features=["user", "item", "age", "sex", "genres", "year", "day"],
         histories=True,
