@@ -9,7 +9,7 @@ import numpy.typing as npt
 from keras import ops
 
 from fmlayers._checks import integer
-from fmlayers.retrieval._blocks import merge, nothing, top_k
+from fmlayers.retrieval.blocks import merge, nothing, top_k
 from fmlayers.retrieval.top_n import TopN
 from fmlayers.scoring_model import ScoringModel
 

@@ -11,7 +11,7 @@ from fmlayers._config import deserialize_objects
 from fmlayers._exportable import Exportable
 from fmlayers._types import Tensor
 from fmlayers.layers._inputs import batch_size, shape_of
-from fmlayers.retrieval._blocks import merge, nothing
+from fmlayers.retrieval.blocks import merge, nothing
 from fmlayers.scoring_model import ScoringModel
 
 
