@@ -191,8 +191,8 @@ def download_movielens(
             partial.replace(archive)
     except Exception as error:  # Keras raises a bare Exception for a host out of reach.
         raise DataError(
-            f"{url} can't be downloaded: {error}. Check the connection, or download it "
-            f"by other means and pass the path of the file in place of {name!r}."
+            f"{url} cannot be downloaded: {error}. Check the connection, or download "
+            f"it by other means and pass the path of the file in place of {name!r}."
         ) from error
     finally:
         partial.unlink(missing_ok=True)
@@ -214,7 +214,7 @@ def _fault(archive: Path, digest: str | None) -> str | None:
         with zipfile.ZipFile(archive) as opened:
             broken = opened.testzip()
     except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-        return f"is truncated or isn't a zip ({error})"
+        return f"is truncated or not a zip file ({error})"
     return f"is damaged at {broken}" if broken else None
 
 
@@ -315,7 +315,7 @@ def _open_zip(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
             return archive.namelist(), read
     except damage as error:
         raise DataError(
-            f"{source} is truncated, or isn't a zip: {error}. {remedy}"
+            f"{source} is truncated or not a zip file: {error}. {remedy}"
         ) from error
 
 

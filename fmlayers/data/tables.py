@@ -231,7 +231,7 @@ def read_bytes(path: Path) -> bytes:
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file.") from None
     except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror}.") from error
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def _read_parquet(data: bytes, name: str) -> pd.DataFrame:
@@ -242,7 +242,7 @@ def _read_parquet(data: bytes, name: str) -> pd.DataFrame:
             f"{name} needs pyarrow: install it with `pip install fmlayers[parquet]`."
         ) from error
     except (ValueError, OSError) as error:
-        raise DataError(f"{name} isn't a readable Parquet file: {error}") from error
+        raise DataError(f"{name} is not a readable Parquet file: {error}") from error
     if frame.empty:
         raise DataError(f"{name} has no rows.")
     for column in frame.select_dtypes("category"):
@@ -312,7 +312,7 @@ def _check_columns(source: _Source, columns: dict[str, str]) -> None:
     for name in RATING_COLUMNS:
         if name in names and name not in columns.values():
             raise DataError(
-                f"{source.name} has a column {name!r} that isn't used as `{name}`. "
+                f"{source.name} has a column {name!r} that is not used as `{name}`. "
                 "Rename it, or leave it out."
             )
 

@@ -304,7 +304,7 @@ def test_a_name_that_is_nothing():
 def test_a_truncated_zip(make_movielens, zipped):
     archive = zipped(make_movielens("ml-1m"))
     archive.write_bytes(archive.read_bytes()[:-40])
-    with pytest.raises(DataError, match=r"archive\.zip is truncated, or isn't a zip"):
+    with pytest.raises(DataError, match=r"archive\.zip is truncated or not a zip file"):
         load_movielens(archive)
 
 
@@ -398,7 +398,7 @@ def test_a_truncated_download_is_not_kept(cut, server, archive_1m, tmp_path):
     server.files["/data/ml-latest.zip"] = data[:-50]
     server.promised_more = 50 if cut == "closed early" else 0
     cache = tmp_path / "cache"
-    match = "can't be downloaded" if cut == "closed early" else "is truncated"
+    match = "cannot be downloaded" if cut == "closed early" else "is truncated"
     with pytest.raises(DataError, match=f"{server.url}/ml-latest.zip {match}"):
         download_movielens("ml-latest", base_url=server.url, cache_dir=cache)
     assert list(cache.iterdir()) == []
@@ -414,14 +414,14 @@ def test_a_damaged_file_in_a_download_without_digest(server, archive_1m, tmp_pat
 
 
 def test_an_archive_that_is_not_there(server, tmp_path):
-    with pytest.raises(DataError, match=r"ml-1m\.zip can't be downloaded: .*404"):
+    with pytest.raises(DataError, match=r"ml-1m\.zip cannot be downloaded: .*404"):
         download_movielens("ml-1m", base_url=server.url, cache_dir=tmp_path)
 
 
 def test_a_host_out_of_reach(server, tmp_path):
     server.server_close()
     with pytest.raises(
-        DataError, match=r"can't be downloaded: .* Check the connection"
+        DataError, match=r"cannot be downloaded: .* Check the connection"
     ):
         download_movielens("ml-1m", base_url=server.url, cache_dir=tmp_path)
 

@@ -232,7 +232,7 @@ def test_a_missing_file(tmp_path):
 
 
 def test_a_folder_is_no_table(tmp_path):
-    with pytest.raises(DataError, match="can't be read: Is a directory"):
+    with pytest.raises(DataError, match="cannot be read: Is a directory"):
         read_table(tmp_path)
 
 
@@ -244,9 +244,9 @@ def test_a_truncated_gzip(csv):
 
 def test_a_column_that_would_have_the_name_of_another(csv):
     text = "customer,user,item,rating\na,b,c,1\n"
-    with pytest.raises(DataError, match="a column 'user' that isn't used as `user`"):
+    with pytest.raises(DataError, match="a column 'user' that is not used as `user`"):
         read_ratings(csv(text), user="customer")
-    with pytest.raises(DataError, match="a column 'rating' that isn't used"):
+    with pytest.raises(DataError, match="a column 'rating' that is not used"):
         read_ratings(csv(text), rating=None)
 
 
@@ -296,7 +296,7 @@ def test_bad_parquet(tmp_path):
     with pytest.raises(DataError, match=r"clicks\.parquet, row 2: the user .* missing"):
         read_ratings(path)
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(DataError, match=r"clicks\.parquet isn't a readable Parquet"):
+    with pytest.raises(DataError, match=r"clicks\.parquet is not a readable Parquet"):
         read_ratings(path)
     frame.iloc[:0].to_parquet(path)
     with pytest.raises(DataError, match=r"clicks\.parquet has no rows"):

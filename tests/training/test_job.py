@@ -313,7 +313,7 @@ def test_nothing_to_resume(make_config, tmp_path, failing):
 @pytest.mark.parametrize(
     ("changes", "table", "match"),
     [
-        ({"data": "no-such-data"}, None, "isn't there"),
+        ({"data": "no-such-data"}, None, "does not exist"),
         ({"features": ["user", "colour"]}, None, "Feature 'colour'"),
         ({"split": "u1"}, None, r"shop has no fold 'u1'. It can be split by \['random"),
         ({"test_fraction": 1.5}, None, "`test_fraction` must be"),
