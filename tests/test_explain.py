@@ -276,7 +276,7 @@ def test_errors(models):
     empty = {name: x[:0] for name, x in BATCH.items()}
     check_error("`inputs` must not be empty", lambda: term_sizes(model, empty))
     check_error(
-        r"`matrix` must have a row.*\(2, 2\) and 3 fields",
+        r"`matrix` must have one row.*\(2, 2\) and 3 fields",
         lambda: ranked_terms(np.zeros((2, 2)), ["a", "b", "c"]),
     )
 
