@@ -1,7 +1,7 @@
-"""What `keras.ops` has no word for, backend by backend.
+"""Operations that `keras.ops` lacks, implemented for each backend.
 
-Everything else in the layers is written in `keras.ops`, so that it gives the
-same numbers under TensorFlow, JAX and PyTorch.
+All other code of the layers uses `keras.ops` alone, and computes the same numbers on
+TensorFlow, JAX and PyTorch.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _PORTABLE = ContextVar("portable", default=False)
 
 @contextmanager
 def portable_graph() -> Iterator[None]:
-    """Lets what is traced inside keep to what LiteRT and ONNX have, too."""
+    """Restricts the graphs traced in the block to operations of LiteRT and ONNX."""
     token = _PORTABLE.set(True)
     try:
         yield
@@ -34,21 +34,21 @@ def accumulation_dtype(dtype: str) -> str:
 
 
 def id_dtype() -> str:
-    """Returns the widest integer of the backend, into which any id fits."""
+    """Returns the widest integer dtype of the backend, which is used for ids."""
     return "int32" if keras.backend.backend() == "jax" else "int64"
 
 
 def only_traces_shapes() -> bool:
-    """Tells whether Keras runs the code on made-up tensors, to learn shapes.
+    """Returns whether Keras is running the code symbolically, to infer shapes.
 
-    It does so to rebuild a user's subclassed model from a file, and makes every
-    input a float32, ids too.
+    Keras does so to rebuild a subclassed model from a file. All inputs are then
+    float32, even ids.
     """
     return bool(in_symbolic_scope())
 
 
 def is_ragged(x: Tensor) -> bool:
-    """Tells whether `x` is a ragged tensor, which exists on TensorFlow alone."""
+    """Returns whether `x` is a ragged tensor, which only TensorFlow has."""
     if keras.backend.backend() != "tensorflow":
         return False
     if isinstance(x, keras.KerasTensor):
@@ -59,7 +59,7 @@ def is_ragged(x: Tensor) -> bool:
 
 
 def is_sparse(x: Tensor) -> bool:
-    """Tells whether `x` is a sparse tensor, such as `tf.io.VarLenFeature` parses to."""
+    """Returns whether `x` is a sparse tensor, such as from `tf.io.VarLenFeature`."""
     if isinstance(x, keras.KerasTensor):
         return bool(x.sparse)
     if keras.backend.backend() == "tensorflow":
@@ -76,10 +76,10 @@ def is_sparse(x: Tensor) -> bool:
 
 
 def rows_of_sparse(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the values of a `tf.SparseTensor`, row after row, and their row splits.
+    """Returns the values of a `tf.SparseTensor` and their row splits.
 
     Args:
-        x: `(rows, columns)`, its entries in the order of rows.
+        x: Sparse tensor of shape `(rows, columns)`, with its entries sorted by row.
     """
     import tensorflow as tf
 
@@ -89,25 +89,25 @@ def rows_of_sparse(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def row_of_each(row_splits: Tensor, count: Tensor) -> Tensor:
-    """Returns the row of each of `count` values that lie row after row.
+    """Returns the row index of each value of a ragged tensor.
 
     Args:
-        row_splits: Integers `(rows + 1,)`: row i has the values from
-            `row_splits[i]` to `row_splits[i + 1]`.
-        count: How many values there are, an integer or an integer tensor.
+        row_splits: Integers of shape `(rows + 1,)`. Row i consists of the values
+            `row_splits[i]` to `row_splits[i + 1] - 1`.
+        count: Integer or integer tensor, the number of values.
 
     Returns:
-        Integers `(count,)` in ascending order.
+        Integers of shape `(count,)`, in ascending order.
     """
-    # Marks where rows start, summed up: a binary search for each value takes XLA
-    # thirty times as long.
+    # The cumulative sum of marks at the starts of rows. In XLA, a binary search for
+    # each value takes thirty times as long.
     starts = ops.cast(row_splits[1:-1], "int32")
     return ops.cumsum(ops.segment_sum(ops.ones_like(starts), starts, count + 1))[:-1]
 
 
 def unstack(x: Tensor, axis: int) -> list[Tensor]:
-    """Returns the tensors along an axis of known length, without that axis."""
-    if _PORTABLE.get():  # LiteRT's own fails for an empty batch
+    """Unstacks a tensor along an axis of static length."""
+    if _PORTABLE.get():  # LiteRT's operation fails for an empty batch
         before = (slice(None),) * axis
         return [x[(*before, i)] for i in range(x.shape[axis])]
     return list(ops.unstack(x, axis=axis))
@@ -116,22 +116,22 @@ def unstack(x: Tensor, axis: int) -> list[Tensor]:
 @keras.saving.register_keras_serializable(package="fmlayers")
 def softplus(x: Tensor) -> Tensor:
     """Returns log(1 + exp(x))."""
-    if _PORTABLE.get():  # LiteRT's own ends at 88
+    if _PORTABLE.get():  # LiteRT's operation overflows at 88
         return ops.maximum(x, 0.0) + ops.log(1.0 + ops.exp(-ops.abs(x)))
     return ops.softplus(x)
 
 
 def raise_where(invalid: Tensor, ids: Tensor, message: str) -> Tensor:
-    """Returns `ids`, having raised `message` and the first id that is `invalid`.
+    """Returns `ids`, or raises an error if an id is invalid.
 
-    Eager code raises `ValueError` on every backend, compiled code its runtime's
-    own error with the same sentence. The exception is an XLA program of
-    TensorFlow: it drops the check, having no way to raise.
+    Eager code raises `ValueError` on every backend. Compiled code raises an error of
+    its runtime with the same message, except for XLA programs of TensorFlow, which
+    cannot raise and drop the check.
 
     Args:
-        invalid: Boolean tensor, shaped as `ids`.
+        invalid: Boolean tensor, of the same shape as `ids`.
         ids: Integer tensor.
-        message: Sentence to raise; the id is added to it.
+        message: Error message, to which the first invalid id is added.
     """
 
     def check(ids: np.ndarray, invalid: np.ndarray) -> np.ndarray:
@@ -165,19 +165,20 @@ def raise_where(invalid: Tensor, ids: Tensor, message: str) -> Tensor:
 def spans_of_batch(
     offsets: Tensor, keys: Tensor, num_pairs: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Finds the spans of a batch's distinct keys in an array of lists.
+    """Returns the spans of the distinct keys of a batch in a ragged array.
 
-    JAX, whose shapes must not depend on the data, gets the spans of all keys.
+    On JAX, where shapes must not depend on the data, these are the spans of all keys.
 
     Args:
-        offsets: Integers `(keys + 1,)`: key k has the span offsets[k] to
-            offsets[k + 1].
-        keys: Integers `(batch,)`.
-        num_pairs: The last of the offsets.
+        offsets: Integers of shape `(keys + 1,)`. The span of key k is `offsets[k]` to
+            `offsets[k + 1] - 1`.
+        keys: Integers of shape `(batch,)`.
+        num_pairs: Integer, the last of the offsets.
 
     Returns:
-        The spans' positions, one span after the other, and of each position the
-        number of its span; the lengths of the spans; the span of each example.
+        A tuple of four integer tensors: the positions of all spans, concatenated; the
+        index of the span of each position; the length of each span; and the index of
+        the span of each example.
     """
     backend = keras.backend.backend()
     if backend == "tensorflow":
@@ -215,21 +216,22 @@ def sum_spans(rows: Tensor, owners: Tensor, count: Tensor) -> Tensor:
     """Sums the rows of each span.
 
     Args:
-        rows: Floats `(positions, ...)`.
-        owners: Integers `(positions,)` in ascending order, the span of each row.
-        count: How many spans there are; an integer, on TensorFlow a tensor.
+        rows: Floats of shape `(positions, ...)`.
+        owners: Integers of shape `(positions,)` in ascending order, the index of the
+            span of each row.
+        count: Number of spans: an integer, or a tensor on TensorFlow.
 
     Returns:
-        `(count, ...)`; zeros for an empty span.
+        Floats of shape `(count, ...)`, with zeros for an empty span.
     """
     if keras.backend.backend() == "tensorflow" and not _PORTABLE.get():
         import tensorflow as tf
 
-        # Six times faster than the unsorted sum, but it ends at the last owner, and in
-        # LiteRT no owner may be without rows.
+        # Six times faster than the unsorted sum, but its result ends at the last owner,
+        # and LiteRT supports no empty spans.
         sums = tf.math.segment_sum(rows, owners)
         missing = tf.expand_dims(count - tf.shape(sums)[0], 0)
         empty = tf.zeros(tf.concat([missing, tf.shape(sums)[1:]], 0), sums.dtype)
         return tf.concat([sums, empty], 0)
-    # One span more than there are: Keras on PyTorch takes 0 for "not given".
+    # With an additional span, since Keras on PyTorch treats 0 like a missing argument.
     return ops.segment_sum(rows, owners, count + 1)[:count]

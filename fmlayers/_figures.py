@@ -1,4 +1,4 @@
-"""Figures of matplotlib without its global state, in the colours of all pictures."""
+"""Creates and writes matplotlib figures without global state, in a common style."""
 
 import importlib
 import os
@@ -7,10 +7,10 @@ from typing import Any
 
 from fmlayers._files import whole_file
 
-Figure = Any  # matplotlib.figure.Figure, which may not be installed
+Figure = Any  # matplotlib.figure.Figure; matplotlib may not be installed
 File = str | os.PathLike[str]
 
-# Okabe and Ito's colours, told apart by the colour-blind too.
+# The colors of Okabe and Ito, which colorblind readers can distinguish.
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = (
     "#0072B2",
     "#E69F00",
@@ -23,6 +23,11 @@ GREY = "#B0B0B0"
 
 
 def matplotlib(module: str) -> Any:
+    """Imports a submodule of matplotlib.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
     try:
         return importlib.import_module(f"matplotlib.{module}")
     except ImportError as error:
@@ -33,7 +38,8 @@ def matplotlib(module: str) -> Any:
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Any]:
-    # Not pyplot's, which would keep the figure and choose a backend.
+    """Creates a figure of a size in inches, and its axes."""
+    # Not by pyplot, which would keep a reference to the figure and choose a backend.
     figure = matplotlib("figure").Figure((width, height), dpi=150, layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
@@ -42,6 +48,7 @@ def new_figure(width: float, height: float) -> tuple[Figure, Any]:
 
 
 def written(figure: Figure, path: File | None) -> Figure:
+    """Returns a figure and, with a path, writes it to a file."""
     if path is not None:
         check_folder(path)
         with whole_file(path) as file:
@@ -50,5 +57,6 @@ def written(figure: Figure, path: File | None) -> Figure:
 
 
 def check_folder(path: File) -> None:
+    """Raises `ValueError` unless the folder of a path exists."""
     if not Path(path).parent.is_dir():
         raise ValueError(f"{path}: there is no folder {Path(path).parent}.")

@@ -1,3 +1,5 @@
+"""Atomic writing of files and folders."""
+
 import os
 import shutil
 import tempfile
@@ -8,10 +10,14 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a path to write to; what is there at the end becomes `path`.
+    """Writes a file atomically.
 
-    The file appears whole or, if the block raises, not at all, and what stood at
-    `path` before stays. The suffix is kept, since some writers go by it.
+    The context manager yields a temporary path to write to, with the same suffix, since
+    some writers depend on it. At the end of the block it replaces `path`. If the block
+    raises an error, `path` stays unchanged.
+
+    Args:
+        path: Path of the file.
     """
     target = Path(path)
     handle, name = tempfile.mkstemp(
@@ -29,10 +35,14 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a folder to fill; what is in it at the end becomes `path`.
+    """Writes a folder atomically.
 
-    As `whole_file`: it appears whole or not at all, and what stood there before, a
-    folder or a file, is gone only when the new one is in its place.
+    The context manager yields a temporary folder to fill. At the end of the block it
+    replaces `path`, which may be a folder or a file. If the block raises an error,
+    `path` stays unchanged.
+
+    Args:
+        path: Path of the folder.
     """
     target = Path(path)
     written = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -45,7 +55,7 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def put_in_place(written: Path, path: Path) -> None:
-    """Makes a finished folder `path`; what is there is gone only thereafter."""
+    """Moves a finished folder to `path` and then removes what it replaces."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         written.replace(path)
         return

@@ -1,4 +1,4 @@
-"""The log lines of TensorFlow, kept off the terminal of the command."""
+"""Suppression of TensorFlow's log messages in the command line."""
 
 import os
 import shutil
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 LEVEL = "TF_CPP_MIN_LOG_LEVEL"
-NONE = "3"  # nothing but what ends the process
+NONE = "3"  # only fatal errors
 
 
 def import_keras() -> None:
-    """Imports Keras, without log lines unless the user has set their level."""
+    """Imports Keras without log messages, unless the user has set a log level."""
     os.environ.setdefault(LEVEL, NONE)
     if "keras" not in sys.modules:
         with without_log_lines():
@@ -21,10 +21,10 @@ def import_keras() -> None:
 
 @contextmanager
 def without_log_lines() -> Iterator[None]:
-    """Holds back what libraries write to standard error where the level is `NONE`.
+    """Suppresses what libraries write to standard error, if the log level is `NONE`.
 
-    TensorFlow reads its level only after it has written, and TensorFlow Lite reads
-    none. What was held back shows if the block raises.
+    TensorFlow logs some messages before it reads the level, and LiteRT ignores the
+    level. If the block raises an error, the suppressed messages are written.
     """
     if os.environ.get(LEVEL) != NONE or sys.stderr is None:
         yield

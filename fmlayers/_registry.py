@@ -1,8 +1,9 @@
-"""Makes `import fmlayers` enough to load any model that the package can save.
+"""Lazy registration of the package's classes with Keras.
 
-Keras finds a class only after its module was imported. `import fmlayers` imports none,
-nor Keras, because of what they import in turn; each class is registered by a stand-in
-that fetches it when a file asks for it.
+After `import fmlayers`, Keras can load every model that the package can save. Keras
+finds a class only if its module was imported, but importing all modules, and Keras
+itself, takes seconds. Instead, a stand-in is registered for each class, which imports
+the class when a saved model needs it.
 """
 
 import importlib
@@ -41,11 +42,11 @@ def modules() -> dict[str, str]:
 def register() -> None:
     """Registers a stand-in for each class, now or as soon as Keras is imported.
 
-    Importing the class's module replaces the stand-in.
+    When the module of a class is imported, the class replaces its stand-in.
     """
     if "keras" not in sys.modules:
-        # Imported here, Keras would take `fmlayers --help` seconds. Imported later, by
-        # whomever, it must know the classes, and has no plugins that it looks for.
+        # Importing Keras here would make `fmlayers --help` take seconds. Keras has no
+        # plugins, so its import is watched instead.
         sys.meta_path.insert(0, _KerasWatch())
         return
     import keras
@@ -66,7 +67,7 @@ class _StandIn:
 
 
 class _KerasWatch:
-    """A finder that finds nothing by itself, and registers when Keras is there."""
+    """A meta path finder that calls `register` once Keras is imported."""
 
     def find_spec(self, name: str, *where: Any) -> ModuleSpec | None:
         if name != "keras":

@@ -1,4 +1,4 @@
-"""What a raw score is made of: the bias, a term a field and a term a pair of fields."""
+"""Explains raw scores: the bias, one term per field and one per pair of fields."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,17 +29,17 @@ Measure = Literal["std", "abs"]
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """The parts of the raw scores of a batch; they add up to them.
+    """The terms of the raw scores of a batch.
 
         score = bias + sum_{f<=g} matrix[f, g] + rest
 
     Attributes:
-        fields: Names of the F fields, in the order of the matrix.
-        bias: The model's constants; 0 where it has none.
-        matrix: `(batch, F, F)`; see `field_matrix`.
-        rest: `(batch,)`, what a part of the model beside its fields and pairs adds:
-            the deep part of a DeepFM. Zeros where there is none.
-        score: `(batch,)`, the model's raw scores.
+        fields: Names of the fields, in the order of `matrix`.
+        bias: The bias of the model, 0 if it has none.
+        matrix: Array of shape `(batch, fields, fields)`; see `field_matrix`.
+        rest: Array of shape `(batch,)`, the contribution of other parts of the model,
+            such as the deep part of a `DeepFM`. Zeros if there are none.
+        score: Array of shape `(batch,)`, the raw scores.
     """
 
     fields: tuple[str, ...]
@@ -51,15 +51,16 @@ class Explanation:
 
 @dataclass(frozen=True, eq=False)
 class TermSizes:
-    """How much each term moves the raw scores of a data set, in their units.
+    """The sizes of the terms over a dataset, in the unit of the raw scores.
 
     Attributes:
-        fields: Names of the F fields, in the order of the matrix.
+        fields: Names of the fields, in the order of `matrix`.
         measure: `"std"` or `"abs"`; see `term_sizes`.
         rows: Number of examples.
-        matrix: `(F, F)`, of single fields on the diagonal, of pairs above it.
-        rest: Of `Explanation.rest`.
-        score: Of the scores themselves.
+        matrix: Array of shape `(fields, fields)`, the sizes of the terms of single
+            fields on the diagonal and of pairs above it.
+        rest: Size of `Explanation.rest`.
+        score: Size of the raw scores.
     """
 
     fields: tuple[str, ...]
@@ -71,19 +72,20 @@ class TermSizes:
 
 
 def explain(model: ScoringModel, inputs: Mapping[str, Tensor]) -> Explanation:
-    """Takes the raw scores of a batch apart.
+    """Decomposes the raw scores of a batch into terms.
 
     Args:
         model: A `ScoringModel` that defines `terms`: `FactorizationMachine`, `LibFM`,
-            `DeepFM`, `MatrixFactorization`, an `Ensemble` of them, or your subclass.
-        inputs: Dict, as of the model.
+            `DeepFM`, `MatrixFactorization`, an `Ensemble` of them, or a custom
+            subclass.
+        inputs: Dict with the inputs of the model.
 
     Returns:
-        An `Explanation`, in NumPy arrays of float32.
+        An `Explanation`, with float32 NumPy arrays.
 
     Raises:
-        ValueError: If the model defines no `terms`, or they do not add up to its
-            scores.
+        ValueError: If the model does not define `terms`, or its terms do not add up to
+            its scores.
 
     Example:
 
@@ -102,7 +104,7 @@ def explain(model: ScoringModel, inputs: Mapping[str, Tensor]) -> Explanation:
     if np.any(unexplained > 1e-4 * np.mean([_size(part) for part in parts], axis=0)):
         raise ValueError(
             "The `terms` of `model` must add up to its score. Received: a "
-            f"{type(model).__name__} whose scores differ from their sum by up to "
+            f"{type(model).__name__} whose scores differ from the sum by up to "
             f"{unexplained.max():.3g}."
         )
     fields = tuple(feature.name for feature in model.features)
@@ -110,27 +112,28 @@ def explain(model: ScoringModel, inputs: Mapping[str, Tensor]) -> Explanation:
 
 
 def field_matrix(model: ScoringModel, inputs: Mapping[str, Tensor]) -> Matrix:
-    """Returns the terms of each score, field by field.
+    """Returns the terms of each raw score as a matrix of fields by fields.
 
         matrix[f, f] = w_f
         matrix[f, g] = <v_f, v_g>   for f < g
         matrix[f, g] = 0            for f > g
 
-    With the bias, the sum of all entries is the raw score (see `Explanation`). A
-    pair stands once, above the diagonal and whole: its entry is what the pair adds
-    to the score, on one scale with the terms of single fields. In a `LibFM` with
-    batch normalization, whose trained scale of field f is a_f, a pair is
+    The raw score is the sum of all entries, plus the bias and the rest (see
+    `Explanation`). Each pair appears once, above the diagonal, with its full
+    contribution, so that pairs and single fields can be compared. In a `LibFM` with
+    batch normalization, whose trained scale of field f is a_f, the term of a pair is
     (a_f + a_g) / 2 <v_f, v_g>, and the shifts are part of the bias.
 
     Args:
-        model: As of `explain`.
-        inputs: Dict, as of the model.
+        model: Same as in `explain`.
+        inputs: Same as in `explain`.
 
     Returns:
-        `(batch, fields, fields)` in float32, the fields in the model's order.
+        A float32 array of shape `(batch, fields, fields)`, with the fields in the order
+        of `model.features`.
 
     Raises:
-        ValueError: If the model has no such parts.
+        ValueError: If the model does not define `terms`.
 
     References:
         Rendle, S. (2010). Factorization Machines. ICDM, equation 1.
@@ -145,26 +148,31 @@ def term_sizes(
     *,
     measure: Measure = "std",
 ) -> TermSizes:
-    """Measures how much each field and each pair moves the scores of a data set.
+    """Measures the size of each field's and each pair's term over a dataset.
 
-    - `"std"`: the standard deviation of each term over the examples. A term that is
-      the same for all of them tells none apart and counts nothing: it might as well
-      stand in the bias. That is the one to rank fields by.
-    - `"abs"`: the mean of each term's absolute value: how large it is in a score,
-      whether or not it differs from one example to the next.
+    There are two measures:
 
-    They tell what the model uses, not what it would lose without a field: one field
-    can stand in for another.
+    - `"std"`: the standard deviation of the term. A term that is the same for all
+      examples has size 0, since it could be part of the bias. Use it to rank fields.
+    - `"abs"`: the mean absolute value of the term, whether or not it varies between
+      examples.
+
+    The sizes show what the model uses. They do not show how much worse the model would
+    be without a field, since fields can replace each other.
 
     Args:
-        model: As of `explain`.
+        model: Same as in `explain`.
         inputs: Dict of arrays with the examples as first axis.
-        batch_size: Positive integer, examples at a time. Defaults to 8192.
+        batch_size: Positive integer, the number of examples per batch. Defaults to
+            8192.
         measure: `"std"` or `"abs"`. Defaults to `"std"`.
 
+    Returns:
+        A `TermSizes`.
+
     Raises:
-        ValueError: As of `explain`; if there is no example, or an argument breaks
-            its constraint.
+        ValueError: If there are no examples, an argument violates its constraint, or
+            the model cannot be explained (see `explain`).
     """
     if measure not in get_args(Measure):
         raise ValueError(
@@ -173,7 +181,7 @@ def term_sizes(
     batch_size = integer("batch_size", batch_size)
     rows = int(next(iter(inputs.values())).shape[0])
     if not rows:
-        raise ValueError("`inputs` must hold an example. Received: no rows.")
+        raise ValueError("`inputs` must not be empty. Received: no rows.")
     fields: tuple[str, ...] = ()
     totals = [_Total(measure) for _ in range(3)]
     for start in range(0, rows, batch_size):
@@ -195,27 +203,30 @@ def mean_field_matrix(
     *,
     measure: Measure = "std",
 ) -> Matrix:
-    """Returns the matrix of `term_sizes`, `(fields, fields)`."""
+    """Returns the `matrix` of `term_sizes`, of shape `(fields, fields)`."""
     return term_sizes(model, inputs, batch_size, measure=measure).matrix
 
 
 def ranked_terms(
     matrix: npt.NDArray[Any], fields: Sequence[str]
 ) -> list[tuple[tuple[str, ...], float]]:
-    """Returns the terms of a matrix with the names of their fields, largest first.
+    """Returns the terms of a matrix in descending order of their absolute values.
 
     Args:
-        matrix: `(fields, fields)`, of one example or of a data set.
+        matrix: Array of shape `(fields, fields)`, the terms of one example or the sizes
+            of the terms over a dataset.
         fields: Names of the fields.
 
     Returns:
-        For each field and each pair the names, one or two, and the term. Terms
-        are ordered by their absolute value.
+        A list of `(names, term)`, where `names` is a tuple of one field or of two.
+
+    Raises:
+        ValueError: If the shape of `matrix` does not match the number of fields.
     """
     size = len(fields)
     if matrix.shape != (size, size):
         raise ValueError(
-            "`matrix` must have a row and a column for each of `fields`. "
+            "`matrix` must have one row and one column per field. "
             f"Received: shape {matrix.shape} and {size} fields."
         )
     terms = [
@@ -227,7 +238,7 @@ def ranked_terms(
 
 
 class _Total:
-    """Sums up the examples of an array, batch by batch."""
+    """Accumulates the standard deviation or mean absolute value over batches."""
 
     def __init__(self, measure: Measure) -> None:
         self.measure = measure
@@ -238,7 +249,7 @@ class _Total:
 
     def add(self, x: npt.NDArray[Any]) -> None:
         x = np.abs(x) if self.measure == "abs" else x
-        # About the first example: the deviation of a constant is then exactly 0.
+        # Relative to the first example: the deviation of a constant is exactly 0.
         self.first = x[0].astype(np.float64) if self.first is None else self.first
         self.rows += len(x)
         self.sum = self.sum + (x - self.first).sum(axis=0)
@@ -266,6 +277,6 @@ def _members(model: ScoringModel) -> Sequence[ScoringModel]:
 
 
 def _size(terms: Terms) -> Matrix:
-    """Returns how large the numbers are that float32 adds up to a score, `(batch,)`."""
+    """Returns the magnitude of the sum of terms, for a tolerance, `(batch,)`."""
     size: Matrix = 1.0 + np.abs(terms.matrix).sum((1, 2)) + np.abs(terms.rest)
     return size

@@ -1,8 +1,8 @@
-"""Pictures of runs and models; needs `pip install fmlayers[plot]`.
+"""Plots of runs and models. They need `pip install fmlayers[plot]`.
 
-Each function but `model_diagram` returns a `matplotlib.figure.Figure`. Given a path, it
-writes the picture in the format that the suffix names. No global state of matplotlib is
-touched.
+Each function except `model_diagram` returns a `matplotlib.figure.Figure`. With a path,
+it also writes a file, in the format of the suffix. The global state of matplotlib stays
+unchanged.
 """
 
 import importlib
@@ -47,23 +47,27 @@ __all__ = [
     "predicted_against_true",
 ]
 
-# What a run may be stopped on, and how an axis calls it.
+# Axis labels of the metrics that early stopping monitors.
 UNITS = {
     "rmse": "RMSE (rating points)",
     "bce": "binary cross-entropy (nats)",
     "bpr": "BPR (nats)",
 }
-MOST_LEVELS = 20  # more distinct ratings than that are put into bins
+MAX_LEVELS = 20  # more distinct ratings are binned
 
 
 def learning_curves(history: "pd.DataFrame", path: File | None = None) -> Figure:
-    """Draws RMSE or loss by epoch of a run's two phases.
+    """Plots the RMSE or the loss of a run by epoch.
 
     Args:
-        history: A row an epoch, as `history.csv` of a run: `phase` (`"search"` or
-            `"refit"`), `epoch`, the metric (`rmse`, `bce` or `bpr`) and, where there
-            were validation rows, the same with `val_`, whose lowest value is marked.
-        path: Optional file to write.
+        history: `DataFrame` with one row per epoch, as in `history.csv` of a run. Its
+            columns are `phase` (`"search"` or `"refit"`), `epoch`, the metric (`rmse`,
+            `bce` or `bpr`) and, if there were validation rows, the same with the prefix
+            `val_`, whose lowest value is marked.
+        path: Optional path of a file to write.
+
+    Returns:
+        The figure.
     """
     figure, axes = new_figure(7, 4)
     metric = next((name for name in UNITS if name in history), "rmse")
@@ -80,7 +84,7 @@ def learning_curves(history: "pd.DataFrame", path: File | None = None) -> Figure
     if validation in history and history[validation].notna().any():
         best = history.nsmallest(1, validation)
         epoch, lowest = float(best["epoch"].iloc[0]), float(best[validation].iloc[0])
-        # In the legend: beside the point, it would lie on one of the curves at times.
+        # In the legend: a label next to the point could overlap a curve.
         label = f"lowest: {lowest:.4f} in epoch {epoch:.0f}"
         axes.plot(epoch, lowest, "o", color=RED, zorder=3, label=label)
     axes.set(xlabel="epoch", ylabel=UNITS[metric])
@@ -92,34 +96,37 @@ def learning_curves(history: "pd.DataFrame", path: File | None = None) -> Figure
 def predicted_against_true(
     ratings: npt.ArrayLike, predictions: npt.ArrayLike, path: File | None = None
 ) -> Figure:
-    """Draws how the predictions are spread for each true rating.
+    """Plots the distribution of the predictions for each true rating.
 
-    A box holds the middle half of the predictions, its whiskers 90 % of them; the
-    line joins their means. More than 20 distinct ratings are put into ten bins.
+    A box contains the middle 50% of the predictions, and its whiskers 90%. The line
+    connects the means. More than 20 distinct ratings are grouped into ten bins.
 
     Args:
-        ratings: `(rows,)`, the true ratings.
-        predictions: `(rows,)`, as many.
-        path: Optional file to write.
+        ratings: True ratings of shape `(rows,)`.
+        predictions: Predicted ratings of shape `(rows,)`.
+        path: Optional path of a file to write.
+
+    Returns:
+        The figure.
 
     Raises:
-        ValueError: If there are no rows, or not as many of both.
+        ValueError: If there are no rows, or the lengths differ.
     """
     true = np.asarray(ratings, np.float64).ravel()
     predicted = np.asarray(predictions, np.float64).ravel()
     if not true.size or true.shape != predicted.shape:
         raise ValueError(
-            "`ratings` and `predictions` must be of one length, at least 1. "
+            "`ratings` and `predictions` must have the same length, at least 1. "
             f"Received: {true.size} and {predicted.size}."
         )
     levels, group = np.unique(true, return_inverse=True)
     names = [f"{level:g}" for level in levels]
-    if len(levels) > MOST_LEVELS:
+    if len(levels) > MAX_LEVELS:
         edges = np.linspace(levels[0], levels[-1], 11)
-        found, group = np.unique(
+        bins, group = np.unique(
             np.clip(np.searchsorted(edges, true, "right"), 1, 10), return_inverse=True
         )
-        levels = (edges[found - 1] + edges[found]) / 2
+        levels = (edges[bins - 1] + edges[bins]) / 2
         names = [f"{level:.3g}" for level in levels]
     groups = [predicted[group == k] for k in range(len(levels))]
     gap = np.diff(levels).min() if len(levels) > 1 else 1.0
@@ -148,12 +155,12 @@ def predicted_against_true(
     )
     axes.set(
         xlim=(levels[0] - 0.7 * gap, levels[-1] + 0.7 * gap),
-        xlabel="true rating (rating points), and its number of rows",
+        xlabel="true rating (rating points), with the number of rows",
         ylabel="predicted rating (rating points)",
     )
     axes.legend(
         [boxes["boxes"][0], means, diagonal],
-        ["half of the rows; whiskers: 90 %", "mean", "prediction = truth"],
+        ["50% of the rows; whiskers: 90%", "mean", "prediction = true rating"],
         frameon=False,
         loc="upper left",
     )
@@ -167,24 +174,27 @@ def field_heat_map(
     *,
     label: str = "term of the raw score",
 ) -> Figure:
-    """Draws the terms of single fields and of pairs, each with its number.
+    """Plots the terms of single fields and of pairs as an annotated heat map.
 
     Args:
-        matrix: `(fields, fields)`: one example of `fmlayers.explain.field_matrix`, or
-            `mean_field_matrix`. Below the diagonal nothing is drawn if there are only
-            zeros.
+        matrix: Array of shape `(fields, fields)`, such as one example of
+            `fmlayers.explain.field_matrix`, or `fmlayers.explain.mean_field_matrix`.
+            The part below the diagonal is left blank if it is zero.
         fields: Names of the fields.
-        path: Optional file to write.
-        label: What the numbers are. Defaults to `"term of the raw score"`.
+        path: Optional path of a file to write.
+        label: Label of the color bar. Defaults to `"term of the raw score"`.
+
+    Returns:
+        The figure.
 
     Raises:
-        ValueError: If the matrix is not of the fields.
+        ValueError: If the shape of `matrix` does not match the number of fields.
     """
     terms = np.array(matrix, np.float64)
     size = len(fields)
     if terms.shape != (size, size) or not size:
         raise ValueError(
-            "`matrix` must have a row and a column for each of `fields`. "
+            "`matrix` must have one row and one column per field. "
             f"Received: shape {terms.shape} and {size} fields."
         )
     below = np.tril(np.ones_like(terms, bool), k=-1)
@@ -216,7 +226,7 @@ def field_heat_map(
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel("diagonal: the field alone; above it: the pair")
+    axes.set_xlabel("diagonal: single fields; above: pairs of fields")
     figure.colorbar(image, label=label, shrink=0.8)
     return written(figure, path)
 
@@ -228,30 +238,34 @@ def item_map(
     *,
     shown: int = 6,
 ) -> Figure:
-    """Draws vectors in the plane of their two largest principal components.
+    """Plots item vectors in the plane of their first two principal components.
 
     Args:
-        vectors: `(items, dim)`.
-        labels: One an item, such as its first genre; `None` where there is none. The
-            most frequent have colours, the others are grey.
-        path: Optional file to write.
-        shown: Number of labels with a colour, 1 to 6. Defaults to 6.
+        vectors: Array of shape `(items, dim)`, at least two items.
+        labels: One label per item, such as its first genre, or `None`. The most
+            frequent labels have colors, the others are gray.
+        path: Optional path of a file to write.
+        shown: Number of labels with a color, 1 to 6. Defaults to 6.
+
+    Returns:
+        The figure.
 
     Raises:
-        ValueError: If there are fewer than two vectors, or not as many labels.
+        ValueError: If there are fewer than two vectors, or the number of labels
+            differs.
     """
     points = np.asarray(vectors, np.float64)
     if points.ndim != 2 or len(points) < 2 or len(points) != len(labels):
         raise ValueError(
-            "`vectors` must be of shape (items, dim), of two items at least, with one "
-            f"of `labels` each. Received: shape {points.shape} and {len(labels)} "
-            "labels."
+            "`vectors` must have the shape (items, dim) with at least two items, and "
+            f"`labels` one entry per item. Received: shape {points.shape} and "
+            f"{len(labels)} labels."
         )
     if not 1 <= shown <= 6:
         raise ValueError(f"`shown` must be from 1 to 6. Received: shown={shown}.")
     plane, shares = _principal_plane(points)
     counts = Counter(label for label in labels if label is not None)
-    # In the order of their text where they are as frequent.
+    # Ties are broken by the order of the text.
     frequent = sorted(counts, key=lambda label: (-counts[label], label))[:shown]
     colors = dict(zip(frequent, (BLUE, ORANGE, GREEN, PURPLE, SKY, RED), strict=False))
     figure, axes = new_figure(8, 5.5)
@@ -271,30 +285,31 @@ def item_map(
             )
     axes.set_aspect("equal", adjustable="datalim")
     axes.set(
-        xlabel=f"first principal component ({100 * shares[0]:.0f} % of the variance)",
-        ylabel=f"second principal component ({100 * shares[1]:.0f} %)",
+        xlabel=f"first principal component ({100 * shares[0]:.0f}% of the variance)",
+        ylabel=f"second principal component ({100 * shares[1]:.0f}%)",
     )
     figure.legend(loc="outside right upper", frameon=False, markerscale=1.8)
     return written(figure, path)
 
 
 def model_diagram(model: keras.Model, path: File | None = None) -> Any:
-    """Draws the graph of a model: its inputs, layers and operations, with shapes.
+    """Plots the graph of a model: its inputs, layers and operations, with shapes.
 
-    Keras draws a subclassed model as a single box. Those of `fmlayers.models` are
-    drawn as what their `call` is made of, where a box `add` with a single input adds
-    the bias; of an `Ensemble`, whose members are alike, one member is drawn.
+    Keras plots a subclassed model as a single box. For a `ScoringModel`, this function
+    plots the layers and operations of its `call`. A box `add` with a single input adds
+    the bias. For an `Ensemble`, whose members have the same graph, one member is
+    plotted.
 
     Args:
-        model: A functional or sequential model, or one of `fmlayers.models`.
-        path: Optional file to write.
+        model: A functional or sequential model, or a `ScoringModel`.
+        path: Optional path of a file to write.
 
     Returns:
         The graph as a `pydot.Dot`.
 
     Raises:
-        ImportError: If pydot is not installed or, with a path, Graphviz.
-        ValueError: If the model is of another kind.
+        ImportError: If pydot or, with a path, Graphviz is not installed.
+        ValueError: If the model is of another type.
     """
     if importlib.util.find_spec("pydot") is None:
         raise ImportError(
@@ -311,7 +326,7 @@ def model_diagram(model: keras.Model, path: File | None = None) -> Any:
     check_folder(path)
     if shutil.which("dot") is None:
         raise ImportError(
-            "`model_diagram` needs Graphviz's command `dot`: install the package "
+            "`model_diagram` needs the command `dot` of Graphviz: install the package "
             "`graphviz` of your system."
         )
     with whole_file(path) as written:
@@ -319,14 +334,14 @@ def model_diagram(model: keras.Model, path: File | None = None) -> Any:
     return graph
 
 
-# A box's title, as of the third sum that this process has seen: sum_2 (Sum).
+# Title of a box with an automatic name, such as "sum_2 (Sum)".
 _AUTOMATIC_NAME = re.compile(r"<b>(\w+)_\d+</b> \((\w+)\)")
 
 
 def _without_number(title: re.Match[str]) -> str:
     name, kind = title.groups()
     if name.replace("_", "") != kind.lower():
-        return title.group()  # the number is part of a name that somebody gave
+        return title.group()  # the number is part of a name that the user chose
     return f"<b>{name}</b> ({kind})"
 
 
@@ -339,10 +354,10 @@ def _functional(model: keras.Model) -> keras.Model:
             f"Received: a {type(model).__name__}."
         )
     model = (model.members or [model])[0]
-    # A copy without the tables: neither memory nor the model's own graph is touched.
+    # A copy with tables of one row, which saves memory and leaves the model unchanged.
     config = _with_tables_of_one_row(model.get_config())
     copy = type(model).from_config({**config, "encoder": None})
-    copy.bias = 0.0  # no backend adds a variable to a symbolic tensor
+    copy.bias = 0.0  # backends cannot add a variable to a symbolic tensor
     inputs = {
         entry.name: entry.keras_input()
         for feature in copy.features
@@ -368,15 +383,15 @@ def _principal_plane(
     points: npt.NDArray[np.float64],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Returns coordinates `(items, 2)` and each component's share of the variance."""
-    centred = points - points.mean(axis=0)
-    _, sizes, components = np.linalg.svd(centred, full_matrices=False)
+    centered = points - points.mean(axis=0)
+    _, sizes, components = np.linalg.svd(centered, full_matrices=False)
     total = np.square(sizes).sum()
     plane = np.zeros((len(points), 2))
     shares = np.zeros(2)
     for k, component in enumerate(components[:2]):
-        # Of the two signs that a component may have, always the same one.
+        # The sign of a component is arbitrary: choose it deterministically.
         sign = np.sign(component[np.abs(component).argmax()])
-        plane[:, k] = centred @ component * sign
+        plane[:, k] = centered @ component * sign
         shares[k] = sizes[k] ** 2 / total if total else 0.0
     return plane, shares
 

@@ -24,16 +24,16 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Terms:
-    """The terms that the raw scores of a batch are the sums of.
+    """The terms of the raw scores of a batch.
 
         score = bias + sum_{f<=g} matrix[f, g] + rest
 
     Attributes:
-        bias: The model's constants; 0 where it has none.
-        matrix: `(batch, fields, fields)`: first-order terms on the diagonal, the terms
-            of pairs above it, zeros below.
-        rest: `(batch,)`, all that does not belong to a field or a pair, such as hidden
-            layers. Zeros where there is none.
+        bias: The bias of the model, 0 if it has none.
+        matrix: Array of shape `(batch, fields, fields)`: first-order terms on the
+            diagonal, the terms of pairs above it, zeros below.
+        rest: Array of shape `(batch,)`, all terms that do not belong to a field or a
+            pair, such as the output of hidden layers. Zeros if there are none.
     """
 
     bias: float
@@ -47,8 +47,9 @@ class Terms:
         """Returns the terms of a factorization machine.
 
         Args:
-            vectors: `(batch, fields, dim)`, the fields' vectors.
-            first_order: Optional `(batch, fields, 1)`, their first-order terms.
+            vectors: Tensor of shape `(batch, fields, dim)`, the vectors of the fields.
+            first_order: Optional tensor of shape `(batch, fields, 1)`, the first-order
+                terms of the fields.
             bias: Optional weight of shape `(1,)`.
         """
         v = _numpy(vectors)
@@ -61,7 +62,7 @@ class Terms:
 
     @classmethod
     def mean(cls, terms: Sequence["Terms"]) -> Self:
-        """Returns the mean of several models' terms."""
+        """Returns the mean of the terms of several models."""
         return cls(
             float(np.mean([each.bias for each in terms])),
             np.mean([each.matrix for each in terms], axis=0),
@@ -74,36 +75,37 @@ class ScoringModel(ChecksInputs, Exportable, keras.Model):
 
         rating = scaler(score)
 
-    Retrieval, explanation, export and runs use what this class declares and nothing
-    else, so a subclass of it works with all of them. `score` is the one method that
-    a subclass must define; ranking uses it. `decompose` and `terms` are optional.
+    Retrieval, explanation, export and runs rely only on what this class declares, so
+    they work with every subclass. A subclass must define `score`, which is also used
+    for ranking. `decompose` and `terms` are optional.
 
-    A constructor with further arguments adds them to `get_config`, as in any Keras
-    model.
+    If the constructor takes further arguments, add them to `get_config`, as in any
+    Keras model.
 
     Args:
-        features: List of `Categorical`, `MultiCategorical`, `Numeric` and `History`:
-            the entries that the model reads.
+        features: List of `Categorical`, `MultiCategorical`, `Numeric` and `History`,
+            the features that the model reads.
         scaler: Optional `RatingScaler`. Defaults to `None`: the rating is the score.
-        encoder: Optional `fmlayers.data.Encoder`, saved with the model, so that a
-            loaded model knows its vocabulary. The model does not call it.
+        encoder: Optional `fmlayers.data.Encoder`, saved with the model, so that its
+            vocabularies are available after loading. The model does not call it.
+            Defaults to `None`.
         **kwargs: Arguments of `keras.Model`.
 
     Attributes:
-        bias: Weight of shape `(1,)` that every score contains, or `None`.
-        decomposition: How `decompose` relates to `score`: `"exact"` (the whole score
-            follows from it), `"partial"` (it leaves a part of the score out, so that
-            it finds candidates that `score` ranks) or `None` (there is none). A
-            subclass that overrides `score` without setting `decomposition` has a
-            `"partial"` one at most.
-        call_is_rating: Whether a call returns the rating of `score`. `False` for a
-            subclass that overrides `call` without setting it: exports then contain
-            what `call` returns, and no score.
+        bias: Weight of shape `(1,)` that is part of every score, or `None`.
+        decomposition: How `decompose` relates to `score`: `"exact"` (it determines the
+            full score), `"partial"` (it leaves out a part of the score, and retrieves
+            candidates for `score` to rerank) or `None` (there is no decomposition). In
+            a subclass that overrides `score` without setting `decomposition`,
+            `"exact"` becomes `"partial"`.
+        call_is_rating: Whether a call returns the rating of `score`. In a subclass that
+            overrides `call` without setting it, it is `False`: exports then contain the
+            outputs of `call`, and no score.
         members: The models whose scores an `Ensemble` averages; empty for others.
 
     Call arguments:
         inputs: Dict from feature name to ids or numbers.
-        training: Optional Boolean, passed on to `score`.
+        training: Optional Boolean, passed to `score`.
 
     Input shape:
         A dict, as for `FeatureEmbedding`.
@@ -139,11 +141,11 @@ class ScoringModel(ChecksInputs, Exportable, keras.Model):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        own = vars(cls)
-        if "score" in own and cls.decomposition == "exact":
-            cls.decomposition = own.get("decomposition", "partial")
-        if "call" in own:
-            cls.call_is_rating = own.get("call_is_rating", False)
+        overridden = vars(cls)
+        if "score" in overridden and cls.decomposition == "exact":
+            cls.decomposition = overridden.get("decomposition", "partial")
+        if "call" in overridden:
+            cls.call_is_rating = overridden.get("call_is_rating", False)
 
     def __init__(
         self,
@@ -160,14 +162,14 @@ class ScoringModel(ChecksInputs, Exportable, keras.Model):
         self.encoder = encoder
 
     def build(self, input_shape: Any = None) -> None:
-        """Builds all layers, by scoring an example without values."""
+        """Builds all layers, by calling the model with a blank example."""
         if self.built:
             return
         self.call(self.blank_example())
         self.built = True
 
     def blank_example(self) -> dict[str, npt.NDArray[Any]]:
-        """Returns a batch of one example whose entries have no values."""
+        """Returns a batch of one example with zeros in all entries."""
         return {
             entry.name: entry.blank()
             for feature in self.features
@@ -178,36 +180,42 @@ class ScoringModel(ChecksInputs, Exportable, keras.Model):
     def score(
         self, inputs: Mapping[str, Tensor], training: bool | None = None
     ) -> Tensor:
-        """Returns the raw scores `(batch, 1)`, which ranking uses."""
+        """Returns the raw scores, of shape `(batch, 1)`, which are used for ranking.
+
+        Args:
+            inputs: Dict, same as in `call`.
+            training: Optional Boolean, same as in `call`.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define `score`.")
 
     def decompose(
         self, inputs: Mapping[str, Tensor], names: Sequence[str]
     ) -> tuple[Tensor, Tensor]:
-        """Returns what a group of fields adds to the score: a constant and a vector.
+        """Returns the contribution of a group of fields: a constant and a vector.
 
         With the fields split into those of a query Q and those of an item I,
 
             score = b + c_Q + c_I + <s_Q, s_I>
 
-        so that one matrix product scores all pairs of queries and items.
+        so that a single matrix product scores all pairs of queries and items.
 
         Args:
             inputs: Dict with the entries of the named features.
-            names: Names of the group's features.
+            names: Names of the features of the group.
 
         Returns:
-            c `(batch, 1)` and s `(batch, dim)`, in float32.
+            A tuple of the constants c `(batch, 1)` and the vectors s `(batch, dim)`, in
+            float32.
         """
         raise NotImplementedError(
             f"{type(self).__name__} has no decomposition: `decomposition` is None."
         )
 
     def terms(self, inputs: Mapping[str, Tensor]) -> Terms:
-        """Returns the terms that the scores of a batch are the sums of.
+        """Returns the terms of the raw scores of a batch.
 
         Args:
-            inputs: Dict, as in `call`.
+            inputs: Dict, same as in `call`.
         """
         raise NotImplementedError(
             f"{type(self).__name__} does not define `terms`, the terms of its score."
@@ -216,7 +224,7 @@ class ScoringModel(ChecksInputs, Exportable, keras.Model):
     def l2_of(self, name: str) -> tuple[float, float]:
         """Returns the L2 of a feature's vectors and of its first-order weights.
 
-        `fold_in` regularizes a new user with them.
+        `fold_in` uses them to regularize a new user.
 
         Args:
             name: Name of the feature.
@@ -250,7 +258,7 @@ class ScoringModel(ChecksInputs, Exportable, keras.Model):
             layer.set_history(name, keys, values)
 
     def features_within(self, entries: Collection[str]) -> list[str]:
-        """Returns the names of the features that read only these entries.
+        """Returns the names of the features that read no other entries.
 
         Args:
             entries: Names of entries of the input dict, such as those of items.
@@ -258,7 +266,7 @@ class ScoringModel(ChecksInputs, Exportable, keras.Model):
         return [f.name for f in self.features if set(f.inputs) <= set(entries)]
 
     def rating(self, score: Tensor) -> Tensor:
-        """Returns the ratings of raw scores."""
+        """Converts raw scores to ratings."""
         return score if self.scaler is None else self.scaler(score)
 
     def call(

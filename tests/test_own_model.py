@@ -12,7 +12,7 @@ from checks import check_error
 
 import fmlayers
 from fmlayers import cli, models
-from fmlayers.data import source, synthetic
+from fmlayers.data import sources, synthetic
 from fmlayers.models import ModelSpec, specs
 from fmlayers.runs import Run, RunError, TrainingConfig, train
 from fmlayers.tuning import HyperRegistered, TuningConfig, searched, tune
@@ -41,7 +41,7 @@ def known(monkeypatch):
 @pytest.fixture
 def config(monkeypatch, known):
     films = synthetic(num_users=60, num_items=40, num_ratings=1200)
-    monkeypatch.setattr(source, "synthetic", lambda: films)
+    monkeypatch.setattr(sources, "synthetic", lambda: films)
     return TrainingConfig(model="halved", dim=4, max_epochs=1, batch_size=256)
 
 

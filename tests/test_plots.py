@@ -255,8 +255,8 @@ def test_item_map_shows_the_plane_of_most_variance():
     np.testing.assert_allclose(points["War (2)"], [[0, 1], [0, 0]], atol=1e-12)
     np.testing.assert_allclose(points["others (1)"], [[0, -1]], atol=1e-12)
     assert legend_of(figure.legends[0]) == ["Drama (2)", "War (2)", "others (1)"]
-    assert axes.get_xlabel() == "first principal component (94 % of the variance)"
-    assert axes.get_ylabel() == "second principal component (6 %)"
+    assert axes.get_xlabel() == "first principal component (94% of the variance)"
+    assert axes.get_ylabel() == "second principal component (6%)"
     assert axes.get_aspect() == 1.0  # a distance is the same both ways
 
 
@@ -291,17 +291,17 @@ def test_item_map_of_one_dimension(tmp_path):
     (axes,) = plots.item_map([[1.0], [3.0]], ["a", "a"], tmp_path / "x.png").axes
     np.testing.assert_allclose(offsets_by_label(axes)["a (2)"], [[-1, 0], [1, 0]])
     (axes,) = plots.item_map(np.ones((3, 4)), [None] * 3, tmp_path / "x.png").axes
-    assert "(0 % of the variance)" in axes.get_xlabel()
+    assert "(0% of the variance)" in axes.get_xlabel()
 
 
 def test_errors():
     check_error(
-        "`ratings` and `predictions` must be of one length.*3 and 2",
+        "`ratings` and `predictions` must have the same length.*3 and 2",
         lambda: plots.predicted_against_true([1, 2, 3], [1, 2]),
     )
     check_error("at least 1", lambda: plots.predicted_against_true([], []))
     check_error(
-        r"`matrix` must have a row.*\(2, 3\) and 3 fields",
+        r"`matrix` must have one row.*\(2, 3\) and 3 fields",
         lambda: plots.field_heat_map(np.zeros((2, 3)), NAMES),
     )
     check_error(
@@ -390,7 +390,7 @@ def test_a_missing_pydot_is_named(monkeypatch, tmp_path):
 def test_a_missing_graphviz_is_named(monkeypatch, tmp_path):
     pytest.importorskip("pydot")
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ImportError, match="Graphviz's command `dot`: install"):
+    with pytest.raises(ImportError, match="command `dot` of Graphviz: install"):
         plots.model_diagram(make(MatrixFactorization), tmp_path / "model.png")
     assert not [*tmp_path.iterdir()]
 

@@ -15,8 +15,7 @@ import pandas as pd
 from keras_tuner import HyperParameters
 
 import fmlayers
-from fmlayers.data import source as sources
-from fmlayers.data import split_rows, write_csv
+from fmlayers.data import sources, split_rows, write_csv
 from fmlayers.data.columns import describe_columns
 from fmlayers.runs import Run, TrainingConfig
 from fmlayers.runs.examples import Examples, Rows, split_validation

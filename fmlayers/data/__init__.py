@@ -1,13 +1,13 @@
-"""From files to the inputs of a model: tables, splits, the encoder."""
+"""Datasets: reading tables, splitting them, and encoding them as model inputs."""
 
-from fmlayers.data._stream import without_padding
 from fmlayers.data.batches import ShuffledBatches
 from fmlayers.data.dataset import Dataset, split_rows
 from fmlayers.data.encoder import Encoder
 from fmlayers.data.errors import DataError
 from fmlayers.data.movielens import download_movielens, load_movielens
+from fmlayers.data.ragged import without_padding
 from fmlayers.data.shards import ShardedBatches, write_shards
-from fmlayers.data.source import infer_columns, load
+from fmlayers.data.sources import infer_columns, load
 from fmlayers.data.splits import Split, random_split, time_split, user_split
 from fmlayers.data.synthetic import SyntheticDataset, synthetic
 from fmlayers.data.tables import read_ratings, read_table, write_csv

@@ -8,37 +8,42 @@ import numpy as np
 import numpy.typing as npt
 
 from fmlayers._checks import integer
-from fmlayers.data._stream import PIECE, Batch, Column, check_lengths, stream, take
+from fmlayers.data.pipelines import PIECE, stream
+from fmlayers.data.ragged import Batch, Column, check_lengths, take
 
 
 class ShuffledBatches(keras.utils.PyDataset):
-    """Batches of arrays in memory, in an order that seed and epoch determine.
+    """Shuffled batches of arrays in memory.
 
-    A run that was interrupted thus goes on as it would have. All batches are of one
-    size, so that XLA compiles one step: the last is filled up with the first rows
-    of the epoch's order.
+    The order of the rows depends only on `seed` and the epoch, so an interrupted run
+    can resume with the batches that it would have seen. All batches have the same
+    size, so that XLA compiles a single step: the last batch is filled with the first
+    rows of the epoch.
 
-    `fit` takes it as it is, on every backend. On TensorFlow `stream()` gives the same
-    batches with less of Python between them, hence faster.
+    Pass it to `fit()` on any backend. On TensorFlow, `stream()` provides the same
+    batches with less Python overhead.
 
-    Where a model looks up a list for each distinct user and item of a batch (see
-    `History`), few of each make the batch cheap: with `groups`, users and items are
-    dealt anew each epoch into so many groups, and a batch is of one group of users
-    and one of items, as far as the sizes allow.
+    A model with a `History` looks up a list of ids for each distinct user and item of
+    a batch, so batches of few distinct users and items are cheaper. With `groups`,
+    the users and the items are partitioned at random into that many groups each
+    epoch, and each batch combines one group of users with one group of items, as far
+    as the group sizes allow.
 
     Args:
-        inputs: Dict of arrays with the rows as first axis, or, for a multi-valued
-            feature, of a pair of ids and row splits, as `without_padding` gives.
-        targets: Array of the ratings.
-        batch_size: Positive integer, rows a batch; no more than there are.
-        seed: Integer.
-        epoch: Integer, how many epochs came before. Defaults to 0.
-        group_by: Names of the inputs to group by. Defaults to none.
-        groups: Positive integer. Defaults to 1, batches of any rows.
+        inputs: Dict of arrays with the rows as first axis. A multi-valued feature can
+            be a pair of ids and row splits, as returned by `without_padding`.
+        targets: Array of targets, such as ratings.
+        batch_size: Positive integer, rows per batch. Larger values than the number of
+            rows are lowered to it.
+        seed: Non-negative integer, the random seed.
+        epoch: Non-negative integer, the number of epochs already completed. Defaults
+            to 0.
+        group_by: Names of the inputs to group by. Defaults to `()`.
+        groups: Positive integer, the number of groups. Defaults to 1 (no grouping).
 
     Raises:
-        ValueError: If an input has not a row for each target, or an argument breaks
-            its constraint.
+        ValueError: If an input and the targets differ in their number of rows, or an
+            argument violates its constraint.
 
     Example:
 
@@ -49,7 +54,7 @@ class ShuffledBatches(keras.utils.PyDataset):
     >>> len(batches)
     2
 
-    Then `model.fit(batches, shuffle=False)`, or, on TensorFlow,
+    Train with `model.fit(batches, shuffle=False)` or, on TensorFlow, with
     `model.fit(batches.stream(), steps_per_epoch=len(batches), shuffle=False)`.
     """
 
@@ -86,23 +91,23 @@ class ShuffledBatches(keras.utils.PyDataset):
         self._shuffle()
 
     def stream(self) -> Any:
-        """Returns a `tf.data.Dataset` of the batches, epoch after epoch without end.
+        """Returns an endless `tf.data.Dataset` of the batches of successive epochs.
 
-        Give `fit` its `steps_per_epoch`, `len` of this, and `shuffle=False`, since
-        Keras warns otherwise. A `steps_per_execution` of the model should divide it,
-        or epochs are that much longer.
+        Call `fit()` with `steps_per_epoch=len(batches)` and with `shuffle=False`, to
+        avoid a warning of Keras. If the model has `steps_per_execution`, choose a
+        divisor of `steps_per_epoch`: otherwise Keras runs more steps per epoch.
         """
         return stream(self._pieces, self[0])
 
     def _pieces(self) -> Iterator[Batch]:
-        ahead = copy.copy(self)  # by some epochs, perhaps: this one's state is fit's
+        ahead = copy.copy(self)  # prefetching may run epochs ahead of `fit`
         while True:
             for first in range(0, len(ahead), PIECE):
                 yield ahead._piece(first, min(first + PIECE, len(ahead)))
             ahead.on_epoch_end()
 
     def _piece(self, first: int, end: int) -> Batch:
-        """Returns the batches from `first` to `end`, stacked."""
+        """Returns the stacked batches `first` to `end - 1`."""
         return self._take(np.stack([self._rows(index) for index in range(first, end)]))
 
     def _rows(self, index: int) -> npt.NDArray[np.int64]:

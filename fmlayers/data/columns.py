@@ -1,4 +1,4 @@
-"""What the columns of a dataset are taken for, in words."""
+"""A description of the columns of a dataset and the kinds that were inferred."""
 
 from collections.abc import Mapping
 from itertools import chain
@@ -9,19 +9,21 @@ import pandas as pd
 from fmlayers.data.dataset import Dataset
 from fmlayers.data.encoder import Kind
 
-SAMPLE = 100  # rows to know a column of times by
-EPOCH = (3e8, 4e9)  # seconds since 1970, from 1979 to 2096
+MAX_SAMPLE = 100  # rows from which a column of timestamps is recognized
+TIMESTAMPS = (3e8, 4e9)  # in seconds since 1970: from 1979 to 2096
 
 
 def describe_columns(dataset: Dataset, columns: Mapping[str, Kind]) -> list[str]:
-    """Returns a line on the columns used, one on those left out, one on times.
-
-    The second where there are such columns, the third where no column was named as
-    that of times and one looks like it.
+    """Returns lines of text that describe how the columns of a dataset are used.
 
     Args:
-        dataset: The ratings with their side tables.
-        columns: Kinds of the columns that the model reads.
+        dataset: A `Dataset`.
+        columns: Dict from the columns that the model reads to their kinds.
+
+    Returns:
+        A list of one to three lines: the columns used, with their kinds; the columns
+        left out, if any; and, if the dataset has no timestamps, the first column that
+        looks like one.
     """
     table = dataset.table()
     used = ", ".join(
@@ -51,21 +53,21 @@ def _described(kind: Kind, column: "pd.Series[Any]") -> str:
         return kind
     cells = column.dropna().unique()
     if kind == "multi_categorical":
-        lists = (x if isinstance(x, tuple) else str(x).split("|") for x in cells)
-        count = len(set(chain.from_iterable(lists)) - {""})
+        values = (x if isinstance(x, tuple) else str(x).split("|") for x in cells)
+        count = len(set(chain.from_iterable(values)) - {""})
     else:
         count = len(cells)
     return f"{kind} ({count:,} {'value' if count == 1 else 'values'})"
 
 
 def _looks_like_times(column: "pd.Series[Any]") -> bool:
-    cells = column.dropna().head(SAMPLE)
+    cells = column.dropna().head(MAX_SAMPLE)
     if not len(cells):
         return False
     if pd.api.types.is_datetime64_any_dtype(cells):
         return True
     if pd.api.types.is_numeric_dtype(cells):
-        return bool(cells.between(*EPOCH).all())
+        return bool(cells.between(*TIMESTAMPS).all())
     times = pd.to_datetime(cells, format="ISO8601", errors="coerce", utc=True)
-    # A bare year is one, too, and seldom a time.
+    # A bare year is valid ISO 8601, too, but rarely a timestamp.
     return bool(times.notna().all() and cells.astype(str).str.contains("-").all())

@@ -1,5 +1,3 @@
-"""Ratings with the tables of their users and items."""
-
 from __future__ import annotations
 
 import hashlib
@@ -13,30 +11,33 @@ import pandas as pd
 from fmlayers.data.errors import DataError
 from fmlayers.data.splits import Split, random_split, time_split, user_split
 
-SECONDS_A_DAY = 86_400
+DAY_SECONDS = 86_400
 RATING_COLUMNS = ("user", "item", "rating", "timestamp")
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Ratings with the tables of their users and items.
+    """Ratings with the side tables of their users and items.
 
-    Every source has the same column names.
+    All sources use the same column names.
 
     Attributes:
-        name: what the data are called, as in `"ml-1m"`.
-        ratings: a row a rating: `user`, `item`, `rating`, where known `timestamp`
-            (seconds since 1970, int64), and further columns that describe the rating.
-        users: a row a user, by `user`: `age`, `sex`, `occupation`, `zip_code` as far as
-            the source has them. `None` if it has none.
-        items: a row an item, by `item`: `title`, `year` (Int64), `genres` (a tuple of
-            str, empty where there are none). `None` if the source has none.
-        folds: the source's own splits, by name, as positions into `ratings`.
-        repairs: a sentence for each thing that was mended, with its number of rows.
+        name: Name of the dataset, such as `"ml-1m"`.
+        ratings: `DataFrame` with one row per rating: `user`, `item`, `rating`,
+            `timestamp` (seconds since 1970, int64) if available, and further columns
+            that describe the rating.
+        users: `DataFrame` with one row per `user`: `age`, `sex`, `occupation` and
+            `zip_code`, if available. `None` if the source has no table of users.
+        items: `DataFrame` with one row per `item`: `title`, `year` (Int64) and
+            `genres` (a tuple of strings, possibly empty), if available. `None` if the
+            source has no table of items.
+        folds: Dict from name to `Split`, the predefined splits of the source.
+        repairs: Tuple of sentences, one per correction that was made to the data, with
+            the number of rows affected.
 
     Raises:
-        DataError: if a table lacks its key, has a user or an item twice or none of
-            those that are rated, or if two tables have a column of the same name.
+        DataError: If a table lacks its key column, has duplicate keys or none of the
+            users or items of `ratings`, or if two tables share a column name.
     """
 
     name: str
@@ -55,24 +56,27 @@ class Dataset:
             if table[key].duplicated().any():
                 twice = table[key][table[key].duplicated()].iloc[0]
                 raise DataError(
-                    f"`{key}s` must have one row a {key}. It has {twice} again."
+                    f"`{key}s` must have one row per {key}. "
+                    f"Received: more than one row of {key} {twice}."
                 )
             if len(table) and not self.ratings[key].isin(table[key]).any():
                 raise DataError(
-                    f"`{key}s` has no row of any {key} in `ratings`. Are they of one "
-                    f"type? Received: {table[key].dtype} and {self.ratings[key].dtype}."
+                    f"`{key}s` must have rows of the {key}s in `ratings`. Check that "
+                    f"both have the same type. Received: {table[key].dtype} and "
+                    f"{self.ratings[key].dtype}."
                 )
             names = set(map(str, table.columns)) - {key}
             if taken & names:
                 raise DataError(
-                    f"the column {min(taken & names)!r} of `{key}s` is in another "
-                    "table too. Rename one of them."
+                    f"Column names must be unique across the tables. Column "
+                    f"{min(taken & names)!r} of `{key}s` is in another table, too: "
+                    "rename one of them."
                 )
             taken |= names
 
     @property
     def side_columns(self) -> tuple[str, ...]:
-        """Names of `table()` other than user, item, rating and timestamp."""
+        """Columns of `table()` other than user, item, rating, timestamp and day."""
         names = [str(name) for name in self.ratings.columns]
         for key, table in self._side_tables():
             names += [str(name) for name in table.columns if name != key]
@@ -80,18 +84,18 @@ class Dataset:
 
     @property
     def rating_bounds(self) -> tuple[float, float]:
-        """The lowest and the highest rating."""
+        """Tuple of the lowest and the highest rating."""
         ratings = self.ratings["rating"]
         return float(ratings.min()), float(ratings.max())
 
     def table(self) -> pd.DataFrame:
-        """Join the ratings with what is known of their users and items.
+        """Joins the ratings with the side tables.
 
         Returns:
-            The ratings in their order, with a RangeIndex, and the columns of `users`
-            and `items`: missing values, and no genres, where a user or an item has no
-            row of its own. Where there are timestamps, `day` counts the days since
-            1970.
+            A `DataFrame` of the ratings in their order, with a `RangeIndex`, and the
+            columns of `users` and `items`. For a user or item without a row in its
+            side table, these values are missing, and the genres empty. If there are
+            timestamps, the column `day` counts the days since 1970.
         """
         parts = [self.ratings.reset_index(drop=True)]
         for key, table in self._side_tables():
@@ -99,16 +103,16 @@ class Dataset:
             parts.append(joined.reset_index(drop=True))
         table = pd.concat(parts, axis=1)
         if "timestamp" in table and "day" not in table:
-            table["day"] = table["timestamp"] // SECONDS_A_DAY
+            table["day"] = table["timestamp"] // DAY_SECONDS
         if self.items is not None and "genres" in self.items:
             table["genres"] = _without_missing(table["genres"])
         return table
 
     def fingerprint(self) -> str:
-        """SHA-256 over the contents of user, item, rating and timestamp, in hex.
+        """Returns the SHA-256 of user, item, rating and timestamp, in hexadecimal.
 
-        The same ratings in the same order have the same fingerprint on every machine;
-        the number 7 and the text "7" differ.
+        The same ratings in the same order have the same fingerprint on every machine.
+        The number 7 and the text "7" are different.
         """
         digest = hashlib.sha256()
         for name in RATING_COLUMNS:
@@ -127,16 +131,22 @@ class Dataset:
 def split_rows(
     dataset: Dataset, split: str = "random", test_fraction: float = 0.2, seed: int = 0
 ) -> Split:
-    """Return the training and test rows of a split by its name.
+    """Splits a dataset into training and test rows.
 
     Args:
-        dataset: the ratings.
-        split: `"random"`, `"user"`, `"time"` or one of `dataset.folds`.
-        test_fraction: share of the test rows; a fold has its own. Defaults to 0.2.
-        seed: seed of a random choice. Defaults to 0.
+        dataset: A `Dataset`.
+        split: `"random"`, `"user"`, `"time"` (see `random_split`, `user_split` and
+            `time_split`) or the name of one of `dataset.folds`. Defaults to
+            `"random"`.
+        test_fraction: Fraction of the rows to test on; ignored for a fold. Defaults to
+            0.2.
+        seed: Random seed. Defaults to 0.
+
+    Returns:
+        A `Split`.
 
     Raises:
-        DataError: if the data have no such fold or cannot be split so.
+        DataError: If the dataset has no such fold, or no timestamps to split by.
     """
     ratings = dataset.ratings
     if split == "random":

@@ -1,5 +1,3 @@
-"""From raw values to ids: fitted on the training rows, saved with the model."""
-
 import json
 import math
 import os
@@ -19,41 +17,43 @@ from fmlayers.features import Categorical, Feature, MultiCategorical, Numeric
 
 Kind = Literal["categorical", "multi_categorical", "numeric"]
 
-MISSING = 0  # an id: the padding of lists, and `mask_zero` of single values
-UNKNOWN = -1  # outside every vocabulary: the layer's `out_of_range` decides
+MISSING = 0  # id of a missing value: masked by `mask_zero`, and the padding of lists
+UNKNOWN = -1  # id outside every vocabulary: handled by the layer's `out_of_range`
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
 class Encoder:
-    """Encodes the columns of a table as the inputs of a model.
+    """Encodes the columns of a table as model inputs.
+
+    Fit the encoder on the training rows, and save it with the model.
 
     Each column is of one of three kinds:
 
-    - `"categorical"`: one value a row; becomes an int32 id.
-    - `"multi_categorical"`: a list, tuple or `"A|B"` of values; becomes int32 ids
-      `(rows, length)`, padded with 0.
-    - `"numeric"`: becomes (value - mean) / standard deviation in float32, both of
-      the training rows; missing stays NaN.
+    - `"categorical"`: one value per row, encoded as an int32 id.
+    - `"multi_categorical"`: a list, a tuple or a text such as `"A|B"` per row, encoded
+      as int32 ids of shape `(rows, length)`, padded with 0.
+    - `"numeric"`: a number per row, standardized to float32 by the mean and standard
+      deviation of the training rows. Missing values stay NaN.
 
-    Ids are 1 ... n for the values of the training rows, the most frequent first
-    (ties in the order of their text), 0 for a missing value (None, NaN, an empty
-    list) and -1 for an unknown one: outside the vocabulary, so that
-    `FeatureEmbedding` treats it as its `out_of_range` says. Values are compared as
-    text, 1, 1.0 and "1" being the same, which keeps 64-bit ids and strings exact.
+    The values of the training rows have the ids 1 to n in order of descending
+    frequency (ties in the order of their text). A missing value (`None`, NaN or an
+    empty list) has the id 0. An unknown value has the id -1, which `FeatureEmbedding`
+    handles according to its `out_of_range`. Values are compared as text, so 64-bit ids
+    and strings stay exact; 1, 1.0 and "1" are the same value.
 
     Args:
         columns: Dict from column name to kind, in the order of the fields.
-        min_count: Positive integer. Rarer values of the training rows count as
-            unknown, which teaches the unknown row what a rare value is like.
-            Defaults to 1.
-        separator: String between the values of a multi-valued text cell.
+        min_count: Positive integer. Values that occur less often in the training rows
+            count as unknown, which trains the embedding of unknown values on rare
+            ones. Defaults to 1.
+        separator: String that separates the values of a multi-categorical text.
             Defaults to `"|"`.
 
     Raises:
-        ValueError: If an argument breaks its constraint, or the encoder is used
+        ValueError: If an argument violates its constraint, or the encoder is used
             before `fit`.
-        DataError: If the table lacks a column, or a numeric column holds
-            something that is not a finite number.
+        DataError: If the table lacks a column, or a numeric column contains a value
+            that is not a finite number.
 
     Example:
 
@@ -97,16 +97,20 @@ class Encoder:
 
     @property
     def features(self) -> list[Feature]:
-        """The descriptions that a layer or model of these columns is built from."""
+        """List of the features that a layer or model of these columns takes."""
         self._require_fitted()
         return [self._feature(column, kind) for column, kind in self.columns.items()]
 
     def fit(self, table: pd.DataFrame | Iterable[pd.DataFrame]) -> Self:
-        """Learns vocabularies, means and deviations from the training rows.
+        """Learns the vocabularies, means and standard deviations.
 
         Args:
-            table: The rows or, where they are wider than memory, an iterable of
-                their parts: what `pd.read_csv(path, chunksize=1_000_000)` returns.
+            table: `DataFrame` of the training rows or, for data larger than memory, an
+                iterable of `DataFrame`s, such as
+                `pd.read_csv(path, chunksize=1_000_000)`.
+
+        Returns:
+            The encoder.
         """
         counts: dict[str, dict[str, int]] = {}
         moments: dict[str, _Moments] = {}
@@ -134,16 +138,16 @@ class Encoder:
         return self
 
     def transform(self, table: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
-        """Returns the inputs of a model, one array a column.
+        """Returns the model inputs of a table, a dict from column name to array.
 
-        Values that `fit` has not seen become the unknown id; none raises.
+        Values that are not in the vocabulary have the id -1; they raise no error.
         """
         self._require_fitted()
         self._require_columns(table)
         return {column: self.encode(column, table[column]) for column in self.columns}
 
     def encode(self, column: str, values: "pd.Series[Any]") -> npt.NDArray[Any]:
-        """Returns what `transform` makes of one column."""
+        """Encodes the values of a single column, as `transform` does."""
         kind = self.columns[column]
         if kind == "numeric":
             mean, deviation = self._scales[column]
@@ -152,16 +156,16 @@ class Encoder:
         codes, cells = self._cells(column, values)
         lengths = [len(cell) for cell in cells]
         flat = [value for cell in cells for value in cell]
-        found = self._vocabularies[column].get_indexer(pd.Index(flat, dtype=object))
-        ids = np.where(found >= 0, found + 1, UNKNOWN)
-        # One row a distinct cell and, at the end, one for the missing (code -1).
+        index = self._vocabularies[column].get_indexer(pd.Index(flat, dtype=object))
+        ids = np.where(index >= 0, index + 1, UNKNOWN)
+        # One row per distinct cell and, last, one for missing cells (code -1).
         padded = np.full((len(cells) + 1, max(lengths, default=1) or 1), MISSING)
         padded[:-1][np.arange(padded.shape[1]) < np.array(lengths)[:, None]] = ids
         encoded = padded.astype(np.int32)[codes]
         return encoded if kind == "multi_categorical" else encoded[:, 0]
 
     def vocabulary(self, column: str) -> list[str]:
-        """Returns the values of a column as text; the first has the id 1."""
+        """Returns the vocabulary of a column as text; the first value has the id 1."""
         self._require_fitted()
         if column not in self._vocabularies:
             raise ValueError(
@@ -181,7 +185,7 @@ class Encoder:
         return self._scales[column]
 
     def decode(self, column: str, ids: Sequence[int]) -> list[str | None]:
-        """Returns the values behind ids, None for a missing or unknown one."""
+        """Returns the values of ids, with `None` for a missing or unknown value."""
         values = self.vocabulary(column)
         return [values[i - 1] if 1 <= i <= len(values) else None for i in ids]
 
@@ -208,7 +212,7 @@ class Encoder:
                 set(scales) != numeric
                 or set(vocabularies) != {*encoder.columns} - numeric
             ):
-                raise ValueError("its vocabularies and scales are not its columns'")
+                raise ValueError("vocabularies and scales do not match the columns")
         encoder._vocabularies = {
             column: pd.Index(values, dtype=object)
             for column, values in vocabularies.items()
@@ -220,14 +224,14 @@ class Encoder:
         return encoder
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the encoder to a JSON file, whole or not at all."""
+        """Saves the encoder to a JSON file, atomically."""
         with whole_file(path) as written:
             text = json.dumps(self.get_config(), ensure_ascii=False, indent=1)
             written.write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Reads what `save` wrote."""
+        """Loads an encoder from a JSON file that was written by `save`."""
         try:
             return cls.from_config(json.loads(Path(path).read_text(encoding="utf-8")))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -236,7 +240,7 @@ class Encoder:
     def _feature(self, column: str, kind: Kind) -> Feature:
         if kind == "numeric":
             return Numeric(column)
-        size = len(self._vocabularies[column]) + 1  # the id 0
+        size = len(self._vocabularies[column]) + 1  # with the id 0
         if kind == "multi_categorical":
             return MultiCategorical(column, size)
         return Categorical(column, size, mask_zero=True)
@@ -244,7 +248,7 @@ class Encoder:
     def _cells(
         self, column: str, values: "pd.Series[Any]"
     ) -> tuple[npt.NDArray[np.intp], list[list[str]]]:
-        """Returns a code a row (-1: missing) and the texts of each distinct cell."""
+        """Returns a code per row (-1: missing) and the texts of each distinct cell."""
         multiple = self.columns[column] == "multi_categorical"
         if multiple:
             values = values.map(_hashable)
@@ -263,7 +267,7 @@ class Encoder:
     def _require_fitted(self) -> None:
         if not self.is_fitted:
             raise ValueError(
-                "The `Encoder` must be fitted on the training rows first: call `fit`."
+                "The `Encoder` must be fitted on the training rows first: call `fit()`."
             )
 
     def _require_columns(self, table: pd.DataFrame) -> None:
@@ -283,14 +287,14 @@ def _is_missing(value: Any) -> bool:
 
 
 def as_text(value: Any) -> str:
-    """Returns the text by which values are compared: 1.0, 1 and "1" are the same."""
+    """Returns the text by which values are compared: "1" for 1.0, 1 and "1"."""
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         return str(int(value))
     return str(value)
 
 
 class _Moments:
-    """Mean and standard deviation of numbers that come in parts.
+    """Mean and standard deviation of numbers that arrive in batches.
 
     References:
         Chan, T., Golub, G. and LeVeque, R. (1983). Algorithms for Computing the
@@ -317,19 +321,20 @@ class _Moments:
         self.most = max(self.most, float(known.max()))
 
     def scale(self) -> tuple[float, float]:
-        """Returns mean and standard deviation; 1 in place of none to speak of."""
+        """Returns mean and standard deviation, the latter 1 for constant values."""
         if not self.count:
             return 0.0, 1.0
-        if self.least == self.most:  # whose deviation may be a rounding error
+        if self.least == self.most:  # the computed deviation may be a rounding error
             return self.least, 1.0
         return self.mean, math.sqrt(self.squares / self.count)
 
 
 def as_numbers(column: str, values: "pd.Series[Any]") -> npt.NDArray[np.float64]:
-    """Returns a column as numbers, NaN where they are missing."""
+    """Returns a column as float64 numbers, with NaN for missing values."""
     if pd.api.types.is_datetime64_any_dtype(values):
         raise DataError(
-            f"Column {column!r} holds times, not numbers: give it in seconds or days."
+            f"Column {column!r} must contain numbers: convert the times to seconds or "
+            "days."
         )
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(
         dtype=np.float64, na_value=np.nan

@@ -1,5 +1,3 @@
-"""MovieLens: the 100K, the 1M and the "latest" families, read or downloaded."""
-
 from __future__ import annotations
 
 import codecs
@@ -21,11 +19,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from fmlayers.data.dataset import Dataset
-from fmlayers.data.errors import DataError, check_width, decode, records, shown
+from fmlayers.data.errors import DataError
+from fmlayers.data.records import check_width, decode, records, shown
 from fmlayers.data.splits import Split
 from fmlayers.data.tables import keep_last, read_bytes
 
-# SHA-256 of the archives that GroupLens keeps as they are. The "latest" ones change.
+# SHA-256 of the archives; none for "latest", which GroupLens updates.
 DIGESTS: dict[str, str | None] = {
     "ml-100k": "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229",
     "ml-1m": "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
@@ -36,11 +35,11 @@ DIGESTS: dict[str, str | None] = {
 _FOLDS = ("u1", "u2", "u3", "u4", "u5", "ua", "ub")
 _RATINGS_HEADER = b"userId,movieId,rating,timestamp"
 _NO_GENRE = ("", "unknown", "(no genres listed)")
-_FILMS_HEADER = ["movieId", "title", "genres"]
+_MOVIES_HEADER = ["movieId", "title", "genres"]
 _INTEGER = re.compile("[+-]?[0-9]{1,18}")
 _YEAR = re.compile(r"\(([0-9]{4})\)")
-# As the README numbers them; where it joins one word of 100K's to others of its own,
-# that word.
+# In the order of 1M's README; where it combines an occupation of 100K with others,
+# 100K's name.
 _OCCUPATIONS = (
     "other",
     "educator",
@@ -88,30 +87,34 @@ _GENRES = [
 
 
 def load_movielens(source: str | os.PathLike[str]) -> Dataset:
-    """Read MovieLens data, recognised by the files that are there.
+    """Loads a MovieLens dataset.
 
-    - 100K: `u.data`, `u.item`, `u.user`, and the official splits `u1` to `u5`, `ua` and
-      `ub` as `folds`;
-    - 1M: `ratings.dat`, `users.dat`, `movies.dat`, the occupations by name;
-    - latest, and others of its form (20M, 25M, 32M): `ratings.csv`, `movies.csv`,
-      without users.
+    The format is recognized by the names of the files:
 
-    Only the ratings must be there. A film's `year` is the last one in parentheses in
-    its title, which stays as it is; the genre "unknown" and "(no genres listed)" are no
-    genres. Ages are the file's: 1M has 1, 18, 25, 35, 45, 50 or 56, the lowest of a
-    range. Where a user rated a film twice the latest rating is kept; timestamps that
-    are all the same are left out; `repairs` says so.
+    - 100K: `u.data`, `u.item` and `u.user`; the official splits `u1` to `u5`, `ua` and
+      `ub` become the `folds`.
+    - 1M: `ratings.dat`, `users.dat` and `movies.dat`; occupations are given by name.
+    - latest, and others in its format (20M, 25M, 32M): `ratings.csv` and `movies.csv`;
+      there are no users.
+
+    Only the file of ratings is required. The `year` of a movie is the last number of
+    four digits in parentheses in its title; the title is unchanged. The genres
+    "unknown" and "(no genres listed)" are dropped. Ages are those of the file: in 1M
+    they are 1, 18, 25, 35, 45, 50 or 56, the lower bounds of age groups. If a user
+    rated a movie more than once, the latest rating is kept. Timestamps that are all
+    equal are dropped. Both corrections are reported in `repairs`.
 
     Args:
-        source: a folder, a .zip file, in either case with the files at its top or in
-            one folder in it; or a name in `DIGESTS`, such as `"ml-1m"`, which is
-            downloaded once. A file or folder of that name has precedence.
+        source: A folder or a zip file, with the data files at its top level or in one
+            of its folders; or one of `"ml-100k"`, `"ml-1m"`, `"ml-latest-small"` and
+            `"ml-latest"`, which is downloaded once. An existing file or folder takes
+            precedence over a name.
 
     Returns:
         A `Dataset` with integer users and items.
 
     Raises:
-        DataError: naming the file, and the line, that can't be used.
+        DataError: If the data cannot be used. The message names the file and line.
     """
     path = Path(source)
     name = os.fspath(source)
@@ -119,17 +122,17 @@ def load_movielens(source: str | os.PathLike[str]) -> Dataset:
         return _load(path)
     if name not in DIGESTS:
         raise DataError(
-            "`source` must be a folder, a .zip file or one of "
-            f"{', '.join(map(repr, DIGESTS))}. Received: source={name!r}, which isn't "
-            "there."
+            "`source` must be an existing folder or zip file, or one of "
+            f"{', '.join(map(repr, DIGESTS))}. Received: source={name!r}, which does "
+            "not exist."
         )
     path = download_movielens(name)
     if DIGESTS[name] is not None:
         return _load(path)
     return _load(
         path,
-        f"{path.name}: no digest of it is published; checked by its own checksums "
-        f"alone. Its SHA-256: {_sha256(path)}.",
+        f"{path.name}: verified by the checksums in the zip file alone, since no "
+        f"SHA-256 is published. Its SHA-256 is {_sha256(path)}.",
     )
 
 
@@ -140,26 +143,28 @@ def download_movielens(
     sha256: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Download a MovieLens archive, unless it is in the cache, and check it.
+    """Downloads and verifies a MovieLens archive, unless it is in the cache.
 
-    The data are GroupLens Research's, for research, not to be redistributed: their
-    README has the terms.
+    The data belong to GroupLens Research. They may be used for research, but not
+    redistributed: see the terms in their README.
 
     Args:
-        name: one of `DIGESTS`.
-        base_url: the folder at which `NAME.zip` is found. Defaults to GroupLens'.
-        sha256: the digest that the archive must have, in hex. Defaults to the published
-            one; the "latest" archives have none, and are checked by the checksums in
-            the zip.
-        cache_dir: the folder that keeps the archive. Defaults to `fmlayers` in Keras'
-            folder, `~/.keras` or `$KERAS_HOME`.
+        name: `"ml-100k"`, `"ml-1m"`, `"ml-latest-small"` or `"ml-latest"`.
+        base_url: URL of the folder that contains `NAME.zip`. Defaults to that of
+            GroupLens.
+        sha256: Optional expected SHA-256 of the archive, in hexadecimal. Defaults to
+            the published one. There is none for the "latest" archives, which are
+            verified by the checksums in the zip file.
+        cache_dir: Optional folder to store the archive in. Defaults to `fmlayers` in
+            the Keras home, `~/.keras` or `$KERAS_HOME`.
 
     Returns:
         The path of the archive.
 
     Raises:
-        DataError: if the archive can't be fetched or isn't the right one; it is then
-            not kept.
+        DataError: If the download fails, or the archive fails the verification. It is
+            then deleted.
+        ValueError: If `name` is unknown.
     """
     if name not in DIGESTS:
         raise ValueError(
@@ -186,30 +191,30 @@ def download_movielens(
             partial.replace(archive)
     except Exception as error:  # Keras raises a bare Exception for a host out of reach.
         raise DataError(
-            f"{url} can't be downloaded: {error}. Check the connection, or fetch it by "
-            f"other means and pass the file's path in place of {name!r}."
+            f"{url} cannot be downloaded: {error}. Check the connection, or download "
+            f"it by other means and pass the path of the file in place of {name!r}."
         ) from error
     finally:
         partial.unlink(missing_ok=True)
     if fault is not None:
         raise DataError(
-            f"{url} {fault}. It isn't kept. Try again, or fetch it by other means and "
-            f"pass the file's path in place of {name!r}."
+            f"{url} {fault}. It was deleted. Try again, or download it by other means "
+            f"and pass the path of the file in place of {name!r}."
         )
     return archive
 
 
 def _fault(archive: Path, digest: str | None) -> str | None:
     if digest is not None:
-        came = _sha256(archive)
-        if came != digest.lower():
-            return f"has the wrong digest: expected SHA-256 {digest}, read {came}"
+        actual = _sha256(archive)
+        if actual != digest.lower():
+            return f"has the wrong digest: expected SHA-256 {digest}, read {actual}"
         return None
     try:
         with zipfile.ZipFile(archive) as opened:
             broken = opened.testzip()
     except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-        return f"is truncated or isn't a zip ({error})"
+        return f"is truncated or not a zip file ({error})"
     return f"is damaged at {broken}" if broken else None
 
 
@@ -218,14 +223,14 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-# The format's name, the ratings, the users, the items.
+# Name of the dataset, ratings, users and items.
 _Tables = tuple[str, pd.DataFrame, pd.DataFrame | None, pd.DataFrame | None]
-# The film's place in its file, id, title, genres.
-_Film = tuple[str, str, str, Iterable[str]]
+# Place in the file, id, title and genres.
+_Movie = tuple[str, str, str, Iterable[str]]
 
 
 class _Files(NamedTuple):
-    """The files of a folder, or of a folder in a zip, that hold a data set."""
+    """The files of a dataset, in a folder or in a folder of a zip file."""
 
     folder: str
     paths: dict[str, str]
@@ -243,7 +248,7 @@ def _load(source: Path, *repairs: str) -> Dataset:
     times = ratings["timestamp"]
     if len(ratings) > 1 and times.min() == times.max():
         repairs += (
-            f"{marker}: left out the timestamp, which is {times.iloc[0]} in all "
+            f"{marker}: dropped the timestamps, which are {times.iloc[0]} in all "
             f"{len(ratings):,} rows.",
         )
         ratings = ratings.drop(columns="timestamp")
@@ -264,25 +269,26 @@ def _find_files(source: Path) -> tuple[_Files, str]:
         folder, _, name = path.rpartition("/")
         if "/" not in folder:
             folders.setdefault(folder, {})[name] = path
-    found = [
+    datasets = [
         (_Files(folder or source.resolve().stem, names, read), marker)
         for folder, names in sorted(folders.items())
         for marker in _LOADERS
         if marker in names
     ]
-    if not found:
+    if not datasets:
         raise DataError(
-            f"{source} has no MovieLens files, neither at its top nor in a folder in "
-            "it. Looked for u.data (100K), ratings.dat (1M) and ratings.csv (latest)."
+            f"{source} has no MovieLens files, neither at its top level nor in one of "
+            "its folders. Expected u.data (100K), ratings.dat (1M) or ratings.csv "
+            "(latest)."
         )
-    at_top = [one for one in found if one[0].paths[one[1]] == one[1]]
-    found = at_top or found
-    if len(found) > 1:
-        listed = ", ".join(files.paths[marker] for files, marker in found)
+    at_top = [one for one in datasets if one[0].paths[one[1]] == one[1]]
+    datasets = at_top or datasets
+    if len(datasets) > 1:
+        listed = ", ".join(files.paths[marker] for files, marker in datasets)
         raise DataError(
-            f"{source} has more than one data set: {listed}. Pass the folder of one."
+            f"{source} has more than one dataset: {listed}. Pass the folder of one."
         )
-    return found[0]
+    return datasets[0]
 
 
 def _open_folder(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
@@ -293,7 +299,7 @@ def _open_folder(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
 
 def _open_zip(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
     damage = (zipfile.BadZipFile, EOFError, OSError, zlib.error)
-    remedy = "Fetch it again, or pass the folder of the unpacked files."
+    remedy = "Download it again, or pass the folder of the unpacked files."
 
     def read(name: str) -> bytes:
         try:
@@ -309,14 +315,14 @@ def _open_zip(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
             return archive.namelist(), read
     except damage as error:
         raise DataError(
-            f"{source} is truncated, or isn't a zip: {error}. {remedy}"
+            f"{source} is truncated or not a zip file: {error}. {remedy}"
         ) from error
 
 
 def _load_100k(files: _Files) -> _Tables:
     genres = [fields[0] for _, fields in _rows(files, "u.genre", "|", 2)] or _GENRES
 
-    def films() -> Iterator[_Film]:
+    def movies() -> Iterator[_Movie]:
         for place, fields in _rows(files, "u.item", "|", 5 + len(genres)):
             flags = zip(genres, fields[5:], strict=True)
             yield (
@@ -328,29 +334,29 @@ def _load_100k(files: _Files) -> _Tables:
 
     layout = ("user", "age", "sex", "occupation", "zip_code")
     users = _users(_rows(files, "u.user", "|", 5), layout)
-    return "ml-100k", _ratings(files, "u.data", "\t"), users, _items(films())
+    return "ml-100k", _ratings(files, "u.data", "\t"), users, _items(movies())
 
 
 def _load_1m(files: _Files) -> _Tables:
     layout = ("user", "sex", "age", "occupation_code", "zip_code")
     users = _users(_rows(files, "users.dat", "::", 5), layout)
-    films = _listed(_rows(files, "movies.dat", "::", 3))
-    return "ml-1m", _ratings(files, "ratings.dat", "::"), users, _items(films)
+    movies = _movies(_rows(files, "movies.dat", "::", 3))
+    return "ml-1m", _ratings(files, "ratings.dat", "::"), users, _items(movies)
 
 
 def _load_latest(files: _Files) -> _Tables:
-    films = _rows(files, "movies.csv", ",", 3)
-    place, header = next(films, ("", _FILMS_HEADER))
-    if header != _FILMS_HEADER:
+    rows = _rows(files, "movies.csv", ",", 3)
+    place, header = next(rows, ("", _MOVIES_HEADER))
+    if header != _MOVIES_HEADER:
         raise DataError(
-            f"{place}: expected {','.join(_FILMS_HEADER)!r}, read "
+            f"{place}: expected {','.join(_MOVIES_HEADER)!r}, read "
             f"{shown(','.join(header))}"
         )
     ratings = _ratings(files, "ratings.csv", ",", header=_RATINGS_HEADER)
-    return "ml-latest", ratings, None, _items(_listed(films))
+    return "ml-latest", ratings, None, _items(_movies(rows))
 
 
-# Each by the file that it is recognised by.
+# By the name of the file that identifies each format.
 _LOADERS: dict[str, Callable[[_Files], _Tables]] = {
     "u.data": _load_100k,
     "ratings.dat": _load_1m,
@@ -413,7 +419,7 @@ def _find_fault(data: bytes, name: str, separator: str, header: bool) -> None:
 def _rows(
     files: _Files, name: str, separator: str, width: int
 ) -> Iterator[tuple[str, list[str]]]:
-    """Yield the place and the fields of each row; nothing where there is no file."""
+    """Yields the place and the fields of each row, and nothing if there is no file."""
     if name not in files.paths:
         return
     data = files.read(name)
@@ -427,8 +433,8 @@ def _rows(
 
 
 def _decode_dat(data: bytes) -> str:
-    # 100K and 1M are Latin-1, 10M, of the same form, is UTF-8. Latin-1 text with a
-    # letter beyond ASCII is no valid UTF-8, short of a contrived one.
+    # 100K and 1M are Latin-1; 10M, in the same format, is UTF-8. Real Latin-1 text with
+    # a letter outside ASCII is not valid UTF-8.
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
@@ -477,14 +483,14 @@ def _occupation(place: str, field: str) -> str:
     return _OCCUPATIONS[code]
 
 
-def _listed(rows: Iterable[tuple[str, list[str]]]) -> Iterator[_Film]:
+def _movies(rows: Iterable[tuple[str, list[str]]]) -> Iterator[_Movie]:
     for place, (item, title, genres) in rows:
         yield place, item, title, genres.split("|")
 
 
-def _items(films: Iterable[_Film]) -> pd.DataFrame | None:
+def _items(movies: Iterable[_Movie]) -> pd.DataFrame | None:
     items: dict[int, tuple[str, int | None, tuple[str, ...]]] = {}
-    for place, field, title, genres in films:
+    for place, field, title, genres in movies:
         item = _new(place, "item", field, items)
         years = _YEAR.findall(title)
         named = tuple(name for name in genres if name not in _NO_GENRE)
@@ -505,7 +511,7 @@ def _items(films: Iterable[_Film]) -> pd.DataFrame | None:
 def _new(place: str, what: str, field: str, known: Container[int]) -> int:
     key = _integer(place, what, field)
     if key in known:
-        raise DataError(f"{place}: the {what} {key} has a row already")
+        raise DataError(f"{place}: more than one row of {what} {key}")
     return key
 
 
@@ -513,10 +519,10 @@ def _folds(files: _Files, ratings: pd.DataFrame) -> Iterator[tuple[str, Split]]:
     rated = pd.MultiIndex.from_frame(ratings[["user", "item"]])
     for fold in _FOLDS:
         names = [f"{fold}.base", f"{fold}.test"]
-        there = [name for name in names if name in files.paths]
-        if len(there) == 1:
-            raise DataError(f"{there[0]} is there, but not its other half: {names}.")
-        if there:
+        present = [name for name in names if name in files.paths]
+        if len(present) == 1:
+            raise DataError(f"A fold needs both {names}. Received: {present[0]} alone.")
+        if present:
             base, test = (_positions(files, name, rated) for name in names)
             yield fold, Split(base, test)
 

@@ -10,17 +10,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from fmlayers._checks import integer
-from fmlayers.data._stream import (
-    PIECE,
-    Batch,
-    Column,
-    length,
-    stream,
-    take,
-    without_padding,
-)
 from fmlayers.data.encoder import Encoder, as_numbers
 from fmlayers.data.errors import DataError
+from fmlayers.data.pipelines import PIECE, stream
+from fmlayers.data.ragged import Batch, Column, length, take, without_padding
 
 
 def write_shards(
@@ -31,26 +24,28 @@ def write_shards(
     target: str = "rating",
     group_size: int = 65_536,
 ) -> int:
-    """Encodes tables into Parquet files, a file a table, for `ShardedBatches`.
+    """Encodes tables and writes them to Parquet files, for `ShardedBatches`.
 
-    Ids are thus looked up once, and not in each epoch. A multi-valued column becomes a
-    list column without padding.
+    Encoding in advance saves the lookup of the ids in each epoch. A multi-valued
+    column is stored as a list column without padding.
 
     Args:
-        tables: A table or, of data wider than memory, an iterable of its parts: what
-            `pd.read_csv(path, chunksize=1_000_000)` returns.
-        folder: Where to write; it is made, and must hold no Parquet file yet. The
-            files appear when all of them are written.
+        tables: A `DataFrame` or, for data larger than memory, an iterable of
+            `DataFrame`s, such as `pd.read_csv(path, chunksize=1_000_000)`. Each is
+            written to a file of its own.
+        folder: Output folder, created if necessary. It must not contain Parquet
+            files. The files appear there once all of them are written.
         encoder: An `Encoder`, fitted on the training rows.
-        target: Column to learn. Defaults to `"rating"`.
-        group_size: Positive integer, rows that are read at once. Defaults to 65,536.
+        target: Name of the target column. Defaults to `"rating"`.
+        group_size: Positive integer, rows per row group, the unit of reading.
+            Defaults to 65,536.
 
     Returns:
-        The number of rows.
+        The number of rows written.
 
     Raises:
-        DataError: If the folder holds Parquet files, a table lacks a column, or the
-            target is missing somewhere or no number.
+        DataError: If the folder contains Parquet files, a table lacks a column, or a
+            target is missing or not a number.
         ImportError: If pyarrow is not installed.
     """
     pa, parquet = _pyarrow()
@@ -58,7 +53,9 @@ def write_shards(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.glob("*.parquet")):
-        raise DataError(f"{folder} holds Parquet files already: choose another folder.")
+        raise DataError(
+            f"{folder} already contains Parquet files: choose another folder."
+        )
     tables = [tables] if isinstance(tables, pd.DataFrame) else tables
     rows = 0
     with tempfile.TemporaryDirectory(prefix=".", dir=folder) as written:
@@ -75,7 +72,7 @@ def write_shards(
 def _encoded(
     name: str, table: pd.DataFrame, encoder: Encoder, target: str
 ) -> dict[str, Any]:
-    """Returns the columns of a table as those of Parquet."""
+    """Returns the encoded columns of a table as Arrow arrays."""
     import pyarrow as pa
 
     if target not in table:
@@ -97,38 +94,51 @@ def _encoded(
 
 
 class ShardedBatches:
-    """Shuffled batches of data wider than memory, read from Parquet files.
+    """Shuffled batches of data larger than memory, read from Parquet files.
 
-    Each epoch puts the row groups of all files in an order of its own, reads `mixed` of
-    them at once and mixes their rows. Seed and epoch determine the batches, so that an
-    interrupted training goes on where it was: at `epoch` and `batch`. Of several
-    workers each gets row groups of its own, anew each epoch, and as many batches as the
-    others; what rows are over at the end of an epoch are left out of it.
+    Each epoch shuffles the row groups of all files, reads `mixed` of them at a time
+    and shuffles their rows. The batches depend only on `seed`, `epoch` and `batch`, so
+    an interrupted run can resume at any batch. With several workers, the row groups
+    are distributed among them anew each epoch. All workers get the same number of
+    batches; the rows left over at the end of an epoch are skipped.
 
-    Memory holds `mixed` row groups, a few times over while they are mixed.
+    Memory use is a few times the size of `mixed` row groups.
 
     Args:
-        folder: Holds Parquet files of ids (integers), lists of ids, and numbers
-            (floats), as `write_shards` writes.
-        batch_size: Positive integer, rows a batch, of each worker.
-        seed: Integer.
-        epoch: Integer, how many epochs came before. Defaults to 0.
-        batch: Integer, how many batches of the epoch came before. Defaults to 0.
-        target: Column to learn. Defaults to `"rating"`.
-        mixed: Positive integer, row groups whose rows are mixed. Defaults to 16.
-        worker: Integer, the place of this worker. Defaults to 0.
-        workers: Positive integer. Defaults to 1.
+        folder: Folder of Parquet files as written by `write_shards`, with columns of
+            ids (integers), lists of ids, and numbers (floats).
+        batch_size: Positive integer, rows per batch of one worker.
+        seed: Non-negative integer, the random seed.
+        epoch: Non-negative integer, the number of epochs already completed. Defaults
+            to 0.
+        batch: Non-negative integer, the number of batches already completed in the
+            epoch. Defaults to 0.
+        target: Name of the target column. Defaults to `"rating"`.
+        mixed: Positive integer, the number of row groups shuffled together. Defaults
+            to 16.
+        worker: Index of this worker, from 0 to `workers - 1`. Defaults to 0.
+        workers: Positive integer, the number of workers. Defaults to 1.
 
     Raises:
-        DataError: If the files cannot be used, naming the one, or hold less than a
-            batch for each worker.
-        ValueError: If an argument breaks its constraint.
+        DataError: If a file cannot be used (the message names it), or the files
+            contain less than one batch per worker.
+        ValueError: If an argument violates its constraint.
         ImportError: If pyarrow is not installed.
 
     Example:
 
-    `model.fit(batches.stream(), steps_per_epoch=len(batches), shuffle=False)`, on every
-    backend: TensorFlow's input pipeline reads for all of them.
+    >>> import tempfile
+    >>> table = pd.DataFrame({"user": [7, 8, 8, 9], "rating": [4.0, 3.0, 5.0, 1.0]})
+    >>> encoder = fmlayers.data.Encoder({"user": "categorical"}).fit(table)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     rows = fmlayers.data.write_shards(table, folder, encoder)
+    ...     batches = fmlayers.data.ShardedBatches(folder, batch_size=2, seed=0)
+    ...     rows, len(batches)
+    (4, 2)
+
+    Train with `model.fit(batches.stream(), steps_per_epoch=len(batches),
+    shuffle=False)`. This works on every backend, since Keras reads TensorFlow's input
+    pipelines on all of them.
     """
 
     def __init__(
@@ -169,30 +179,31 @@ class ShardedBatches:
         self.worker = worker
         self.workers = workers
         self._groups = self._find_groups(Path(folder))
-        # An epoch may deal a worker the smallest groups.
+        # In some epoch a worker may get the smallest groups.
         sizes = sorted(rows for _, _, rows in self._groups)
         self._batches = sum(sizes[: len(sizes) // workers]) // batch_size
         if self._batches < 1:
             raise DataError(
-                f"{folder} holds too few rows for a batch of {batch_size:,} for each "
-                f"of {workers} workers: {sum(sizes):,} in {len(sizes)} row groups."
+                f"{folder} contains too few rows for one batch of {batch_size:,} per "
+                f"worker ({workers}): {sum(sizes):,} rows in {len(sizes)} row groups. "
+                "Lower `batch_size`, or write the shards with a smaller `group_size`."
             )
         if batch >= self._batches:
             raise ValueError(
-                f"`batch` must be below the {self._batches:,} batches of an epoch. "
-                f"Received: batch={batch}."
+                f"`batch` must be less than {self._batches:,}, the number of batches "
+                f"per epoch. Received: batch={batch}."
             )
 
     def __len__(self) -> int:
-        """Returns the number of batches an epoch, of each worker."""
+        """Returns the number of batches per epoch and worker."""
         return self._batches
 
     def stream(self) -> Any:
-        """Returns a `tf.data.Dataset` of the batches, epoch after epoch without end.
+        """Returns an endless `tf.data.Dataset` of the batches of successive epochs.
 
-        Give `fit` its `steps_per_epoch`, `len` of this, and `shuffle=False`, since
-        Keras warns otherwise. A `steps_per_execution` of the model should divide it,
-        or epochs are that much longer.
+        Call `fit()` with `steps_per_epoch=len(batches)` and with `shuffle=False`, to
+        avoid a warning of Keras. If the model has `steps_per_execution`, choose a
+        divisor of `steps_per_epoch`: otherwise Keras runs more steps per epoch.
         """
         inputs, targets = next(self._pieces())
         example = {
@@ -208,7 +219,7 @@ class ShardedBatches:
             batch = 0
 
     def _epoch(self, epoch: int, batch: int) -> Iterator[Batch]:
-        """Yields the batches of an epoch from `batch` on, some at a time, stacked."""
+        """Yields stacks of the batches of an epoch, starting at `batch`."""
         rest, missing = None, len(self) - batch
         for table in self._pools(epoch, batch * self.batch_size):
             columns = table if rest is None else _joined(rest, table)
@@ -227,7 +238,12 @@ class ShardedBatches:
             rest = {name: _from(x, over) for name, x in columns.items()}
 
     def _pools(self, epoch: int, skipped: int) -> Iterator[dict[str, Column]]:
-        """Yields the mixed rows of some row groups at a time, without the first."""
+        """Yields the shuffled rows of `mixed` row groups at a time.
+
+        Args:
+            epoch: Index of the epoch.
+            skipped: Number of rows to skip at the start of the epoch.
+        """
         rng = np.random.default_rng((self.seed, epoch))
         order = rng.permutation(len(self._groups))[self.worker :: self.workers]
         for start in range(0, len(order), self.mixed):
@@ -254,9 +270,11 @@ class ShardedBatches:
         return {name: _column(table[name]) for name in table.column_names}
 
     def _find_groups(self, folder: Path) -> list[tuple[Path, int, int]]:
-        """Returns path, number and rows of each row group, having checked all."""
+        """Checks all files; returns path, index and size of each row group."""
         if not self.paths:
-            raise DataError(f"{folder} holds no Parquet files.")
+            raise DataError(
+                f"{folder} contains no Parquet files: write them with `write_shards`."
+            )
         groups, first = [], None
         for path in self.paths:
             try:
@@ -268,8 +286,8 @@ class ShardedBatches:
             self._check_schema(path, schema)
             if first is not None and not schema.equals(first):
                 raise DataError(
-                    f"{path} has other columns than {self.paths[0]}: "
-                    f"{_described(schema)}, not {_described(first)}."
+                    f"All files must have the same columns. {path} has "
+                    f"{_described(schema)}; {self.paths[0]} has {_described(first)}."
                 )
             first = schema
             groups += [
@@ -289,7 +307,7 @@ class ShardedBatches:
             kind = field.type.value_type if types.is_list(field.type) else field.type
             if not (types.is_integer(kind) or types.is_floating(kind)):
                 raise DataError(
-                    f"{path}: column {field.name!r} must hold ids, lists of ids or "
+                    f"{path}: column {field.name!r} must contain ids, lists of ids or "
                     f"numbers. Received: {field.type}. Encode it with `write_shards`."
                 )
 
@@ -322,7 +340,7 @@ def _column(chunks: Any) -> Column:
 
 
 def _from(column: Column, rows: npt.NDArray[np.int64]) -> Column:
-    """Returns the last rows of a column, those of `rows`."""
+    """Returns the last `len(rows)` rows of a column, whose indices are `rows`."""
     if not isinstance(column, tuple):
         return column[rows]
     values, splits = column

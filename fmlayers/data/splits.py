@@ -1,5 +1,3 @@
-"""Splits of a table's rows into training and test rows."""
-
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -13,28 +11,34 @@ from fmlayers.data.errors import DataError
 
 
 class Split(NamedTuple):
-    """Positions (int64, from 0) of the training rows and of the test rows."""
+    """The indices (int64, from 0) of the training rows and of the test rows.
+
+    Attributes:
+        train: Indices of the training rows.
+        test: Indices of the test rows.
+    """
 
     train: npt.NDArray[np.int64]
     test: npt.NDArray[np.int64]
 
 
 def random_split(n: int, *, test_fraction: float = 0.2, seed: int = 0) -> Split:
-    """Split `n` rows at random.
+    """Splits `n` rows at random.
 
-    The rows are `numpy.random.default_rng(seed).permutation(n)`; the first
-    `n - round(n * test_fraction)` of them train, the others test.
+    The rows are shuffled by `numpy.random.default_rng(seed).permutation(n)`. The first
+    `n - round(n * test_fraction)` are for training, the others for testing.
 
     Args:
-        n: number of rows, a positive integer.
-        test_fraction: share of the test rows, between 0 and 1. Defaults to 0.2.
-        seed: seed of the permutation. Defaults to 0.
+        n: Positive integer, the number of rows.
+        test_fraction: Fraction of the rows to test on, between 0 and 1. Defaults to
+            0.2.
+        seed: Random seed. Defaults to 0.
 
     Returns:
-        A `Split`, in the order of the permutation.
+        A `Split`, in shuffled order.
 
     Raises:
-        ValueError: if either side would be empty.
+        ValueError: If the training or the test rows would be empty.
     """
     num_train = n - _num_test(n, test_fraction)
     order = np.random.default_rng(seed).permutation(n).astype(np.int64)
@@ -44,24 +48,24 @@ def random_split(n: int, *, test_fraction: float = 0.2, seed: int = 0) -> Split:
 def user_split(
     users: npt.ArrayLike | pd.Series, *, test_fraction: float = 0.2, seed: int = 0
 ) -> Split:
-    """Split the rows of each user at random in the same fraction.
+    """Splits the rows of each user at random, in the same proportion.
 
-    A user with `c` rows has `round(c * test_fraction)` of them in the test, and at
-    least one left to train on. The choice depends on which rows share a user, not on
-    the users' names.
+    Of a user with `c` rows, `round(c * test_fraction)` are test rows, but at most
+    `c - 1`: at least one is a training row. The split depends on which rows belong to
+    the same user, not on the values of `users`.
 
     Args:
-        users: the user of each row, shape `(n,)`.
-        test_fraction: share of each user's test rows, between 0 and 1. Defaults to
-            0.2.
-        seed: seed of the choice. Defaults to 0.
+        users: The user of each row, of shape `(n,)`.
+        test_fraction: Fraction of each user's rows to test on, between 0 and 1.
+            Defaults to 0.2.
+        seed: Random seed. Defaults to 0.
 
     Returns:
-        A `Split`, each side in the order of the rows.
+        A `Split`; the training and the test rows are both in ascending order.
 
     Raises:
-        ValueError: if either side would be empty.
-        DataError: if a row has no user.
+        ValueError: If the training or the test rows would be empty.
+        DataError: If a user is missing.
     """
     codes = pd.factorize(np.asarray(users))[0]
     n = len(codes)
@@ -77,9 +81,9 @@ def user_split(
     in_test[order] = np.arange(n) - starts[codes[order]] < num_test[codes[order]]
     if not in_test.any():
         raise ValueError(
-            "`test_fraction` must give some user a test row. "
-            f"Received: test_fraction={test_fraction}, where no user has more than "
-            f"{counts.max()} rows."
+            "`test_fraction` must be large enough for at least one test row. "
+            f"Received: test_fraction={test_fraction}, with at most {counts.max()} "
+            "rows per user."
         )
     return Split(np.flatnonzero(~in_test), np.flatnonzero(in_test))
 
@@ -87,26 +91,27 @@ def user_split(
 def time_split(
     timestamps: npt.ArrayLike | pd.Series | None, *, test_fraction: float = 0.2
 ) -> Split:
-    """Split by time: the latest `round(n * test_fraction)` rows test.
+    """Splits the rows by time: the latest `round(n * test_fraction)` are test rows.
 
-    Rows of the same time keep their order, so that a tie at the boundary is always
-    cut in the same place.
+    Rows with the same timestamp keep their order, so that ties at the boundary are
+    broken deterministically.
 
     Args:
-        timestamps: the time of each row, shape `(n,)`, numbers or datetimes.
-        test_fraction: share of the test rows, between 0 and 1. Defaults to 0.2.
+        timestamps: The timestamp of each row, numbers or datetimes of shape `(n,)`.
+        test_fraction: Fraction of the rows to test on, between 0 and 1. Defaults to
+            0.2.
 
     Returns:
         A `Split`, from the earliest row to the latest.
 
     Raises:
-        ValueError: if either side would be empty.
-        DataError: if there are no timestamps, if one is missing, or if all are equal.
+        ValueError: If the training or the test rows would be empty.
+        DataError: If `timestamps` is `None`, one is missing, or all are equal.
     """
     if timestamps is None:
         raise DataError(
-            "a split by time needs timestamps, and there are none. "
-            "Split with `random_split` or `user_split`."
+            "A split by time needs timestamps, and the data have none. "
+            "Use `random_split` or `user_split`."
         )
     times = np.asarray(timestamps)
     n = len(times)
@@ -116,8 +121,8 @@ def time_split(
         raise DataError(f"row {missing.argmax() + 1}: the timestamp is missing")
     if times.min() == times.max():
         raise DataError(
-            f"a split by time needs timestamps that differ, and all {n:,} are "
-            f"{times[0]}. Split with `random_split` or `user_split`."
+            f"A split by time needs different timestamps, and all {n:,} are "
+            f"{times[0]}. Use `random_split` or `user_split`."
         )
     order = np.argsort(times, kind="stable").astype(np.int64)
     return Split(order[:num_train], order[num_train:])
@@ -129,7 +134,7 @@ def _num_test(n: int, test_fraction: float) -> int:
     num_test = round(n * test_fraction)
     if not 0 < num_test < n:
         raise ValueError(
-            "`test_fraction` must leave a row to train on and a row to test on. "
-            f"Received: test_fraction={test_fraction}, of {n} rows."
+            "`test_fraction` must leave at least one training row and one test row. "
+            f"Received: test_fraction={test_fraction}, with {n} rows."
         )
     return num_test

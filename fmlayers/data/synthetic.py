@@ -1,5 +1,3 @@
-"""Ratings with MovieLens' columns, drawn from a known factorization machine."""
-
 from __future__ import annotations
 
 import math
@@ -58,42 +56,43 @@ _NOUNS = (
     "Tollhouse Umbrella Viaduct Weathervane Xylophone"
 )
 
-# Ratings 2, 3, 4 and 5 begin here.
+# Lower bounds of the ratings 2, 3, 4 and 5.
 _THRESHOLDS = (1.5, 2.5, 3.5, 4.5)
 _FIRST_ORDER_STD = 0.62
 _PAIRWISE_STD = 0.62
-# Vectors of the side features, next to those of users and items, which have 1.
+# Scale of the side features' vectors, relative to those of users and items.
 _SIDE_STD = 0.3
 
 _START = 883_612_800  # 1998-01-01
-_DAY = 86_400
+_DAY_SECONDS = 86_400
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SyntheticDataset(Dataset):
-    """A `Dataset` of which the best possible prediction is known.
+    """A `Dataset` whose best possible predictions are known.
 
     Attributes:
-        expected: E[rating | features] of each rating, to six decimals: no prediction
+        expected: Array of E[rating | features], rounded to six decimals. No prediction
             from the features has a lower mean squared error.
-        variance: Var(rating | features) of each rating, to six decimals: the mean
-            squared error of that prediction.
+        variance: Array of Var(rating | features), rounded to six decimals, the expected
+            squared error of these predictions.
     """
 
     expected: _Floats
     variance: _Floats
 
     def floor_rmse(self, rows: npt.ArrayLike | None = None) -> float:
-        """Return the RMSE of `expected`, in expectation: the lowest that there is.
+        """Returns the lowest possible RMSE, that of the predictions `expected`.
 
         Args:
-            rows: positions of the ratings, such as a split's `test`. Defaults to all.
+            rows: Optional indices of ratings, such as the test rows of a split.
+                Defaults to all ratings.
         """
         if rows is None:
             return math.sqrt(self.variance.mean())
         positions = np.asarray(rows)
         if not positions.size:
-            raise ValueError("`rows` must hold a position. Received: no rows.")
+            raise ValueError("`rows` must not be empty. Received: no rows.")
         return math.sqrt(self.variance[positions].mean())
 
 
@@ -106,30 +105,34 @@ def synthetic(
     noise: float = 0.8,
     seed: int = 0,
 ) -> SyntheticDataset:
-    """Draw ratings with MovieLens' columns from a factorization machine.
+    """Draws ratings from a factorization machine, with the columns of MovieLens.
 
-    A rating is
+    Each rating is
 
         clip(floor(w0 + sum_j w_j x_j + sum_{j<k} <v_j, v_k> x_j x_k + e + 1/2), 1, 5)
 
     with e ~ N(0, `noise`^2). The fields j are the user, the item, the user's age (one
     vector times the standardized age), sex and occupation, and the item's genres (the
-    mean of their vectors, zero where there are none). With the default noise the
-    ratings have a standard deviation of about 1.1, of which 0.78 is noise and rounding.
-    The same arguments give the same data on every machine.
+    mean of their vectors, zero if there are none). With the default noise, the
+    standard deviation of the ratings is about 1.1, of which 0.78 is noise and rounding.
+    The same arguments produce the same data on every machine.
 
     Args:
-        num_users: number of users, a positive integer. Defaults to 600.
-        num_items: number of films, a positive integer. Defaults to 400.
-        num_ratings: number of ratings, of a user and a film once each: at least a
-            rating a user. Defaults to 30,000.
-        rank: length of the vectors v, a positive integer. Defaults to 4.
-        noise: standard deviation of e in ratings, positive. Defaults to 0.8.
-        seed: seed of all that is drawn. Defaults to 0.
+        num_users: Positive integer, the number of users. Defaults to 600.
+        num_items: Positive integer, the number of items. Defaults to 400.
+        num_ratings: Integer from `num_users` to `num_users * num_items`, the number of
+            ratings. No user rates an item twice. Defaults to 30,000.
+        rank: Positive integer, the size of the vectors v. Defaults to 4.
+        noise: Positive float, the standard deviation of e, in rating points. Defaults
+            to 0.8.
+        seed: Random seed. Defaults to 0.
 
     Returns:
-        A `SyntheticDataset`, its ratings in the order of their times. Few films have
-        many of the ratings. The films and their titles are invented.
+        A `SyntheticDataset`, with its ratings in the order of their timestamps. Item
+        popularity is long-tailed. Items and titles are fictional.
+
+    Raises:
+        ValueError: If an argument violates its constraint.
     """
     num_users, num_items, num_ratings, rank = (
         integer(name, value)
@@ -218,13 +221,13 @@ def _draw_items(rng: np.random.Generator, num_items: int) -> pd.DataFrame:
 def _draw_pairs(
     rng: np.random.Generator, num_users: int, num_items: int, num_ratings: int
 ) -> tuple[_Ints, _Ints, _Ints]:
-    """Draw distinct users and items (from 0) with times, in the order of time."""
+    """Draws distinct pairs of user and item (from 0), in the order of timestamps."""
     activity = np.exp(rng.normal(0.0, 0.8, num_users))
     counts = _share_out(num_ratings, activity, num_items)
     popularity = (np.arange(num_items) + 10.0) ** -1.0
     popularity = popularity[rng.permutation(num_items)]
-    # The smallest of exponential variables with these rates: items drawn by
-    # popularity, none twice.
+    # The smallest of exponential variables whose rates are the popularities: items
+    # sampled by popularity without replacement.
     item = np.concatenate(
         [
             np.argsort(rng.exponential(size=num_items) / popularity, kind="stable")[:k]
@@ -232,21 +235,21 @@ def _draw_pairs(
         ]
     )
     user = np.repeat(np.arange(num_users), counts)
-    joined = rng.integers(_START, _START + 700 * _DAY, size=num_users)
-    since = np.floor(rng.exponential(60.0 * _DAY, num_ratings)).astype(np.int64)
+    joined = rng.integers(_START, _START + 700 * _DAY_SECONDS, size=num_users)
+    since = np.floor(rng.exponential(60.0 * _DAY_SECONDS, num_ratings)).astype(np.int64)
     times = joined[user] + since
     order = np.lexsort((item, user, times))
     return user[order], item[order], times[order]
 
 
 def _share_out(total: int, weights: _Floats, limit: int) -> _Ints:
-    """Share `total` out by weight: to each at least 1 and at most `limit`."""
+    """Distributes `total` by weight, with at least 1 and at most `limit` for each."""
     counts = np.ones(len(weights), dtype=np.int64)
     while left := total - int(counts.sum()):
         share = np.where(counts < limit, weights, 0.0)
         share = left * share / share.sum()
         more = np.minimum(np.floor(share).astype(np.int64), limit - counts)
-        if not more.any():  # fewer are left than there are places
+        if not more.any():  # fewer are left than there are users below the limit
             more[np.argsort(-share, kind="stable")[:left]] = 1
         counts += more
     return counts
@@ -267,7 +270,7 @@ def _draw_signal(
     shares = has_genre / np.maximum(has_genre.sum(axis=1, keepdims=True), 1)
 
     def field_of(size: int, first_order_std: float, pairwise_std: float) -> _Floats:
-        """Draw first-order weights and vectors, side by side: (size, 1 + rank)."""
+        """Draws first-order weights and vectors, concatenated: (size, 1 + rank)."""
         scales = np.array([first_order_std] + [pairwise_std] * rank)
         drawn: _Floats = rng.standard_normal((size, 1 + rank)) * scales
         return drawn
@@ -293,16 +296,16 @@ def _draw_signal(
 
 
 def _standardized(values: _Floats) -> _Floats:
-    """Scale to mean 0 and standard deviation 1 over the rows; one row to 0."""
-    centred: _Floats = values - values.mean()
-    return centred / (float(centred.std()) or 1.0)
+    """Standardizes values to mean 0 and standard deviation 1; constant ones to 0."""
+    centered: _Floats = values - values.mean()
+    return centered / (float(centered.std()) or 1.0)
 
 
 def _moments(signal: _Floats, noise: float) -> tuple[_Floats, _Floats]:
-    """Return the mean and the variance of the ratings, given the signal.
+    """Returns the mean and the variance of the ratings conditional on the signal.
 
-    With P_k = P(rating >= k): E[r] = 1 + sum_k P_k and E[r^2] = 1 + sum_k (2k - 1) P_k,
-    k from 2 to 5.
+    With P_k = P(rating >= k), E[r] = 1 + sum_k P_k and E[r^2] = 1 + sum_k (2k - 1) P_k
+    for k from 2 to 5.
     """
     mean = np.ones_like(signal)
     square = np.ones_like(signal)
@@ -311,5 +314,5 @@ def _moments(signal: _Floats, noise: float) -> tuple[_Floats, _Floats]:
         erf = np.fromiter(map(math.erf, scaled.tolist()), np.float64, len(scaled))
         mean += (1.0 + erf) / 2
         square += (2 * rating - 1) * (1.0 + erf) / 2
-    # The last bits are the machine's own; six decimals are everyone's.
+    # The last bits depend on the machine; six decimals do not.
     return np.round(mean, 6), np.round(square - mean**2, 6)

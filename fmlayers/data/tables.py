@@ -1,4 +1,4 @@
-"""Ratings, clicks and other tables from CSV and Parquet files."""
+"""Reading and writing of ratings and other tables as CSV and Parquet files."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ import pandas as pd
 
 from fmlayers._files import whole_file
 from fmlayers.data.dataset import RATING_COLUMNS, Dataset
-from fmlayers.data.errors import DataError, check_width, decode, records, shown
+from fmlayers.data.errors import DataError
+from fmlayers.data.records import check_width, decode, records, shown
 
-# Seconds from here on lie past the year 5000: milliseconds, nearly always.
-_LATEST_SECOND = 1e11
+# Larger timestamps would be past the year 5000: most likely they are milliseconds.
+_MAX_TIMESTAMP = 1e11
 
 
 def read_ratings(
@@ -36,36 +37,36 @@ def read_ratings(
     on_duplicate: Literal["last", "error", "keep"] = "last",
     text_columns: Collection[str] = (),
 ) -> Dataset:
-    """Read a table of ratings or clicks.
+    """Reads ratings or implicit feedback from a CSV or Parquet file.
 
-    CSV is UTF-8 with a header, gzipped or not; Parquet is recognised by its contents.
-    Users and items of a CSV stay text as they were written: `007` isn't `7`, and a user
-    may be called `NA`. An empty cell is a missing one.
+    A CSV file must be UTF-8 with a header, optionally compressed with gzip. A Parquet
+    file is recognized by its contents. The users and items of a CSV file are read as
+    text, unchanged: `007` is different from `7`, and `NA` is a valid name. Empty cells
+    are missing values.
 
     Args:
-        path: the file.
-        user: name of the users' column. Defaults to `"user"`.
-        item: name of the items' column. Defaults to `"item"`.
-        rating: name of the ratings' column, or `None` for clicks, whose rating is 1.
-            Defaults to `"rating"`.
-        timestamp: name of the column of times: seconds since 1970, or ISO 8601, taken
-            for UTC where they name no zone. `None`, the default, takes the column
-            `"timestamp"` if there is one.
-        separator: what stands between two fields of a CSV, one character. Defaults to
-            `","`.
-        on_duplicate: what to do where a user rated an item twice. `"last"`, the
-            default, keeps the latest row, or the last one in the file where there are
-            no times, and counts the others in `repairs`; `"error"` raises; `"keep"`
-            keeps all.
-        text_columns: further columns to read as text even if all their cells are
-            numbers. Defaults to none.
+        path: Path of the file.
+        user: Name of the user column. Defaults to `"user"`.
+        item: Name of the item column. Defaults to `"item"`.
+        rating: Name of the rating column, or `None` for implicit feedback, where all
+            ratings are 1. Defaults to `"rating"`.
+        timestamp: Optional name of the timestamp column, in seconds since 1970 or ISO
+            8601 (UTC if there is no time zone). Defaults to `None`: `"timestamp"`, if
+            there is such a column.
+        separator: Delimiter of a CSV file, one character. Defaults to `","`.
+        on_duplicate: What to do if a user rated an item more than once. `"last"` keeps
+            the latest row (the last one in the file if there are no timestamps) and
+            reports the number of dropped rows in `repairs`; `"error"` raises an error;
+            `"keep"` keeps all rows. Defaults to `"last"`.
+        text_columns: Names of further columns to read as text even if all their cells
+            are numbers. Defaults to `()`.
 
     Returns:
-        A `Dataset` named after the file, without tables of users and items. The
-        ratings keep the further columns: numbers where every cell is one, else text.
+        A `Dataset` named after the file, without side tables. Other columns of the
+        file are kept: as numbers if all their cells are numbers, as text otherwise.
 
     Raises:
-        DataError: naming the line or the column that can't be used.
+        DataError: If the file cannot be used. The message names the line or column.
     """
     if on_duplicate not in ("last", "error", "keep"):
         raise ValueError(
@@ -107,21 +108,21 @@ def read_table(
     separator: str = ",",
     text_columns: Collection[str] = (),
 ) -> pd.DataFrame:
-    """Read a CSV or Parquet table, such as rows to predict.
+    """Reads a table from a CSV or Parquet file, such as rows to predict.
 
     Args:
-        path: the file.
-        separator: what stands between two fields of a CSV, one character. Defaults to
-            `","`.
-        text_columns: columns to read as text even if all their cells are numbers;
-            those that the file lacks are passed over. Defaults to none.
+        path: Path of the file.
+        separator: Delimiter of a CSV file, one character. Defaults to `","`.
+        text_columns: Names of columns to read as text even if all their cells are
+            numbers. Names that are not in the file are ignored. Defaults to `()`.
 
     Returns:
-        A DataFrame of numbers where every cell of a column is one, else of text;
-        missing where a cell is empty. Lists in Parquet become tuples.
+        A `DataFrame`. A column is numeric if all its cells are numbers, and text
+        otherwise. Empty cells are missing values. Lists of a Parquet file are
+        converted to tuples.
 
     Raises:
-        DataError: naming the line that can't be used.
+        DataError: If the file cannot be used. The message names the line.
     """
     frame = _read(path, separator).frame
     return pd.DataFrame(
@@ -130,15 +131,15 @@ def read_table(
 
 
 def write_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
-    """Write a table as UTF-8 CSV without its index, whole or not at all.
+    """Writes a table to a UTF-8 CSV file, atomically and without its index.
 
     Args:
-        frame: the table. The parts of a tuple are joined by `|`; a missing value is an
-            empty cell.
-        path: the file, replaced if it is there.
+        frame: `DataFrame` to write. The entries of a tuple are joined by `|`; missing
+            values become empty cells.
+        path: Path of the file. An existing file is replaced.
 
     Raises:
-        DataError: if the folder isn't there.
+        DataError: If the folder does not exist.
     """
     if not Path(path).parent.is_dir():
         raise DataError(f"{path}: there is no folder {Path(path).parent}.")
@@ -151,10 +152,17 @@ def write_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
 
 
 def keep_last(ratings: pd.DataFrame, name: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Drop all but the latest row of each user and item, and say how many.
+    """Drops all but the latest row of each pair of user and item.
 
-    Rows without a time, or of the same time, are later the later they stand. Those
-    that stay keep their order.
+    Without timestamps, or among equal ones, the last row is the latest.
+
+    Args:
+        ratings: `DataFrame` of ratings.
+        name: Name of the source, for the report.
+
+    Returns:
+        The remaining rows in their order, and a tuple with a sentence on the number of
+        dropped rows, empty if there are none.
     """
     pairs = ratings[["user", "item"]]
     if not pairs.duplicated().any():
@@ -173,7 +181,14 @@ def keep_last(ratings: pd.DataFrame, name: str) -> tuple[pd.DataFrame, tuple[str
 
 @dataclass(frozen=True)
 class _Source:
-    """A table as it was read, and where in the file a row of it stands."""
+    """A table as read from a file.
+
+    Attributes:
+        name: Name of the file, for error messages.
+        frame: The table.
+        place: Function from the index of a row to its place in the file, for error
+            messages.
+    """
 
     name: str
     frame: pd.DataFrame
@@ -195,24 +210,28 @@ def _read(path: str | os.PathLike[str], separator: str) -> _Source:
             data = gzip.decompress(data)
         except (EOFError, OSError, zlib.error) as error:
             raise DataError(
-                f"{name} is truncated or damaged ({error}). Fetch it again."
+                f"{name} is truncated or damaged ({error}). Download it again."
             ) from error
 
     def place(row: int) -> str:
-        found = islice(records(decode(data, name), name, separator), row + 1, None)
-        return f"{name}, line {next(found)[0]}"
+        rows = islice(records(decode(data, name), name, separator), row + 1, None)
+        return f"{name}, line {next(rows)[0]}"
 
     return _Source(name, _read_csv(data, name, separator), place)
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file, or raise a `DataError` that says why it can't be read."""
+    """Returns the contents of a file.
+
+    Raises:
+        DataError: If the file cannot be read.
+    """
     try:
         return path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file.") from None
     except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror}.") from error
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def _read_parquet(data: bytes, name: str) -> pd.DataFrame:
@@ -223,7 +242,7 @@ def _read_parquet(data: bytes, name: str) -> pd.DataFrame:
             f"{name} needs pyarrow: install it with `pip install fmlayers[parquet]`."
         ) from error
     except (ValueError, OSError) as error:
-        raise DataError(f"{name} isn't a readable Parquet file: {error}") from error
+        raise DataError(f"{name} is not a readable Parquet file: {error}") from error
     if frame.empty:
         raise DataError(f"{name} has no rows.")
     for column in frame.select_dtypes("category"):
@@ -233,7 +252,7 @@ def _read_parquet(data: bytes, name: str) -> pd.DataFrame:
 
 def _read_csv(data: bytes, name: str, separator: str) -> pd.DataFrame:
     try:
-        # The header is read as a row: it then fixes how many fields a row may have.
+        # Read as a row, the header determines the number of fields of each row.
         cells = pd.read_csv(
             io.BytesIO(data),
             sep=separator,
@@ -247,7 +266,7 @@ def _read_csv(data: bytes, name: str, separator: str) -> pd.DataFrame:
     except ValueError as error:
         _blame(data, name, separator, str(error))
         raise DataError(f"{name}: {error}") from error
-    # pandas fills up a short row; only where the last cell is empty can it be one.
+    # pandas pads short rows, so a row is complete unless its last cell is empty.
     if cells.iloc[:, -1].isna().any():
         _blame(data, name, separator)
     header = cells.iloc[0]
@@ -264,7 +283,7 @@ def _read_csv(data: bytes, name: str, separator: str) -> pd.DataFrame:
 
 
 def _blame(data: bytes, name: str, separator: str, error: str = "") -> None:
-    """Raise for the first line that isn't as wide as the header, if there is one."""
+    """Raises `DataError` for the first line with another width than the header."""
     rows = records(decode(data, name), name, separator)
     if "EOF inside string" in error:
         line = deque(rows, maxlen=1)[0][0]
@@ -276,11 +295,11 @@ def _blame(data: bytes, name: str, separator: str, error: str = "") -> None:
 
 
 def _check_columns(source: _Source, columns: dict[str, str]) -> None:
-    there = [str(name) for name in source.frame.columns]
-    listed = ", ".join(map(repr, there))
+    names = [str(name) for name in source.frame.columns]
+    listed = ", ".join(map(repr, names))
     for role, name in columns.items():
-        if name not in there:
-            hint = " Is `separator` right?" if len(there) == 1 else ""
+        if name not in names:
+            hint = " Is `separator` right?" if len(names) == 1 else ""
             raise DataError(
                 f"{source.name} has no column {name!r} for `{role}`. "
                 f"Its columns: {listed}.{hint}"
@@ -291,9 +310,9 @@ def _check_columns(source: _Source, columns: dict[str, str]) -> None:
             f"Received: {columns}."
         )
     for name in RATING_COLUMNS:
-        if name in there and name not in columns.values():
+        if name in names and name not in columns.values():
             raise DataError(
-                f"{source.name} has a column {name!r} that isn't used as `{name}`. "
+                f"{source.name} has a column {name!r} that is not used as `{name}`. "
                 "Rename it, or leave it out."
             )
 
@@ -317,7 +336,7 @@ def _numbers(source: _Source, name: str) -> npt.NDArray[np.float64]:
         row = int(bad.argmax())
         raise DataError(
             f"{source.place(row)}: the rating in column {name!r} must be a finite "
-            f"number, {_what(column, row)}"
+            f"number, {_cell_read(column, row)}"
         )
     return numbers
 
@@ -332,18 +351,18 @@ def _seconds(source: _Source, name: str) -> npt.NDArray[np.int64]:
         seconds = times.to_numpy("datetime64[s]").astype(np.int64)
     else:
         moments = numbers.to_numpy(np.float64, na_value=np.nan)
-        bad = ~(np.abs(moments) < _LATEST_SECOND)
+        bad = ~(np.abs(moments) < _MAX_TIMESTAMP)
         seconds = np.floor(np.where(bad, 0, moments)).astype(np.int64)
     if bad.any():
         row = int(bad.argmax())
         raise DataError(
             f"{source.place(row)}: the time in column {name!r} must be seconds since "
-            f"1970 or an ISO 8601 time, {_what(column, row)}"
+            f"1970 or an ISO 8601 time, {_cell_read(column, row)}"
         )
     return seconds
 
 
-def _what(column: pd.Series[Any], row: int) -> str:
+def _cell_read(column: pd.Series[Any], row: int) -> str:
     cell = column.iloc[row]
     return "read an empty cell" if pd.isna(cell) else f"read {shown(str(cell))}"
 
@@ -386,6 +405,6 @@ def _refuse_duplicates(source: _Source, ratings: pd.DataFrame) -> None:
         user, item = pairs.iloc[row]
         first = int((pairs == [user, item]).all(axis=1).to_numpy().argmax())
         raise DataError(
-            f"{source.place(row)}: the user {user} has the item {item} already, "
+            f"{source.place(row)}: user {user} has already rated item {item}, "
             f"at {source.place(first)}"
         )

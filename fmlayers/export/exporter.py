@@ -249,16 +249,16 @@ def _write_saved_model(
 
     signatures, resources = [signature], []
     if encoder is not None:
-        from fmlayers.export.raw import RawEncoder, raw_signature
+        from fmlayers.export.raw_encoder import RawEncoder, raw_signature
 
         raw = RawEncoder(encoder)
         resources += raw.resources
         signatures += [raw_signature(signature, raw, typed=t) for t in (False, True)]
         if items is not None:
-            from fmlayers.export.recommend import Recommend
+            from fmlayers.export.recommender import Recommender
 
             key = items.columns[0] if item_key is None else item_key
-            recommend = Recommend(model, encoder, raw, items, key)
+            recommend = Recommender(model, encoder, raw, items, key)
             resources += recommend.resources
             signatures += recommend.signatures()
     traced = {s.name: saved_model.trace(s) for s in signatures}

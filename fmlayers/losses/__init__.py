@@ -1,4 +1,4 @@
-"""Losses for clicks and rankings; others are Keras' own."""
+"""Losses for ranking from implicit feedback."""
 
 from fmlayers.losses.bpr import BPR
 

@@ -9,26 +9,26 @@ from fmlayers._types import Tensor
 
 @keras.saving.register_keras_serializable(package="fmlayers")
 class BPR(keras.losses.Loss):
-    """Bayesian personalized ranking: what was chosen scores above what was not.
+    """Bayesian personalized ranking (BPR): positives should score above negatives.
 
         loss = mean over pairs (i, j) with y_i > y_j of -ln sigmoid(score_i - score_j)
 
-    The rows of a batch come in groups of `group_size` that are compared among
-    themselves, such as one item that a user rated and `group_size` - 1 drawn from
-    those that the user did not, as `fmlayers.runs.SampledBatches` makes them.
-    Only differences count: the model needs no scaler, and what a group has in common
-    (b, the user's own first-order weight) learns nothing.
+    The rows of a batch consist of groups of `group_size` consecutive rows. Pairs are
+    formed within a group, for example between an item that a user rated and
+    `group_size - 1` sampled negatives. The loss depends only on differences of scores:
+    the model needs no scaler, and terms shared by a group (the bias, the user's
+    first-order weight) get no gradient.
 
     Args:
-        group_size: Integer, at least 2. Defaults to 2.
-        reduction: As of `keras.losses.Loss`, over groups. Sample weights, one a row,
-            are not supported.
-        name: Optional name.
-        dtype: Optional dtype of the computation.
+        group_size: Integer of at least 2, the number of rows per group. Defaults to 2.
+        reduction: Reduction over the groups, same as in `keras.losses.Loss`. Sample
+            weights per row are not supported. Defaults to `"sum_over_batch_size"`.
+        name: Optional name. Defaults to `"bpr"`.
+        dtype: Optional dtype of the computation. Defaults to Keras' `floatx()`.
 
     Call arguments:
-        y_true: Labels, `(groups * group_size,)` or with one more axis of size 1.
-        y_pred: Raw scores, likewise.
+        y_true: Labels of shape `(groups * group_size,)` or `(groups * group_size, 1)`.
+        y_pred: Raw scores, of either shape.
 
     Raises:
         ValueError: If `group_size` is less than 2.
@@ -37,13 +37,13 @@ class BPR(keras.losses.Loss):
 
     >>> loss = fmlayers.losses.BPR(group_size=3)
     >>> labels, scores = np.array([1.0, 0.0, 0.0]), np.array([2.0, 2.0, 2.0])
-    >>> print(f"{float(loss(labels, scores)):.4f}")  # ln 2: no better than chance
+    >>> print(f"{float(loss(labels, scores)):.4f}")  # ln 2, as if chosen at random
     0.6931
 
     References:
         Rendle, S., Freudenthaler, C., Gantner, Z. and Schmidt-Thieme, L. (2009). BPR:
         Bayesian Personalized Ranking from Implicit Feedback. UAI, section 4.1
-        (BPR-OPT, without the prior, which is the layers' `l2`).
+        (BPR-OPT; its regularization is the `l2` of the layers).
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class BPR(keras.losses.Loss):
         scores = ops.reshape(y_pred, (-1, self.group_size))
         above = labels[:, :, None] > labels[:, None, :]  # (groups, i, j)
         margins = scores[:, :, None] - scores[:, None, :]
-        # Infinite scores, whose difference is NaN, are compared only where they count.
+        # Masked before softplus: the difference of two infinite scores is NaN.
         margins = ops.where(above, margins, 0.0)
         losses = ops.where(above, ops.softplus(-margins), 0.0)
         pairs = ops.sum(ops.cast(above, losses.dtype), axis=(1, 2))

@@ -1,4 +1,4 @@
-"""Ratings judged by their error, recommendations as recommendations are judged."""
+"""Metrics of predicted ratings and of top-N recommendations."""
 
 from fmlayers.metrics.ranking import ranking_metrics, ranking_metrics_by_user
 from fmlayers.metrics.rating import mae, rmse

@@ -1,18 +1,17 @@
-"""How good lists of recommended items are, at the first k places.
+"""Metrics of top-k recommendations.
 
-What is measured: lists out of the whole catalogue, without the items that the user had
-in training, against the items that turned out relevant in the test. That is what a
-recommender is for, and nothing else is called by these names here:
+The metrics compare recommendations from the whole catalog, without the items that the
+user had in training, with the items that are relevant in the test set. Other
+procedures that go by the same names measure something else:
 
-- The average precision of ratings that were predicted and cut at a threshold is not
-  MAP: it ranks only items that the user went on to rate.
-- Lists out of the relevant items and a sample of others give other numbers, which can
-  even order two models the other way round (Krichene and Rendle, 2020).
-- Items picked from the rows of other users, or a list that names an item many times,
-  are no recommendations. Lists with an item twice are refused.
+- Predicted ratings cut at a threshold have no meaningful MAP: only items that the user
+  rated are ranked.
+- Rankings of the relevant items among a sample of other items have different values,
+  which can even reverse the order of two models (Krichene and Rendle, 2020).
+- Recommendations that contain an item more than once are invalid; they are rejected.
 
-What isn't measured: whether a user would have liked an item that they never rated. It
-counts as wrong, which favours models that recommend what is popular.
+An item that the user did not rate counts as irrelevant, although the user might have
+liked it. This favors models that recommend popular items.
 """
 
 from __future__ import annotations
@@ -34,9 +33,10 @@ def ranking_metrics(
     *,
     k: int = 25,
 ) -> dict[str, float]:
-    """Judge lists of recommended items by precision, recall, MAP, NDCG and others.
+    """Computes precision, recall, MAP, NDCG and other metrics of recommendations.
 
-    Means over the users who have a relevant item. For a user with R of them:
+    The metrics are means over the users who have a relevant item. For a user with R
+    relevant items:
 
         precision = hits / k
         recall    = hits / R
@@ -45,47 +45,49 @@ def ranking_metrics(
                     / sum_{i<=min(k, R)} 1 / log2(i + 1)
         hit_rate  = 1 if hits > 0 else 0
 
-    where rel_i is 1 if the item at place i is relevant and 0 if not, hits is their sum
-    over the first k places, and precision@i is hits / i over the first i. A list that
-    begins with as many relevant items as there are, or as k holds, gets 1, except that
-    its precision stays below 1 where R < k and its recall where R > k. Further, over
-    all users given, whether they have a relevant item or not:
+    where rel_i is 1 if the item at rank i is relevant and 0 otherwise, hits is the sum
+    of the rel_i of the first k ranks, and precision@i is the precision of the first i
+    ranks. Recommendations that start with min(k, R) relevant items score 1, except
+    that their precision is below 1 if R < k and their recall is below 1 if R > k. A
+    rank without an item counts as irrelevant. One more metric covers all users,
+    including those without a relevant item:
 
-        coverage  = items in at least one list / num_items
+        coverage  = distinct recommended items / num_items
 
-    Beware of other definitions of the same names: ranx, keras-rs and trec_eval divide
-    the sum of `map` by R, so that a perfect list of k < R items gets k / R; RecBole,
-    implicit and the `map_at_k` of recommenders divide as we do. With k >= R the two
-    are equal. A place without an item counts as wrong.
+    Other libraries define MAP differently: ranx, keras-rs and trec_eval divide the sum
+    by R, so perfect recommendations score k / R if k < R. RecBole, implicit and the
+    `map_at_k` of recommenders use the definition above. Both agree if k >= R.
 
-    It works on pairs, one sort and one binary search in all, never on a matrix of
-    users by items as scikit-learn's and keras-rs' metrics do.
+    The computation takes one sort and one binary search over pairs of users and items.
+    Unlike the metrics of scikit-learn and keras-rs, it needs no matrix of users by
+    items.
 
     Args:
-        recommended: positions of the recommended items, integers from 0 to
-            `num_items - 1`, best first, shape `(users, places)` with k places or more,
-            of which the first k are read. -1 where a place has no item. Row u is the
-            list of user u, out of the whole catalogue without the items that the user
-            had in training: what was left out, this function can't see.
-        relevant: the relevant items of each user.
-        num_items: number of items in the catalogue, a positive integer.
-        k: number of places to judge, a positive integer. Defaults to 25.
+        recommended: Positions of the recommended items in the catalog, integers from 0
+            to `num_items - 1` of shape `(users, ranks)`, the best first, with -1 for a
+            rank without an item. There must be at least k ranks; the first k are
+            evaluated. The items that the user had in training must be excluded
+            beforehand: this function cannot check it.
+        relevant: `Relevance`, the relevant items of each user. The users are rows of
+            `recommended`.
+        num_items: Positive integer, the number of items in the catalog.
+        k: Positive integer, the number of ranks to evaluate. Defaults to 25.
 
     Returns:
-        The numbers above by name, each from 0 to 1, and `"users"`, the number of users
-        with a relevant item, whom the means are over.
+        A dict with the metrics above, each from 0 to 1, and `"users"`, the number of
+        users who have a relevant item.
 
     Raises:
-        ValueError: if no user has a relevant item, a list has fewer than k places or
-            an item twice, or a position lies outside the catalogue or the lists.
+        ValueError: If no user has a relevant item, `recommended` has fewer than k
+            ranks or an item twice in a row, or a position is out of range.
 
     Example:
 
     >>> relevant = fmlayers.metrics.Relevance(
     ...     users=np.array([0, 0, 1]), items=np.array([2, 4, 0])
     ... )
-    >>> lists = [[4, 1, 2], [3, 1, -1], [3, 4, 1]]
-    >>> metrics = fmlayers.metrics.ranking_metrics(lists, relevant, num_items=5, k=3)
+    >>> top = [[4, 1, 2], [3, 1, -1], [3, 4, 1]]
+    >>> metrics = fmlayers.metrics.ranking_metrics(top, relevant, num_items=5, k=3)
     >>> for name, value in metrics.items():
     ...     print(f"{name:9} {value:.3f}")
     precision 0.333
@@ -100,13 +102,13 @@ def ranking_metrics(
         - Manning, C., Raghavan, P. and Schütze, H. (2008). Introduction to Information
           Retrieval. Section 8.4 (precision, recall, average precision).
         - Järvelin, K. and Kekäläinen, J. (2002). Cumulated Gain-Based Evaluation of IR
-          Techniques. ACM TOIS 20(4) (NDCG; their discount begins at place 3).
+          Techniques. ACM TOIS 20(4) (NDCG; its discount starts at rank 3).
         - Burges, C. et al. (2005). Learning to Rank Using Gradient Descent. ICML (the
           discount log(i + 1)).
         - Deshpande, M. and Karypis, G. (2004). Item-Based Top-N Recommendation
           Algorithms. ACM TOIS 22(1) (hit rate).
         - Ge, M., Delgado-Battenfeld, C. and Jannach, D. (2010). Beyond Accuracy.
-          RecSys (catalogue coverage).
+          RecSys (catalog coverage).
         - Tamm, Y.-M., Damdinov, R. and Vasilev, A. (2021). Quality Metrics in
           Recommender Systems: Do We Calculate Metrics Consistently? RecSys.
         - Krichene, W. and Rendle, S. (2020). On Sampled Metrics for Item
@@ -116,12 +118,12 @@ def ranking_metrics(
     num_users = len(by_user["user"])
     if num_users == 0:
         raise ValueError(
-            "`relevant` must have a relevant item for at least one user. "
+            "`relevant` must contain at least one pair of a user and an item. "
             "Received: none."
         )
     covered = np.zeros(num_items, dtype=bool)
-    lists = np.asarray(recommended)[:, :k]
-    covered[lists[lists >= 0]] = True
+    top = np.asarray(recommended)[:, :k]
+    covered[top[top >= 0]] = True
     return {
         "precision": float(by_user["precision"].mean()),
         "recall": float(by_user["recall"].mean()),
@@ -140,63 +142,62 @@ def ranking_metrics_by_user(
     *,
     k: int = 25,
 ) -> dict[str, npt.NDArray[Any]]:
-    """Judge the list of each user, so as to average over groups of users.
+    """Computes the ranking metrics of each user.
 
-    The formulas are those of `ranking_metrics`, without the means. Coverage isn't
-    there: it has no value of a single user.
+    Use it to average over groups of users. See `ranking_metrics` for the formulas.
+    Coverage is not included, since it is not defined for a single user.
 
     Args:
-        recommended: positions of the recommended items, shape `(users, places)`, as in
-            `ranking_metrics`.
-        relevant: the relevant items of each user.
-        num_items: number of items in the catalogue, a positive integer.
-        k: number of places to judge, a positive integer. Defaults to 25.
+        recommended: Same as in `ranking_metrics`.
+        relevant: Same as in `ranking_metrics`.
+        num_items: Same as in `ranking_metrics`.
+        k: Same as in `ranking_metrics`.
 
     Returns:
-        Arrays with one entry for each user who has a relevant item: `"user"`, the row
-        of `recommended` (int64, ascending), and `"precision"`, `"recall"`,
-        `"average_precision"`, `"ndcg"` and `"hit"` (float64, from 0 to 1).
+        A dict of arrays with one entry for each user who has a relevant item:
+        `"user"`, the row of `recommended` (int64, ascending), and `"precision"`,
+        `"recall"`, `"average_precision"`, `"ndcg"` and `"hit"` (float64, from 0 to 1).
 
     Raises:
-        ValueError: if a list has fewer than k places or an item twice, or a position
-            lies outside the catalogue or the lists.
+        ValueError: If `recommended` has fewer than k ranks or an item twice in a row,
+            or a position is out of range.
 
     Example:
 
     >>> relevant = fmlayers.metrics.Relevance(
     ...     users=np.array([0, 0, 2]), items=np.array([2, 4, 0])
     ... )
-    >>> lists = [[4, 1, 2], [3, 1, -1], [3, 4, 1]]
-    >>> by_user = fmlayers.metrics.ranking_metrics_by_user(lists, relevant, 5, k=2)
+    >>> top = [[4, 1, 2], [3, 1, -1], [3, 4, 1]]
+    >>> by_user = fmlayers.metrics.ranking_metrics_by_user(top, relevant, 5, k=2)
     >>> by_user["user"], by_user["recall"]
     (array([0, 2]), array([0.5, 0. ]))
 
     References:
-        As in `ranking_metrics`.
+        See `ranking_metrics`.
     """
     k, num_items = integer("k", k), integer("num_items", num_items)
-    lists = _check_lists(recommended, num_items, k)
-    users, items = _check_relevant(relevant, num_items, len(lists))
+    top = _check_recommended(recommended, num_items, k)
+    users, items = _check_relevant(relevant, num_items, len(top))
     pairs = np.sort(users * num_items + items)
     pairs = pairs[np.diff(pairs, prepend=-1) > 0]
     num_relevant = np.bincount(pairs // num_items)
-    judged = np.flatnonzero(num_relevant)
-    lists, num_relevant = lists[judged], num_relevant[judged]
+    evaluated = np.flatnonzero(num_relevant)
+    top, num_relevant = top[evaluated], num_relevant[evaluated]
 
-    wanted = judged[:, None] * num_items + lists
-    found = pairs.take(np.searchsorted(pairs, wanted), mode="clip") == wanted
-    # An empty place, -1, would be the last item of the user before.
-    hits = found & (lists >= 0)  # (judged, k)
+    recommended_pairs = evaluated[:, None] * num_items + top
+    nearest = pairs.take(np.searchsorted(pairs, recommended_pairs), mode="clip")
+    # An item of -1 would be the last item of the previous user.
+    hits = (nearest == recommended_pairs) & (top >= 0)  # (evaluated, k)
     num_hits = hits.sum(axis=1)
-    places = np.arange(1, k + 1)
+    ranks = np.arange(1, k + 1)
     possible = np.minimum(num_relevant, k)
 
-    precisions = hits.cumsum(axis=1) / places
-    discounts = 1 / np.log2(places + 1)
-    # Summed in the order of the ideal, so that a perfect list gets exactly 1.
+    precisions = hits.cumsum(axis=1) / ranks
+    discounts = 1 / np.log2(ranks + 1)
+    # Summed in the same order as the ideal, so that a perfect NDCG is exactly 1.
     gains = (hits * discounts).cumsum(axis=1)[:, -1]
     return {
-        "user": judged,
+        "user": evaluated,
         "precision": num_hits / k,
         "recall": num_hits / num_relevant,
         "average_precision": (precisions * hits).sum(axis=1) / possible,
@@ -205,38 +206,38 @@ def ranking_metrics_by_user(
     }
 
 
-def _check_lists(
+def _check_recommended(
     recommended: npt.ArrayLike, num_items: int, k: int
 ) -> npt.NDArray[np.int64]:
-    lists = np.asarray(recommended)
-    if lists.ndim != 2 or lists.shape[1] < k:
+    top = np.asarray(recommended)
+    if top.ndim != 2 or top.shape[1] < k:
         raise ValueError(
-            f"`recommended` must have the shape (users, places) with k={k} places or "
-            "more. Lower `k`, or fill the lists up with -1. "
-            f"Received: shape {lists.shape}."
+            f"`recommended` must have the shape (users, ranks) with at least k={k} "
+            "ranks. Lower `k`, or pad the rows with -1. "
+            f"Received: shape {top.shape}."
         )
-    if lists.dtype.kind not in "iu":
+    if top.dtype.kind not in "iu":
         raise ValueError(
-            f"`recommended` must be integer positions. Received: dtype {lists.dtype}."
+            f"`recommended` must be integer positions. Received: dtype {top.dtype}."
         )
-    lists = lists[:, :k]
-    outside = (lists < -1) | (lists >= num_items)
+    top = top[:, :k]
+    outside = (top < -1) | (top >= num_items)
     if outside.any():
-        row, place = np.argwhere(outside)[0]
+        row, rank = np.argwhere(outside)[0]
         raise ValueError(
-            "`recommended` must be positions from 0 to num_items - 1, or -1 where a "
-            f"place has no item. Received: {lists[row, place]} in row {row}, with "
+            "`recommended` must be positions from 0 to num_items - 1, or -1 for a rank "
+            f"without an item. Received: {top[row, rank]} in row {row}, with "
             f"num_items={num_items}."
         )
-    ascending = np.sort(lists, axis=1)
-    again = (np.diff(ascending, axis=1) == 0) & (ascending[:, 1:] >= 0)
-    if again.any():
-        row, place = np.argwhere(again)[0]
+    ascending = np.sort(top, axis=1)
+    repeated = (np.diff(ascending, axis=1) == 0) & (ascending[:, 1:] >= 0)
+    if repeated.any():
+        row, rank = np.argwhere(repeated)[0]
         raise ValueError(
-            "`recommended` must have an item once in a list. "
-            f"Received: item {ascending[row, place]} more than once in row {row}."
+            "`recommended` must not contain an item twice in a row. "
+            f"Received: item {ascending[row, rank]} more than once in row {row}."
         )
-    return lists.astype(np.int64)
+    return top.astype(np.int64)
 
 
 def _check_relevant(
@@ -252,7 +253,7 @@ def _check_relevant(
         )
     if len(items) and items.max() >= num_items:
         raise ValueError(
-            "`relevant.items` must be positions in the catalogue. "
+            "`relevant.items` must be positions in the catalog. "
             f"Received: item {items.max()}, with num_items={num_items}."
         )
     return users, items

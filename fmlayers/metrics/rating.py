@@ -1,8 +1,8 @@
-"""The error of predicted ratings.
+"""Metrics of predicted ratings.
 
-These are for predictions that are there already, as in a table. Where Keras evaluates
-a model, `keras.metrics.RootMeanSquaredError` and `keras.metrics.MeanAbsoluteError` in
-`compile(metrics=...)` measure the same.
+Use them for predictions that you already have, such as a column of a table. To evaluate
+a model with Keras, pass `keras.metrics.RootMeanSquaredError` or
+`keras.metrics.MeanAbsoluteError` to `compile(metrics=...)`.
 """
 
 from __future__ import annotations
@@ -12,23 +12,22 @@ import numpy.typing as npt
 
 
 def rmse(ratings: npt.ArrayLike, predictions: npt.ArrayLike) -> float:
-    """Root mean squared error of predicted ratings, in their own unit.
+    """Computes the root mean squared error of predicted ratings.
 
         RMSE = sqrt( 1/n sum_i (prediction_i - rating_i)^2 )
 
-    All rows weigh the same, so users with many ratings weigh more than others. It says
-    nothing of the order in which items are recommended: see `ranking_metrics`. For a
-    Keras model's `compile`, take `keras.metrics.RootMeanSquaredError`.
+    All rows have the same weight, so users with many ratings have more influence. The
+    RMSE does not measure the quality of recommendations: see `ranking_metrics`.
 
     Args:
-        ratings: the true ratings, finite numbers of any shape but an empty one.
-        predictions: the predicted ones, of the same shape.
+        ratings: True ratings, finite numbers of any non-empty shape.
+        predictions: Predicted ratings, finite numbers of the same shape.
 
     Returns:
-        The error, 0 or more, computed in float64.
+        The error as a float, in the unit of the ratings, computed in float64.
 
     Raises:
-        ValueError: if the shapes differ, there are no ratings, or a number isn't
+        ValueError: If the shapes differ, there are no ratings, or a number is not
             finite.
 
     Example:
@@ -44,23 +43,21 @@ def rmse(ratings: npt.ArrayLike, predictions: npt.ArrayLike) -> float:
 
 
 def mae(ratings: npt.ArrayLike, predictions: npt.ArrayLike) -> float:
-    """Mean absolute error of predicted ratings, in their own unit.
+    """Computes the mean absolute error of predicted ratings.
 
         MAE = 1/n sum_i |prediction_i - rating_i|
 
-    One large error weighs as much as several small ones of the same sum, where `rmse`
-    gives it more. For a Keras model's `compile`, take
-    `keras.metrics.MeanAbsoluteError`.
+    Unlike `rmse`, it gives large errors no extra weight.
 
     Args:
-        ratings: the true ratings, finite numbers of any shape but an empty one.
-        predictions: the predicted ones, of the same shape.
+        ratings: True ratings, finite numbers of any non-empty shape.
+        predictions: Predicted ratings, finite numbers of the same shape.
 
     Returns:
-        The error, 0 or more, computed in float64.
+        The error as a float, in the unit of the ratings, computed in float64.
 
     Raises:
-        ValueError: if the shapes differ, there are no ratings, or a number isn't
+        ValueError: If the shapes differ, there are no ratings, or a number is not
             finite.
 
     Example:
@@ -80,7 +77,7 @@ def _errors(
 ) -> npt.NDArray[np.float64]:
     true = np.asarray(ratings, dtype=np.float64)
     predicted = np.asarray(predictions, dtype=np.float64)
-    # (n,) against a model's (n, 1) would broadcast to all n * n pairs.
+    # (n,) and a model's (n, 1) would broadcast to (n, n).
     if true.shape != predicted.shape:
         raise ValueError(
             "`ratings` and `predictions` must have the same shape. "
@@ -96,6 +93,6 @@ def _errors(
             row = int(bad.argmax())
             raise ValueError(
                 f"`{name}` must be finite numbers. "
-                f"Received: {numbers.ravel()[row]} at position {row}."
+                f"Received: {numbers.ravel()[row]} at index {row}."
             )
     return predicted - true

@@ -1,9 +1,8 @@
-"""Which items are relevant for whom, told by the ratings of the test.
+"""Definitions of the relevant items of each user, from test ratings.
 
-A recommendation is right or wrong only once somebody has said what is relevant. These
-functions say it from test ratings: above one bar for all users, or above each user's
-own. Items that a user didn't rate in the test count as not relevant; whether they
-would have liked them, nobody knows.
+Ranking metrics need to know which items are relevant. These functions call an item
+relevant if the user rated it above a threshold, either the same for all users or one
+per user. Items that the user did not rate in the test set count as irrelevant.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ from fmlayers.metrics._positions import check_lengths, check_positions
 
 
 class Relevance(NamedTuple):
-    """The relevant items of each user as pairs, in any order.
+    """Pairs of users and their relevant items, in any order.
 
-    A pair that is there twice counts once. Users without a pair have no relevant item,
-    and rankings aren't judged by them. For clicks, where each row of the test is
-    relevant, make one of the rows' own users and items.
+    Duplicate pairs count once. Users without a pair have no relevant item, and are left
+    out of the ranking metrics. For implicit feedback, where every test row is relevant,
+    create it directly from the users and items of these rows.
 
     Attributes:
-        users: the user's position (int64, from 0) in each pair, shape `(pairs,)`.
-        items: the item's position (int64, from 0) in each pair, shape `(pairs,)`.
+        users: Position of the user of each pair, int64 from 0, of shape `(pairs,)`.
+        items: Position of the item of each pair, int64 from 0, of shape `(pairs,)`.
 
     Example:
 
@@ -44,25 +43,27 @@ def relevant_by_threshold(
     ratings: npt.ArrayLike,
     threshold: float,
 ) -> Relevance:
-    """Take the items that a user rated `threshold` or higher for relevant.
+    """Returns the items that a user rated `threshold` or higher as relevant.
 
-    One bar for all: a user who never rates as high has no relevant item, and is left
-    out where rankings are judged.
+    The threshold is the same for all users. A user without a rating that high has no
+    relevant item, and is left out of the ranking metrics.
 
     Args:
-        users: position of the user of each test row, integers from 0, shape `(rows,)`.
-        items: position of the item of each test row, integers from 0, shape `(rows,)`.
-        ratings: the rating of each test row, finite numbers, shape `(rows,)`.
-        threshold: the lowest rating that is relevant, in the unit of the ratings;
-            rounded to their precision where they are float32 or float16.
+        users: Position of the user of each test row, integers from 0 of shape
+            `(rows,)`.
+        items: Position of the item of each test row, integers from 0 of shape
+            `(rows,)`.
+        ratings: Rating of each test row, finite numbers of shape `(rows,)`.
+        threshold: The lowest relevant rating, in the unit of the ratings. It is rounded
+            to their precision if they are float32 or float16.
 
     Returns:
-        A `Relevance`, in the order of the rows. An item that a user rated twice is
-        relevant if one of the two ratings is high enough.
+        A `Relevance`, in the order of the rows. An item that a user rated more than
+        once is relevant if one of the ratings is high enough.
 
     Raises:
-        ValueError: if the rows aren't equally many, users or items aren't positions,
-            or a rating or the threshold isn't a finite number.
+        ValueError: If the arrays differ in length, users or items are not positions,
+            or a rating or the threshold is not a finite number.
 
     Example:
 
@@ -90,30 +91,32 @@ def relevant_by_quantile(
     *,
     quantile: float = 0.85,
 ) -> Relevance:
-    """Take the items for relevant that are high among the user's own test ratings.
+    """Returns the items in the upper quantile of each user's ratings as relevant.
 
     A rating is relevant if it is at least
 
         numpy.quantile(ratings of the same user in these rows, quantile)
 
-    with linear interpolation, in float64. So every user with a test rating has a
-    relevant item: also one who rated a single item, however low, and a user who gave
-    all items the same rating has them all. The cost is that of one sort of the rows.
+    with linear interpolation, in float64. Every user with a test rating has a relevant
+    item, even if the rating is low. If a user gave all items the same rating, all of
+    them are relevant. The cost is that of sorting the rows once.
 
     Args:
-        users: position of the user of each test row, integers from 0, shape `(rows,)`.
-        items: position of the item of each test row, integers from 0, shape `(rows,)`.
-        ratings: the rating of each test row, finite numbers, shape `(rows,)`.
-        quantile: where the bar lies, from 0 (all are relevant) to 1 (only the user's
-            highest are). Defaults to 0.85.
+        users: Position of the user of each test row, integers from 0 of shape
+            `(rows,)`.
+        items: Position of the item of each test row, integers from 0 of shape
+            `(rows,)`.
+        ratings: Rating of each test row, finite numbers of shape `(rows,)`.
+        quantile: Float from 0 (all items are relevant) to 1 (only the user's highest
+            ratings are). Defaults to 0.85.
 
     Returns:
-        A `Relevance`, in the order of the rows. An item that a user rated twice is
-        relevant if one of the two ratings is high enough.
+        A `Relevance`, in the order of the rows. An item that a user rated more than
+        once is relevant if one of the ratings is high enough.
 
     Raises:
-        ValueError: if the rows aren't equally many, users or items aren't positions,
-            a rating isn't a finite number, or `quantile` lies outside 0 and 1.
+        ValueError: If the arrays differ in length, users or items are not positions,
+            a rating is not a finite number, or `quantile` is outside of [0, 1].
 
     Example:
 
@@ -137,9 +140,9 @@ def relevant_by_quantile(
     below = np.floor(place).astype(np.int64)
     low = ascending[first + below]
     high = ascending[first + np.minimum(below + 1, counts - 1)]
-    bar = low + (high - low) * (place - below)
+    thresholds = low + (high - low) * (place - below)
     keep = np.empty(len(order), dtype=bool)
-    keep[order] = ascending >= np.repeat(bar, counts)
+    keep[order] = ascending >= np.repeat(thresholds, counts)
     return Relevance(user_positions[keep], item_positions[keep])
 
 

@@ -1,4 +1,4 @@
-"""Optimizers whose step costs as much as the batch, not as the table, is long."""
+"""Optimizers for large embedding tables: the cost of a step depends on the batch."""
 
 from fmlayers.optimizers.adagrad import Adagrad
 from fmlayers.optimizers.lazy_adam import LazyAdam

@@ -1,8 +1,8 @@
-"""What the optimizers share: steps over the rows of the batch, on TensorFlow.
+"""Sparse updates on TensorFlow, shared by the optimizers.
 
-There a looked-up row's gradient is a slice an occurrence (`tf.IndexedSlices`): an id
-that is twice in a batch has two. The other backends' gradients are as long as the
-table, and so are their steps: Keras' own, but for narrow dtypes.
+On TensorFlow, the gradient of an embedding lookup is a `tf.IndexedSlices` with one
+slice per occurrence of an id. On the other backends gradients are dense, and the
+optimizers use the step of Keras, except for float16 and bfloat16 variables.
 """
 
 from abc import abstractmethod
@@ -14,50 +14,56 @@ from keras import ops
 
 from fmlayers._checks import plain
 
-SMALL_TABLE = 8192  # rows
-NARROW = ("float16", "bfloat16")
+MAX_DENSE_ROWS = 8192  # tables up to this size get dense steps
+NARROW_DTYPES = ("float16", "bfloat16")
 
 
 class RowWise(keras.optimizers.Optimizer):
-    """Mixin, in front of a Keras optimizer, that steps, clips and decays by rows.
+    """Mixin that adds sparse updates, clipping and weight decay to a Keras optimizer.
 
-    Duplicates are summed before anything else is done. In a table of at most 8192
-    rows, or as many as the batch has ids, a step over all rows is faster than to look
-    for duplicates; rows that are not in the batch stay as they are in it, too.
+    List it before the Keras optimizer among the base classes.
 
-    Gradients of float16 and bfloat16 variables are unscaled, clipped and made into
-    steps in float32: 0.999 is 1 in bfloat16, and 256 squared is infinite in float16.
+    The gradients of duplicate ids are summed first. For a table of at most 8192 rows,
+    or no more rows than ids in the batch, a dense step is faster than a search for
+    duplicates. Even then, rows that are not in the batch stay unchanged.
+
+    Gradients of float16 and bfloat16 variables are unscaled, clipped and applied in
+    float32: 0.999 rounds to 1 in bfloat16, and 256 squared overflows in float16.
     """
 
-    # Whether a gradient of 0 moves a row, so that rows not in the batch must be told
-    # from those with such a gradient.
+    # Whether a gradient of 0 changes a row. If so, a dense step must distinguish rows
+    # with such a gradient from rows that are not in the batch.
     moves_idle_rows: bool
     loss_scale_factor: float | None
 
     def __init__(self, *args: Any, use_ema: bool = False, **kwargs: Any) -> None:
         if use_ema:
             raise ValueError(
-                "`use_ema` must be False: averaging the weights costs a whole table a "
-                "step. Received: use_ema=True."
+                "`use_ema` must be False, since averaging the weights would update the "
+                "whole table at each step. Received: use_ema=True."
             )
-        # Keras refuses NumPy's learning rates, and saves no other of its numbers.
+        # Keras rejects NumPy's numbers as a learning rate and cannot save others.
         kwargs = {name: plain(value) for name, value in kwargs.items()}
         super().__init__(*map(plain, args), use_ema=use_ema, **kwargs)
 
     @abstractmethod
     def _slots(self, variable: Any) -> list[Any]:
-        """Returns the optimizer's variables that are shaped like `variable`."""
+        """Returns the optimizer's variables (slots) for a model variable."""
 
     @abstractmethod
     def _changes(
         self, gradient: Any, slots: Sequence[Any], learning_rate: Any
     ) -> list[Any]:
-        """Returns what to add to the variable and to its slots.
+        """Returns the increments of the variable and of its slots.
 
         Args:
-            gradient: Float tensor, rows of a gradient.
+            gradient: Float tensor of shape `(rows, ...)`, the gradient of some rows.
             slots: The same rows of the slots.
             learning_rate: Float scalar.
+
+        Returns:
+            A list of tensors shaped like `gradient`: the increment of the variable,
+            followed by those of the slots.
         """
 
     def build(self, variables: Sequence[Any]) -> None:
@@ -71,22 +77,22 @@ class RowWise(keras.optimizers.Optimizer):
 
         for index, variable in enumerate(variables):
             rows = variable.shape[0] if variable.shape else 0
-            if rows > SMALL_TABLE:
-                # Scratch, not state: no file has it. A float, of which every device
-                # can scatter and gather; whole up to 2**24 ids in a batch.
+            if rows > MAX_DENSE_ROWS:
+                # Scratch space, which is not saved. Every device can scatter and
+                # gather floats, which are exact for up to 2**24 ids in a batch.
                 with tf.init_scope():
                     scratch = tf.Variable(tf.zeros((rows,)), trainable=False)
                 self._writers[index] = scratch
 
     def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
         scale = self.loss_scale_factor
-        # What is accumulated over steps has to be of the variables' dtype.
+        # Gradients that are accumulated over steps must keep the variables' dtype.
         if not self.gradient_accumulation_steps:
             grads = [_map_values(_widened, g) for g in grads]
         if scale is None or keras.backend.backend() != "tensorflow":
             super().apply(grads, trainable_variables)
             return
-        # Keras divides the gradients by a float, which slices do not know.
+        # Keras divides by a float, which `tf.IndexedSlices` does not support.
         grads = [_map_values(lambda values: values / scale, g) for g in grads]
         self.loss_scale_factor = None
         try:
@@ -98,11 +104,11 @@ class RowWise(keras.optimizers.Optimizer):
         gradient = _map_values(_widened, gradient)
         decay = self._decay(gradient, variable, learning_rate)
         if is_sliced(gradient):
-            if variable.shape[0] > max(gradient.indices.shape[0] or 0, SMALL_TABLE):
+            if variable.shape[0] > max(gradient.indices.shape[0] or 0, MAX_DENSE_ROWS):
                 self._step_rows(gradient, variable, learning_rate, decay)
             else:
                 self._step_table(gradient, variable, learning_rate, decay)
-        elif keras.backend.standardize_dtype(variable.dtype) in NARROW:
+        elif keras.backend.standardize_dtype(variable.dtype) in NARROW_DTYPES:
             self._step_whole(gradient, variable, learning_rate, decay)
         else:
             if decay is not None:
@@ -110,7 +116,7 @@ class RowWise(keras.optimizers.Optimizer):
             super().update_step(gradient, variable, learning_rate)
 
     def _decay(self, gradient: Any, variable: Any, learning_rate: Any) -> Any:
-        """Returns the share that a step takes off, `None` where Keras takes it."""
+        """Returns the weight decay of a step, or `None` if Keras applies it."""
         if keras.backend.backend() != "tensorflow" or self.weight_decay is None:
             return None
         if not self._use_weight_decay(variable):
@@ -153,8 +159,9 @@ class RowWise(keras.optimizers.Optimizer):
     ) -> None:
         import tensorflow as tf
 
-        # Each occurrence of an id writes its place into the id's row of the scratch;
-        # whichever is read back then stands for all: no sort, no pass over the table.
+        # Finds duplicates without a sort or a pass over the table: each occurrence of
+        # an id writes its position to the row of the id, and the one that is read back
+        # represents all of them.
         indices = gradient.indices
         writers = self._writers[self._get_variable_index(variable)]
         places = tf.range(tf.size(indices), dtype=tf.float32)
@@ -181,18 +188,18 @@ class RowWise(keras.optimizers.Optimizer):
         values = [g.values if is_sliced(g) else g for g in grads]
         clipped = super()._clip_gradients(values)
         return [
-            _map_values(lambda _, found=found: found, g)
-            for g, found in zip(grads, clipped, strict=True)
+            _map_values(lambda _, values=values: values, g)
+            for g, values in zip(grads, clipped, strict=True)
         ]
 
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
-        # On TensorFlow `update_step` decays, which knows the rows.
+        # On TensorFlow `update_step` applies it, to the rows in the batch.
         if keras.backend.backend() != "tensorflow":
             super()._apply_weight_decay(variables)
 
 
 def is_sliced(gradient: Any) -> bool:
-    """Tells whether a gradient is one of rows, which exist on TensorFlow alone."""
+    """Returns whether a gradient is a `tf.IndexedSlices`; `False` on other backends."""
     if keras.backend.backend() != "tensorflow":
         return False
     import tensorflow as tf
@@ -201,9 +208,9 @@ def is_sliced(gradient: Any) -> bool:
 
 
 def sum_rows(gradient: Any) -> Any:
-    """Moves the sum over a row's occurrences to one of them, and zeros the others.
+    """Sums the slices of each row into one of them and sets the others to zero.
 
-    The number of slices stays what it was: XLA compiles static shapes alone.
+    The number of slices stays the same, since XLA requires static shapes.
     """
     import tensorflow as tf
 
@@ -218,9 +225,9 @@ def sum_rows(gradient: Any) -> Any:
 
 
 def _widened(values: Any) -> Any:
-    """Returns gradients of a narrow dtype as float32, in which a step is taken."""
+    """Casts float16 and bfloat16 gradients to float32."""
     dtype = keras.backend.standardize_dtype(values.dtype)
-    return ops.cast(values, "float32") if dtype in NARROW else values
+    return ops.cast(values, "float32") if dtype in NARROW_DTYPES else values
 
 
 def _map_values(function: Callable[..., Any], gradient: Any) -> Any:
@@ -233,7 +240,7 @@ def _map_values(function: Callable[..., Any], gradient: Any) -> Any:
 
 
 def _as_rows(flags: Any, like: Any) -> Any:
-    """Returns flags of rows with as many axes as the rows have."""
+    """Reshapes a vector of flags, one per row, to broadcast with `like`."""
     import tensorflow as tf
 
     shape = tf.concat([tf.shape(flags), tf.ones(tf.rank(like) - 1, tf.int32)], 0)
@@ -243,6 +250,6 @@ def _as_rows(flags: Any, like: Any) -> Any:
 def _gathered(variable: Any, indices: Any, dtype: Any) -> Any:
     import tensorflow as tf
 
-    # A plain read would keep a reference to the table and make the scatter copy it.
+    # Reading the variable would keep a reference to it, and the scatter would copy it.
     table = variable.value if isinstance(variable, keras.Variable) else variable
     return tf.cast(tf.gather(table, indices), dtype)

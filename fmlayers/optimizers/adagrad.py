@@ -10,29 +10,33 @@ from fmlayers.optimizers._rows import RowWise
 
 @keras.saving.register_keras_serializable(package="fmlayers")
 class Adagrad(RowWise, keras.optimizers.Adagrad):
-    """Adagrad that sums a row's gradients before it squares them.
+    """Adagrad for embedding tables, with sparse updates.
 
         a_t = a_{t-1} + g_t^2
         w_t = w_{t-1} - learning_rate * g_t / sqrt(a_t + epsilon)
 
-    where g_t is the whole gradient of a row in the batch. On TensorFlow a looked-up
-    row has one gradient an occurrence; Keras' own Adagrad squares and applies each
-    alone there, hence differs from JAX and PyTorch, and from the paper, wherever
-    an id is twice in a batch. This one costs as much as the batch has ids, not as the
-    table has rows. Clipping, `weight_decay` and `loss_scale_factor` see the summed
-    gradients of the rows in the batch, and `weight_decay` shrinks no other rows. With
-    `gradient_accumulation_steps` gradients are as long as the table, and so is the
-    step; as on the other backends, where it is Keras' own.
+    where g_t is the gradient of a row, summed over its occurrences in the batch. On
+    TensorFlow, the gradient of an embedding lookup has a separate slice for each
+    occurrence of an id. `keras.optimizers.Adagrad` squares and applies these slices
+    one by one, so with duplicate ids its results differ from those on JAX and PyTorch
+    and from the paper. The results of this optimizer are the same on all backends.
+
+    On TensorFlow, the cost of a step depends on the number of ids in the batch, not on
+    the number of rows in the table. Clipping, `weight_decay` and `loss_scale_factor`
+    apply to the summed gradients of the rows in the batch; `weight_decay` leaves other
+    rows unchanged. With `gradient_accumulation_steps`, and on the other backends, the
+    gradients are dense and the step is that of Keras.
 
     Args:
-        learning_rate: Float or schedule. Defaults to 0.05, `fmlayers train`'s for
-            ratings; Keras' 0.001 hardly moves a row in an epoch.
-        initial_accumulator_value: Float, a_0, at least 0: the squared gradient
-            below which the step is about that of plain gradient descent. A row's
-            gradient is a mean over the batch, of a square of about 1 / batch_size^2,
-            next to which Keras' 0.1 stands still. Defaults to 1e-7.
-        epsilon: Float, keeps the root from 0. Defaults to 1e-7.
-        **kwargs: Arguments of `keras.optimizers.Adagrad`.
+        learning_rate: Float or schedule. Defaults to 0.05, as in `fmlayers train` for
+            ratings. (With Keras' default of 0.001, a row hardly changes in an epoch.)
+        initial_accumulator_value: Non-negative float, a_0. While the accumulated
+            squared gradient is small compared to it, the steps are about those of
+            gradient descent. The gradient of a row is a mean over the batch, and its
+            square is about 1 / batch_size^2, so Keras' default of 0.1 is too large.
+            Defaults to 1e-7.
+        epsilon: Small float, for numerical stability. Defaults to 1e-7.
+        **kwargs: Further arguments of `keras.optimizers.Adagrad`.
 
     Raises:
         ValueError: If `use_ema` is true.
@@ -67,6 +71,6 @@ class Adagrad(RowWise, keras.optimizers.Adagrad):
         rate = ops.cast(learning_rate, gradient.dtype)
         total = slots[0] + ops.square(gradient)
         move = -rate * gradient / ops.sqrt(total + self.epsilon)
-        # As a difference: a change that does not need the rows that were read lets XLA
-        # write before it reads, and hence copy the whole table.
+        # As a difference, which depends on the rows read: otherwise XLA may write
+        # before it reads, and then copies the whole table.
         return [move, total - slots[0]]

@@ -9,29 +9,29 @@ from fmlayers.optimizers._rows import RowWise
 
 @keras.saving.register_keras_serializable(package="fmlayers")
 class LazyAdam(RowWise, keras.optimizers.Adam):
-    """Adam that steps the rows of the batch alone.
+    """Adam for embedding tables, which updates only the rows in the batch.
 
         m_t = beta_1 m_{t-1} + (1 - beta_1) g_t
         v_t = beta_2 v_{t-1} + (1 - beta_2) g_t^2
         w_t = w_{t-1} - learning_rate * sqrt(1 - beta_2^t) / (1 - beta_1^t)
                         * m_t / (sqrt(v_t) + epsilon)
 
-    for the rows that a batch looks up, where g_t is the row's whole gradient and t
-    counts all steps. Keras' Adam takes every row of a table at each step, if only to
-    let its moments fade; here a row that is not in the batch keeps its value and its
-    moments. The step costs as much as the batch has ids. The two are equal on the first
-    step, and on tables of which each batch has every row.
+    for the rows that the batch looks up, where g_t is the gradient of a row, summed
+    over its occurrences, and t is the number of all steps. `keras.optimizers.Adam`
+    updates every row of a table at each step, since the moments decay even with a
+    gradient of zero. Here, a row that is not in the batch keeps its value and its
+    moments, and the cost of a step depends on the number of ids in the batch. Both
+    agree on the first step, and if each batch contains every row of the table.
 
-    It is so on TensorFlow, for gradients of looked-up rows; variables that are used
-    as a whole, gradients under `gradient_accumulation_steps`, and the other backends
-    take Keras' own step. Clipping, `weight_decay` and `loss_scale_factor` see the
-    summed gradients of the rows in the batch, and `weight_decay` shrinks no other
-    rows.
+    This applies to the gradients of embedding lookups on TensorFlow. Other variables,
+    `gradient_accumulation_steps` and the other backends use the step of Keras.
+    Clipping, `weight_decay` and `loss_scale_factor` apply to the summed gradients of
+    the rows in the batch; `weight_decay` leaves other rows unchanged.
 
     Args:
-        learning_rate: Float or schedule. Defaults to 0.003: a row that is in few
-            batches takes few steps. `fmlayers train`, which stops early, has 0.001.
-        **kwargs: Arguments of `keras.optimizers.Adam`.
+        learning_rate: Float or schedule. Defaults to 0.003, since a rare row takes few
+            steps. (`fmlayers train`, with early stopping, uses 0.001.)
+        **kwargs: Further arguments of `keras.optimizers.Adam`.
 
     Raises:
         ValueError: If `use_ema` is true.
@@ -42,7 +42,8 @@ class LazyAdam(RowWise, keras.optimizers.Adam):
 
     References:
         Kingma, D. P. and Ba, J. (2015). Adam: A Method for Stochastic
-        Optimization. ICLR, algorithm 1 (in the form of section 2's last lines).
+        Optimization. ICLR, algorithm 1 (in the more efficient form at the end of
+        section 2).
     """
 
     moves_idle_rows = True

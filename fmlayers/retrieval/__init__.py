@@ -1,4 +1,4 @@
-"""From a trained model to lists of the best items."""
+"""Top-N recommendations from a trained model."""
 
 from fmlayers.retrieval.fold_in import fold_in
 from fmlayers.retrieval.search import ItemSearch, rerank, retrieve, score_all

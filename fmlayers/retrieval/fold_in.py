@@ -23,43 +23,47 @@ def fold_in(
     linear_l2: float | None = None,
     fit_bias: bool = True,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Finds the sides of a new user from a few ratings, all other weights fixed.
+    """Fits the query embedding of a new user to a few ratings.
 
-    The user's own weight w and vector p minimise what training would, over their n
-    ratings r_j of the items I_j:
+    All weights of the model stay fixed. The first-order weight w and the vector p of
+    the user minimize the training objective over the user's n ratings r_j of the items
+    I_j:
 
         sum_j (r_j - scaler(score_j))^2 + n * linear_l2 * w^2 + n * l2 * |p|^2
         score_j = b + c_R + w + <p, s_R> + c_Ij + <s_R + p, s_Ij>
 
-    with R the query's other features (age, sex, ...), as far as they are given. It is
-    one ridge regression on the vectors s_Ij + s_R, of dim + 1 unknowns, the step that
-    alternating least squares takes for a user. Under `RatingScaler`'s `"sigmoid"` it
-    is repeated about the current solution until that stays (Gauss-Newton); under
-    `"clip"` the scores themselves are fitted.
+    where R are the other features of the query (age, sex, ...) in `inputs`. This is a
+    ridge regression on the vectors s_Ij + s_R with dim + 1 unknowns, the update of a
+    user in alternating least squares. For a `RatingScaler` with `"sigmoid"`, it is
+    iterated until convergence (Gauss-Newton). For `"clip"`, the unclipped scores are
+    fitted.
 
-    Fields that read the user's own entry, such as a history, are left out with it. Of
-    an `Ensemble` the error is that of the members' mean.
+    Features that read the entry of the user, such as a history, are left out. For an
+    `Ensemble`, the mean of the members is fitted.
 
     Args:
-        top_n: A `TopN` with its items indexed, of a model that is exact.
-        positions: Integers `(n,)`, the positions of the items that the user rated or
-            likes, at least one.
-        ratings: Optional numbers `(n,)` on the scale of the data. By default every
-            item has the scaler's highest rating.
-        inputs: Optional dict with the entries of all the query's other features, one
-            row. By default nothing is known of them.
-        user_feature: Name of the feature whose weights are found. Defaults to
+        top_n: A `TopN` with indexed items, of a model with an exact decomposition.
+        positions: Integers of shape `(n,)`, the positions of the items that the user
+            rated or likes, at least one.
+        ratings: Optional numbers of shape `(n,)`, in the unit of the data. Defaults to
+            the highest rating of the scaler for every item.
+        inputs: Optional dict with one row for each entry of the other features of the
+            query. Defaults to `None` (these features are unknown).
+        user_feature: Name of the feature whose weights are fitted. Defaults to
             `"user"`.
-        l2: Optional float, at least 0. Defaults to the model's own for the feature.
-        linear_l2: As `l2`, for w.
-        fit_bias: Boolean, whether w is fitted; without, it is 0, as it is in a model
-            without biases. Defaults to `True`.
+        l2: Optional non-negative float, the L2 of p. Defaults to that of the feature
+            in the model.
+        linear_l2: Optional non-negative float, the L2 of w. Defaults to that of the
+            feature in the model.
+        fit_bias: Whether to fit w. If `False`, and for a model without biases, w is 0.
+            Defaults to `True`.
 
     Returns:
-        c_Q `(1, 1)` and s_Q `(1, dim)` in float32, which `TopN.rank` takes.
+        A tuple of the constant c_Q `(1, 1)` and the vector s_Q `(1, dim)` of the query
+        in float32, for `TopN.rank`.
 
     Raises:
-        ValueError: If an argument breaks its constraint.
+        ValueError: If an argument violates its constraint.
 
     Example:
 
@@ -67,13 +71,13 @@ def fold_in(
     >>> model = fmlayers.models.FactorizationMachine(features, dim=16)
     >>> top = fmlayers.retrieval.TopN(model, ["item"], num_items=90)
     >>> top = top.index({"item": np.arange(90)})
-    >>> sides = fmlayers.retrieval.fold_in(top, [3, 7], ratings=[5, 4])
-    >>> scores, positions = top.rank(*sides, exclude=np.array([[3, 7]]))
+    >>> query = fmlayers.retrieval.fold_in(top, [3, 7], ratings=[5, 4])
+    >>> scores, positions = top.rank(*query, exclude=np.array([[3, 7]]))
 
     References:
         - Rendle, S. and Schmidt-Thieme, L. (2008). Online-Updating Regularized Kernel
           Matrix Factorization Models for Large-Scale Recommender Systems. RecSys (new
-          users, all else fixed).
+          users, with all other weights fixed).
         - Zhou, Y., Wilkinson, D., Schreiber, R. and Pan, R. (2008). Large-Scale
           Parallel Collaborative Filtering for the Netflix Prize. AAIM, section 3 (the
           ridge regression, its L2 weighted by the number of ratings).
@@ -93,16 +97,16 @@ def fold_in(
         )
     if not top_n.is_exact:
         raise ValueError(
-            "`top_n` must be of a model whose sides make up its score. "
-            f"Received: one of {type(model).__name__}."
+            "`top_n` must be of a model with an exact decomposition. "
+            f"Received: a model of type {type(model).__name__}."
         )
     scaler = model.scaler
     if not isinstance(scaler, RatingScaler | None):
         raise ValueError(
             "`top_n` must be of a model whose scaler is a `RatingScaler` or None. "
-            f"Received: {scaler!r}."
+            f"Received: scaler={scaler!r}."
         )
-    wanted = _ratings(ratings, len(positions), scaler)
+    targets = _ratings(ratings, len(positions), scaler)
     item_constants = ops.convert_to_numpy(top_n.item_constants)[positions]
     item_vectors = ops.convert_to_numpy(top_n.item_vectors)[positions]
     constant, vector = np.zeros((1, 1)), np.zeros((1, item_vectors.shape[1]))
@@ -127,31 +131,31 @@ def fold_in(
     l2 = trained[0] if l2 is None else coefficient("l2", l2)
     linear_l2 = trained[1] if linear_l2 is None else coefficient("linear_l2", linear_l2)
     ridge = np.array([linear_l2] + [l2] * (design.shape[1] - 1)) * len(positions)
-    found = _minimise(design, base, wanted, ridge, scaler)
-    w, p = found[0], found[1:]
+    solution = _minimize(design, base, targets, ridge, scaler)
+    w, p = solution[0], solution[1:]
     constant = constant + w + vector @ p[:, None]
     return constant.astype("float32"), (vector + p).astype("float32")
 
 
-def _minimise(
-    design: Floats, base: Floats, wanted: Floats, ridge: Floats, scaler: Any
+def _minimize(
+    design: Floats, base: Floats, targets: Floats, ridge: Floats, scaler: Any
 ) -> Floats:
-    """Returns x that minimises |wanted - scaler(base + design x)|^2 + sum ridge x^2."""
+    """Minimizes |targets - scaler(base + design x)|^2 + sum ridge x^2 over x."""
     x = np.zeros(design.shape[1])
 
     def residuals(x: Floats) -> tuple[Floats, Floats]:
         rating, slope = _rating_and_slope(base + design @ x, scaler)
-        return wanted - rating, slope
+        return targets - rating, slope
 
     def loss(x: Floats) -> float:
         return float(np.sum(residuals(x)[0] ** 2) + np.sum(ridge * x**2))
 
     for _ in range(50):
         residual, slope = residuals(x)
-        # As one least-squares problem, which has a solution where l2 is 0, too.
+        # As a least-squares problem, which has a solution even if l2 is 0.
         rows = np.concatenate([design * slope[:, None], np.diag(np.sqrt(ridge))])
-        aim = np.concatenate([residual, -np.sqrt(ridge) * x])
-        step = np.linalg.lstsq(rows, aim, rcond=None)[0]
+        goal = np.concatenate([residual, -np.sqrt(ridge) * x])
+        step = np.linalg.lstsq(rows, goal, rcond=None)[0]
         size = 1.0
         while size > 1e-6 and loss(x + size * step) > loss(x):
             size /= 2.0
@@ -170,7 +174,7 @@ def _rating_and_slope(score: Floats, scaler: Any) -> tuple[Floats, Floats]:
 
 
 def _other_features(top_n: TopN, name: str) -> list[str]:
-    """Returns the query's features that read no entry of the user's."""
+    """Returns the features of the query that read no entry of the user feature."""
     query = [f for f in top_n.model.features if f.name in top_n.query_features]
     user = next((feature for feature in query if feature.name == name), None)
     if user is None:
@@ -184,14 +188,14 @@ def _ratings(ratings: npt.ArrayLike | None, count: int, scaler: Any) -> Floats:
     if ratings is None:
         if scaler is None:
             raise ValueError(
-                "`ratings` must be given where the model has no `scaler` to tell the "
-                "highest by. Received: ratings=None."
+                "`ratings` must not be None for a model without a `scaler`, whose "
+                "highest rating is unknown. Received: ratings=None."
             )
         return np.full(count, scaler.max_rating)
-    wanted = np.asarray(ratings, "float64")
-    if wanted.shape != (count,) or not np.isfinite(wanted).all():
+    targets = np.asarray(ratings, "float64")
+    if targets.shape != (count,) or not np.isfinite(targets).all():
         raise ValueError(
-            f"`ratings` must be finite, one a position, {count} in all. "
-            f"Received: {wanted.tolist()}."
+            f"`ratings` must be finite numbers, one per position, {count} in all. "
+            f"Received: {targets.tolist()}."
         )
-    return wanted
+    return targets

@@ -1,4 +1,4 @@
-"""The best items of queries by any model: the exact ways, and which one to take."""
+"""Search for the items of highest score, by whichever method a model allows."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -9,15 +9,15 @@ import numpy.typing as npt
 from keras import ops
 
 from fmlayers._checks import integer
-from fmlayers.retrieval._blocks import merge, nothing, top_k
+from fmlayers.retrieval.blocks import merge, nothing, top_k
 from fmlayers.retrieval.top_n import TopN
 from fmlayers.scoring_model import ScoringModel
 
 TopItems = tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]
 Method = Literal["product", "scores", "candidates"]
 
-# Rows that a model scores at a time: 64 MB of 32 fields' vectors of size 8.
-PAIRS = 65_536
+# Rows that a model scores at a time: 64 MB for 32 fields with vectors of size 8.
+MAX_PAIRS = 65_536
 
 
 def retrieve(
@@ -31,38 +31,43 @@ def retrieve(
     candidates: int | None = None,
     batch_size: int = 256,
 ) -> TopItems:
-    """Finds the items of highest score for each query, by the way the model allows.
+    """Returns the k items of highest score for each query.
 
-    - A model with an exact `decomposition` (`FactorizationMachine`,
-      `MatrixFactorization`, an `Ensemble` of them): one matrix product, `TopN`. Exact.
-    - Any other model: the score of every pair of query and item, `score_all`. Exact,
-      and slow.
-    - With `candidates`, a model with a partial decomposition (a `DeepFM`): its
-      factorization machine finds that many, and the whole model ranks those,
-      `rerank`. The one method that is not exact: it misses an item that only the rest
-      of the model scores high.
+    The method depends on the `decomposition` of the model:
 
-    For more than one call, make an `ItemSearch`: it computes the items once.
+    - Exact (`FactorizationMachine`, `MatrixFactorization` and an `Ensemble` of them):
+      a matrix product of query and item embeddings, see `TopN`. Exact and fast.
+    - Any other: the scores of all pairs of queries and items, see `score_all`. Exact
+      but slow.
+    - Partial (`DeepFM`), with `candidates`: the factorization machine of the model
+      retrieves that many candidates per query, which the full model reranks, see
+      `rerank`. Approximate: an item that only the rest of the model scores high may be
+      missed.
+
+    To make several calls with the same catalog, create an `ItemSearch`, which computes
+    the item embeddings once.
 
     Args:
         model: A `ScoringModel`.
-        queries: Dict with the entries of the query's features, one row a query.
-        catalogue: Dict with the entries of the items' features, one row an item; which
-            features are the items' own is told by its keys.
-        k: Positive integer, the length of a list. Defaults to 10.
-        exclude: Optional integers `(queries, length)`, positions of items that a query
-            must not get, padded with -1.
-        allowed: Optional Booleans `(items,)`, whether any query may get an item.
-        candidates: Optional integer of at least k, as above. Ignored where the product
-            is exact.
-        batch_size: Positive integer, queries at a time. Defaults to 256.
+        queries: Dict with the entries of the query features, one row per query.
+        catalogue: Dict with the entries of the item features, one row per item. Its
+            keys determine which features of the model are item features.
+        k: Positive integer, the number of items per query. Defaults to 10.
+        exclude: Optional integers of shape `(queries, length)`, the positions of items
+            to exclude for each query, padded with -1.
+        allowed: Optional Booleans of shape `(items,)`, the items that may be returned
+            for any query.
+        candidates: Optional integer of at least k, the number of candidates to rerank.
+            Ignored if the decomposition is exact.
+        batch_size: Positive integer, the number of queries per batch. Defaults to 256.
 
     Returns:
-        Raw scores `(queries, k)` and positions `(queries, k)` in the catalogue, as of
-        `TopN`.
+        A tuple of raw scores and positions in the catalog, both of shape
+        `(queries, k)` and sorted by descending score. See `TopN` for ties and for
+        queries with fewer than k items.
 
     Raises:
-        ValueError: If an argument breaks its constraint.
+        ValueError: If an argument violates its constraint.
 
     Example:
 
@@ -75,7 +80,7 @@ def retrieve(
     (2, 5)
 
     References:
-        As of `TopN`.
+        See `TopN`.
     """
     search = ItemSearch(model, catalogue, candidates=candidates)
     if search.method == "candidates":
@@ -86,11 +91,14 @@ def retrieve(
 
 
 def method_of(model: ScoringModel, candidates: int | None = None) -> Method:
-    """Returns how the best items are found with a model; see `retrieve`.
+    """Returns the method by which `retrieve` searches the items of a model.
 
     Args:
         model: A `ScoringModel`.
-        candidates: Optional number of candidates.
+        candidates: Optional number of candidates to rerank.
+
+    Returns:
+        `"product"`, `"scores"` or `"candidates"`.
     """
     if model.decomposition == "exact":
         return "product"
@@ -98,15 +106,27 @@ def method_of(model: ScoringModel, candidates: int | None = None) -> Method:
 
 
 class ItemSearch:
-    """Finds what `retrieve` does, for more than one call.
+    """Searches a catalog repeatedly, with the methods of `retrieve`.
 
     Args:
-        model: As in `retrieve`.
-        catalogue: As in `retrieve`.
-        candidates: As in `retrieve`; at least `k` are ranked.
+        model: Same as in `retrieve`.
+        catalogue: Same as in `retrieve`.
+        candidates: Same as in `retrieve`. At least `k` candidates are reranked.
 
     Attributes:
-        method: `"product"`, `"scores"` or `"candidates"`; see `retrieve`.
+        method: The method of search: `"product"` (of query and item embeddings),
+            `"scores"` (of all pairs) or `"candidates"` (reranked); see `retrieve`.
+
+    Example:
+
+    >>> features = [fmlayers.Categorical("user", 943), fmlayers.Categorical("item", 90)]
+    >>> model = fmlayers.models.FactorizationMachine(features, dim=16)
+    >>> search = fmlayers.retrieval.ItemSearch(model, {"item": np.arange(90)})
+    >>> search.method
+    'product'
+    >>> scores, positions = search.best({"user": np.array([3, 7])}, k=5)
+    >>> positions.shape
+    (2, 5)
     """
 
     def __init__(
@@ -125,13 +145,13 @@ class ItemSearch:
 
     @cached_property
     def top_n(self) -> TopN:
-        """The `TopN` of the items."""
+        """The `TopN` of the catalog."""
         names = self.model.features_within(self.catalogue)
         top_n = TopN(self.model, names, _rows(self.catalogue))
         return top_n.index(self.catalogue)
 
     def refresh(self) -> None:
-        """Computes the items' constants and vectors anew, after further training."""
+        """Recomputes the item embeddings, after further training of the model."""
         if "top_n" in vars(self):
             self.top_n.index(self.catalogue)
 
@@ -144,7 +164,18 @@ class ItemSearch:
         allowed: npt.ArrayLike | None = None,
         batch_size: int = 256,
     ) -> TopItems:
-        """Returns scores and positions `(queries, k)`; see `retrieve`."""
+        """Returns the k items of highest score for each query; see `retrieve`.
+
+        Args:
+            queries: Same as in `retrieve`.
+            k: Same as in `retrieve`.
+            exclude: Same as in `retrieve`.
+            allowed: Same as in `retrieve`.
+            batch_size: Same as in `retrieve`.
+
+        Returns:
+            Same as in `retrieve`.
+        """
         k, batch_size = integer("k", k), integer("batch_size", batch_size)
         model, catalogue = self.model, self.catalogue
         if self.method == "scores":
@@ -157,18 +188,18 @@ class ItemSearch:
                 allowed=allowed,
                 batch_size=batch_size,
             )
-        length = max(k, self.candidates or k) if self.method == "candidates" else k
-        found = _in_batches(
+        count = max(k, self.candidates or k) if self.method == "candidates" else k
+        scores, positions = _in_batches(
             lambda part, excluded: self.top_n(
-                part, exclude=excluded, allowed=allowed, k=length
+                part, exclude=excluded, allowed=allowed, k=count
             ),
             queries,
             exclude,
             batch_size,
         )
         if self.method == "product":
-            return found
-        return rerank(model, queries, catalogue, found[1], k, batch_size=batch_size)
+            return scores, positions
+        return rerank(model, queries, catalogue, positions, k, batch_size=batch_size)
 
 
 def score_all(
@@ -181,21 +212,22 @@ def score_all(
     allowed: npt.ArrayLike | None = None,
     batch_size: int = 256,
 ) -> TopItems:
-    """Finds the items of highest score by scoring every pair: exact for any model.
+    """Returns the k items of highest score, by scoring all pairs of queries and items.
 
-    It costs the model once a pair of query and item, 65,536 pairs at a time.
+    This is exact for any model, and slow: the model scores every pair, in batches of
+    up to 65,536 pairs.
 
     Args:
         model: A `ScoringModel`.
-        queries: As of `retrieve`.
-        catalogue: As of `retrieve`.
-        k: As of `retrieve`.
-        exclude: As of `retrieve`.
-        allowed: As of `retrieve`.
-        batch_size: As of `retrieve`.
+        queries: Same as in `retrieve`.
+        catalogue: Same as in `retrieve`.
+        k: Same as in `retrieve`.
+        exclude: Same as in `retrieve`.
+        allowed: Same as in `retrieve`.
+        batch_size: Same as in `retrieve`.
 
     Returns:
-        As of `retrieve`.
+        Same as in `retrieve`.
 
     Example:
 
@@ -209,20 +241,20 @@ def score_all(
     """
     k, batch_size = integer("k", k), integer("batch_size", batch_size)
     num_items = _rows(catalogue)
-    gone = np.where(True if allowed is None else np.asarray(allowed), 0.0, -np.inf)
-    gone = np.broadcast_to(gone.astype("float32"), (num_items,)).copy()
+    penalty = np.where(True if allowed is None else np.asarray(allowed), 0.0, -np.inf)
+    penalty = np.broadcast_to(penalty.astype("float32"), (num_items,)).copy()
 
     def best(part: Mapping[str, Any], excluded: Any) -> Any:
         rows = _rows(part)
-        size = max(1, PAIRS // max(rows, 1))
-        found = nothing(ops.zeros((rows, 1), "float32"), k)
+        size = max(1, MAX_PAIRS // max(rows, 1))
+        top = nothing(ops.zeros((rows, 1), "float32"), k)
         for start in range(0, num_items, size):
             block = {name: x[start : start + size] for name, x in catalogue.items()}
             scores = _score(model, _pairs(part, block), (rows, _rows(block)))
-            scores = ops.add(scores, ops.convert_to_tensor(gone[start : start + size]))
+            scores = scores + ops.convert_to_tensor(penalty[start : start + size])
             scores = ops.pad(scores, ((0, 0), (0, 1)), constant_values=float("-inf"))
-            found = merge(found, scores, start, excluded)
-        return found
+            top = merge(top, scores, start, excluded)
+        return top
 
     return _in_batches(best, queries, exclude, batch_size)
 
@@ -236,19 +268,19 @@ def rerank(
     *,
     batch_size: int = 256,
 ) -> TopItems:
-    """Ranks the candidates of each query by the model's whole score.
+    """Returns the k candidates of highest score for each query.
 
     Args:
         model: A `ScoringModel`.
-        queries: As of `retrieve`.
-        catalogue: As of `retrieve`.
-        candidates: Integers `(queries, n)`, positions of items, in any order, padded
-            with -1; such as what `TopN` returns.
-        k: As of `retrieve`.
-        batch_size: As of `retrieve`.
+        queries: Same as in `retrieve`.
+        catalogue: Same as in `retrieve`.
+        candidates: Integers of shape `(queries, n)`, the positions of the candidates
+            in any order, padded with -1, such as those returned by `TopN`.
+        k: Same as in `retrieve`.
+        batch_size: Same as in `retrieve`.
 
     Returns:
-        As of `retrieve`.
+        Same as in `retrieve`.
 
     Example:
 
@@ -265,7 +297,7 @@ def rerank(
     (2, 2)
     """
     k, batch_size = integer("k", k), integer("batch_size", batch_size)
-    # In the order of the catalogue, by which equal scores are ranked.
+    # In the order of the catalog, so that the lower position wins among equal scores.
     ordered = np.sort(np.asarray(candidates, "int32"), axis=1)
 
     def best(part: Mapping[str, Any], positions: npt.NDArray[np.int32]) -> Any:
@@ -276,11 +308,11 @@ def rerank(
         scores = _score(model, pairs, (rows, length))
         scores = ops.where(positions < 0, float("-inf"), scores)
         values, order = top_k(scores, min(k, length))
-        found = ops.take_along_axis(ops.convert_to_tensor(positions), order, axis=1)
-        missing = ((0, 0), (0, k - min(k, length)))
+        top = ops.take_along_axis(ops.convert_to_tensor(positions), order, axis=1)
+        padding = ((0, 0), (0, k - min(k, length)))
         return (
-            ops.pad(values, missing, constant_values=float("-inf")),
-            ops.pad(found, missing, constant_values=-1),
+            ops.pad(values, padding, constant_values=float("-inf")),
+            ops.pad(top, padding, constant_values=-1),
         )
 
     return _in_batches(best, queries, ordered, batch_size)
@@ -288,8 +320,8 @@ def rerank(
 
 def _score(model: Any, pairs: Mapping[str, Any], shape: tuple[int, int]) -> Any:
     flat = [
-        model.score({name: x[start : start + PAIRS] for name, x in pairs.items()})
-        for start in range(0, max(shape[0] * shape[1], 1), PAIRS)
+        model.score({name: x[start : start + MAX_PAIRS] for name, x in pairs.items()})
+        for start in range(0, max(shape[0] * shape[1], 1), MAX_PAIRS)
     ]
     scores = ops.reshape(ops.stop_gradient(ops.concatenate(flat)), shape)
     scores = ops.cast(scores, "float32")
@@ -297,7 +329,7 @@ def _score(model: Any, pairs: Mapping[str, Any], shape: tuple[int, int]) -> Any:
 
 
 def _pairs(queries: Mapping[str, Any], items: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the entries of every query with every item, the items running faster."""
+    """Returns the entries of all pairs, ordered by query and then by item."""
     rows, size = _rows(queries), _rows(items)
     repeated = {name: np.repeat(np.asarray(x), size, 0) for name, x in queries.items()}
     tiled = {
@@ -310,21 +342,21 @@ def _pairs(queries: Mapping[str, Any], items: Mapping[str, Any]) -> dict[str, An
 def _in_batches(
     best: Any,
     queries: Mapping[str, Any],
-    beside: npt.ArrayLike | None,
+    positions: npt.ArrayLike | None,
     batch_size: int,
 ) -> TopItems:
-    """Returns what `best(queries, beside)` finds, a batch of queries at a time."""
-    beside = None if beside is None else np.asarray(beside, "int32")
-    found = []
+    """Calls `best(queries, positions)` in batches and concatenates the results."""
+    positions = None if positions is None else np.asarray(positions, "int32")
+    results = []
     for start in range(0, max(_rows(queries), 1), batch_size):
         part = slice(start, start + batch_size)
-        scores, positions = best(
+        top = best(
             {name: x[part] for name, x in queries.items()},
-            None if beside is None else beside[part],
+            None if positions is None else positions[part],
         )
-        found.append((ops.convert_to_numpy(scores), ops.convert_to_numpy(positions)))
-    scores, positions = (np.concatenate(one) for one in zip(*found, strict=True))
-    return scores.astype("float32"), positions.astype("int32")
+        results.append([ops.convert_to_numpy(x) for x in top])
+    scores, top_positions = (np.concatenate(x) for x in zip(*results, strict=True))
+    return scores.astype("float32"), top_positions.astype("int32")
 
 
 def _rows(entries: Mapping[str, Any]) -> int:

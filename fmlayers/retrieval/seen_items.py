@@ -3,18 +3,19 @@ import numpy.typing as npt
 
 
 class SeenItems:
-    """The items of each user, as the positions that `TopN` is to exclude.
+    """The items that each user has seen, as positions that `TopN` can exclude.
 
-    Kept as one array of items, sorted by user, and where each user's begin.
+    They are stored in a single array, sorted by user.
 
     Args:
-        users: Integers `(rows,)` from 0 to `num_users` - 1, the user of each rating.
-        items: Integers `(rows,)`, the item's position in the catalogue; negative for
-            an item that is not in it.
-        num_users: Positive integer.
+        users: Integers from 0 to `num_users - 1` of shape `(rows,)`, the user of each
+            rating.
+        items: Integers of shape `(rows,)`, the position of each rated item in the
+            catalog, negative for an item that is not in the catalog.
+        num_users: Positive integer, the number of users.
 
     Raises:
-        ValueError: If a user is out of range or the lengths differ.
+        ValueError: If a user is out of range, or `users` and `items` differ in length.
 
     Example:
 
@@ -30,7 +31,7 @@ class SeenItems:
         users, items = np.asarray(users, "int64"), np.asarray(items, "int32")
         if users.shape != items.shape or users.ndim != 1:
             raise ValueError(
-                "`users` and `items` must be of one length. "
+                "`users` and `items` must be one-dimensional, of the same length. "
                 f"Received: shapes {users.shape} and {items.shape}."
             )
         if users.size and not 0 <= users.min() <= users.max() < num_users:
@@ -44,17 +45,19 @@ class SeenItems:
         self._starts = np.concatenate([[0], np.cumsum(counts)])
 
     def of(self, user: int) -> npt.NDArray[np.int32]:
-        """Returns the positions of a user's items, in the order of the rows."""
+        """Returns the positions of the items of a user, in the order of the ratings."""
         return self._items[self._starts[user] : self._starts[user + 1]]
 
     def padded(self, users: npt.ArrayLike) -> npt.NDArray[np.int32]:
-        """Returns the items of some users `(users, length)`, padded with -1.
-
-        The length is a power of two, so that compiled code meets few shapes; 0 where
-        none has any.
+        """Returns the items of several users, padded to the same length.
 
         Args:
-            users: Integers, each a user; -1 for one of whom nothing is known.
+            users: Integers of shape `(batch,)`, with -1 for an unknown user, who has
+                seen no items.
+
+        Returns:
+            Positions of shape `(batch, length)`, padded with -1. The length is 0 or a
+            power of two, which limits the number of shapes that compiled code meets.
         """
         users = np.asarray(users, "int64")
         starts = self._starts[users]

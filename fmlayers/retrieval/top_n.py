@@ -11,68 +11,71 @@ from fmlayers._config import deserialize_objects
 from fmlayers._exportable import Exportable
 from fmlayers._types import Tensor
 from fmlayers.layers._inputs import batch_size, shape_of
-from fmlayers.retrieval._blocks import merge, nothing
+from fmlayers.retrieval.blocks import merge, nothing
 from fmlayers.scoring_model import ScoringModel
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
 class TopN(Exportable, keras.Model):
-    """Finds the items of highest score for each query, the best first.
+    """Retrieves the k items of highest score for each query.
 
-    With the fields parted into those of a query Q (a user) and of an item I, a
-    factorization machine's score is
+    With the fields split into those of a query Q (such as a user) and of an item I, the
+    score of a factorization machine is
 
         score = b + c_Q + c_I + <s_Q, s_I>
         c = sum_f w_f + sum_{f<g} <v_f, v_g>,  s = sum_f v_f,  over Q's or I's fields
 
-    (the model's `decompose`). `index` computes c_I and s_I of all items once, and they
-    are saved with the layer; a batch of queries is then one product of matrices.
-    Nothing is approximated: the scores are those of `model.score` for every pair, up to
-    the rounding of sums in another order (on a GPU the backend's own setting decides
-    whether that is TensorFloat-32's). Only items that stand in a query's own `History`
-    are scored otherwise: by all of the list here, without themselves there. They are
-    items that the query has seen.
+    (see `ScoringModel.decompose`). `index` computes the constants c_I and the vectors
+    s_I of all items once; they are saved with the model. The scores of a batch of
+    queries are then a single matrix product.
 
-    The catalogue is gone through in blocks, the best k so far at hand: memory is
-    batch * block_size numbers, however many items there are.
+    The result is exact: the scores equal those of `model.score` up to rounding. (On a
+    GPU, the precision of the matrix product depends on the backend's setting for
+    TensorFloat-32.) The only exception are items in the `History` of the query itself:
+    `model.score` leaves an item out of the history that it is scored against, while
+    the query embedding here contains the full history. Such items were already seen.
 
-    With a model whose decomposition is `"partial"`, such as a `DeepFM`, these are the
-    scores of its factorization machine alone: candidates for `rerank`. `retrieve`
-    chooses the method that suits the model.
+    The catalog is processed in blocks, so memory use is proportional to
+    `batch * block_size` and independent of the number of items.
 
-    Items are told by their position in the catalogue. After further training of the
-    model call `index` again.
+    For a model with a `"partial"` decomposition, such as `DeepFM`, the scores are
+    those of its factorization machine alone: pass the result to `rerank`. `retrieve`
+    chooses the method for a model.
+
+    Items are identified by their position in the catalog. Call `index` again after
+    further training of the model.
 
     Args:
         model: A `ScoringModel` with a `decomposition`, such as
             `FactorizationMachine`, `MatrixFactorization` and an `Ensemble` of them.
-        item_features: Names of the features of items; all others are the query's.
-        num_items: Positive integer, the size of the catalogue.
-        k: Positive integer, the length of a list. Defaults to 10.
-        block_size: Positive integer, the number of items that are scored at a time.
-            Defaults to 8192.
+        item_features: Names of the item features. All others are query features.
+        num_items: Positive integer, the number of items in the catalog.
+        k: Positive integer, the number of items to retrieve per query. Defaults to 10.
+        block_size: Positive integer, the number of items per block. Defaults to 8192.
         **kwargs: Arguments of `keras.Model`.
 
     Call arguments:
-        inputs: Dict with the entries of the query's features. Others are ignored.
-        exclude: Optional integers, the positions of items that a query must not get,
-            such as those a user has seen; padded with -1.
-        allowed: Optional Booleans, one an item: whether any query may get it.
-        k: Optional integer, the length of the lists in place of the layer's own; in a
-            graph of TensorFlow an integer tensor, too.
+        inputs: Dict with the entries of the query features. Others are ignored.
+        exclude: Optional integers, the positions of items to exclude for each query,
+            such as those that the user has seen, padded with -1.
+        allowed: Optional Booleans, one per item: the items that may be returned for
+            any query.
+        k: Optional integer, overrides the `k` of the constructor. In a TensorFlow
+            graph it can be an integer tensor.
 
     Input shape:
-        A dict, as of `FeatureEmbedding`; `exclude` `(batch, length)`; `allowed`
-        `(num_items,)`.
+        A dict, same as for `FeatureEmbedding`. `exclude`: `(batch, length)`.
+        `allowed`: `(num_items,)`.
 
     Output shape:
-        A tuple of raw scores, in float32, and positions, in int32, both `(batch, k)`.
-        Of equal scores the lower position comes first. Where fewer than k items are
-        left, or a query's own score is NaN, the score is -inf and the position -1.
+        A tuple of raw scores in float32 and positions in int32, both `(batch, k)` and
+        sorted by descending score. Of equal scores, the lower position comes first. If
+        fewer than k items are left, or the score of the query is NaN, the remaining
+        scores are -inf and the positions -1.
 
     Raises:
-        ValueError: If an argument breaks its constraint, or the catalogue is not of
-            `num_items` rows or gives a number that is not finite.
+        ValueError: If an argument violates its constraint, or the catalog does not
+            have `num_items` rows or yields a number that is not finite.
 
     Example:
 
@@ -94,8 +97,8 @@ class TopN(Exportable, keras.Model):
     References:
         - Rendle, S. (2010). Factorization Machines. ICDM, equation 1.
         - Bayer, I., He, X., Kanagal, B. and Rendle, S. (2017). A Generic Coordinate
-          Descent Framework for Learning from Implicit Feedback. WWW (models that part
-          so are its "k-separable" ones).
+          Descent Framework for Learning from Implicit Feedback. WWW ("k-separable"
+          models are those with an exact decomposition).
     """
 
     built: bool
@@ -115,14 +118,14 @@ class TopN(Exportable, keras.Model):
         if not isinstance(model, ScoringModel) or model.decomposition is None:
             raise ValueError(
                 "`model` must be a `ScoringModel` with a `decomposition`, such as a "
-                "`FactorizationMachine`; `score_all` ranks by any other. "
+                "`FactorizationMachine`. Use `score_all` for any other model. "
                 f"Received: {type(model).__name__}."
             )
         names = [feature.name for feature in model.features]
         if not set(item_features) < set(names) or not item_features:
             raise ValueError(
-                f"`item_features` must name some of {names}, and leave some to the "
-                f"query. Received: {list(item_features)}."
+                f"`item_features` must contain some of the features {names}, but not "
+                f"all: the others are query features. Received: {list(item_features)}."
             )
         kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
@@ -138,7 +141,7 @@ class TopN(Exportable, keras.Model):
         if self.built:
             return
         dtype = accumulation_dtype(self.model.compute_dtype)
-        # Until `index` there is no item: no list, rather than a wrong one.
+        # Constants of -inf: before `index`, no item is returned, not a wrong one.
         self.item_constants = self.add_weight(
             shape=(self.num_items,),
             initializer=keras.initializers.Constant(float("-inf")),
@@ -159,16 +162,20 @@ class TopN(Exportable, keras.Model):
 
     @property
     def is_exact(self) -> bool:
-        """Whether the scores are the model's own, not those of a part of it."""
+        """Whether the scores are those of the full model."""
         return self.model.decomposition == "exact"
 
     def index(self, catalogue: Mapping[str, Any], batch_size: int = 8192) -> Self:
-        """Computes and keeps the constants and vectors of the items.
+        """Computes and stores the constants and vectors of all items.
 
         Args:
-            catalogue: Dict with the entries of the item's features, arrays of
-                `num_items` rows; the position of an item is its row.
-            batch_size: Positive integer, rows at a time. Defaults to 8192.
+            catalogue: Dict with the entries of the item features, arrays of
+                `num_items` rows. The position of an item is its row.
+            batch_size: Positive integer, the number of items per batch. Defaults to
+                8192.
+
+        Returns:
+            The `TopN`.
         """
         batch_size = integer("batch_size", batch_size)
         rows = {name: len(x) for name, x in catalogue.items()}
@@ -189,9 +196,9 @@ class TopN(Exportable, keras.Model):
         broken = ~(np.isfinite(constants) & np.isfinite(vectors).all(axis=1))
         if broken.any():
             raise ValueError(
-                "`catalogue` must give finite vectors, and the model none that is NaN. "
-                f"Received: {broken.sum()} of {self.num_items} that are not, the first "
-                f"in row {broken.argmax()}."
+                "`catalogue` and the weights of the model must yield finite item "
+                f"vectors. Received: {broken.sum()} of {self.num_items} that are not "
+                f"finite, the first in row {broken.argmax()}."
             )
         self.item_constants.assign(constants)
         self.item_vectors.assign(vectors)
@@ -215,16 +222,19 @@ class TopN(Exportable, keras.Model):
         allowed: Tensor | None = None,
         k: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Returns what `call` does, for queries that are c_Q and s_Q already.
+        """Retrieves the items for query embeddings, such as those of `fold_in`.
 
         Args:
-            constants: c_Q, `(batch, 1)`, such as of `fold_in`.
-            vectors: s_Q, `(batch, dim)`.
-            exclude: As of `call`.
-            allowed: As of `call`.
-            k: As of `call`.
+            constants: The constants c_Q, of shape `(batch, 1)`.
+            vectors: The vectors s_Q, of shape `(batch, dim)`.
+            exclude: Same as in `call`.
+            allowed: Same as in `call`.
+            k: Same as in `call`.
+
+        Returns:
+            Same as `call`.
         """
-        # Without gradients, which PyTorch would keep all blocks for.
+        # Without gradients, for which PyTorch would keep all blocks in memory.
         constants = ops.stop_gradient(self._cast(constants))
         vectors = ops.stop_gradient(self._cast(vectors))
         if self.model.bias is not None:
@@ -238,16 +248,17 @@ class TopN(Exportable, keras.Model):
         )
 
     def similar(self, positions: Any, k: int | None = None) -> tuple[Tensor, Tensor]:
-        """Returns the items whose vectors point most nearly in an item's direction.
+        """Returns the items that are most similar to an item, by cosine similarity.
 
-            cosine = <s_I, s_J> / (|s_I| |s_J|),  0 where a vector is zero
+            cosine = <s_I, s_J> / (|s_I| |s_J|),  0 if a vector is zero
 
         Args:
-            positions: Integers `(batch,)`, positions of items.
-            k: As of `call`.
+            positions: Integers of shape `(batch,)`, positions of items.
+            k: Same as in `call`.
 
         Returns:
-            Cosines and positions `(batch, k)`, as of `call`, without the item itself.
+            A tuple of cosines and positions, both `(batch, k)`, in the same form as in
+            `call`. The item itself is excluded.
         """
         positions = ops.cast(positions, "int32")
         vectors = ops.convert_to_tensor(self.item_vectors)
@@ -266,10 +277,10 @@ class TopN(Exportable, keras.Model):
         )
 
     def ratings(self, scores: Tensor) -> Tensor:
-        """Returns the ratings that the model makes of scores; NaN for an empty place.
+        """Converts raw scores to ratings, with NaN for a rank without an item.
 
         Args:
-            scores: As `call` returns them.
+            scores: Raw scores, as returned by `call`.
         """
         scaler = self.model.scaler
         present = ops.isfinite(scores)
@@ -310,15 +321,23 @@ class TopN(Exportable, keras.Model):
     def decompose(
         self, inputs: Mapping[str, Any], names: Sequence[str]
     ) -> tuple[Tensor, Tensor]:
-        """Returns `model.decompose` of the named features' entries, without others."""
-        own = {
+        """Calls `model.decompose` with the entries of the named features alone.
+
+        Args:
+            inputs: Dict with the entries of the named features. Others are ignored.
+            names: Names of features.
+
+        Returns:
+            Same as `ScoringModel.decompose`.
+        """
+        read = {
             name
             for feature in self.model.features
             if feature.name in names
             for name in feature.inputs
         }
-        given = {name: x for name, x in inputs.items() if name in own}
-        return self.model.decompose(given, names)
+        entries = {name: x for name, x in inputs.items() if name in read}
+        return self.model.decompose(entries, names)
 
     def _cast(self, x: Tensor) -> Tensor:
         return ops.cast(x, self.item_vectors.dtype)
@@ -335,7 +354,7 @@ class TopN(Exportable, keras.Model):
         k = self.k if k is None else k
         if not ops.is_tensor(k):
             k = integer("k", k)
-        # A NaN would be ranked by each backend in its own way.
+        # Backends differ in how they rank NaN.
         broken = ops.isnan(constants + ops.sum(vectors, axis=1, keepdims=True))
         constants = ops.where(broken, float("-inf"), constants)
         vectors = ops.where(broken, 0.0, vectors)
@@ -347,11 +366,11 @@ class TopN(Exportable, keras.Model):
 
         def add(start: Any, size: int, best: Any) -> Any:
             block = ops.slice(item_vectors, (start, 0), (size, dim))
-            block = ops.pad(block, ((0, 1), (0, 0)))  # and a column of no item
-            own = ops.slice(item_constants, (start,), (size,))
-            own = ops.pad(own, ((0, 1),), constant_values=float("-inf"))
+            block = ops.pad(block, ((0, 1), (0, 0)))  # with a column of no item
+            offsets = ops.slice(item_constants, (start,), (size,))
+            offsets = ops.pad(offsets, ((0, 1),), constant_values=float("-inf"))
             scores = ops.matmul(vectors, ops.transpose(block))  # (batch, size + 1)
-            return merge(best, scores + constants + own, start, exclude)
+            return merge(best, scores + constants + offsets, start, exclude)
 
         best = nothing(constants, k)
         blocks, rest = divmod(self.num_items, size)
@@ -368,5 +387,5 @@ class TopN(Exportable, keras.Model):
 
 
 def _vector_size(model: ScoringModel, names: Sequence[str]) -> int:
-    """Returns the size of a decomposition's vectors, from an example without values."""
+    """Returns the size of the vectors of a decomposition, from a blank example."""
     return int(model.decompose(model.blank_example(), names)[1].shape[-1])

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from fmlayers.data import Dataset, Encoder, ShuffledBatches, without_padding
-from fmlayers.data._stream import in_order
 from fmlayers.data.encoder import Kind
+from fmlayers.data.pipelines import in_order
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.sampled_batches import SampledBatches
 

@@ -14,7 +14,6 @@ from fmlayers.runs.prediction import predict
 from fmlayers.runs.saved_run import SavedRun
 
 
-
 def write_pictures(
     run: SavedRun, folder: str | Path, data: str | None = None
 ) -> tuple[list[Path], list[str]]:
@@ -100,5 +99,3 @@ def _items_of(run: SavedRun) -> tuple[npt.NDArray[np.float32], list[str | None]]
         for cell, known in zip(items["genres"], items["genres"].notna(), strict=True)
     ]
     return vectors, genres
-
-

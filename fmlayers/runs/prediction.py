@@ -1,9 +1,10 @@
+from typing import Any
+
 import keras
 import numpy as np
 import numpy.typing as npt
-from typing import Any
 
-from fmlayers.data._stream import in_order
+from fmlayers.data.pipelines import in_order
 
 
 def predict(
@@ -18,5 +19,3 @@ def predict(
         ratings = model.predict(inputs, batch_size=batch_size, verbose=0)
     flat: npt.NDArray[np.float32] = np.asarray(ratings, np.float32)[:, 0]
     return flat
-
-

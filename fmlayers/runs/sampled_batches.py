@@ -5,8 +5,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fmlayers._checks import integer
-from fmlayers.data._stream import Batch, Column, length, stacked, take
 from fmlayers.data.batches import ShuffledBatches
+from fmlayers.data.ragged import Batch, Column, length, stacked, take
 
 
 class SampledBatches(ShuffledBatches):

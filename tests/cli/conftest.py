@@ -1,6 +1,6 @@
 import pytest
 
-from fmlayers.data import source, synthetic
+from fmlayers.data import sources, synthetic
 from fmlayers.runs import TrainingConfig, train
 
 
@@ -20,7 +20,7 @@ def film_run(films, tmp_path_factory):
         validation_fraction=0.0,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source, "synthetic", lambda: films)
+        patch.setattr(sources, "synthetic", lambda: films)
         out = tmp_path_factory.mktemp("runs") / "films"
         return train(config, out).path
 
@@ -28,5 +28,5 @@ def film_run(films, tmp_path_factory):
 @pytest.fixture
 def data(films, monkeypatch):
     """Let `synthetic` be what the run was trained on."""
-    monkeypatch.setattr(source, "synthetic", lambda: films)
+    monkeypatch.setattr(sources, "synthetic", lambda: films)
     return films

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from fmlayers.data import ShuffledBatches, without_padding
-from fmlayers.data._stream import in_order
+from fmlayers.data.pipelines import in_order
 
 
 def batches(rows=10, batch_size=4, seed=0, epoch=0):
@@ -210,7 +210,9 @@ def test_ragged_columns_cost_what_their_values_cost(batch_size):
 
 
 def test_inputs_of_other_lengths():
-    with pytest.raises(ValueError, match="each of the 3 targets.*2 rows of 'ids'"):
+    with pytest.raises(
+        ValueError, match="one row per target, 3 in all.*2 rows of 'ids'"
+    ):
         ShuffledBatches(
             {"ids": without_padding(np.ones((2, 3)))}, np.arange(3), 2, seed=0
         )

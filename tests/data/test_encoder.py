@@ -355,7 +355,7 @@ def test_not_fitted_errors():
         lambda: encoder.vocabulary("user"),
         lambda: encoder.decode("user", [1]),
     ):
-        with pytest.raises(ValueError, match="must be fitted .*: call `fit`"):
+        with pytest.raises(ValueError, match=r"must be fitted .*: call `fit\(\)`"):
             use()
     assert encoder.fit(TABLE) is encoder
     assert encoder.is_fitted

@@ -30,7 +30,7 @@ def test_random_split_is_the_permutation_of_the_seed():
 )
 def test_random_split_is_a_partition(n, test_fraction, seed):
     if not 0 < round(n * test_fraction) < n:
-        with pytest.raises(ValueError, match="must leave a row to train on"):
+        with pytest.raises(ValueError, match="must leave at least one training row"):
             random_split(n, test_fraction=test_fraction, seed=seed)
         return
     split = random_split(n, test_fraction=test_fraction, seed=seed)
@@ -79,7 +79,7 @@ def test_user_split_trains_on_some_of_every_user():
 
 
 def test_user_split_errors():
-    with pytest.raises(ValueError, match="where no user has more than 2 rows"):
+    with pytest.raises(ValueError, match="with at most 2 rows per user"):
         user_split([1, 1, 2, 2, 3, 4], test_fraction=0.2)
     with pytest.raises(DataError, match="row 3: the user is missing"):
         user_split(pd.Series(["a", "b", None, "a"]))
@@ -106,10 +106,10 @@ def test_time_split_of_datetimes():
 
 
 def test_time_split_errors():
-    with pytest.raises(DataError, match="needs timestamps, and there are none"):
+    with pytest.raises(DataError, match="needs timestamps, and the data have none"):
         time_split(None)
     with pytest.raises(
-        DataError, match=r"that differ, and all 1,000 are 0\. Split with"
+        DataError, match=r"different timestamps, and all 1,000 are 0\. Use"
     ):
         time_split(np.zeros(1000, dtype=int))
     with pytest.raises(DataError, match="row 2: the timestamp is missing"):
@@ -134,9 +134,9 @@ def test_the_fraction_lies_between_0_and_1(split, test_fraction):
 
 @pytest.mark.parametrize("n", [0, 1, 2])
 def test_no_side_is_empty(n):
-    with pytest.raises(ValueError, match=f"must leave a row .* of {n} rows"):
+    with pytest.raises(ValueError, match=f"must leave at least .* with {n} rows"):
         random_split(n)
-    with pytest.raises(ValueError, match=f"must leave a row .* of {n} rows"):
+    with pytest.raises(ValueError, match=f"must leave at least .* with {n} rows"):
         time_split(np.arange(n))
-    with pytest.raises(ValueError, match=f"must leave a row .* of {n} rows"):
+    with pytest.raises(ValueError, match=f"must leave at least .* with {n} rows"):
         user_split(np.arange(n))

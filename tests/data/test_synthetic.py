@@ -188,5 +188,5 @@ def test_arguments_that_make_no_sense(arguments, match):
 
 
 def test_a_floor_of_no_rows(data):
-    with pytest.raises(ValueError, match="`rows` must hold a position"):
+    with pytest.raises(ValueError, match="`rows` must not be empty"):
         data.floor_rmse([])

@@ -245,7 +245,7 @@ def test_no_user_with_a_relevant_item():
     nothing = Relevance(np.array([], dtype=int), np.array([], dtype=int))
     by_user = ranking_metrics_by_user([[0, 1]], nothing, 2, k=1)
     assert all(len(values) == 0 for values in by_user.values())
-    match = r"a relevant item for at least one user\. Received: none\."
+    match = r"at least one pair of a user and an item\. Received: none\."
     with pytest.raises(ValueError, match=match):
         ranking_metrics([[0, 1]], nothing, 2, k=1)
 
@@ -270,7 +270,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("lists", [[[0, 1], [1, 0]], [0, 1, 2], [[[0, 1, 2]]]])
     def test_shape(self, metric, lists):
-        match = r"with k=3 places or more\. Lower `k`.* Received: shape \("
+        match = r"with at least k=3 ranks\. Lower `k`.* Received: shape \("
         with pytest.raises(ValueError, match=match):
             metric(lists, self.relevant, 3, k=3)
 
@@ -286,7 +286,7 @@ class TestErrors:
             metric([[0, 1], [2, item]], self.relevant, 3, k=2)
 
     def test_an_item_twice_in_a_list(self, metric):
-        match = r"once in a list\. Received: item 7 more than once in row 1\."
+        match = r"twice in a row\. Received: item 7 more than once in row 1\."
         with pytest.raises(ValueError, match=match):
             metric([[7, 1, 2], [7, 3, 7]], self.relevant, 8, k=3)
         metric([[7, -1, -1], [7, 3, -1]], self.relevant, 8, k=3)
@@ -296,12 +296,12 @@ class TestErrors:
         match = r"must be rows of `recommended`\. Received: user 2, with 2 rows\."
         with pytest.raises(ValueError, match=match):
             metric(lists, Relevance(np.array([2]), np.array([0])), 2, k=2)
-        match = r"positions in the catalogue\. Received: item 2, with num_items=2\."
+        match = r"positions in the catalog\. Received: item 2, with num_items=2\."
         with pytest.raises(ValueError, match=match):
             metric(lists, Relevance(np.array([0]), np.array([2])), 2, k=2)
         match = r"`relevant\.items` must be positions from 0\. Received: -1 in row 1\."
         with pytest.raises(ValueError, match=match):
             metric(lists, Relevance(np.array([0]), np.array([-1])), 2, k=2)
-        match = r"`relevant\.users` and `relevant\.items` must be equally long"
+        match = r"`relevant\.users` and `relevant\.items` must have the same length"
         with pytest.raises(ValueError, match=match):
             metric(lists, Relevance(np.array([0]), np.array([0, 1])), 2, k=2)

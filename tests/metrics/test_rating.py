@@ -64,9 +64,9 @@ def test_errors(metric):
     match = r"at least one rating\. Received: shape \(0,\)\."
     with pytest.raises(ValueError, match=match):
         metric([], [])
-    match = r"`ratings` must be finite numbers\. Received: nan at position 1\."
+    match = r"`ratings` must be finite numbers\. Received: nan at index 1\."
     with pytest.raises(ValueError, match=match):
         metric([1.0, np.nan], [1.0, 1.0])
-    match = r"`predictions` must be finite numbers\. Received: inf at position 2\."
+    match = r"`predictions` must be finite numbers\. Received: inf at index 2\."
     with pytest.raises(ValueError, match=match):
         metric([1.0, 2.0, 3.0], [1.0, 1.0, np.inf])

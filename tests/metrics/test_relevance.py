@@ -151,7 +151,7 @@ class TestBoth:
         np.testing.assert_array_equal(by_user["recall"], [1.0])
 
     def test_errors(self, judge):
-        match = r"must be equally long\. Received: lengths 2, 2, 3\."
+        match = r"must have the same length\. Received: lengths 2, 2, 3\."
         with pytest.raises(ValueError, match=match):
             judge([0, 1], [0, 1], [1.0, 2.0, 3.0])
         match = r"`users` must be integer positions\. Received: dtype float64\."

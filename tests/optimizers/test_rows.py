@@ -15,7 +15,7 @@ from fmlayers import Categorical, FeatureEmbedding, RatingScaler
 from fmlayers.data import synthetic
 from fmlayers.models import FactorizationMachine
 from fmlayers.optimizers import Adagrad, LazyAdam
-from fmlayers.optimizers._rows import SMALL_TABLE
+from fmlayers.optimizers._rows import MAX_DENSE_ROWS
 
 DIM, BATCH, RATE = 3, 8, 0.1
 OPTIMIZERS = [
@@ -108,7 +108,7 @@ def check(model, reference, rng):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("rows", [7, SMALL_TABLE + 1])
+@pytest.mark.parametrize("rows", [7, MAX_DENSE_ROWS + 1])
 @pytest.mark.parametrize(
     "options",
     [
@@ -135,7 +135,7 @@ def test_steps_as_loops_over_rows(kind, own, options, rows, jit_compile, rng, ba
 
 
 @on_tensorflow
-@pytest.mark.parametrize("rows", [7, SMALL_TABLE + 1])
+@pytest.mark.parametrize("rows", [7, MAX_DENSE_ROWS + 1])
 @pytest.mark.parametrize(("kind", "own"), OPTIMIZERS, ids=str)
 def test_many_steps_per_execution_with_a_schedule(kind, own, rows, rng):
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([2], [RATE, 2 * RATE])
@@ -165,7 +165,7 @@ def test_two_replicas_step_as_one():
 
 
 @on_tensorflow
-@pytest.mark.parametrize("rows", [7, SMALL_TABLE + 1])
+@pytest.mark.parametrize("rows", [7, MAX_DENSE_ROWS + 1])
 def test_lazy_adam_is_adam_where_each_batch_has_every_row(rows, rng):
     lazy, dense = (make(kind(RATE), rows) for kind in (LazyAdam, keras.optimizers.Adam))
     dense.set_weights(lazy.get_weights())
@@ -180,7 +180,7 @@ def test_lazy_adam_is_adam_where_each_batch_has_every_row(rows, rng):
     )
 
 
-@pytest.mark.parametrize("rows", [7, SMALL_TABLE + 1])
+@pytest.mark.parametrize("rows", [7, MAX_DENSE_ROWS + 1])
 def test_lazy_adam_is_adam_on_the_first_step(rows, rng):
     lazy, dense = (make(kind(RATE), rows) for kind in (LazyAdam, keras.optimizers.Adam))
     dense.set_weights(lazy.get_weights())
@@ -194,7 +194,7 @@ def test_lazy_adam_is_adam_on_the_first_step(rows, rng):
 
 
 @on_tensorflow
-@pytest.mark.parametrize("rows", [7, SMALL_TABLE + 1])
+@pytest.mark.parametrize("rows", [7, MAX_DENSE_ROWS + 1])
 @pytest.mark.parametrize(("kind", "own"), OPTIMIZERS, ids=str)
 def test_inside_a_loss_scale_optimizer(kind, own, rows, rng):
     inner = kind(RATE, **own, clipnorm=0.1)
@@ -207,7 +207,7 @@ def test_inside_a_loss_scale_optimizer(kind, own, rows, rng):
 @pytest.mark.parametrize(("kind", "own"), OPTIMIZERS, ids=str)
 def test_a_saved_model_steps_on_as_if_never_saved(kind, own, tmp_path, rng):
     """Without the scratch, which is as long as the table."""
-    model = make(kind(RATE, **own), SMALL_TABLE + 1)
+    model = make(kind(RATE, **own), MAX_DENSE_ROWS + 1)
     steps = list(batches(rng))
     for ids, target in steps[:2]:
         model.train_on_batch({"user": ids}, target)
@@ -257,8 +257,8 @@ def test_an_average_of_weights_is_refused(kind, own):
 @pytest.mark.parametrize(("kind", "own"), OPTIMIZERS, ids=str)
 def test_accumulated_gradients_are_those_of_one_batch(kind, own, rng):
     """Two halves of a batch, accumulated, step as the whole."""
-    whole = make(kind(RATE, **own), SMALL_TABLE + 1)
-    halves = make(kind(RATE, **own, gradient_accumulation_steps=2), SMALL_TABLE + 1)
+    whole = make(kind(RATE, **own), MAX_DENSE_ROWS + 1)
+    halves = make(kind(RATE, **own, gradient_accumulation_steps=2), MAX_DENSE_ROWS + 1)
     halves.set_weights(whole.get_weights())
     ids, target = next(batches(rng))
     whole.train_on_batch({"user": ids}, target)
@@ -354,7 +354,7 @@ def check_steps_of_rows(kind, own, options, rows, dtype, rng, wrap=lambda f: f):
 
 @on_tensorflow
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rows", [7, SMALL_TABLE + 1])
+@pytest.mark.parametrize("rows", [7, MAX_DENSE_ROWS + 1])
 @pytest.mark.parametrize("options", SETTINGS, ids=str)
 @pytest.mark.parametrize(("kind", "own"), BY_DTYPE, ids=str)
 def test_steps_of_rows_of_any_dtype(kind, own, options, rows, dtype, rng):
@@ -364,7 +364,7 @@ def test_steps_of_rows_of_any_dtype(kind, own, options, rows, dtype, rng):
 @on_tensorflow
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("rows", [7, SMALL_TABLE + 1])
+@pytest.mark.parametrize("rows", [7, MAX_DENSE_ROWS + 1])
 @pytest.mark.parametrize(("kind", "own"), BY_DTYPE, ids=str)
 def test_compiled_steps_of_rows_of_any_dtype(kind, own, rows, dtype, jit_compile, rng):
     import tensorflow as tf

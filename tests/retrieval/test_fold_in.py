@@ -187,7 +187,7 @@ def test_errors(make):
         )
     for wrong in ([1.0], [1.0, np.nan]):
         check_error(
-            "`ratings` must be finite, one a position, 2 in all",
+            "`ratings` must be finite numbers, one per position, 2 in all",
             lambda wrong=wrong: fold_in(top, [1, 2], wrong),
         )
     for name in ("l2", "linear_l2"):
@@ -201,11 +201,11 @@ def test_errors(make):
     check_error("one row. Received: 2 rows", lambda: fold_in(top, [1], inputs=two))
     check_error("entry 'age'", lambda: fold_in(top, [1], inputs={}))
     check_error(
-        "whose sides make up its score. Received: one of DeepFM",
+        "with an exact decomposition. Received: a model of type DeepFM",
         lambda: fold_in(make(fm(kind=DeepFM)), [1]),
     )
     check_error(
-        "`ratings` must be given",
+        "`ratings` must not be None",
         lambda: fold_in(make(FactorizationMachine(FEATURES, 3)), [1]),
     )
     positive = LibFM(FEATURES, 3, positive=True)

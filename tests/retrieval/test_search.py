@@ -95,7 +95,7 @@ def machine():
 )
 def test_any_model_equals_scoring_every_pair(kind, pairs, make, monkeypatch):
     model, queries, catalogue = make(kind)
-    monkeypatch.setattr(search, "PAIRS", pairs)
+    monkeypatch.setattr(search, "MAX_PAIRS", pairs)
     for find, k in ((score_all, 3), (retrieve, 20)):
         found = find(
             *(model, queries, catalogue, k),

@@ -39,6 +39,8 @@ def test_nobody_has_seen_anything():
 
 
 def test_errors():
-    check_error("must be of one length", lambda: SeenItems([1], [1, 2], 3))
+    check_error(
+        "must be one-dimensional, of the same length", lambda: SeenItems([1], [1, 2], 3)
+    )
     check_error("from 0 to 2. Received: 0 to 3", lambda: SeenItems([0, 3], [1, 2], 3))
     check_error("Received: -1 to 0", lambda: SeenItems([0, -1], [1, 2], 3))

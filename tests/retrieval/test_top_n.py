@@ -408,13 +408,13 @@ def test_errors(catalogue, rng):
             )
     for names in ([], ["item", "title"], [f.name for f in FEATURES]):
         check_error(
-            "`item_features` must name some of",
+            "`item_features` must contain some of",
             lambda names=names: TopN(model, names, NUM_ITEMS),
         )
     neural = NeuralMatrixFactorization(USER, ITEM, 4)
     for sideless in (neural, Ensemble([neural])):
         check_error(
-            "`score_all` ranks by any other",
+            "Use `score_all` for any other",
             lambda sideless=sideless: TopN(sideless, ["item"], NUM_ITEMS),
         )
     top = TopN(model, ITEM_FEATURES, NUM_ITEMS)

@@ -2,7 +2,7 @@ import functools
 
 import pytest
 
-from fmlayers.data import source, synthetic, write_csv
+from fmlayers.data import sources, synthetic, write_csv
 from fmlayers.runs import TrainingConfig, fitting, train
 from fmlayers.runs.model import build_model
 
@@ -51,7 +51,7 @@ def film_run(films, make_config, tmp_path_factory):
     """Train a run of all of MovieLens' columns, most in tables of their own."""
     config = make_config(data="synthetic", validation_fraction=0.0, max_epochs=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source, "synthetic", lambda: films)
+        patch.setattr(sources, "synthetic", lambda: films)
         return train(config, tmp_path_factory.mktemp("runs") / "films")
 
 

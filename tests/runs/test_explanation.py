@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fmlayers.data import DataError, source
+from fmlayers.data import DataError, sources
 from fmlayers.explain import explain, term_sizes
 from fmlayers.models import Ensemble, FactorizationMachine
 from fmlayers.runs import Run, explanation, pictures, train
@@ -19,7 +19,7 @@ FIELDS = ("user", "item", "age", "sex", "occupation", "year", "genres")
 @pytest.fixture
 def data(films, monkeypatch):
     """Let `synthetic` be what the run was trained on."""
-    monkeypatch.setattr(source, "synthetic", lambda: films)
+    monkeypatch.setattr(sources, "synthetic", lambda: films)
     return films
 
 
@@ -195,7 +195,9 @@ def test_pictures_show_the_test_rows(data, film_run, tmp_path, monkeypatch):
     calls = {}
     for name in pictures.plots.__all__:
         monkeypatch.setattr(
-            pictures.plots, name, lambda *args, name=name, **_: calls.update({name: args})
+            pictures.plots,
+            name,
+            lambda *args, name=name, **_: calls.update({name: args}),
         )
     # An item that no training row has.
     shutil.copytree(film_run.path, tmp_path / "run")

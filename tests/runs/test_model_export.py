@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fmlayers.data import Encoder, source, synthetic
-from fmlayers.runs.recommender import Recommender
+from fmlayers.data import Encoder, sources, synthetic
 from fmlayers.runs import Run, TrainingConfig, train
+from fmlayers.runs.recommender import Recommender
 
 pytestmark = pytest.mark.usefixtures("on_tensorflow")
 
@@ -54,7 +54,7 @@ def film_run(films, tmp_path_factory):
         validation_fraction=0.0,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source, "synthetic", lambda: films)
+        patch.setattr(sources, "synthetic", lambda: films)
         out = tmp_path_factory.mktemp("runs") / "films"
         return train(config, out)
 
@@ -200,7 +200,7 @@ def test_a_run_without_a_side_has_no_lists(films, tmp_path):
         features=["age", "sex"], dim=2, max_epochs=1, validation_fraction=0.0
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source, "synthetic", lambda: films)
+        patch.setattr(sources, "synthetic", lambda: films)
         run = train(config, tmp_path / "run")
     run.export(tmp_path / "served")
     card = json.loads((tmp_path / "served" / "card.json").read_text("utf-8"))
@@ -217,7 +217,7 @@ def test_no_item_vectors_error(films, tmp_path):
         validation_fraction=0.0,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(source, "synthetic", lambda: films)
+        patch.setattr(sources, "synthetic", lambda: films)
         run = train(config, tmp_path / "run")
     with pytest.raises(ValueError, match="none: it is a NeuralMatrixFactorization"):
         Run(run.path).export(tmp_path / "v.npy", "item_vectors")

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from keras import ops
 
-from fmlayers.data import DataError, source, synthetic, write_csv
+from fmlayers.data import DataError, sources, synthetic, write_csv
 from fmlayers.data.encoder import UNKNOWN
 from fmlayers.runs import TrainingConfig, train
 from fmlayers.runs.recommender import (
@@ -32,7 +32,7 @@ def make_run(films, tmp_path_factory):
             small["linear_l2"] = 0.0
         config = TrainingConfig(data=data, validation_fraction=0.0, **small | changes)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(source, "synthetic", lambda: films)
+            patch.setattr(sources, "synthetic", lambda: films)
             out = tmp_path_factory.mktemp("runs") / "run"
             return train(config, out)
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from checks import check_error
 
-from fmlayers.data import source
+from fmlayers.data import sources
 from fmlayers.runs import Run
 from fmlayers.runs.evaluation import evaluate
 from fmlayers.runs.explanation import explain_fields, explain_pair
@@ -18,7 +18,7 @@ from fmlayers.runs.recommender import Recommender
 @pytest.fixture(autouse=True)
 def small_data(films, monkeypatch):
     """Let the run find its data again."""
-    monkeypatch.setattr(source, "synthetic", lambda: films)
+    monkeypatch.setattr(sources, "synthetic", lambda: films)
 
 
 def test_evaluates(film_run, films):

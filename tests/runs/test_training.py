@@ -13,7 +13,7 @@ import pytest
 
 import fmlayers
 from fmlayers.cli import main
-from fmlayers.data import DataError, source, split_rows, write_csv
+from fmlayers.data import DataError, sources, split_rows, write_csv
 from fmlayers.optimizers import LazyAdam
 from fmlayers.runs import Run, RunError, TrainingConfig, fitting, train
 from fmlayers.runs.examples import default_batch_size
@@ -88,7 +88,7 @@ def test_metrics_say_what_the_run_was(run, make_config, early, backend):
         "user": "categorical",
         "item": "categorical",
     }
-    fingerprint = source.load(config["data"]).fingerprint()
+    fingerprint = sources.load(config["data"]).fingerprint()
     assert metrics["config"]["fingerprint"] == fingerprint
     assert metrics["config"] == json.loads((run.path / "config.json").read_text())
     assert metrics["versions"]["fmlayers"] == fmlayers.__version__
@@ -312,7 +312,7 @@ def test_nothing_to_resume(make_config, tmp_path, failing):
 @pytest.mark.parametrize(
     ("changes", "table", "match"),
     [
-        ({"data": "no-such-data"}, None, "isn't there"),
+        ({"data": "no-such-data"}, None, "does not exist"),
         ({"features": ["user", "colour"]}, None, "Feature 'colour'"),
         ({"split": "u1"}, None, r"shop has no fold 'u1'. It can be split by \['random"),
         ({"test_fraction": 1.5}, None, "`test_fraction` must be"),

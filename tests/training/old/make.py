@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fmlayers.data import source, synthetic
+from fmlayers.data import sources, synthetic
 from fmlayers.runs import TrainingConfig, train
 from fmlayers.runs.recommender import Recommender
 
@@ -19,7 +19,7 @@ USERS, K = ["1", "5", "nobody"], 5
 
 def main(out: Path) -> None:
     films = synthetic(num_users=12, num_items=10, num_ratings=90)
-    source.synthetic = lambda: films
+    sources.synthetic = lambda: films
     config = TrainingConfig(
         features=["user", "item", "age", "sex", "genres", "year", "day"],
         histories=True,

@@ -63,11 +63,11 @@ def exported(encoder, items, shaken, tmp_path_factory):
     """Export each model once, its catalogue gone through in blocks of 7."""
     import tensorflow as tf
 
-    from fmlayers.export import recommend
+    from fmlayers.export import recommender
 
     found = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recommend, "BLOCK", 7)
+        patch.setattr(recommender, "BLOCK", 7)
         for name, make in MODELS.items():
             model = shaken(make(encoder))
             path = export(model, tmp_path_factory.mktemp("export") / name, items=items)

@@ -1,4 +1,4 @@
-"""One door for every source of ratings, and what its columns are good for."""
+"""Loads ratings from any source, and infers the kinds of their columns."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from fmlayers.data.synthetic import synthetic
 from fmlayers.data.tables import read_ratings
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".gz")
-# Nearly a value a row of its table: an id under another name, not a feature.
+# Nearly unique in their table: another identifier of the row, not a feature.
 IDENTIFYING = ("title", "zip_code")
 
 
@@ -27,19 +27,25 @@ def load(
     timestamp: str | None = None,
     separator: str = ",",
 ) -> Dataset:
-    """Reads the ratings of `source`.
+    """Loads ratings.
 
     Args:
-        source: `"synthetic"`; a MovieLens folder, zip or name (see
-            `load_movielens`); or a CSV or Parquet file (see `read_ratings`).
-        user: Name of a table's column of users. Defaults to `"user"`.
-        item: Name of a table's column of items. Defaults to `"item"`.
-        rating: Name of a table's column of ratings. Defaults to `"rating"`.
-        timestamp: Optional name of a table's column of times.
-        separator: String between the fields of a CSV. Defaults to `","`.
+        source: `"synthetic"` (see `synthetic`); a MovieLens folder, zip file or name
+            (see `load_movielens`); or a CSV or Parquet file (see `read_ratings`). The
+            other arguments apply to CSV and Parquet files only.
+        user: Name of the user column. Defaults to `"user"`.
+        item: Name of the item column. Defaults to `"item"`.
+        rating: Name of the rating column. Defaults to `"rating"`.
+        timestamp: Optional name of the timestamp column. Defaults to `None`:
+            `"timestamp"`, if there is such a column.
+        separator: Delimiter of a CSV file. Defaults to `","`.
+
+    Returns:
+        A `Dataset`.
 
     Raises:
-        DataError: Naming the file, the line or the column that is wrong.
+        DataError: If the source cannot be read. The message names the file, line or
+            column.
     """
     if source == "synthetic":
         return synthetic()
@@ -60,29 +66,33 @@ def load(
 def infer_columns(
     dataset: Dataset, features: Sequence[str] | None = None
 ) -> dict[str, Kind]:
-    """Returns the kinds of the columns to encode.
+    """Infers the kinds of the columns of a dataset, for `Encoder`.
 
-    A column whose cells are lists, or text with `|` in it, is multi-categorical;
-    other text is categorical; numbers are numeric, except user, item and day.
+    A column of tuples, or of text that contains `|`, is multi-categorical. Other text
+    is categorical. Numbers are numeric, except for user, item and day, which are
+    categorical.
 
     Args:
-        dataset: The ratings with their side tables.
-        features: Optional names, each alone or as `"name:kind"`. By default user,
-            item and all side columns but titles and zip codes.
+        dataset: A `Dataset`.
+        features: Optional list of columns, each as `"name"` or `"name:kind"`. Defaults
+            to user, item and all side columns except titles and zip codes.
+
+    Returns:
+        A dict from column name to kind.
 
     Raises:
-        DataError: If a column is not there.
-        ValueError: If a kind is unknown.
+        DataError: If the dataset lacks a column.
+        ValueError: If a kind is unknown, or `features` contains the rating.
     """
     side = [name for name in dataset.side_columns if name not in IDENTIFYING]
     wanted = ["user", "item", *side] if features is None else list(features)
     table = dataset.table()
     columns: dict[str, Kind] = {}
     for entry in wanted:
-        name, _, given = entry.partition(":")
+        name, _, requested = entry.partition(":")
         if name == "rating":
             raise ValueError(
-                "`features` must not hold 'rating', which the model is to predict. "
+                "`features` must not contain 'rating', which the model predicts. "
                 f"Received: features={wanted}."
             )
         if name not in table:
@@ -92,11 +102,12 @@ def infer_columns(
             )
         kind = _kind(name, table[name])
         for known in get_args(Kind):
-            if given == known:
+            if requested == known:
                 kind = known
-        if given and given != kind:
+        if requested and requested != kind:
             raise ValueError(
-                f"`features` may have the kinds {get_args(Kind)}. Received: {entry!r}."
+                f"`features` must be of the kinds {get_args(Kind)}. "
+                f"Received: {entry!r}."
             )
         columns[name] = kind
     return columns

@@ -42,7 +42,7 @@ def odd_encoder(table):
 
 @pytest.fixture(scope="module")
 def raw(odd_encoder):
-    from fmlayers.export.raw import RawEncoder
+    from fmlayers.export.raw_encoder import RawEncoder
 
     return RawEncoder(odd_encoder)
 
@@ -115,7 +115,7 @@ def test_numbers_are_scaled_as_by_the_encoder(raw, odd_encoder):
 
 
 def test_integers_are_told_from_text():
-    from fmlayers.export.raw import RawEncoder
+    from fmlayers.export.raw_encoder import RawEncoder
 
     table = pd.DataFrame(
         {
@@ -133,7 +133,7 @@ def test_integers_are_told_from_text():
 
 
 def test_columns_without_values():
-    from fmlayers.export.raw import RawEncoder
+    from fmlayers.export.raw_encoder import RawEncoder
 
     table = pd.DataFrame({"title": [None, None], "tags": ["", ""]})
     columns = {"title": "categorical", "tags": "multi_categorical"}

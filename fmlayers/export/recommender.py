@@ -10,9 +10,9 @@ from keras import ops
 from fmlayers._types import Tensor
 from fmlayers.data.encoder import Encoder, as_text
 from fmlayers.export.item_vectors import query_vectors
-from fmlayers.export.raw import RawEncoder, table_of
+from fmlayers.export.raw_encoder import RawEncoder, table_of
 from fmlayers.export.signature import Entry, Signature
-from fmlayers.retrieval._blocks import merge, nothing
+from fmlayers.retrieval.blocks import merge, nothing
 from fmlayers.retrieval.search import method_of
 from fmlayers.retrieval.top_n import TopN
 from fmlayers.scoring_model import ScoringModel
@@ -20,7 +20,7 @@ from fmlayers.scoring_model import ScoringModel
 BLOCK = 8192  # items that are scored at a time
 
 
-class Recommend:
+class Recommender:
     """Finds the best items of a catalogue for queries in raw values.
 
     By the product of `TopN` where the two sides of the model make up its score; of any

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fmlayers.data import DataError, Dataset, source, synthetic, write_csv
-from fmlayers.data.source import infer_columns, load
+from fmlayers.data import DataError, Dataset, sources, synthetic, write_csv
+from fmlayers.data.sources import infer_columns, load
 
 RATINGS = pd.DataFrame(
     {
@@ -28,7 +28,7 @@ def dataset():
 @pytest.fixture
 def small_synthetic(monkeypatch):
     small = functools.partial(synthetic, num_users=20, num_items=15, num_ratings=90)
-    monkeypatch.setattr(source, "synthetic", small)
+    monkeypatch.setattr(sources, "synthetic", small)
     return small()
 
 
@@ -86,7 +86,7 @@ def test_titles_and_zip_codes_are_features_only_where_named(small_synthetic):
 
 
 def test_unknown_kind_error(dataset):
-    match = r"`features` may have the kinds \('categorical'.*Received: 'color:text'\."
+    match = r"`features` must be of the kinds \('categorical'.*Received: 'color:text'\."
     with pytest.raises(ValueError, match=match):
         infer_columns(dataset, ["user", "color:text"])
 
@@ -155,7 +155,7 @@ def test_load_movielens(packed, make_movielens, zipped):
 
 @pytest.mark.parametrize("name", ["ratings", "ratings.zip", "ml-1M"])
 def test_source_that_is_not_there(name):
-    with pytest.raises(DataError, match=f"Received: source='{name}', which isn't"):
+    with pytest.raises(DataError, match=f"Received: source='{name}', which does"):
         load(name)
 
 

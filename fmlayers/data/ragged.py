@@ -1,0 +1,108 @@
+"""Columns of a batch, ragged ones included, and the selection of their rows."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+# An array with the rows as first axis or, if ragged, a pair of values and row splits.
+Column = Array | tuple[Array, Array]
+Batch = tuple[dict[str, Column], Array]
+
+
+def without_padding(ids: Array) -> tuple[Array, Array]:
+    """Converts padded ids to a ragged column: a pair of values and row splits.
+
+    A multi-valued feature accepts both forms. The cost of the ragged form depends on
+    the total number of ids, that of the padded form on the longest row.
+
+    Args:
+        ids: Integers of shape `(rows, length)`, padded with 0.
+
+    Returns:
+        A tuple of the nonzero ids, of shape `(values,)`, and the row splits, integers
+        of shape `(rows + 1,)`. The ids of row i are
+        `values[row_splits[i]:row_splits[i + 1]]`.
+
+    Raises:
+        ValueError: If `ids` is not two-dimensional.
+
+    Example:
+
+    >>> fmlayers.data.without_padding([[3, 5, 0], [0, 0, 0], [2, 0, 0]])
+    (array([3, 5, 2]), array([0, 2, 2, 3]))
+    """
+    ids = np.asarray(ids)
+    if ids.ndim != 2:
+        raise ValueError(
+            f"`ids` must be of shape (rows, length). Received: shape {ids.shape}."
+        )
+    present = ids != 0
+    splits = np.concatenate([[0], np.cumsum(present.sum(axis=1))])
+    return ids[present], splits.astype(np.int64)
+
+
+def take(column: Column, rows: Array) -> Column:
+    """Returns the selected rows of a column.
+
+    The values of a ragged batch are padded with zeros at the end of the last row, so
+    that their number takes few distinct values: XLA compiles once for each.
+
+    Args:
+        column: An array, or a pair of values and row splits.
+        rows: Integers, the rows of one batch `(batch,)` or of several
+            `(batches, batch)`.
+    """
+    if not isinstance(column, tuple):
+        return column[rows]
+    values, splits = column
+    batches = rows.reshape(-1, rows.shape[-1])
+    lengths = np.diff(splits)[batches]
+    ends = np.cumsum(lengths, axis=1)
+    step = max(1, rows.shape[-1] // 4)
+    capacity = step * max(1, -(-int(ends[:, -1].max(initial=0)) // step))
+    taken = np.zeros((len(batches), capacity), values.dtype)
+    flat = lengths.ravel()
+    shifts = splits[batches].ravel() - (np.cumsum(flat) - flat)
+    positions = np.arange(flat.sum()) + np.repeat(shifts, flat)
+    taken[np.arange(capacity) < ends[:, -1:]] = values[positions]
+    taken_splits = np.zeros((len(batches), rows.shape[-1] + 1), np.int32)
+    taken_splits[:, 1:] = ends
+    taken_splits[:, -1] = capacity
+    shape = rows.shape[:-1]
+    return taken.reshape(*shape, -1), taken_splits.reshape(*shape, -1)
+
+
+def stacked(batches: Sequence[Batch]) -> Batch:
+    """Stacks batches of the same size, padding ragged columns with zeros."""
+
+    def stack(columns: Sequence[Column]) -> Column:
+        ragged = [x for x in columns if isinstance(x, tuple)]
+        if not ragged:
+            return np.stack([x for x in columns if not isinstance(x, tuple)])
+        capacity = max(len(values) for values, _ in ragged)
+        filled = [np.pad(values, (0, capacity - len(values))) for values, _ in ragged]
+        splits = np.stack([row_splits for _, row_splits in ragged])
+        splits[:, -1] = capacity
+        return np.stack(filled), splits
+
+    inputs = [x for x, _ in batches]
+    columns = {name: stack([x[name] for x in inputs]) for name in inputs[0]}
+    return columns, np.stack([targets for _, targets in batches])
+
+
+def length(column: Column) -> int:
+    """Returns the number of rows of a column."""
+    return len(column[1]) - 1 if isinstance(column, tuple) else len(column)
+
+
+def check_lengths(inputs: Mapping[str, Column], rows: int) -> None:
+    """Raises `ValueError` unless every input has `rows` rows."""
+    for name, x in inputs.items():
+        if length(x) != rows:
+            raise ValueError(
+                f"`inputs` must have one row per target, {rows:,} in all. "
+                f"Received: {length(x):,} rows of {name!r}."
+            )
