@@ -82,12 +82,14 @@ def test_errors(trained, tmp_path, capsys):
 
 def test_what_cannot_be_explained_is_named(trained, capsys, monkeypatch):
     monkeypatch.setattr(
-        type(Run(trained).model), "score", lambda self, x: ops.ones((1, 1)) * 99
+        type(Run(trained).model),
+        "score",
+        lambda self, x, training=None: ops.ones((1, 1)) * 99,
     )
     assert cli.main(["explain", str(trained), "--user", "1", "--item", "2"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "The score of `model` must be its bias" in captured.err
+    assert "The `terms` of `model` must add up to its score" in captured.err
 
 
 def test_help(capsys):

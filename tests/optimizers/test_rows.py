@@ -1,5 +1,6 @@
 """What `Adagrad` and `LazyAdam` share, against plain loops over rows."""
 
+import functools
 import inspect
 import re
 import subprocess
@@ -107,7 +108,9 @@ def check(model, reference, rng):
     np.testing.assert_allclose(found, reference.table, rtol=2e-4, atol=2e-6)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("rows", [7, MAX_DENSE_ROWS + 1])
 @pytest.mark.parametrize(
     "options",
@@ -352,6 +355,21 @@ def check_steps_of_rows(kind, own, options, rows, dtype, rng, wrap=lambda f: f):
     check_steps(optimizer, variable, apply, rows, rng)
 
 
+@functools.cache
+def xla_has_float16():
+    """Return whether XLA compiles float16 at all; without F16C it does not."""
+    import tensorflow as tf
+
+    @tf.function(jit_compile=True)
+    def halve(x):
+        return tf.cast(tf.cast(x, "float16") / 2, "float32")
+
+    try:
+        return float(halve(tf.constant(3.0))) == 1.5
+    except tf.errors.InternalError:
+        return False
+
+
 @on_tensorflow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [7, MAX_DENSE_ROWS + 1])
@@ -362,13 +380,17 @@ def test_steps_of_rows_of_any_dtype(kind, own, options, rows, dtype, rng):
 
 
 @on_tensorflow
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [7, MAX_DENSE_ROWS + 1])
 @pytest.mark.parametrize(("kind", "own"), BY_DTYPE, ids=str)
 def test_compiled_steps_of_rows_of_any_dtype(kind, own, rows, dtype, jit_compile, rng):
     import tensorflow as tf
 
+    if jit_compile and dtype == "float16" and not xla_has_float16():
+        pytest.skip("XLA compiles no float16 for this processor")
     check_steps_of_rows(
         kind,
         own,
