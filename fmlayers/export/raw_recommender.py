@@ -13,7 +13,7 @@ from fmlayers.export.item_vectors import query_vectors
 from fmlayers.export.raw_encoder import RawEncoder, table_of
 from fmlayers.export.signature import Entry, Signature
 from fmlayers.retrieval.blocks import merge, nothing
-from fmlayers.retrieval.search import method_of
+from fmlayers.retrieval.item_search import method_of
 from fmlayers.retrieval.top_n import TopN
 from fmlayers.scoring_model import ScoringModel
 
