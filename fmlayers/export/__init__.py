@@ -1,6 +1,6 @@
-"""Out of Python: SavedModel, LiteRT, ONNX and item vectors, with inputs that are right.
+"""Export of models to SavedModel, LiteRT and ONNX, and of item vectors.
 
-Named by what they make; TensorFlow is imported when one is made.
+TensorFlow is imported when an export is written.
 """
 
 from fmlayers.export.exporter import export

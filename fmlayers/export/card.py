@@ -1,4 +1,4 @@
-"""The model card: what an export is, for people and for programs."""
+"""The model card of an export, in Markdown and in JSON."""
 
 import importlib.metadata
 import json
@@ -24,15 +24,16 @@ def card_of(
     weights: str,
     details: Mapping[str, Any],
 ) -> Card:
-    """Returns what is known of an export, ready for JSON.
+    """Returns the model card as a dict that can be written to JSON.
 
     Args:
-        model: The model.
-        signatures: Each signature with its outputs, by name.
-        examples: What the export answered to each signature's example.
+        model: The exported model.
+        signatures: Dict from name to a tuple of the signature and its outputs.
+        examples: Dict from the name of a signature to the response of the export to
+            its example.
         format: `"saved_model"`, `"litert"` or `"onnx"`.
-        weights: What the weights are kept in.
-        details: What else is known: metrics, the fingerprint of the data.
+        weights: Dtype of the weights in the export.
+        details: Dict of further sections, such as metrics.
     """
     return {
         "model": type(model).__name__,
@@ -56,16 +57,16 @@ def card_of(
 
 
 def request_of(signature: Signature) -> dict[str, Any]:
-    """Returns the body of a request to TensorFlow Serving's REST API."""
+    """Returns a request of a signature's example to TensorFlow Serving's REST API."""
     inputs = {entry.name: entry.array().tolist() for entry in signature.inputs}
     return {"signature_name": signature.name, "inputs": inputs}
 
 
 def answer_of(outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the body of TensorFlow Serving's answer, for arrays by name."""
-    lists = {name: _plain(array.tolist()) for name, array in outputs.items()}
-    # A single output comes without its name.
-    return {"outputs": lists if len(lists) > 1 else next(iter(lists.values()))}
+    """Returns the response of TensorFlow Serving's REST API for some outputs."""
+    values = {name: _plain(array.tolist()) for name, array in outputs.items()}
+    # The name of a single output is omitted.
+    return {"outputs": values if len(values) > 1 else next(iter(values.values()))}
 
 
 def text_of(card: Card) -> str:
@@ -100,7 +101,7 @@ def text_of(card: Card) -> str:
             ]
         else:
             lines += ["An example:"]
-        lines += ["", *_block(signature["request"]), "", "and its answer:", ""]
+        lines += ["", *_block(signature["request"]), "", "The response:", ""]
         lines += _block(signature["answer"])
     lines += ["", "## Versions", ""]
     lines += _table(["", ""], list(card["versions"].items()))
@@ -128,7 +129,7 @@ def _versions(format: str) -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """Returns nested lists with text for bytes, and floats no longer than they are."""
+    """Converts bytes to text and rounds floats to float32's precision, recursively."""
     if isinstance(value, list):
         return [_plain(entry) for entry in value]
     if isinstance(value, bytes):
@@ -137,8 +138,8 @@ def _plain(value: Any) -> Any:
 
 
 def _shape(entry: Mapping[str, Any], signature: str, kind: str) -> str:
-    lists = signature == "recommend" and kind == "outputs"
-    names = ["batch", "k" if lists else "length", "length", "length"]
+    top_k = signature == "recommend" and kind == "outputs"
+    names = ["batch", "k" if top_k else "length", "length", "length"]
     sizes = [
         name if size is None else str(size)
         for name, size in zip(names, entry["shape"], strict=False)

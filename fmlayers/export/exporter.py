@@ -1,5 +1,3 @@
-"""One call from a model to a SavedModel, a LiteRT or an ONNX file."""
-
 import json
 import os
 import tempfile
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 Format = Literal["saved_model", "litert", "onnx"]
 Weights = Literal["float32", "float16", "int8"]
 
-ALIASES = {"tf_saved_model": "saved_model"}  # Keras' own name
+ALIASES = {"tf_saved_model": "saved_model"}  # the name in Keras
 FORMATS = (*get_args(Format), *ALIASES)
 SUFFIXES = {"litert": ".tflite", "onnx": ".onnx"}
 LOOKUPS = (
@@ -34,7 +32,7 @@ LOOKUPS = (
     keras.layers.StringLookup,
     keras.layers.TextVectorization,
 )
-LARGEST = 2**31  # bytes of a file of theirs, a protocol buffer or a flatbuffer
+MAX_FILE_BYTES = 2**31  # of a protocol buffer or a flatbuffer
 
 
 def export(
@@ -51,65 +49,73 @@ def export(
     weights: Weights = "float32",
     details: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes a model for use outside of Python, with inputs that are right.
+    """Exports a model to a SavedModel, a LiteRT or an ONNX file.
 
-    The inputs are named after the features: ids are int64, numbers float32, the batch
-    and the length of a list vary. The outputs of a model of the package are `rating`,
-    where it has a scaler, and `score`; of any other those of its dict, or its
-    `output_names`, or `output`. They are of shape `(batch, 1)`, as in Keras. A model of
-    clicks or other labels has a `probability`, too.
+    The inputs are named and typed after the features: ids are int64 and numbers are
+    float32. The batch size and the length of multi-valued features are dynamic. The
+    outputs of a `ScoringModel` are `rating`, if it has a scaler, and `score`, both of
+    shape `(batch, 1)`. The outputs of any other model have the names of its output
+    dict, its `output_names`, or `output`. Models that are trained on binary labels
+    have an additional output `probability`.
 
     A SavedModel has up to five signatures:
 
-    - `serving_default`: of ids and numbers. `serve` is the same, as Keras calls it.
-    - `serve_raw`, with an encoder: of raw values, each column a text `(batch,)`, a list
-      with the encoder's separator between its values; numbers in their own unit.
-    - `serve_raw_values`, with an encoder: the same, columns of integers being int64 and
-      lists `(batch, length)`, padded with `""`.
-    - `recommend`, with `items`: the query's raw values, `exclude` and `k` in; `keys`,
-      `ids`, `scores` and `ratings` of the best items out.
-    - `query_vectors`, with `items`, where the score is a product of two sides: what a
-      vector index over `item_vectors` is asked by.
+    - `serving_default`: takes ids and numbers. `serve` is the same signature under
+      Keras' name.
+    - `serve_raw` (with an encoder): takes raw values. Each column is a text of shape
+      `(batch,)`, in which the values of a multi-valued feature are separated by the
+      encoder's separator. Numbers are float32, not standardized.
+    - `serve_raw_values` (with an encoder): takes raw values, too. Columns of integers
+      are int64, and multi-valued features have the shape `(batch, length)`, padded with
+      `""`.
+    - `recommend` (with `items`): takes the raw values of a query, `exclude` and `k`;
+      returns `keys`, `ids`, `scores` and `ratings` of the top k items.
+    - `query_vectors` (with `items`, if the model has an exact decomposition): returns
+      the vectors to query an index of `item_vectors`.
 
-    A LiteRT or ONNX file has the first. Beside each stand a model card, in Markdown and
-    in JSON, and the encoder's vocabularies: `README.md`, `card.json` and `encoder.json`
-    in a SavedModel's folder; beside a file its name with `.md`, `.json` and
-    `.encoder.json` added.
+    A LiteRT or ONNX file has the first signature only. A model card, in Markdown and
+    JSON, and the vocabularies of the encoder are written next to the model: as
+    `README.md`, `card.json` and `encoder.json` in the folder of a SavedModel, and with
+    `.md`, `.json` and `.encoder.json` appended to the name of a file.
 
-    Letters outside ASCII, spaces and signs in a feature's name become underscores in
-    the input's name; the card has both.
+    Letters outside ASCII, spaces and punctuation in the name of a feature become
+    underscores in the name of its input. The model card lists both names.
 
     Args:
-        model: A model of the package; any functional model; or a subclassed one that
-            takes a dict and has a `FeatureEmbedding`, whose features tell its inputs.
-        path: The folder or, ending in `.tflite` or `.onnx`, the file to write. It
-            appears whole or not at all.
+        model: A `ScoringModel`; a functional model; or a subclassed model that takes a
+            dict and has a `FeatureEmbedding`, from whose features the inputs are
+            inferred.
+        path: Path of the folder or, ending in `.tflite` or `.onnx`, of the file. It is
+            written atomically.
         format: `"saved_model"` (or Keras' `"tf_saved_model"`), `"litert"` or `"onnx"`.
             Defaults to `"saved_model"`.
-        overwrite: Whether to replace an export that is there. Defaults to `False`.
-        input_signature: Optional dict from entries that the model reads to what has a
-            `shape` and a `dtype`, such as `keras.InputSpec`, in place of what the
-            features tell. Entries that are left out, and that the model cannot do
-            without, are as the features tell.
-        probability: Optional Boolean, whether a `probability` is among the outputs:
-            the sigmoid of the score, or of the only output, or the rating of a
-            `RatingScaler(0, 1)` by sigmoid. Defaults to whether the model is compiled
-            with a binary crossentropy, from logits where there is no such scaler.
-        encoder: Optional fitted `Encoder`. Defaults to the model's own.
-        items: Optional table, a row an item of the catalogue with its raw values. The
-            encoder's columns that it has are the items', the others the query's.
-        item_key: The column of `items` that names an item. Defaults to the first.
-        weights: `"float32"`; `"float16"`, half the size, computed with in float32; or
-            `"int8"`, dynamically quantized. The latter two are of LiteRT and ONNX.
-        details: Optional dict of what else is to stand in the card.
+        overwrite: Whether to replace an existing export. Defaults to `False`.
+        input_signature: Optional dict from entries that the model reads to objects
+            with a `shape` and a `dtype`, such as `keras.InputSpec`, which override the
+            inferred inputs. Required entries that are not in the dict are inferred.
+        probability: Optional Boolean, whether to add a `probability` to the outputs. It
+            is the sigmoid of the score or of the only output, or the rating of a
+            `RatingScaler(0, 1)` with `"sigmoid"`. By default it is added if the model
+            is compiled with a binary crossentropy, which must be from logits unless
+            there is such a scaler.
+        encoder: Optional fitted `Encoder`. Defaults to the encoder of the model.
+        items: Optional `DataFrame` with the raw values of the items, one row per item
+            of the catalog. Columns of the encoder that it contains are item features;
+            the others are query features.
+        item_key: Name of the column of `items` that identifies an item. Defaults to
+            the first column.
+        weights: Dtype of the weights: `"float32"`, or, for LiteRT and ONNX, also
+            `"float16"` (half the size, with computations in float32) or `"int8"`
+            (dynamically quantized). Defaults to `"float32"`.
+        details: Optional dict of further sections of the model card.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: If an argument breaks its constraint, or the backend is not
+        ValueError: If an argument violates its constraint, or the backend is not
             TensorFlow.
-        FileExistsError: If `path` is there, and may not be replaced.
+        FileExistsError: If `path` exists and must not be replaced.
 
     Example:
 
@@ -126,30 +132,19 @@ def export(
     _check(path, format, weights, items, overwrite)
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
-            "Exports are made by TensorFlow, and the backend is "
-            f"{keras.backend.backend()!r}: save the model with "
+            "`export` needs the TensorFlow backend. Received: the backend "
+            f"{keras.backend.backend()!r}. Save the model with "
             "`model.save('model.keras')`, and export that file in a process with "
-            "KERAS_BACKEND=tensorflow, where it loads with equal outputs."
+            "KERAS_BACKEND=tensorflow."
         )
     signature = signature_of(model, input_signature, probability)
     if format in SUFFIXES:
         _check_portable(model, format, signature)
-    given = encoder
-    if encoder is None and isinstance(model, ScoringModel):
-        encoder = model.encoder
-    columns = [] if encoder is None else encoder.columns
-    absent = [e.feature for e in signature.inputs if e.feature not in columns]
-    if absent and given is not None:
-        raise ValueError(
-            f"`encoder` must have the columns of all inputs, and lacks {absent}. "
-            f"It has {list(columns)}."
-        )
-    if absent:
-        encoder = None
+    encoder = _encoder_of(model, signature, encoder)
     if encoder is None and items is not None:
         raise ValueError(
-            "`items` are raw values, which need an encoder of all the model's inputs: "
-            "give `encoder`, or build the model with one."
+            "`items` need an encoder of all inputs of the model: pass `encoder`, or "
+            "build the model with one."
         )
 
     def card(signatures: Any, examples: Mapping[str, Any]) -> Card:
@@ -166,10 +161,10 @@ def export(
         variable.value.dtype.size * np.prod(variable.shape)
         for variable in model.variables
     )
-    if format in SUFFIXES and size >= LARGEST:
+    if format in SUFFIXES and size >= MAX_FILE_BYTES:
         raise ValueError(
-            f"A file of the format {format!r} holds 2 GB at most, and the weights have "
-            f'{size / 2**30:.1f} GB: take the format "saved_model".'
+            f"The weights must be smaller than 2 GB for the format {format!r}. "
+            f'Received: {size / 2**30:.1f} GB. Use the format "saved_model".'
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     if format == "saved_model":
@@ -177,6 +172,25 @@ def export(
     else:
         _write_file(path, format, model, signature, encoder, weights, card)
     return path
+
+
+def _encoder_of(
+    model: keras.Model, signature: Signature, encoder: "Encoder | None"
+) -> "Encoder | None":
+    """Returns `encoder` or that of the model, if it encodes all inputs."""
+    is_default = encoder is None
+    if encoder is None and isinstance(model, ScoringModel):
+        encoder = model.encoder
+    columns = [] if encoder is None else encoder.columns
+    absent = [e.feature for e in signature.inputs if e.feature not in columns]
+    if not absent:
+        return encoder
+    if is_default:
+        return None
+    raise ValueError(
+        f"`encoder` must have the columns of all inputs, and lacks {absent}. "
+        f"Received: an encoder of {list(columns)}."
+    )
 
 
 def _check(path: Path, format: str, weights: str, items: Any, overwrite: bool) -> None:
@@ -193,8 +207,8 @@ def _check(path: Path, format: str, weights: str, items: Any, overwrite: bool) -
     suffix = SUFFIXES.get(format)
     if suffix is None and weights != "float32":
         raise ValueError(
-            '`weights` must be "float32" in a SavedModel; the formats "litert" and '
-            f'"onnx" have others. Received: weights={weights!r}.'
+            '`weights` must be "float32" in a SavedModel. Use the format "litert" or '
+            f'"onnx" for others. Received: weights={weights!r}.'
         )
     if suffix is not None and path.suffix != suffix:
         raise ValueError(
@@ -203,8 +217,8 @@ def _check(path: Path, format: str, weights: str, items: Any, overwrite: bool) -
         )
     if suffix is not None and items is not None:
         raise ValueError(
-            "`items` are for the signature `recommend`, which is a SavedModel's: "
-            "LiteRT and ONNX have ids alone."
+            f"`items` must be None for the format {format!r}. Use the format "
+            '"saved_model", which has a signature `recommend`.'
         )
     if not path.exists() or (
         suffix is None and path.is_dir() and not any(path.iterdir())
@@ -213,8 +227,8 @@ def _check(path: Path, format: str, weights: str, items: Any, overwrite: bool) -
     is_export = path.is_file() if suffix else (path / "saved_model.pb").is_file()
     if not is_export:
         raise FileExistsError(
-            f"{path} exists and is no export of the format {format!r}: choose another "
-            "path."
+            f"{path} exists and is not an export of the format {format!r}: choose "
+            "another path."
         )
     if not overwrite:
         raise FileExistsError(
@@ -224,14 +238,14 @@ def _check(path: Path, format: str, weights: str, items: Any, overwrite: bool) -
 
 
 def _check_portable(model: keras.Model, format: str, signature: Signature) -> None:
-    """Raises for what only TensorFlow can run: texts, and the layers that read them."""
+    """Raises `ValueError` for text inputs and lookup layers, which need TensorFlow."""
     texts = [entry.name for entry in signature.inputs if entry.dtype == "string"]
     layers = [x.name for x in model._flatten_layers() if isinstance(x, LOOKUPS)]
     if texts or layers:
         raise ValueError(
-            f"The format {format!r} has no texts and no lookups: take the format "
-            '"saved_model", or export the part of the model that takes ids. '
-            f"Received: inputs of texts {texts}, lookup layers {layers}."
+            f"The format {format!r} does not support text inputs and lookup layers: "
+            'use the format "saved_model", or export the part of the model that takes '
+            f"ids. Received: text inputs {texts}, lookup layers {layers}."
         )
 
 
@@ -255,10 +269,10 @@ def _write_saved_model(
         resources += raw.resources
         signatures += [raw_signature(signature, raw, typed=t) for t in (False, True)]
         if items is not None:
-            from fmlayers.export.recommender import Recommender
+            from fmlayers.export.raw_recommender import RawRecommender
 
             key = items.columns[0] if item_key is None else item_key
-            recommend = Recommender(model, encoder, raw, items, key)
+            recommend = RawRecommender(model, encoder, raw, items, key)
             resources += recommend.resources
             signatures += recommend.signatures()
     traced = {s.name: saved_model.trace(s) for s in signatures}
@@ -268,7 +282,7 @@ def _write_saved_model(
         outputs = {
             s.name: (s, saved_model.outputs_of(s, traced[s.name])) for s in signatures
         }
-        written = card(outputs, {n: answer_of(found) for n, found in answers.items()})
+        written = card(outputs, {name: answer_of(x) for name, x in answers.items()})
         _write_card(written, folder / "README.md", folder / "card.json")
         if encoder is not None:
             encoder.save(folder / "encoder.json")
@@ -307,11 +321,14 @@ def _write_file(
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """Yields a path to write to; it, and what stands beside it, then is at `path`."""
+    """Writes a file and those next to it to a temporary folder, then moves them.
+
+    Yields the temporary path of the file.
+    """
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as name:
         yield Path(name) / path.name
-        _added(path, ".encoder.json").unlink(missing_ok=True)  # of a former export
-        # The file itself last.
+        _added(path, ".encoder.json").unlink(missing_ok=True)  # of a previous export
+        # The file itself is moved last.
         for file in sorted(Path(name).iterdir(), reverse=True):
             file.replace(path.parent / file.name)
 

@@ -1,4 +1,4 @@
-"""Items as vectors, for an index that finds the nearest."""
+"""Item and query vectors, for approximate nearest neighbor indexes."""
 
 import json
 import os
@@ -16,19 +16,33 @@ from fmlayers.retrieval.top_n import TopN
 
 
 def item_vectors(top: TopN) -> npt.NDArray[np.float32]:
-    """Returns the items' vectors, whose largest inner products are the best items.
+    """Returns the item vectors for an index of maximum inner products.
 
         score = b + c_Q + c_I + <s_Q, s_I> = <[s_Q, 1], [s_I, c_I]> + (b + c_Q)
 
-    The items' constant is one more coordinate, and what is left is the same for all
-    items: the order by inner product is that of the scores.
+    The constant of the item becomes one more coordinate. The remaining terms are the
+    same for all items, so ranking by inner product is the same as ranking by score.
 
     Args:
-        top: A `TopN`, indexed. Of a model that is not exact the vectors are those of
-            its factorization machine.
+        top: A `TopN` with indexed items. If the decomposition of its model is
+            `"partial"`, the vectors are those of the factorization machine.
 
     Returns:
-        `(num_items, dim + 1)`.
+        A float32 array of shape `(num_items, dim + 1)`.
+
+    Example:
+
+    >>> features = [fmlayers.Categorical("user", 943), fmlayers.Categorical("item", 90)]
+    >>> model = fmlayers.models.FactorizationMachine(features, dim=16)
+    >>> top = fmlayers.retrieval.TopN(model, ["item"], num_items=90)
+    >>> items = fmlayers.export.item_vectors(top.index({"item": np.arange(90)}))
+    >>> items.shape
+    (90, 17)
+    >>> users = {"user": np.array([3, 7])}
+    >>> queries, constants = fmlayers.export.query_vectors(top, users)
+    >>> scores = np.asarray(queries) @ items.T + np.asarray(constants)
+    >>> scores.shape
+    (2, 90)
     """
     vectors = ops.convert_to_numpy(top.item_vectors)
     constants = ops.convert_to_numpy(top.item_constants)
@@ -36,15 +50,15 @@ def item_vectors(top: TopN) -> npt.NDArray[np.float32]:
 
 
 def query_vectors(top: TopN, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """Returns what an index of the `item_vectors` is asked by.
+    """Returns the vectors to query an index of `item_vectors`.
 
     Args:
-        top: As of `item_vectors`.
-        inputs: Dict with the entries of the query's features.
+        top: Same as in `item_vectors`.
+        inputs: Dict with the entries of the query features.
 
     Returns:
-        Vectors `(batch, dim + 1)`, and the constants `(batch, 1)` which, added to the
-        inner products, make the raw scores.
+        A tuple of the vectors `(batch, dim + 1)` and of constants `(batch, 1)`. The
+        sum of a constant and an inner product is the raw score.
     """
     constants, vectors = top.decompose(inputs, top.query_features)
     ones = ops.ones_like(constants)
@@ -60,21 +74,24 @@ def write_item_vectors(
     *,
     overwrite: bool = False,
 ) -> Path:
-    """Writes the items' vectors with their keys.
+    """Writes the item vectors and the keys of the items to a file.
 
     Args:
-        top: As of `item_vectors`.
-        keys: The items as text, by position.
-        path: A `.parquet`, of the columns `key` and `vector`; or a `.npy`, beside which
-            the keys are a JSON list with `.keys.json` added to its name.
-        overwrite: Whether to replace a file that is there. Defaults to `False`.
+        top: Same as in `item_vectors`.
+        keys: The keys of the items as text, in the order of their positions.
+        path: Path of a `.parquet` file, with the columns `key` and `vector`; or of a
+            `.npy` file, next to which the keys are written as a JSON list, with
+            `.keys.json` appended to the name.
+        overwrite: Whether to replace an existing file. Defaults to `False`.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: If `path` is neither, or the keys are not as many as the items.
-        FileExistsError: If `path` is there, and may not be replaced.
+        ValueError: If `path` has another suffix, or the number of keys differs from
+            that of the items.
+        FileExistsError: If `path` exists and `overwrite` is `False`.
+        ImportError: If `path` is a `.parquet` file and pyarrow is not installed.
     """
     path = Path(path)
     if path.suffix not in (".npy", ".parquet"):
@@ -83,8 +100,8 @@ def write_item_vectors(
         )
     if len(keys) != top.num_items:
         raise ValueError(
-            f"`keys` must be as many as the items, {top.num_items}. "
-            f"Received: {len(keys)}."
+            f"`keys` must have one entry per item, {top.num_items} in all. "
+            f"Received: {len(keys)} keys."
         )
     if path.exists() and not overwrite:
         raise FileExistsError(
@@ -111,8 +128,8 @@ def _write_parquet(
         import pyarrow.parquet as pq
     except ImportError as error:
         raise ImportError(
-            "Parquet files need pyarrow: `pip install fmlayers[parquet]`, or write a "
-            "'.npy'."
+            "Parquet needs pyarrow: install it with `pip install fmlayers[parquet]`, "
+            "or write a '.npy' file."
         ) from error
     flat = pa.array(vectors.ravel(), pa.float32())
     lists = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])

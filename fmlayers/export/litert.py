@@ -1,4 +1,4 @@
-"""LiteRT files: the id model for phones and small machines."""
+"""Export to LiteRT files, for mobile and embedded devices."""
 
 import warnings
 from pathlib import Path
@@ -13,14 +13,14 @@ from fmlayers.export.signature import Signature
 
 
 def write(path: Path, model: keras.Model, traced: Any, weights: str) -> None:
-    """Writes a LiteRT file with the one signature.
+    """Writes a LiteRT file with a single signature.
 
     Args:
-        path: The file.
-        model: Whose weights the function reads.
-        traced: The concrete function.
-        weights: `"float32"`; `"float16"`, which the runtime takes back to float32; or
-            `"int8"`, dynamically quantized.
+        path: Path of the file.
+        model: The model, whose weights the function reads.
+        traced: Concrete function of the signature.
+        weights: `"float32"`; `"float16"`, which the runtime converts back to float32;
+            or `"int8"`, dynamically quantized.
     """
     module = tf.Module()
     module.weights_read = [variable.value for variable in model.variables]
@@ -33,19 +33,19 @@ def write(path: Path, model: keras.Model, traced: Any, weights: str) -> None:
 
 
 def answer(path: Path, signature: Signature) -> dict[str, npt.NDArray[Any]]:
-    """Returns what the file makes of the signature's example."""
+    """Runs the file on the example of its signature and returns the outputs."""
     with without_log_lines():
         run = _interpreter(path).get_signature_runner()
-        found: dict[str, npt.NDArray[Any]] = run(
+        outputs: dict[str, npt.NDArray[Any]] = run(
             **{entry.name: entry.array() for entry in signature.inputs}
         )
-    return found
+    return outputs
 
 
 def _interpreter(path: Path) -> Any:
     try:
         from ai_edge_litert.interpreter import Interpreter
-    except ImportError:  # it has moved there; TensorFlow's own says so at length
+    except ImportError:  # TensorFlow's interpreter warns that it has moved there
         with warnings.catch_warnings(action="ignore"):
             return tf.lite.Interpreter(model_path=str(path))
     return Interpreter(model_path=str(path))

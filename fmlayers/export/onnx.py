@@ -1,4 +1,4 @@
-"""ONNX files: the id model for ONNX Runtime, which needs no TensorFlow."""
+"""Export to ONNX files, for ONNX Runtime."""
 
 import tempfile
 import warnings
@@ -13,7 +13,7 @@ from fmlayers._logs import without_log_lines
 from fmlayers.export.signature import Signature
 
 OPSET = 18
-LARGE = 1024  # numbers; smaller constants stay as they are
+MIN_HALVED = 1024  # numbers in a constant; smaller ones stay float32
 
 try:
     import onnx
@@ -23,7 +23,8 @@ try:
     from onnx import helper, numpy_helper
 except ImportError as error:
     raise ImportError(
-        'The format "onnx" needs packages of its own: `pip install fmlayers[onnx]`.'
+        'The format "onnx" needs more packages: install them with '
+        "`pip install fmlayers[onnx]`."
     ) from error
 
 
@@ -31,13 +32,13 @@ def write(path: Path, signature: Signature, weights: str) -> None:
     """Writes an ONNX file with the inputs and outputs of a signature.
 
     Args:
-        path: The file.
+        path: Path of the file.
         signature: The signature.
-        weights: `"float32"`; `"float16"`, which are cast back when the file is loaded;
-            or `"int8"`, dynamically quantized by ONNX Runtime.
+        weights: `"float32"`; `"float16"`, which is cast back to float32 when the file
+            is loaded; or `"int8"`, dynamically quantized by ONNX Runtime.
     """
     with warnings.catch_warnings(action="ignore"):
-        patch_tf2onnx()  # which tf2onnx needs with NumPy 2
+        patch_tf2onnx()  # required with NumPy 2
     specs = {
         entry.name: tf.TensorSpec(entry.shape, entry.dtype, name=entry.name)
         for entry in signature.inputs
@@ -61,7 +62,7 @@ def write(path: Path, signature: Signature, weights: str) -> None:
 
 
 def answer(path: Path, signature: Signature) -> dict[str, npt.NDArray[Any]]:
-    """Returns what the file makes of the signature's example."""
+    """Runs the file on the example of its signature and returns the outputs."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     inputs = {entry.name: entry.array() for entry in signature.inputs}
     names = [output.name for output in session.get_outputs()]
@@ -69,19 +70,20 @@ def answer(path: Path, signature: Signature) -> dict[str, npt.NDArray[Any]]:
 
 
 def _as_where(ctx: Any, node: Any, name: str, args: Any) -> None:
-    """Converts a choice into a choice.
+    """Converts `SelectV2` to `Where`.
 
-    Of itself tf2onnx takes the sum of the two, one times 0: NaN where one is NaN.
+    By default tf2onnx adds both branches, multiplied by 0 or 1. The result is NaN if
+    the branch that is not selected is NaN.
     """
     node.type = "Where"
     node.domain = ""
 
 
 def _as_scatter(ctx: Any, node: Any, name: str, args: Any) -> None:
-    """Converts a sum by segments into a scatter that adds.
+    """Converts `UnsortedSegmentSum` to `ScatterND` with addition.
 
-    Of itself tf2onnx makes a matrix as wide as the longest segment, and fails where
-    there are none.
+    By default tf2onnx creates a matrix as wide as the longest segment, and fails if
+    there are no segments.
     """
     data, segments, count = node.input
 
@@ -89,8 +91,8 @@ def _as_scatter(ctx: Any, node: Any, name: str, args: Any) -> None:
         return str(ctx.make_node(kind, inputs, attr=attributes).output[0])
 
     def constant(*values: int) -> str:
-        found = ctx.make_const(f"{name}_{len(ctx.get_nodes())}", np.array(values))
-        return str(found.output[0])
+        created = ctx.make_const(f"{name}_{len(ctx.get_nodes())}", np.array(values))
+        return str(created.output[0])
 
     to_int64 = {"to": onnx.TensorProto.INT64}
     segments = add("Cast", [segments], **to_int64)
@@ -123,7 +125,7 @@ HANDLERS: dict[str, tuple[Any, list[Any]]] = {
 def _halve(graph: Any) -> None:
     for constant in list(graph.initializer):
         values = numpy_helper.to_array(constant)
-        if values.dtype != np.float32 or values.size < LARGE:
+        if values.dtype != np.float32 or values.size < MIN_HALVED:
             continue
         name = constant.name
         half = numpy_helper.from_array(values.astype(np.float16), f"{name}_float16")
@@ -138,6 +140,6 @@ def _quantized(model: Any) -> Any:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        with without_log_lines():  # such as the advice to optimize the graph before
+        with without_log_lines():  # such as advice to optimize the graph first
             quantize_dynamic(model, path, op_types_to_quantize=["Gather", "MatMul"])
         return onnx.load(path)

@@ -1,4 +1,4 @@
-"""The encoder inside a TensorFlow graph: raw values in, ids and numbers out."""
+"""Encoding of raw values inside a TensorFlow graph."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -14,10 +14,10 @@ INT64 = range(-(2**63), 2**63)
 
 
 class RawEncoder:
-    """Encodes raw values as `Encoder.transform` does, by tables in the graph.
+    """Encodes raw values like `Encoder.transform`, with lookup tables in the graph.
 
-    A text is looked up as it is. The empty text means that the value is missing,
-    unless it stands in the vocabulary itself.
+    Texts are looked up unchanged. The empty text means that the value is missing,
+    unless it is in the vocabulary.
 
     Args:
         encoder: A fitted `Encoder`.
@@ -36,7 +36,7 @@ class RawEncoder:
 
     @property
     def resources(self) -> list[Any]:
-        """What a SavedModel must hold."""
+        """List of the lookup tables, which a SavedModel must track."""
         return list(self._tables.values())
 
     def entries(
@@ -46,13 +46,13 @@ class RawEncoder:
         typed: bool = False,
         reserved: Iterable[str] = (),
     ) -> list[Entry]:
-        """Returns the inputs for some columns.
+        """Returns the inputs of a signature for some columns.
 
         Args:
-            columns: Names of columns.
-            typed: Whether columns of integers are integers, and lists are lists,
-                instead of text.
-            reserved: Names that other inputs have.
+            columns: Names of the columns.
+            typed: Whether columns of integers are int64 and multi-valued columns have
+                a second axis, instead of being text. Defaults to `False`.
+            reserved: Names of other inputs. Defaults to `()`.
         """
         names = outer_names(columns, reserved)
         return [
@@ -61,18 +61,18 @@ class RawEncoder:
         ]
 
     def __call__(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Returns a model's inputs, for raw values by column."""
+        """Returns the inputs of the model for a dict of raw values by column."""
         return {column: self._encode(column, x) for column, x in raw.items()}
 
     def _entry(self, column: str, typed: bool) -> Entry:
         kind = self._encoder.columns[column]
         if kind == "numeric":
-            mean, _ = self._encoder._scales[column]
-            meaning = "a number in its own unit; NaN: missing"
+            mean, _ = self._encoder.scale(column)
+            meaning = "a number, not standardized; NaN: missing"
             example: list[Any] = [round(mean), round(mean) + 1]
             return Entry("", "float32", (None,), meaning, example=example)
         values = self._vocabularies[column]
-        size = f"{len(values):,} known"
+        size = f"vocabulary of {len(values):,}"
         first, second = (values * 2 or ["", ""])[:2]
         if kind == "multi_categorical":
             if typed:
@@ -80,7 +80,7 @@ class RawEncoder:
                 example = [[first, second], [second, ""]]
                 return Entry("", "string", (None, None), meaning, example=example)
             separator = self._encoder.separator
-            meaning = f'values, {size}, with "{separator}" between'
+            meaning = f'values, {size}; separated by "{separator}"'
             example = [f"{first}{separator}{second}", second]
             return Entry("", "string", (None,), meaning, example=example)
         if typed and self.is_integer(column):
@@ -91,14 +91,14 @@ class RawEncoder:
         return Entry("", "string", (None,), meaning, example=[first, second])
 
     def is_integer(self, column: str) -> bool:
-        """Tells whether all known values of a column are integers of 64 bits."""
+        """Returns whether the vocabulary of a column consists of 64-bit integers."""
         values = self._vocabularies[column]
         return bool(values) and all(map(_is_integer, values))
 
     def _encode(self, column: str, x: Tensor) -> Tensor:
         kind = self._encoder.columns[column]
         if kind == "numeric":
-            mean, deviation = self._encoder._scales[column]
+            mean, deviation = self._encoder.scale(column)
             return tf.cast((tf.cast(x, tf.float64) - mean) / deviation, tf.float32)
         if kind == "multi_categorical":
             return self._encode_lists(column, x)
@@ -116,18 +116,24 @@ class RawEncoder:
             x = lists.to_tensor(default_value="")
         ids = self._tables[column].lookup(x)
         ids = tf.where(tf.equal(x, ""), tf.constant(MISSING, tf.int64), ids)
-        # One column at least, as of the encoder.
+        # At least one column, same as in the encoder.
         width = tf.maximum(1 - tf.shape(ids)[1], 0)
         return tf.pad(ids, [[0, 0], [0, width]], constant_values=MISSING)
 
 
 def raw_signature(signature: Signature, raw: RawEncoder, *, typed: bool) -> Signature:
-    """Returns a model's signature with raw values in place of ids and numbers."""
+    """Returns a signature that takes raw values in place of ids and numbers.
+
+    Args:
+        signature: Signature of the model.
+        raw: The encoder.
+        typed: Same as in `RawEncoder.entries`.
+    """
     columns = [entry.feature for entry in signature.inputs]
     inputs = raw.entries(columns, typed=typed)
 
-    def function(given: dict[str, Tensor]) -> dict[str, Tensor]:
-        ids = raw({entry.feature: given[entry.name] for entry in inputs})
+    def function(values: dict[str, Tensor]) -> dict[str, Tensor]:
+        ids = raw({entry.feature: values[entry.name] for entry in inputs})
         return signature.function(
             {e.name: tf.cast(ids[e.feature], e.dtype) for e in signature.inputs}
         )
@@ -135,17 +141,22 @@ def raw_signature(signature: Signature, raw: RawEncoder, *, typed: bool) -> Sign
     return replace(
         signature,
         name="serve_raw_values" if typed else "serve_raw",
-        meaning="What the model computes, of raw values"
-        + (", integers and lists as such." if typed else ", all but numbers as text."),
+        meaning="The outputs of the model for raw values"
+        + (", typed." if typed else ", all but numbers as text."),
         inputs=tuple(inputs),
         function=function,
     )
 
 
 def table_of(keys: list[str], first: int = 1) -> Any:
-    """Returns a table from text to the numbers from `first` on; -1 for others."""
+    """Returns a lookup table from texts to consecutive integers, -1 for other texts.
+
+    Args:
+        keys: The texts.
+        first: The integer of the first text. Defaults to 1.
+    """
     numbers = list(range(first, first + len(keys)))
-    # TensorFlow takes no table without a row.
+    # TensorFlow does not support an empty table.
     texts, numbers = (keys, numbers) if keys else ([""], [UNKNOWN])
     initializer = tf.lookup.KeyValueTensorInitializer(
         tf.constant(texts, tf.string), tf.constant(numbers, tf.int64)

@@ -1,4 +1,4 @@
-"""SavedModels: signatures traced, tables and weights with them."""
+"""Export to SavedModels, with several signatures."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -16,9 +16,9 @@ NAME = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*:[0-9]+")
 
 @contextmanager
 def plain_names(model: keras.Model) -> Iterator[None]:
-    """Gives the weights, inside, names that TensorFlow can write.
+    """Temporarily renames the variables of a model to names that TensorFlow can save.
 
-    Keras takes any, such as a feature's in another script.
+    Keras accepts any name, such as that of a feature in another script.
     """
     variables = [variable.value for variable in model.variables]
     names = [variable._handle_name for variable in variables]
@@ -33,7 +33,7 @@ def plain_names(model: keras.Model) -> Iterator[None]:
 
 
 def trace(signature: Signature) -> Any:
-    """Returns the concrete function of a signature, its inputs named."""
+    """Returns the concrete function of a signature, with named inputs."""
     specs = {
         entry.name: tf.TensorSpec(entry.shape, entry.dtype, name=entry.name)
         for entry in signature.inputs
@@ -42,7 +42,7 @@ def trace(signature: Signature) -> Any:
 
 
 def tables_of(model: keras.Model) -> list[Any]:
-    """Returns the tables of a model's lookup layers, which are no weights."""
+    """Returns the tables of a model's lookup layers, which are not weights."""
     return [
         value
         for layer in model._flatten_layers()
@@ -52,7 +52,7 @@ def tables_of(model: keras.Model) -> list[Any]:
 
 
 def outputs_of(signature: Signature, traced: Any) -> list[Entry]:
-    """Returns the outputs with the shapes that tracing found."""
+    """Returns the outputs of a signature, with the shapes from tracing."""
     return [
         Entry(
             name,
@@ -73,29 +73,29 @@ def write(
     """Writes a SavedModel.
 
     Args:
-        folder: Where to, an empty folder.
-        model: Whose weights the functions read.
-        traced: Concrete functions by the names of their signatures.
-        resources: What else they read: `tf.Module`s with their tables.
+        folder: An empty folder to write to.
+        model: The model, whose weights the functions read.
+        traced: Dict from the name of a signature to its concrete function.
+        resources: Tables and variables that the functions read besides the weights.
     """
     module = tf.Module()
     module.weights_read = [variable.value for variable in model.variables]
     module.resources_read = [*resources, *tables_of(model)]
-    module.serve = traced["serving_default"]  # as a SavedModel by Keras has it
+    module.serve = traced["serving_default"]  # as in SavedModels of Keras
     tf.saved_model.save(module, str(folder), signatures=traced)
 
 
 def answers(folder: Path, signatures: Sequence[Signature]) -> dict[str, Any]:
-    """Returns what a SavedModel, loaded again, makes of the signatures' examples."""
+    """Reloads a SavedModel and returns the outputs of its signatures' examples."""
     loaded = tf.saved_model.load(str(folder))
-    found = {}
+    results = {}
     for signature in signatures:
-        given = {
+        inputs = {
             entry.name: tf.constant(entry.array(), entry.dtype)
             for entry in signature.inputs
         }
-        outputs = loaded.signatures[signature.name](**given)
-        found[signature.name] = {
+        outputs = loaded.signatures[signature.name](**inputs)
+        results[signature.name] = {
             name: outputs[name].numpy() for name in signature.outputs
         }
-    return found
+    return results

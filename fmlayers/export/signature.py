@@ -1,4 +1,4 @@
-"""What a model reads and gives, each by its name: the signatures of an export."""
+"""Signatures of exports: named inputs and outputs, inferred from a model."""
 
 import re
 import warnings
@@ -29,16 +29,16 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Entry:
-    """An input or an output.
+    """An input or an output of a signature.
 
     Attributes:
-        name: Its name outside.
-        dtype: As Keras names it.
-        shape: None where it varies; the first is the batch.
-        meaning: What stands in it, for the card.
-        feature: The entry of the model's input dict that it is.
-        example: Two rows of it as lists, for the card; zeros, or empty texts, by
-            default.
+        name: Name in the export.
+        dtype: Name of the dtype, same as in Keras.
+        shape: Shape with the batch axis first and `None` for dynamic axes.
+        meaning: Description for the model card.
+        feature: Name of the corresponding entry of the model's input dict.
+        example: Optional example of two rows, as nested lists. Defaults to zeros or
+            empty texts.
     """
 
     name: str
@@ -60,14 +60,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Signature:
-    """One way to call an export.
+    """A signature of an export.
 
     Attributes:
-        name: Its name outside.
-        meaning: What it computes, for the card.
-        inputs: What it reads.
-        outputs: The meaning of each output; their shapes are found by tracing.
-        function: From a dict with the inputs to one with the outputs.
+        name: Name in the export.
+        meaning: Description for the model card.
+        inputs: Tuple of inputs.
+        outputs: Dict from the name of each output to its description. The dtypes and
+            shapes result from tracing.
+        function: Function from a dict of inputs to a dict of outputs.
     """
 
     name: str
@@ -80,49 +81,56 @@ class Signature:
 def signature_of(
     model: keras.Model, input_signature: Any = None, probability: bool | None = None
 ) -> Signature:
-    """Returns the signature of a model itself, ids and numbers in.
+    """Returns the signature of a model that takes ids and numbers.
+
+    The inputs are inferred from those of a functional model, or from the
+    `FeatureEmbedding` layers of a subclassed model.
 
     Args:
-        model: A functional model, whose inputs tell; or a subclassed one, whose
-            `FeatureEmbedding` layers do.
-        input_signature: Optional dict from entries that the model reads to what has a
-            `shape` and a `dtype`, such as `keras.InputSpec`; or a list of it. Other
-            entries that the model cannot do without are those that its features tell.
-        probability: Optional Boolean, whether a probability is among the outputs.
-            Defaults to what the compiled loss says.
+        model: The model.
+        input_signature: Optional dict from entries that the model reads to objects
+            with a `shape` and a `dtype`, such as `keras.InputSpec`, which override the
+            inferred inputs; or a list of one such dict. Required entries that are not
+            in the dict are inferred.
+        probability: Optional Boolean, whether to add a probability to the outputs.
+            Defaults to the choice that the compiled loss implies.
+
+    Returns:
+        A `Signature`.
 
     Raises:
-        ValueError: If the inputs cannot be told, the model reads others, or a
-            probability is asked for and cannot be had.
+        ValueError: If the inputs cannot be inferred, the model reads other inputs, or
+            `probability` is `True` and the model has no output for it.
     """
     if isinstance(model, TopN) and input_signature is None:
         if probability:
             raise ValueError(
-                "`probability` must be False or None for lists of the best items. "
+                "`probability` must be False or None for a `TopN`. "
                 "Received: probability=True."
             )
-        return _of_lists(model)
+        return _of_top_n(model)
     structure = _structure(model)
     if structure is not None:
-        told = _of_inputs(model, structure)
+        inferred = _of_inputs(model, structure)
     elif input_signature is None or features_of(model):
-        told = _of_features(model)
+        inferred = _of_features(model)
     else:
-        told = []
-    choices = [told]
+        inferred = []
+    choices = [inferred]
     if input_signature is not None:
-        choices = _choices(told, _given(input_signature), structure is not None)
+        requested = _of_specs(input_signature)
+        choices = _choices(inferred, requested, structure is not None)
     entries, function, outputs = _first_call(model, structure, choices)
     likely = _probability(model, list(outputs), probability)
     names = [*outputs, *(["probability"] if likely else [])]
 
     def with_probability(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        found = function(inputs)
-        return {**found, "probability": likely(found)} if likely else found
+        outputs = function(inputs)
+        return {**outputs, "probability": likely(outputs)} if likely else outputs
 
     return Signature(
         "serving_default",
-        "What the model computes, of ids and numbers.",
+        "The outputs of the model for ids and numbers.",
         tuple(entries),
         {name: MEANINGS.get(name, "") for name in names},
         with_probability,
@@ -130,16 +138,16 @@ def signature_of(
 
 
 def outer_names(names: Iterable[str], reserved: Iterable[str] = ()) -> dict[str, str]:
-    """Returns a name for each that all formats can have, most often itself.
+    """Maps names to unique names that are valid in all export formats.
 
-    TensorFlow takes letters, digits and underscores, does not tell capitals apart,
-    and changes others without a word.
+    TensorFlow allows letters, digits and underscores, is not case-sensitive, and
+    replaces other characters silently. Most names are valid, and map to themselves.
 
     Args:
-        names: The names inside.
-        reserved: Names that are taken.
+        names: Names in the model.
+        reserved: Names that must not be used. Defaults to `()`.
     """
-    found: dict[str, str] = {}
+    unique_names: dict[str, str] = {}
     taken = {"self", *reserved}
     for name in names:
         plain = re.sub(r"[^0-9A-Za-z_]", "_", name)
@@ -150,14 +158,14 @@ def outer_names(names: Iterable[str], reserved: Iterable[str] = ()) -> dict[str,
             number += 1
             unique = f"{plain}_{number}"
         taken.add(unique.lower())
-        found[name] = unique
-    return found
+        unique_names[name] = unique
+    return unique_names
 
 
 def meaning_of(feature: Feature) -> str:
-    """Returns in words what stands in a feature's entry."""
+    """Returns a description of the values of a feature."""
     if isinstance(feature, Numeric):
-        return "a number, as the encoder scales it; NaN: missing"
+        return "a number, standardized by the encoder; NaN: missing"
     last = feature.vocabulary_size - 1
     if isinstance(feature, MultiCategorical):
         return f"ids 1 ... {last}, padded with 0"
@@ -167,24 +175,24 @@ def meaning_of(feature: Feature) -> str:
 
 
 def features_of(model: keras.Model) -> list[Feature]:
-    """Returns the features of a model's embeddings, each name once."""
-    found: dict[str, Feature] = {}
+    """Returns the distinct features of a model's `FeatureEmbedding` layers."""
+    features: dict[str, Feature] = {}
     for layer in model._flatten_layers():
         if isinstance(layer, FeatureEmbedding):
             for feature in layer.features:
-                found.setdefault(feature.name, feature)
-    return list(found.values())
+                features.setdefault(feature.name, feature)
+    return list(features.values())
 
 
 def _structure(model: keras.Model) -> Any:
-    """Returns the structure of a functional model's inputs, None for others."""
+    """Returns the input structure of a functional model, `None` for other models."""
     try:
         return model.input
     except (AttributeError, ValueError):
         return None
 
 
-def _given(input_signature: Any) -> list[Entry]:
+def _of_specs(input_signature: Any) -> list[Entry]:
     specs = input_signature
     if isinstance(specs, (list, tuple)) and len(specs) == 1:
         specs = specs[0]
@@ -194,7 +202,7 @@ def _given(input_signature: Any) -> list[Entry]:
     ):
         raise ValueError(
             "`input_signature` must be a dict from the entries that the model reads to "
-            "what has a `shape` and a `dtype`, such as `keras.InputSpec`. "
+            "objects with a `shape` and a `dtype`, such as `keras.InputSpec`. "
             f"Received: input_signature={input_signature!r}."
         )
     names = outer_names(specs)
@@ -219,8 +227,8 @@ def _of_inputs(model: keras.Model, structure: Any) -> list[Entry]:
     for name, tensor in tensors.items():
         if getattr(tensor, "ragged", False):
             raise ValueError(
-                f"The input {name!r} is ragged, which no export has: make it a padded "
-                "one."
+                f"The inputs must not be ragged. Received: the ragged input {name!r}. "
+                "Use a padded input."
             )
     names = outer_names(tensors)
     meanings = {f.name: meaning_of(f) for f in features_of(model)}
@@ -231,15 +239,15 @@ def _of_inputs(model: keras.Model, structure: Any) -> list[Entry]:
 
 
 def _choices(
-    told: list[Entry], given: list[Entry], functional: bool
+    inferred: list[Entry], requested: list[Entry], functional: bool
 ) -> list[list[Entry]]:
-    """Returns the inputs that were given, and those with all that the model tells."""
-    known = {entry.feature: entry for entry in told}
-    wanted = {entry.feature: entry for entry in given}
+    """Returns the requested inputs alone, and these with all inferred ones."""
+    known = {entry.feature: entry for entry in inferred}
+    wanted = {entry.feature: entry for entry in requested}
     unknown = sorted(set(wanted) - set(known))
     if functional and unknown:
         raise ValueError(
-            f"`input_signature` must name inputs of the model, {list(known)}. "
+            f"`input_signature` must contain only inputs of the model, {list(known)}. "
             f"Received: {unknown}."
         )
     names = outer_names({**known, **wanted})
@@ -259,15 +267,18 @@ def _choices(
 def _first_call(
     model: keras.Model, structure: Any, choices: list[list[Entry]]
 ) -> tuple[list[Entry], Function, dict[str, Tensor]]:
-    """Returns the first inputs that a model can do with, its function and outputs.
+    """Returns the first choice of inputs that the model accepts.
 
-    The call makes the weights, too.
+    Calling the model also builds it.
+
+    Returns:
+        A tuple of the inputs, the function of the signature and its outputs.
     """
     entries, *others = choices
     function = _function(model, structure, entries)
     try:
         with warnings.catch_warnings():
-            if others:  # Keras warns of a first call that fails
+            if others:  # Keras warns about a first call that fails
                 warnings.simplefilter("ignore")
             outputs = function({entry.name: entry.array() for entry in entries})
     except (KeyError, ValueError) as error:
@@ -277,8 +288,8 @@ def _first_call(
             raise
         names = sorted(entry.feature for entry in entries)
         raise ValueError(
-            "The model reads an entry that none of its features has: name it in "
-            f"`input_signature`. Received: entries {names}. {error.args[0]}"
+            "`input_signature` must contain every entry that the model reads, other "
+            f"than those of its features. Received: entries {names}. {error.args[0]}"
         ) from error
     return entries, function, outputs
 
@@ -287,8 +298,8 @@ def _of_features(model: keras.Model) -> list[Entry]:
     features = features_of(model)
     if not features:
         raise ValueError(
-            "The model's inputs cannot be told: it is no functional model and has no "
-            "`FeatureEmbedding`. Name them in `input_signature`. "
+            "Cannot infer the model's inputs, since it is not a functional model and "
+            "has no `FeatureEmbedding`: pass `input_signature`. "
             f"Received: {type(model).__name__}."
         )
     layers = [x for x in model._flatten_layers() if isinstance(x, FeatureEmbedding)]
@@ -301,45 +312,53 @@ def _of_features(model: keras.Model) -> list[Entry]:
     ]
 
 
-def _of_lists(top: TopN) -> Signature:
-    """Returns the signature of a `TopN`: ids of the query in, positions out."""
+def _of_top_n(top: TopN) -> Signature:
+    """Returns the signature of a `TopN`, from ids of the query to positions."""
     features = [f for f in top.model.features if f.name in top.query_features]
-    queries = _entries(features, own=False)
-    meaning = "positions of items not to be listed, padded with -1"
+    queries = _entries(features, with_example=False)
+    meaning = "positions of the items to exclude, padded with -1"
     exclude = Entry("exclude", "int32", (None, None), meaning, example=[[0], [-1]])
 
     def call(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        given = {entry.feature: inputs[entry.name] for entry in queries}
-        scores, positions = top(given, exclude=inputs["exclude"])
+        entries = {entry.feature: inputs[entry.name] for entry in queries}
+        scores, positions = top(entries, exclude=inputs["exclude"])
         return {"scores": scores, "positions": positions}
 
     return Signature(
         "serving_default",
-        f"The {top.k} best items of each query.",
+        f"The top {top.k} items of each query.",
         (*queries, exclude),
         {
-            "scores": "the raw scores, the best first; -inf where no item is left",
-            "positions": "the items' rows in the catalogue; -1 where none is left",
+            "scores": "the raw scores, the best first; -inf if no item is left",
+            "positions": "positions of the items in the catalog; -1 if none is left",
         },
         call,
     )
 
 
-def _entries(features: Iterable[Feature], own: bool = True) -> list[Entry]:
-    found: dict[str, Entry] = {}
+def _entries(features: Iterable[Feature], with_example: bool = True) -> list[Entry]:
+    """Returns the inputs of features.
+
+    Args:
+        features: The features.
+        with_example: Whether to include the inputs by which a `History` leaves out the
+            value of the example that is scored. Defaults to `True`.
+    """
+    entries: dict[str, Entry] = {}
     for feature in features:
         if not isinstance(feature, History):
-            found[feature.name] = _of_feature(feature)
-    for feature in features:  # of which an entry may be some other feature's, too
+            entries[feature.name] = _of_feature(feature)
+    for feature in features:  # last, since histories can share entries with others
         if isinstance(feature, History):
             key = f"an id 0 ... {feature.num_keys - 1}, the key of {feature.name}"
-            found.setdefault(feature.of, Entry("", "int64", (None,), key))
-            if own:
-                value = f"the example's own value, left out of {feature.name}; 0: none"
-                found.setdefault(feature.values, Entry("", "int64", (None,), value))
-    names = outer_names(found, () if own else ("exclude",))
+            entries.setdefault(feature.of, Entry("", "int64", (None,), key))
+            if with_example:
+                value = f"the id to leave out of {feature.name}; 0: none"
+                entries.setdefault(feature.values, Entry("", "int64", (None,), value))
+    names = outer_names(entries, () if with_example else ("exclude",))
     return [
-        replace(entry, name=names[name], feature=name) for name, entry in found.items()
+        replace(entry, name=names[name], feature=name)
+        for name, entry in entries.items()
     ]
 
 
@@ -356,15 +375,15 @@ def _of_feature(feature: Feature) -> Entry:
 
 def _function(model: Any, structure: Any, entries: list[Entry]) -> Function:
     def call(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        given: Any = {entry.feature: inputs[entry.name] for entry in entries}
+        values: Any = {entry.feature: inputs[entry.name] for entry in entries}
         if _rates_scores(model):
-            score = model.score(given)
+            score = model.score(values)
             if model.scaler is None:
                 return {"score": score}
             return {"rating": model.rating(score), "score": score}
         if structure is not None and not isinstance(structure, Mapping):
-            given = keras.tree.pack_sequence_as(structure, list(given.values()))
-        return _named(model, model(given, training=False))
+            values = keras.tree.pack_sequence_as(structure, list(values.values()))
+        return _named(model, model(values, training=False))
 
     return call
 
@@ -376,7 +395,7 @@ def _rates_scores(model: Any) -> bool:
 def _probability(
     model: Any, names: list[str], wanted: bool | None
 ) -> Callable[[dict[str, Tensor]], Tensor] | None:
-    """Returns what makes a probability of the outputs; None where there is none."""
+    """Returns a function from the outputs to the probability, or `None`."""
     losses = keras.tree.flatten(getattr(model, "loss", None))
     binary = len(losses) == 1 and isinstance(losses[0], BINARY)
     of_logits = binary and losses[0].from_logits
@@ -393,9 +412,9 @@ def _probability(
         likely = possible and of_logits
     if wanted and not possible:
         raise ValueError(
-            "`probability` must be False or None unless the model has one output, of "
-            "logits, or a `RatingScaler(0, 1)` by sigmoid. Received: probability=True, "
-            f"with the outputs {names}."
+            "`probability` must be False or None unless the model has a single output "
+            'of logits, or a `RatingScaler(0, 1)` with "sigmoid". Received: '
+            f"probability=True, with the outputs {names}."
         )
     if not (likely if wanted is None else wanted):
         return None
@@ -409,8 +428,8 @@ def _named(model: keras.Model, outputs: Any) -> dict[str, Tensor]:
         names = outer_names(outputs)
         return {names[name]: x for name, x in outputs.items()}
     flat = keras.tree.flatten(outputs)
-    given: Any = getattr(model, "output_names", None)
-    if not given:
-        given = [f"output_{i}" for i in range(len(flat))]
-        given = given if len(given) > 1 else ["output"]
-    return dict(zip(outer_names(given).values(), flat, strict=True))
+    output_names: Any = getattr(model, "output_names", None)
+    if not output_names:
+        output_names = [f"output_{i}" for i in range(len(flat))]
+        output_names = output_names if len(output_names) > 1 else ["output"]
+    return dict(zip(outer_names(output_names).values(), flat, strict=True))

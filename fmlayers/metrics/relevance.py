@@ -79,7 +79,7 @@ def relevant_by_threshold(
     """
     user_positions, item_positions, values = _check_rows(users, items, ratings)
     threshold = number("threshold", threshold)
-    # 4.1 as float32 is less than 4.1: compare in the ratings' own precision.
+    # 4.1 in float32 is less than 4.1: compare in the precision of the ratings.
     keep = values >= values.dtype.type(threshold)
     return Relevance(user_positions[keep], item_positions[keep])
 

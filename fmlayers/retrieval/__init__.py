@@ -1,7 +1,7 @@
 """Top-N recommendations from a trained model."""
 
 from fmlayers.retrieval.fold_in import fold_in
-from fmlayers.retrieval.search import ItemSearch, rerank, retrieve, score_all
+from fmlayers.retrieval.item_search import ItemSearch, rerank, retrieve, score_all
 from fmlayers.retrieval.seen_items import SeenItems
 from fmlayers.retrieval.top_n import TopN
 

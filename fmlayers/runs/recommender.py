@@ -16,7 +16,7 @@ from fmlayers._files import whole_file
 from fmlayers.data import DataError, Dataset, Encoder, Split
 from fmlayers.data.encoder import UNKNOWN, as_text
 from fmlayers.retrieval.fold_in import fold_in
-from fmlayers.retrieval.search import ItemSearch, TopItems
+from fmlayers.retrieval.item_search import ItemSearch, TopItems
 from fmlayers.retrieval.seen_items import SeenItems
 from fmlayers.retrieval.top_n import TopN
 from fmlayers.runs.catalogue import Catalogue

@@ -62,13 +62,13 @@ def test_what_is_no_export_is_never_touched(format, overwrite, small, tmp_path):
     folder = tmp_path / PATHS[format]
     folder.mkdir()
     (folder / "thesis.tex").write_text("years of work")
-    with pytest.raises(FileExistsError, match="is no export of the format"):
+    with pytest.raises(FileExistsError, match="is not an export of the format"):
         export(small, folder, format, overwrite=overwrite)
     assert contents(tmp_path) == {f"{folder.name}/thesis.tex": b"years of work"}
     file = tmp_path / "file"
     file.write_text("years of work")
     if format == "saved_model":
-        with pytest.raises(FileExistsError, match="is no export of the format"):
+        with pytest.raises(FileExistsError, match="is not an export of the format"):
             export(small, file, format, overwrite=overwrite)
         assert file.read_text() == "years of work"
 
@@ -92,8 +92,12 @@ def test_folders_above_are_made(small, tmp_path):
         ("m", {"weights": "int8"}, '`weights` must be "float32" in a SavedModel'),
         ("m", {"format": "litert"}, r"`path` must end in '\.tflite'"),
         ("m.tflite", {"format": "onnx"}, r"`path` must end in '\.onnx'"),
-        ("m.onnx", {"format": "onnx", "items": [1]}, "`items` are for .*`recommend`"),
-        ("m", {"items": [1]}, "`items` are raw values, which need an encoder"),
+        (
+            "m.onnx",
+            {"format": "onnx", "items": [1]},
+            "`items` must be None .*`recommend`",
+        ),
+        ("m", {"items": [1]}, "`items` need an encoder of all inputs"),
     ],
 )
 def test_argument_errors(path, options, message, small, tmp_path):
@@ -105,14 +109,16 @@ def test_argument_errors(path, options, message, small, tmp_path):
 def test_an_encoder_of_other_columns_error(every_kind, encoder, tmp_path):
     other = fmlayers.Categorical("director", 5)
     model = fmlayers.models.FactorizationMachine([other, *every_kind[:2]], 2)
-    message = r"`encoder` must have .* lacks \['director'\]. It has \['user',"
+    message = r"`encoder` must have .* lacks \['director'\]. Received: .* \['user',"
     with pytest.raises(ValueError, match=message):
         export(model, tmp_path / "model", encoder=encoder)
 
 
 def test_a_file_is_of_two_gigabytes_at_most(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(exporter, "LARGEST", 100)
-    with pytest.raises(ValueError, match='2 GB at most.*take the format "saved_model"'):
+    monkeypatch.setattr(exporter, "MAX_FILE_BYTES", 100)
+    with pytest.raises(
+        ValueError, match='smaller than 2 GB.*Use the format "saved_model"'
+    ):
         export(small, tmp_path / "m.onnx", "onnx")
     export(small, tmp_path / "m")
 

@@ -71,6 +71,6 @@ def test_what_is_there_stays(suffix, top, tmp_path):
 def test_errors(top, tmp_path):
     with pytest.raises(ValueError, match=r"`path` must end in '\.npy' or '\.parquet'"):
         write_item_vectors(top, KEYS, tmp_path / "v.csv")
-    with pytest.raises(ValueError, match="as many as the items, 12. Received: 2"):
+    with pytest.raises(ValueError, match="one entry per item, 12 in all. Received: 2"):
         write_item_vectors(top, KEYS[:2], tmp_path / "v.npy")
     assert list(tmp_path.iterdir()) == []

@@ -91,7 +91,7 @@ def test_a_subclassed_model(shaken, tmp_path):
     ("format", "file"), [("litert", "m.tflite"), ("onnx", "m.onnx")]
 )
 def test_formats_without_texts_error(format, file, functional, tmp_path):
-    message = f"'{format}' has no texts.*saved_model.*'user', 'tag'"
+    message = f"'{format}' does not support text inputs.*saved_model.*'user', 'tag'"
     with pytest.raises(ValueError, match=message):
         export(functional, tmp_path / file, format)
     year = {"year": keras.Input((), dtype="int64", name="year")}

@@ -124,7 +124,7 @@ def test_an_argument_has_the_last_word(every_kind, shaken):
     assert "probability" not in signature_of(model, probability=False).outputs
     model = make(every_kind, fmlayers.RatingScaler(1, 5))
     top = fmlayers.retrieval.TopN(make(every_kind), ["item"], 20)
-    with pytest.raises(ValueError, match="`probability` must be.*lists"):
+    with pytest.raises(ValueError, match="`probability` must be.*TopN"):
         signature_of(top, probability=True)
     with pytest.raises(ValueError, match=r"`probability` must be.*RatingScaler\(0, 1"):
         signature_of(model, probability=True)

@@ -63,11 +63,11 @@ def exported(encoder, items, shaken, tmp_path_factory):
     """Export each model once, its catalogue gone through in blocks of 7."""
     import tensorflow as tf
 
-    from fmlayers.export import recommender
+    from fmlayers.export import raw_recommender
 
     found = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recommender, "BLOCK", 7)
+        patch.setattr(raw_recommender, "BLOCK_SIZE", 7)
         for name, make in MODELS.items():
             model = shaken(make(encoder))
             path = export(model, tmp_path_factory.mktemp("export") / name, items=items)
@@ -199,11 +199,11 @@ def test_names_that_are_taken(films, shaken, tmp_path):
     [
         (
             lambda t: t[["year"]].drop_duplicates(),
-            "`items` must have some of the encoder's columns",
+            "`items` must contain some of the encoder's columns",
         ),
-        (lambda t: t.assign(user=1, age=2), "leave some to the query"),
+        (lambda t: t.assign(user=1, age=2), "not all: the others are query features"),
         (lambda t: t.head(0), "`items` must have rows and the column 'item'"),
-        (lambda t: pd.concat([t, t]), "`items` must have each 'item' once. Twice: '"),
+        (lambda t: pd.concat([t, t]), "must not have duplicates in the column 'item'"),
     ],
 )
 def test_items_that_make_no_catalogue(change, message, machine, items, tmp_path):

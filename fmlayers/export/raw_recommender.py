@@ -1,4 +1,4 @@
-"""Lists of the best items inside a TensorFlow graph: raw values in, raw keys out."""
+"""Top-N recommendations inside a TensorFlow graph, from raw values."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,30 +13,30 @@ from fmlayers.export.item_vectors import query_vectors
 from fmlayers.export.raw_encoder import RawEncoder, table_of
 from fmlayers.export.signature import Entry, Signature
 from fmlayers.retrieval.blocks import merge, nothing
-from fmlayers.retrieval.search import method_of
+from fmlayers.retrieval.item_search import method_of
 from fmlayers.retrieval.top_n import TopN
 from fmlayers.scoring_model import ScoringModel
 
-BLOCK = 8192  # items that are scored at a time
+BLOCK_SIZE = 8192  # items scored at a time
 
 
-class Recommender:
-    """Finds the best items of a catalogue for queries in raw values.
+class RawRecommender:
+    """Retrieves the top k items of a catalog for queries of raw values.
 
-    By the product of `TopN` where the two sides of the model make up its score; of any
-    other model by scoring all items, one query after the other.
+    It uses `TopN` if the decomposition of the model is exact. For any other model, it
+    scores all items, one query after the other.
 
     Args:
-        model: The model.
-        encoder: Its encoder, fitted.
-        raw: The encoder's tables.
-        items: A row an item, with raw values: `key`, and the columns of the encoder
-            that are the items'. The encoder's others are the query's.
-        key: The column of `items` by which they are told.
+        model: A `ScoringModel`.
+        encoder: A fitted `Encoder` of all inputs of the model.
+        raw: The `RawEncoder` of `encoder`.
+        items: `DataFrame` of raw values with one row per item. Columns of the encoder
+            that it contains are item features; the others are query features.
+        key: Name of the column of `items` that identifies an item.
 
     Raises:
-        ValueError: If all of the encoder's columns are of one side, there is no item
-            or no column `key`, or a key stands twice.
+        ValueError: If `items` has no rows, no column `key` or duplicate keys, or if
+            there are no item features or no query features.
     """
 
     def __init__(
@@ -55,23 +55,26 @@ class Recommender:
         keys = [as_text(value) for value in items[key]]
         if len(set(keys)) < len(keys):
             twice = next(value for value in keys if keys.count(value) > 1)
-            raise ValueError(f"`items` must have each {key!r} once. Twice: {twice!r}.")
-        given = [column for column in encoder.columns if column in items]
-        self.query_columns = [c for c in encoder.columns if c not in given]
-        if not given or not self.query_columns:
             raise ValueError(
-                "`items` must have some of the encoder's columns, and leave some to "
-                f"the query. The encoder has {list(encoder.columns)}, the items "
-                f"{list(items.columns)}."
+                f"`items` must not have duplicates in the column {key!r}. "
+                f"Received: {twice!r} more than once."
+            )
+        item_columns = [column for column in encoder.columns if column in items]
+        self.query_columns = [c for c in encoder.columns if c not in item_columns]
+        if not item_columns or not self.query_columns:
+            raise ValueError(
+                "`items` must contain some of the encoder's columns "
+                f"{list(encoder.columns)}, but not all: the others are query features. "
+                f"Received: columns {list(items.columns)}."
             )
         self._model = model
         self._raw = raw
         self._key = key
-        catalogue = {c: encoder.encode(c, items[c]) for c in given}
+        catalogue = {c: encoder.encode(c, items[c]) for c in item_columns}
         self._has_ids = encoder.columns.get(key) == "categorical"
         ids = catalogue[key].tolist() if self._has_ids else range(len(keys))
         self._first_key = keys[0]
-        # An empty place, -1, takes the last.
+        # A rank without an item, -1, is mapped to the last entry.
         self._keys = tf.constant([*keys, ""], tf.string)
         self._ids = tf.constant([*ids, -1], tf.int64)
         self._positions = table_of(keys, first=0)
@@ -79,11 +82,11 @@ class Recommender:
         self.top_n: TopN | None = None
         if method_of(model) == "product":
             names = model.features_within(catalogue)
-            self.top_n = TopN(model, names, len(keys), block_size=BLOCK)
+            self.top_n = TopN(model, names, len(keys), block_size=BLOCK_SIZE)
             self.top_n.index(catalogue)
             self.resources += [v.value for v in self.top_n.variables]
         else:
-            # Variables, since a graph may hold two gigabytes of constants at most.
+            # As variables, since a graph can contain at most 2 GB of constants.
             self._catalogue = {
                 column: tf.Variable(x, trainable=False)
                 for column, x in catalogue.items()
@@ -91,13 +94,13 @@ class Recommender:
             self.resources += list(self._catalogue.values())
 
     def signatures(self) -> list[Signature]:
-        """Returns `recommend` and, where a product finds the items, `query_vectors`."""
+        """Returns `recommend` and, with an exact decomposition, `query_vectors`."""
         return [
-            self._lists(),
+            self._recommend(),
             *([] if self.top_n is None else [self._vectors(self.top_n)]),
         ]
 
-    def _lists(self) -> Signature:
+    def _recommend(self) -> Signature:
         queries = self._raw.entries(self.query_columns, reserved=("exclude", "k"))
         inputs = (
             *queries,
@@ -105,29 +108,29 @@ class Recommender:
                 "exclude",
                 "string",
                 (None, None),
-                f'{self._key} of items not to be listed, padded with ""; others are '
-                "ignored",
+                f'{self._key} of the items to exclude, padded with ""; unknown ones '
+                "are ignored",
                 example=[[self._first_key], [self._first_key]],
             ),
-            Entry("k", "int32", (), "the length of a list", example=3),
+            Entry("k", "int32", (), "the number of items per query", example=3),
         )
         outputs = {
-            "keys": f'{self._key} of the items, the best first; "" where none is left',
-            "ids": f"{'ids' if self._has_ids else 'rows'} of the items, -1 where none "
-            "is left",
-            "scores": "the raw scores, -inf where no item is left",
+            "keys": f'{self._key} of the items, the best first; "" if none is left',
+            "ids": f"{'ids' if self._has_ids else 'rows'} of the items; -1 if none is "
+            "left",
+            "scores": "the raw scores; -inf if no item is left",
         }
         if self._model.scaler is not None:
-            outputs["ratings"] = "what the model makes of the scores; NaN where none"
+            outputs["ratings"] = "the predicted ratings; NaN if no item is left"
 
-        def function(given: dict[str, Tensor]) -> dict[str, Tensor]:
-            raw = {entry.feature: given[entry.name] for entry in queries}
-            exclude = tf.cast(self._positions.lookup(given["exclude"]), tf.int32)
-            exclude = tf.where(tf.equal(given["exclude"], ""), -1, exclude)
-            k = tf.maximum(given["k"], 0)
+        def function(values: dict[str, Tensor]) -> dict[str, Tensor]:
+            raw = {entry.feature: values[entry.name] for entry in queries}
+            exclude = tf.cast(self._positions.lookup(values["exclude"]), tf.int32)
+            exclude = tf.where(tf.equal(values["exclude"], ""), -1, exclude)
+            k = tf.maximum(values["k"], 0)
             scores, positions = self._best(self._raw(raw), exclude, k)
             positions = tf.where(positions < 0, tf.size(self._keys) - 1, positions)
-            found = {
+            top = {
                 "keys": tf.gather(self._keys, positions),
                 "ids": tf.gather(self._ids, positions),
                 "scores": scores,
@@ -135,25 +138,25 @@ class Recommender:
             if "ratings" in outputs:
                 present = tf.math.is_finite(scores)
                 ratings = self._model.scaler(tf.where(present, scores, 0.0))
-                found["ratings"] = tf.where(present, ratings, float("nan"))
-            return found
+                top["ratings"] = tf.where(present, ratings, float("nan"))
+            return top
 
-        meaning = "The k best items of each query, out of the whole catalogue."
+        meaning = "The top k items of each query, from the whole catalog."
         return Signature("recommend", meaning, inputs, outputs, function)
 
     def _vectors(self, top_n: TopN) -> Signature:
         queries = self._raw.entries(self.query_columns)
         outputs = {
-            "vectors": "whose inner products with the `item_vectors` rank the items",
-            "constants": "what these products lack of the raw scores",
+            "vectors": "inner products with the `item_vectors` rank the items",
+            "constants": "added to the inner products, they yield the raw scores",
         }
 
-        def function(given: dict[str, Tensor]) -> dict[str, Tensor]:
-            raw = {entry.feature: given[entry.name] for entry in queries}
+        def function(values: dict[str, Tensor]) -> dict[str, Tensor]:
+            raw = {entry.feature: values[entry.name] for entry in queries}
             vectors, constants = query_vectors(top_n, self._raw(raw))
             return {"vectors": vectors, "constants": constants}
 
-        meaning = "The queries' vectors, for a vector index of the items."
+        meaning = "Query vectors, for an index of the item vectors."
         return Signature("query_vectors", meaning, tuple(queries), outputs, function)
 
     def _best(
@@ -163,7 +166,7 @@ class Recommender:
             scores, positions = self.top_n(queries, exclude=exclude, k=k)
             return scores, positions
         count = tf.shape(exclude)[0]
-        # One query at least, without which `map_fn` knows no length of a list.
+        # At least one query, since `map_fn` cannot infer k from none.
         spare = tf.cast(tf.equal(count, 0), tf.int32)
 
         def padded(x: Tensor) -> Tensor:
@@ -171,7 +174,7 @@ class Recommender:
 
         types = (tf.TensorSpec((None,), tf.float32), tf.TensorSpec((None,), tf.int32))
         scores, positions = tf.map_fn(
-            lambda given: self._best_of_one(given[0], given[1], k),
+            lambda query: self._best_of_one(query[0], query[1], k),
             ({name: padded(x) for name, x in queries.items()}, padded(exclude)),
             fn_output_signature=types,
         )
@@ -180,9 +183,9 @@ class Recommender:
     def _best_of_one(
         self, query: Mapping[str, Tensor], exclude: Tensor, k: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Returns what `score_all` does, `(k,)`, of a query without batch axis."""
+        """Returns scores and positions `(k,)` for one query without a batch axis."""
         count = len(self._ids) - 1
-        size = min(BLOCK, count)
+        size = min(BLOCK_SIZE, count)
         blocks, rest = divmod(count, size)
 
         def add(start: Any, size: int, best: Any) -> Any:

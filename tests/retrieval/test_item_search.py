@@ -12,7 +12,7 @@ from fmlayers.models import (
     LibFM,
     NeuralMatrixFactorization,
 )
-from fmlayers.retrieval import TopN, rerank, retrieve, score_all, search
+from fmlayers.retrieval import TopN, item_search, rerank, retrieve, score_all
 
 NUM_ITEMS = 17
 FEATURES = [
@@ -95,7 +95,7 @@ def machine():
 )
 def test_any_model_equals_scoring_every_pair(kind, pairs, make, monkeypatch):
     model, queries, catalogue = make(kind)
-    monkeypatch.setattr(search, "MAX_PAIRS", pairs)
+    monkeypatch.setattr(item_search, "MAX_PAIRS", pairs)
     for find, k in ((score_all, 3), (retrieve, 20)):
         found = find(
             *(model, queries, catalogue, k),
