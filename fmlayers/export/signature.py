@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmlayers._types import Tensor
-from fmlayers.features import Feature, History, MultiCategorical, Numeric
+from fmlayers.features import Feature
 from fmlayers.layers import FeatureEmbedding, RatingScaler
 from fmlayers.retrieval.top_n import TopN
 from fmlayers.scoring_model import ScoringModel
@@ -162,18 +162,6 @@ def outer_names(names: Iterable[str], reserved: Iterable[str] = ()) -> dict[str,
     return unique_names
 
 
-def meaning_of(feature: Feature) -> str:
-    """Returns a description of the values of a feature."""
-    if isinstance(feature, Numeric):
-        return "a number, standardized by the encoder; NaN: missing"
-    last = feature.vocabulary_size - 1
-    if isinstance(feature, MultiCategorical):
-        return f"ids 1 ... {last}, padded with 0"
-    if getattr(feature, "mask_zero", False):
-        return f"an id 1 ... {last}; 0: missing"
-    return f"an id 0 ... {last}"
-
-
 def features_of(model: keras.Model) -> list[Feature]:
     """Returns the distinct features of a model's `FeatureEmbedding` layers."""
     features: dict[str, Feature] = {}
@@ -231,7 +219,7 @@ def _of_inputs(model: keras.Model, structure: Any) -> list[Entry]:
                 "Use a padded input."
             )
     names = outer_names(tensors)
-    meanings = {f.name: meaning_of(f) for f in features_of(model)}
+    meanings = {entry.feature: entry.meaning for entry in _entries(features_of(model))}
     return [
         Entry(names[name], x.dtype, tuple(x.shape), meanings.get(name, ""), name)
         for name, x in tensors.items()
@@ -345,32 +333,20 @@ def _entries(features: Iterable[Feature], with_example: bool = True) -> list[Ent
             value of the example that is scored. Defaults to `True`.
     """
     entries: dict[str, Entry] = {}
-    for feature in features:
-        if not isinstance(feature, History):
-            entries[feature.name] = _of_feature(feature)
-    for feature in features:  # last, since histories can share entries with others
-        if isinstance(feature, History):
-            key = f"an id 0 ... {feature.num_keys - 1}, the key of {feature.name}"
-            entries.setdefault(feature.of, Entry("", "int64", (None,), key))
-            if with_example:
-                value = f"the id to leave out of {feature.name}; 0: none"
-                entries.setdefault(feature.values, Entry("", "int64", (None,), value))
+    # Histories last, since they can share entries with other features.
+    for feature in sorted(features, key=lambda f: f.name not in f.inputs):
+        for entry in feature.entries:
+            if with_example or entry.required:
+                dtype = "float32" if "float" in entry.dtype else "int64"
+                entries.setdefault(
+                    entry.name,
+                    Entry("", dtype, entry.shape, entry.meaning, example=entry.example),
+                )
     names = outer_names(entries, () if with_example else ("exclude",))
     return [
         replace(entry, name=names[name], feature=name)
         for name, entry in entries.items()
     ]
-
-
-def _of_feature(feature: Feature) -> Entry:
-    meaning = meaning_of(feature)
-    if isinstance(feature, Numeric):
-        return Entry("", "float32", (None,), meaning, example=[0.0, 1.0])
-    first, second = (min(i, feature.vocabulary_size - 1) for i in (1, 2))
-    if isinstance(feature, MultiCategorical):
-        example = [[first, second], [second, 0]]
-        return Entry("", "int64", (None, None), meaning, example=example)
-    return Entry("", "int64", (None,), meaning, example=[first, second])
 
 
 def _function(model: Any, structure: Any, entries: list[Entry]) -> Function:
