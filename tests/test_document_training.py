@@ -27,8 +27,7 @@ def blocks_of(path):
 def examples():
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         if any(".fit(" in block for block in blocks_of(path)):
-            marks = [] if path.name == "README.md" else [pytest.mark.slow]
-            yield pytest.param(path, id=path.name, marks=marks)
+            yield pytest.param(path, id=path.name)
 
 
 class Fits(ast.NodeTransformer):
@@ -45,6 +44,7 @@ class Fits(ast.NodeTransformer):
         return node
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", list(examples()))
 def test_examples_learn(path, tmp_path, monkeypatch):
     if keras.backend.backend() != "tensorflow":

@@ -62,6 +62,7 @@ def test_settings_of_others_are_refused(known):
     )
 
 
+@pytest.mark.slow
 def test_it_trains(config, tmp_path, monkeypatch):
     run = train(config, tmp_path / "run")
     assert type(run.model) is Halved

@@ -83,6 +83,7 @@ def test_every_public_name_is_documented():
             assert len(getattr(module, key).__doc__ or "") > 40, f"{name}.{key}"
 
 
+@pytest.mark.slow
 def test_import_is_light():
     script = """
 import sys, keras

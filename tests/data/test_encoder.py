@@ -433,6 +433,7 @@ def test_a_corrupt_file_is_refused(content, tmp_path):
         Encoder.load(path)
 
 
+@pytest.mark.slow
 def test_saved_inside_a_model(tmp_path):
     encoder = Encoder(COLUMNS | {"x": "categorical"}, min_count=1)
     table = TABLE.assign(x=HARD[:4])

@@ -156,7 +156,9 @@ def test_people_s_own_models_by_one_call(every_kind, tmp_path):
     assert list(run.structured_outputs) == ["pairs"]
 
 
-@pytest.mark.parametrize("format", ["litert", "onnx"])
+@pytest.mark.parametrize(
+    "format", ["litert", pytest.param("onnx", marks=pytest.mark.slow)]
+)
 def test_an_id_outside_that_is_an_error_gives_nan_where_none_can_be_raised(
     format, every_kind, tmp_path
 ):

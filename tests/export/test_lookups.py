@@ -54,6 +54,7 @@ def loaded(path):
     return np.array(result.stdout.split(), float)[:, None]
 
 
+@pytest.mark.slow
 def test_a_functional_model(functional, tmp_path):
     path = export(functional, tmp_path / "model")
     expected = functional.predict(BATCH, verbose=0)
@@ -63,6 +64,7 @@ def test_a_functional_model(functional, tmp_path):
     assert "| `user` | string | (batch,) |" in card
 
 
+@pytest.mark.slow
 def test_a_subclassed_model(shaken, tmp_path):
     class Reader(keras.Model):
         def __init__(self):

@@ -156,6 +156,7 @@ def test_many_steps_per_execution_with_a_schedule(kind, own, rows, rng):
     )
 
 
+@pytest.mark.slow
 @on_tensorflow
 def test_two_replicas_step_as_one():
     """In a process of its own, which has two CPUs from its start."""
