@@ -39,8 +39,8 @@ def describe_columns(dataset: Dataset, columns: Mapping[str, Kind]) -> list[str]
         )
     if "timestamp" not in table:
         lines += [
-            f"no times: {name} looks like the time of a rating; --timestamp {name} "
-            "makes it that"
+            f"no timestamps: the column {name} looks like them; use it with "
+            f"--timestamp {name}"
             for name in dataset.ratings
             if name not in ("user", "item", "rating")
             and _looks_like_times(dataset.ratings[name])

@@ -31,8 +31,8 @@ def write_shards(
 
     Args:
         tables: A `DataFrame` or, for data larger than memory, an iterable of
-            `DataFrame`s, such as `pd.read_csv(path, chunksize=1_000_000)`. Each is
-            written to a file of its own.
+            `DataFrame`s, such as `pd.read_csv(path, chunksize=1_000_000)`. Each
+            `DataFrame` is written to one file.
         folder: Output folder, created if necessary. It must not contain Parquet
             files. The files appear there once all of them are written.
         encoder: An `Encoder`, fitted on the training rows.

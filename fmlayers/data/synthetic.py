@@ -82,7 +82,7 @@ class SyntheticDataset(Dataset):
     variance: _Floats
 
     def floor_rmse(self, rows: npt.ArrayLike | None = None) -> float:
-        """Returns the lowest possible RMSE, that of the predictions `expected`.
+        """Returns the expected RMSE of the predictions `expected`, the lowest possible.
 
         Args:
             rows: Optional indices of ratings, such as the test rows of a split.
@@ -121,7 +121,8 @@ def synthetic(
         num_users: Positive integer, the number of users. Defaults to 600.
         num_items: Positive integer, the number of items. Defaults to 400.
         num_ratings: Integer from `num_users` to `num_users * num_items`, the number of
-            ratings. No user rates an item twice. Defaults to 30,000.
+            ratings. Every user has at least one, and rates no item twice. Defaults to
+            30,000.
         rank: Positive integer, the size of the vectors v. Defaults to 4.
         noise: Positive float, the standard deviation of e, in rating points. Defaults
             to 0.8.

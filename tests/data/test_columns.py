@@ -50,10 +50,10 @@ def test_columns_left_out_are_named():
 def test_a_column_of_times_that_was_not_named_is_pointed_out(times):
     data = dataset(price=[1.0] * 4, when=times)
     assert lines(data, ["user", "item"])[-1] == (
-        "no times: when looks like the time of a rating; --timestamp when makes it that"
+        "no timestamps: the column when looks like them; use it with --timestamp when"
     )
     named = dataset(when=times, timestamp=[0, 1, 2, 3])
-    assert "no times" not in "".join(lines(named, ["user", "item"]))
+    assert "no timestamps" not in "".join(lines(named, ["user", "item"]))
 
 
 @pytest.mark.parametrize(
@@ -67,4 +67,4 @@ def test_a_column_of_times_that_was_not_named_is_pointed_out(times):
     ],
 )
 def test_other_columns_are_not(values):
-    assert "no times" not in "".join(lines(dataset(x=values), ["user", "item"]))
+    assert "no timestamps" not in "".join(lines(dataset(x=values), ["user", "item"]))

@@ -138,7 +138,7 @@ def test_the_card_tells_what_the_run_knows(film_run, served, card):
     assert f"{film_run.metrics['rmse']:.6g}" in text
     assert "| `genres` | int64 | (batch, length) | ids 1 ..." in text
     assert "| `genres` | string | (batch,) | values, " in text
-    assert '"\\|" between' in text
+    assert 'separated by "\\|"' in text
     assert "| `keys` | string | (batch, k) |" in text
     for signature in card["signatures"].values():
         assert json.dumps(signature["request"], ensure_ascii=False) in text
