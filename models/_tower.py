@@ -6,7 +6,7 @@ import keras
 
 from fmlayers._checks import integers, share
 from fmlayers._types import Tensor
-from fmlayers.models._by_field import Dense
+from fmlayers.models._fieldwise import Dense
 
 
 def check_tower(

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from fmlayers._config import sublayers
+from fmlayers._saved_state import sublayers
 from fmlayers.layers import FeatureEmbedding
-from fmlayers.models._by_field import ByField
+from fmlayers.models._fieldwise import Fieldwise
 from fmlayers.scoring_model import ScoringModel
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def _carry(
         yield from _carry_tables(new, old, vocabularies)
         yield from _carry_vectors(new, old, vocabularies)
         return
-    if isinstance(new, ByField) and isinstance(old, ByField):
+    if isinstance(new, Fieldwise) and isinstance(old, Fieldwise):
         by_field = new.by_field
     else:
         by_field = ()

@@ -5,8 +5,8 @@ import keras
 from keras import ops
 
 from fmlayers._checks import integer
+from fmlayers._inputs import input_shapes
 from fmlayers._types import Tensor
-from fmlayers.layers._inputs import input_shapes
 from fmlayers.scoring_model import ScoringModel, Terms
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from keras import ops
 
 from fmlayers._backend import accumulation_dtype
 from fmlayers._checks import integer
+from fmlayers._inputs import input_shapes
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Feature
 from fmlayers.layers import FeatureEmbedding, FMInteraction, RatingScaler
-from fmlayers.layers._inputs import input_shapes
 from fmlayers.scoring_model import Decomposition, ScoringModel, Terms
 
 if TYPE_CHECKING:

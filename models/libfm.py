@@ -11,7 +11,7 @@ from fmlayers._pair_sum import sum_of_others
 from fmlayers._types import Tensor
 from fmlayers.features import Feature
 from fmlayers.layers import RatingScaler
-from fmlayers.models._by_field import BatchNormalization
+from fmlayers.models._fieldwise import BatchNormalization
 from fmlayers.models.factorization_machine import FactorizationMachine
 from fmlayers.scoring_model import Decomposition, Terms
 

@@ -6,10 +6,10 @@ from keras import ops
 
 from fmlayers._backend import accumulation_dtype
 from fmlayers._checks import integer
+from fmlayers._inputs import input_shapes
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Categorical
 from fmlayers.layers import FeatureEmbedding, RatingScaler
-from fmlayers.layers._inputs import input_shapes
 from fmlayers.models._tower import Tower, check_tower
 from fmlayers.scoring_model import ScoringModel
 

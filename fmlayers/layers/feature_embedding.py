@@ -6,17 +6,17 @@ import numpy.typing as npt
 from keras import ops
 
 from fmlayers._checks import coefficient, integer
-from fmlayers._config import freeze, restore, state_config
+from fmlayers._inputs import ChecksInputs, batch_size, check, shape_of
+from fmlayers._saved_state import freeze, restore, state_config
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Feature
 from fmlayers.layers._fields import FIELDS, field_of
-from fmlayers.layers._filed_by_name import FiledByName
-from fmlayers.layers._inputs import ChecksInputs, batch_size, check, shape_of
-from fmlayers.layers.history_lists import HistoryLists
+from fmlayers.layers._history_lists import HistoryLists
+from fmlayers.layers._saved_by_name import SavedByName
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
-class FeatureEmbedding(ChecksInputs, FiledByName):
+class FeatureEmbedding(ChecksInputs, SavedByName):
     """Turns a dict of features into one vector a field, in the order of the list.
 
         Categorical:       v_id

@@ -7,7 +7,7 @@ from fmlayers._names import safe_name
 from fmlayers._types import Tensor
 from fmlayers.features import History
 from fmlayers.layers._fields.table import TableField
-from fmlayers.layers.history_lists import HistoryLists, Lists
+from fmlayers.layers._history_lists import BatchHistories, HistoryLists
 
 # A combiner divides the sum of n vectors by n to this power.
 _POWERS = {"sum": 0.0, "sqrtn": 0.5, "mean": 1.0}
@@ -54,7 +54,9 @@ class HistoryField(TableField[History]):
         pooled = ops.where(length > 0.0, total / divisor, 0.0)
         return pooled[:, : self.layer.dim], pooled[:, -1]
 
-    def _sums_by_product(self, table: Tensor, lists: Lists, count: Tensor) -> Tensor:
+    def _sums_by_product(
+        self, table: Tensor, lists: BatchHistories, count: Tensor
+    ) -> Tensor:
         """Returns the sums of `count` lists, as one product of matrices."""
         size = self.feature.vocabulary_size
         # A row that is not finite is to reach the lists that have it, no others.

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from fmlayers.layers._named_weights import Last
+from fmlayers._named_weights import LastMessage
 
 
-class ByField(keras.layers.Layer):
+class Fieldwise(keras.layers.Layer):
     """Mixin, in front of a Keras layer, that files the names of its fields.
 
     A model with another order of the same features then loads each field's weights.
@@ -26,7 +26,7 @@ class ByField(keras.layers.Layer):
     def __init__(self, *args: Any, fields: Sequence[str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields = list(fields)
-        self._fault = Last()
+        self._fault = LastMessage()
 
     def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)
@@ -60,7 +60,7 @@ class ByField(keras.layers.Layer):
         super().load_own_variables(values)
 
 
-class Dense(ByField, keras.layers.Dense):
+class Dense(Fieldwise, keras.layers.Dense):
     """`keras.layers.Dense` on the vectors of all fields, side by side.
 
     It has the same name as Keras' own, by which Keras files a layer of a list.
@@ -69,7 +69,7 @@ class Dense(ByField, keras.layers.Dense):
     by_field = (0,)
 
 
-class BatchNormalization(ByField, keras.layers.BatchNormalization):
+class BatchNormalization(Fieldwise, keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` of one number a field."""
 
     by_field = (0, 1, 2, 3)

@@ -2,11 +2,11 @@ from typing import Any
 
 import keras
 
-from fmlayers.layers import _named_weights as named
-from fmlayers.layers.history_lists import HistoryLists
+from fmlayers import _named_weights as named
+from fmlayers.layers._history_lists import HistoryLists
 
 
-class FiledByName(keras.layers.Layer):
+class SavedByName(keras.layers.Layer):
     """A layer whose weights and histories a file has under their names.
 
     Attributes:
@@ -18,7 +18,7 @@ class FiledByName(keras.layers.Layer):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._fault = named.Last()
+        self._fault = named.LastMessage()
 
     def named_weights(self) -> dict[tuple[str, str], Any]:
         """Returns the layer's weights by role and name, in the order of `build`."""

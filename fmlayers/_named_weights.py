@@ -17,7 +17,7 @@ Store = Any  # what Keras gives `save_own_variables`: a mapping of arrays
 Weights = Mapping[str, Mapping[str, keras.Variable]]
 
 
-class Last:
+class LastMessage:
     """What was last said of a file, for as long as Keras has that file open."""
 
     def __init__(self) -> None:

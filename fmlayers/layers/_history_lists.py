@@ -7,12 +7,12 @@ import numpy.typing as npt
 from keras import ops
 
 from fmlayers._backend import spans_of_batch
+from fmlayers._named_weights import LastMessage
 from fmlayers._types import Tensor
 from fmlayers.features import History
-from fmlayers.layers._named_weights import Last
 
 
-class Lists(NamedTuple):
+class BatchHistories(NamedTuple):
     """The lists of a batch's distinct keys, one after the other.
 
     Attributes:
@@ -50,7 +50,7 @@ class HistoryLists(keras.layers.Layer):
         self.feature = feature
         self.supports_jit = keras.backend.backend() != "tensorflow"
         self.is_loaded = False
-        self._saved = Last()
+        self._saved = LastMessage()
         self.build()
 
     def build(self, input_shape: Any = None) -> None:
@@ -111,7 +111,7 @@ class HistoryLists(keras.layers.Layer):
         self.offsets.assign(np.concatenate([[0], np.cumsum(lengths)]).astype("int32"))
         self.values.assign(v.astype("int32"))
 
-    def call(self, keys: Tensor, own: Tensor | None = None) -> Lists:
+    def call(self, keys: Tensor, own: Tensor | None = None) -> BatchHistories:
         last = self.feature.num_keys
         inside = ops.logical_and(keys >= 0, keys < last)
         keys = ops.cast(ops.where(inside, keys, last), "int32")
@@ -125,7 +125,7 @@ class HistoryLists(keras.layers.Layer):
         else:
             inside = ops.logical_and(own > 0, own < self.feature.vocabulary_size)
             own = self._own_in_list(keys, ops.cast(ops.where(inside, own, 0), "int32"))
-        return Lists(ops.take(values, positions), owners, lengths, index, own)
+        return BatchHistories(ops.take(values, positions), owners, lengths, index, own)
 
     def _own_in_list(self, keys: Tensor, own: Tensor) -> Tensor:
         """Returns `own` where the key's list has it, else 0, by binary search."""
