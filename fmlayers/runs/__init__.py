@@ -8,9 +8,9 @@ __all__ = ["Run", "RunError", "TrainingConfig", "train"]
 
 if TYPE_CHECKING:
     from fmlayers.runs.config import TrainingConfig
-    from fmlayers.runs.training import train
     from fmlayers.runs.folder import RunError
     from fmlayers.runs.run import Run
+    from fmlayers.runs.training import train
 else:
     __getattr__, __dir__ = _lazy.lazy_names(
         __name__,

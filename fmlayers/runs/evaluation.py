@@ -18,11 +18,10 @@ from fmlayers.metrics import (
     rmse,
 )
 from fmlayers.retrieval import SeenItems
-from fmlayers.runs.recommender import Recommender, positions_of
 from fmlayers.runs.prediction import predict
-from fmlayers.scoring_model import ScoringModel
+from fmlayers.runs.recommender import Recommender, positions_of
 from fmlayers.runs.saved_run import SavedRun
-
+from fmlayers.scoring_model import ScoringModel
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -239,5 +238,3 @@ def rating_metrics(
     if isinstance(dataset, SyntheticDataset):
         figures["floor_rmse"] = dataset.floor_rmse(split.test)
     return figures
-
-

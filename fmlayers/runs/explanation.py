@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
-from keras import ops
 
 from fmlayers import plots
 from fmlayers.data.encoder import MISSING, UNKNOWN, as_text
@@ -19,10 +17,7 @@ from fmlayers.explain import (
     ranked_terms,
     term_sizes,
 )
-from fmlayers.runs.prediction import predict
 from fmlayers.runs.saved_run import SavedRun
-
-
 
 MOST_TERMS = 10
 MEASURES = {"std": "standard deviation", "abs": "mean absolute value"}

@@ -9,8 +9,6 @@ from fmlayers.export.item_vectors import write_item_vectors
 from fmlayers.runs.recommender import Recommender, catalogue_of
 from fmlayers.runs.saved_run import SavedRun
 
-
-
 DATA = ("fingerprint", "split", "seed", "test_fraction")
 
 

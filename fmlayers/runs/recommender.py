@@ -15,11 +15,11 @@ from fmlayers._checks import integer
 from fmlayers._files import whole_file
 from fmlayers.data import DataError, Dataset, Encoder, Split
 from fmlayers.data.encoder import UNKNOWN, as_text
-from fmlayers.runs.catalogue import Catalogue
 from fmlayers.retrieval.fold_in import fold_in
 from fmlayers.retrieval.search import ItemSearch, TopItems
 from fmlayers.retrieval.seen_items import SeenItems
 from fmlayers.retrieval.top_n import TopN
+from fmlayers.runs.catalogue import Catalogue
 
 BATCH_SIZE = 1024
 

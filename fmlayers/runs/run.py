@@ -1,26 +1,13 @@
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import keras
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from fmlayers.data import (
-    DataError,
-    Dataset,
-    Encoder,
-    Split,
-    load,
-    read_table,
-    split_rows,
-)
-from fmlayers.data.encoder import MISSING, UNKNOWN, as_text
+from fmlayers.data.encoder import as_text
 from fmlayers.explain import Measure
 from fmlayers.export.exporter import Weights
-from fmlayers.runs.config import TrainingConfig
+from fmlayers.runs.catalogue import Catalogue
 from fmlayers.runs.evaluation import Evaluation, evaluate
 from fmlayers.runs.explanation import (
     FieldReport,
@@ -28,14 +15,10 @@ from fmlayers.runs.explanation import (
     explain_fields,
     explain_pair,
 )
-from fmlayers.runs.folder import RunError, is_run, partial_path, read_json
 from fmlayers.runs.model_export import export_run
 from fmlayers.runs.pictures import write_pictures
-from fmlayers.runs.prediction import predict
 from fmlayers.runs.recommender import Recommender, catalogue_of
 from fmlayers.runs.saved_run import SavedRun
-from fmlayers.runs.catalogue import Catalogue
-from fmlayers.scoring_model import ScoringModel
 
 
 class Run(SavedRun):
@@ -55,7 +38,6 @@ class Run(SavedRun):
     Raises:
         RunError: If there is no finished run, or a file of it is not what it should be.
     """
-
 
     def evaluate(
         self,

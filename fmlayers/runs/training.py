@@ -19,20 +19,17 @@ from fmlayers._files import put_in_place, whole_file
 from fmlayers.data import (
     Dataset,
     Split,
-    SyntheticDataset,
     split_rows,
     write_csv,
 )
 from fmlayers.data import source as sources
 from fmlayers.data.columns import describe_columns
-from fmlayers.data.encoder import UNKNOWN, Kind
+from fmlayers.data.encoder import Kind
 from fmlayers.models.specs import find
-from fmlayers.runs.evaluation import rating_metrics
-from fmlayers.runs.folder import begin, locked, write_json
-from fmlayers.runs.run import Run
-from fmlayers.runs.summary import summary
 from fmlayers.runs.checkpoint import Checkpoint, EarlyStop, Progress
 from fmlayers.runs.config import TrainingConfig
+from fmlayers.runs.epoch_progress import EpochProgress
+from fmlayers.runs.evaluation import rating_metrics
 from fmlayers.runs.examples import (
     Examples,
     Rows,
@@ -40,7 +37,9 @@ from fmlayers.runs.examples import (
     split_validation,
 )
 from fmlayers.runs.fitting import compiled_model, fit
-from fmlayers.runs.epoch_progress import EpochProgress
+from fmlayers.runs.folder import begin, locked, write_json
+from fmlayers.runs.run import Run
+from fmlayers.runs.summary import summary
 
 
 def train(

@@ -4,8 +4,8 @@ import pytest
 
 from fmlayers.cli import main
 from fmlayers.data import DataError
-from fmlayers.runs.evaluation import evaluate
 from fmlayers.runs import TrainingConfig, train
+from fmlayers.runs.evaluation import evaluate
 
 
 @pytest.fixture(scope="module", params=["mse", "bpr"])

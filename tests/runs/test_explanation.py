@@ -195,7 +195,9 @@ def test_pictures_show_the_test_rows(data, film_run, tmp_path, monkeypatch):
     calls = {}
     for name in pictures.plots.__all__:
         monkeypatch.setattr(
-            pictures.plots, name, lambda *args, name=name, **_: calls.update({name: args})
+            pictures.plots,
+            name,
+            lambda *args, name=name, **_: calls.update({name: args}),
         )
     # An item that no training row has.
     shutil.copytree(film_run.path, tmp_path / "run")

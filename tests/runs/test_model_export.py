@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from fmlayers.data import Encoder, source, synthetic
-from fmlayers.runs.recommender import Recommender
 from fmlayers.runs import Run, TrainingConfig, train
+from fmlayers.runs.recommender import Recommender
 
 pytestmark = pytest.mark.usefixtures("on_tensorflow")
 

@@ -11,7 +11,7 @@ import pytest
 from fmlayers._files import put_in_place
 from fmlayers.data import DataError, Encoder
 from fmlayers.runs import Run, RunError, train
-from fmlayers.runs.folder import begin, locked, read_json
+from fmlayers.runs.folder import begin, read_json
 from fmlayers.runs.prediction import predict
 
 
@@ -89,9 +89,7 @@ def test_unknown_and_missing_users_and_items(films, film_run):
     np.testing.assert_array_equal(inputs["item"][[1, 3]], [-1, 0])
     predicted = film_run.predict(rows)
     assert (np.isfinite(predicted) & (predicted >= 1) & (predicted <= 5)).all()
-    np.testing.assert_allclose(
-        predicted, predict(film_run.model, inputs), rtol=1e-6
-    )
+    np.testing.assert_allclose(predicted, predict(film_run.model, inputs), rtol=1e-6)
 
 
 def test_a_row_a_prediction_in_order(films, film_run):

@@ -1,0 +1,101 @@
+"""The pictures of a run, named after the functions of `fmlayers.plots`."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from keras import ops
+
+from fmlayers import plots
+from fmlayers.explain import term_sizes
+from fmlayers.runs.explanation import FieldReport, test_rows
+from fmlayers.runs.prediction import predict
+from fmlayers.runs.saved_run import SavedRun
+
+
+def write_pictures(
+    run: SavedRun, folder: str | Path, data: str | None = None
+) -> tuple[list[Path], list[str]]:
+    """Writes the pictures of a run, named after the functions of `fmlayers.plots`.
+
+    Args:
+        run: The run.
+        folder: Where to; made if it is not there.
+        data: As of `Run.dataset`.
+
+    Returns:
+        The files, and a sentence for each picture that this run or this machine
+        cannot have.
+
+    Raises:
+        DataError: If the data are gone, or no longer the same.
+        ImportError: If matplotlib is not installed.
+    """
+    table = test_rows(run, data)
+    inputs = run.inputs(table)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [folder / "learning_curves.png"]
+    plots.learning_curves(pd.read_csv(run.path / "history.csv"), written[0])
+
+    def draw_predictions(path: Path) -> None:
+        if not run.config.has_ratings:
+            raise ValueError("The scores of the run rank and are no ratings.")
+        ratings = table["rating"].to_numpy(np.float64)
+        plots.predicted_against_true(ratings, predict(run.model, inputs), path)
+
+    def draw_fields(path: Path) -> None:
+        FieldReport(term_sizes(run.model, inputs)).plot(path)
+
+    def draw_items(path: Path) -> None:
+        plots.item_map(*_items_of(run), path)
+
+    def draw_model(path: Path) -> None:
+        plots.model_diagram(run.model, path)
+
+    left_out = []
+    for name, draw in (
+        ("predicted_against_true", draw_predictions),
+        ("field_heat_map", draw_fields),
+        ("item_map", draw_items),
+        ("model_diagram", draw_model),
+    ):
+        path = folder / f"{name}.png"
+        try:
+            draw(path)
+        except (ImportError, ValueError) as error:
+            left_out.append(f"{path.name} is left out: {error}")
+        else:
+            written.append(path)
+    return written, left_out
+
+
+def _items_of(run: SavedRun) -> tuple[npt.NDArray[np.float32], list[str | None]]:
+    """Returns the vectors and the first genres of the items of the training rows.
+
+    An item's vector is what the user's is multiplied with: the sum of the vectors of
+    all fields that are the item's own, such as its genres.
+
+    Raises:
+        ValueError: If the run knows no genres, or its model has no such vectors.
+    """
+    items = run.side_table("items")
+    if items is None or "genres" not in items:
+        raise ValueError("The items of the run must have genres.")
+    items = items[~run.is_unknown("item", items)]
+    columns = [column for column in run.encoder.columns if column in items]
+    names = run.model.features_within(columns)
+    if run.model.decomposition is None or not names:
+        raise ValueError(
+            "`model` must have vectors of the items' fields. "
+            f"Received: a {type(run.model).__name__}."
+        )
+    inputs = {column: run.encoder.encode(column, items[column]) for column in columns}
+    vectors = ops.convert_to_numpy(run.model.decompose(inputs, names)[1])
+    separator = run.encoder.separator
+    genres = [
+        str(cell).split(separator)[0] if known else None
+        for cell, known in zip(items["genres"], items["genres"].notna(), strict=True)
+    ]
+    return vectors, genres

@@ -1,0 +1,21 @@
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from fmlayers.data._stream import in_order
+
+
+def predict(
+    model: keras.Model, inputs: dict[str, npt.NDArray[Any]], batch_size: int = 8192
+) -> npt.NDArray[np.float32]:
+    """Returns the model's predictions `(rows,)`; none for no rows."""
+    if len(next(iter(inputs.values()))) == 0:
+        return np.empty(0, np.float32)
+    if keras.backend.backend() == "tensorflow":
+        ratings = model.predict(in_order(inputs, batch_size), verbose=0)
+    else:
+        ratings = model.predict(inputs, batch_size=batch_size, verbose=0)
+    flat: npt.NDArray[np.float32] = np.asarray(ratings, np.float32)[:, 0]
+    return flat
