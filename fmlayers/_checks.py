@@ -114,6 +114,30 @@ def boolean(name: str, value: Any) -> bool:
     return value
 
 
+def positive(name: str, value: Any) -> float:
+    """Returns an argument that is finite and greater than 0."""
+    return number(name, value, "positive", lambda x: x > 0.0)
+
+
+def choice(name: str, value: Any, choices: Sequence[str], *, of: str = "") -> Any:
+    """Returns an argument that is one of some strings.
+
+    Args:
+        name: The argument's name.
+        value: The argument.
+        choices: At least two strings, such as those of a `Literal`.
+        of: Text to append to the message, such as whose argument it is.
+
+    Raises:
+        ValueError: If it is none of them.
+    """
+    value = plain(value)
+    if not isinstance(value, str) or value not in choices:
+        *quoted, last = (f'"{each}"' for each in choices)
+        raise _error(name, value, f"{', '.join(quoted)} or {last}", of)
+    return value
+
+
 def plain(value: Any) -> Any:
     """Returns NumPy's numbers, and arrays without axes, as Python's; else `value`."""
     numpy = sys.modules.get("numpy")  # not there, nothing is of it

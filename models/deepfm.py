@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 import keras
 from keras import ops
 
-from fmlayers._checks import boolean
+from fmlayers._checks import boolean, choice
 from fmlayers._types import Tensor
 from fmlayers.features import Feature
 from fmlayers.layers import RatingScaler
@@ -146,10 +146,7 @@ class DeepFM(FactorizationMachine):
             name: `"linear"`, `"fm"` or `"deep"`: what `first_order`, `pairs` or
                 `deep` compute. Together with the bias they make up the score.
         """
-        if name not in get_args(Part):
-            raise ValueError(
-                f'`name` must be "linear", "fm" or "deep". Received: name={name!r}.'
-            )
+        choice("name", name, get_args(Part))
         parts: dict[str, tuple[Callable[..., Tensor], list[keras.layers.Layer]]] = {
             "linear": (lambda x, training: self.first_order(x), [self.linear]),
             "fm": (lambda x, training: self.pairs(x), [self.factors]),

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from fmlayers._checks import choice
+
 Columns = Literal["any", "user and item"]
 # Settings of `TrainingConfig` that not all models take.
 OPTIONAL_SETTINGS = ("linear_l2", "hidden_units", "dropout")
@@ -93,11 +95,7 @@ class ModelSpec:
     num_weights: Callable[[int, int, int, Sequence[int]], int] = machine_weights
 
     def __post_init__(self) -> None:
-        if self.columns not in get_args(Columns):
-            raise ValueError(
-                f'`columns` must be "any" or "user and item". '
-                f"Received: columns={self.columns!r}."
-            )
+        choice("columns", self.columns, get_args(Columns))
         if set(self.settings) - set(OPTIONAL_SETTINGS):
             raise ValueError(
                 f"`settings` must be among {list(OPTIONAL_SETTINGS)}. "

@@ -10,7 +10,15 @@ from checks import check_error
 
 import fmlayers
 from fmlayers import Categorical, FeatureEmbedding, History, MultiCategorical, Numeric
-from fmlayers._checks import boolean, coefficient, integer, integers, number
+from fmlayers._checks import (
+    boolean,
+    choice,
+    coefficient,
+    integer,
+    integers,
+    number,
+    positive,
+)
 from fmlayers.data import Encoder, ShuffledBatches, random_split, synthetic
 from fmlayers.losses import BPR
 from fmlayers.metrics import Relevance, ranking_metrics, relevant_by_quantile
@@ -29,10 +37,9 @@ from fmlayers.tuning import TuningConfig
 USER, ITEM = Categorical("user", 5), Categorical("item", 4)
 
 
-def history(size, pairs):
-    return History(
-        "rated", size, of="user", num_keys=size, values="item", num_pairs=pairs
-    )
+def history(size, pairs, combiner="sqrtn"):
+    sizes = {"num_keys": size, "num_pairs": pairs}
+    return History("rated", size, of="user", values="item", combiner=combiner, **sizes)
 
 
 # Each takes an integer of 3, a float of 0.25 and a Boolean.
@@ -159,12 +166,34 @@ def test_what_is_no_finite_number_error(value):
     check_error("`l2` must be finite", lambda: FeatureEmbedding([USER], 2, l2=value))
     check_error("`min_rating`", lambda: fmlayers.RatingScaler(value, 5))
     check_error("`dropout`", lambda: DeepFM([USER], 2, dropout=value))
+    check_error("`rate` must be positive", lambda: positive("rate", value))
 
 
 @pytest.mark.parametrize("value", [1, "yes", None, np.int64(0), np.array([True])])
 def test_what_is_no_boolean_error(value):
     check_error("`use_bias` must be True or", lambda: boolean("use_bias", value))
     check_error("`mask_zero` must be", lambda: Categorical("user", 3, mask_zero=value))
+
+
+@pytest.mark.parametrize("value", ["all", "", 1, None, np.str_("b"), ["a"], np.ones(2)])
+def test_what_is_no_choice_error(value):
+    expected = '`how` must be "mean", "sum" or "max". Received: how='
+    how = ("mean", "sum", "max")
+    check_error(expected, lambda: choice("how", value, how))
+    check_error(
+        r'be "mean" or "sum".* in x\.', lambda: choice("h", 1, how[:2], of=" in x")
+    )
+    expected = "`combiner` must be.* for feature"
+    check_error(expected, lambda: MultiCategorical("genres", 3, combiner=value))
+    check_error(expected, lambda: history(3, 2, value))
+
+
+def test_a_choice_of_numpy_s_is_python_s():
+    assert type(choice("how", np.str_("sum"), ("mean", "sum"))) is str
+    assert type(MultiCategorical("genres", 3, combiner=np.str_("sum")).combiner) is str
+    with pytest.raises(ValueError, match="positive"):
+        positive("rate", 0.0)
+    assert type(positive("rate", np.float32(0.5))) is float
 
 
 @pytest.mark.parametrize(

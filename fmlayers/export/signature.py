@@ -158,7 +158,7 @@ def meaning_of(feature: Feature) -> str:
     """Returns in words what stands in a feature's entry."""
     if isinstance(feature, Numeric):
         return "a number, as the encoder scales it; NaN: missing"
-    last = feature.vocabulary_size - 1
+    last = feature.num_rows - 1
     if isinstance(feature, MultiCategorical):
         return f"ids 1 ... {last}, padded with 0"
     if getattr(feature, "mask_zero", False):
@@ -347,7 +347,7 @@ def _of_feature(feature: Feature) -> Entry:
     meaning = meaning_of(feature)
     if isinstance(feature, Numeric):
         return Entry("", "float32", (None,), meaning, example=[0.0, 1.0])
-    first, second = (min(i, feature.vocabulary_size - 1) for i in (1, 2))
+    first, second = (min(i, feature.num_rows - 1) for i in (1, 2))
     if isinstance(feature, MultiCategorical):
         example = [[first, second], [second, 0]]
         return Entry("", "int64", (None, None), meaning, example=example)

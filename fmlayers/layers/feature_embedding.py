@@ -5,7 +5,7 @@ import keras
 import numpy.typing as npt
 from keras import ops
 
-from fmlayers._checks import coefficient, integer
+from fmlayers._checks import choice, coefficient, integer
 from fmlayers._inputs import ChecksInputs, batch_size, check, shape_of
 from fmlayers._saved_state import freeze, restore, state_config
 from fmlayers._types import OutOfRange, Tensor
@@ -116,11 +116,7 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
         features = list(features)
         _check_features(features)
         dim = integer("dim", dim)
-        if out_of_range not in get_args(OutOfRange):
-            raise ValueError(
-                '`out_of_range` must be "unknown", "zero" or "error". '
-                f"Received: out_of_range={out_of_range!r}."
-            )
+        out_of_range = choice("out_of_range", out_of_range, get_args(OutOfRange))
         l2 = _plain_l2(features, l2)
         # With autocast, Keras would round numbers to the compute dtype before
         # they are multiplied, and cast whole tables at every step (the weights

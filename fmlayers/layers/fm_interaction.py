@@ -5,6 +5,7 @@ import keras
 from keras import ops
 
 from fmlayers._backend import accumulation_dtype
+from fmlayers._checks import choice
 from fmlayers._pair_sum import sum_of_pairs
 from fmlayers._types import Tensor
 
@@ -76,10 +77,7 @@ class FMInteraction(keras.layers.Layer):
     """
 
     def __init__(self, reduce: Reduce = "sum", **kwargs: Any) -> None:
-        if reduce not in get_args(Reduce):
-            raise ValueError(
-                f'`reduce` must be "sum" or "none". Received: reduce={reduce!r}.'
-            )
+        reduce = choice("reduce", reduce, get_args(Reduce))
         super().__init__(**kwargs)
         self.reduce = reduce
         self.supports_masking = True

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from fmlayers._backend import accumulation_dtype, is_ragged, row_of_each
-from fmlayers._checks import integer
+from fmlayers._checks import choice, integer
 from fmlayers._types import Combiner, Tensor
 
 
@@ -81,11 +81,7 @@ class MaskedMeanPooling(keras.layers.Layer):
         axis = integer("axis", axis, rule, least=None)
         if axis == 0:
             raise ValueError(f"`axis` must be {rule}. Received: axis=0.")
-        if combiner not in get_args(Combiner):
-            raise ValueError(
-                '`combiner` must be "mean", "sum" or "sqrtn". '
-                f"Received: combiner={combiner!r}."
-            )
+        combiner = choice("combiner", combiner, get_args(Combiner))
         super().__init__(**kwargs)
         self.axis = axis
         self.combiner = combiner

@@ -5,7 +5,7 @@ import keras
 from keras import ops
 
 from fmlayers._backend import accumulation_dtype
-from fmlayers._checks import is_number
+from fmlayers._checks import choice, is_number
 from fmlayers._types import ScalerMethod, Tensor
 
 
@@ -68,11 +68,7 @@ class RatingScaler(keras.layers.Layer):
                 "`min_rating` and `max_rating` must be finite, the first below the "
                 f"second. Received: min_rating={min_rating}, max_rating={max_rating}."
             )
-        if method not in get_args(ScalerMethod):
-            raise ValueError(
-                '`method` must be "sigmoid", "clip" or "none". '
-                f"Received: method={method!r}."
-            )
+        method = choice("method", method, get_args(ScalerMethod))
         # Scores arrive in float32 and must not be rounded to the compute dtype.
         super().__init__(autocast=False, **kwargs)
         self.min_rating = float(min_rating)

@@ -105,7 +105,7 @@ def test_weights_by_role_and_name():
 
 @keras.saving.register_keras_serializable(package="test_fields")
 @dataclass(frozen=True)
-class Angle(features._HasInput):
+class Angle(features.Feature):
     """An angle, as sin(x) a + cos(x) b."""
 
     @property
