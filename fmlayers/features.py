@@ -49,7 +49,7 @@ class Feature(ABC):
     @property
     @abstractmethod
     def num_rows(self) -> int:
-        """The number of vectors that the field learns, the unknown one excluded."""
+        """The number of vectors that the field learns, without that of unknown ids."""
 
     @property
     def table_name(self) -> str | None:
@@ -90,7 +90,7 @@ class _TableFeature(Feature):
 
     @property
     def num_rows(self) -> int:
-        """The number of rows of the table, the row of unknown ids excluded."""
+        """The number of rows of the table, without that of unknown ids."""
         return self.vocabulary_size
 
     @property
