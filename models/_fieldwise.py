@@ -1,4 +1,4 @@
-"""Layers whose weights belong to fields, by the fields' places."""
+"""Layers that save the names of the fields to which their weights belong."""
 
 import json
 from collections.abc import Sequence
@@ -12,16 +12,21 @@ from fmlayers._named_weights import LastMessage
 
 
 class Fieldwise(keras.layers.Layer):
-    """Mixin, in front of a Keras layer, that files the names of its fields.
+    """Mixin for a Keras layer that saves the names of its fields.
 
-    A model with another order of the same features then loads each field's weights.
-    Files of version 0.1.0 have no names: they load by place.
+    A model with the same features in another order loads the right weights for each
+    field. Files of version 0.1.0 have no names and load by position.
+
+    Put it before the Keras class.
 
     Args:
         fields: Names of the fields, in the order of the layer's weights.
+
+    Attributes:
+        fieldwise: Positions of the weights that have a block per field on axis 0.
     """
 
-    by_field: tuple[int, ...]  # places of the weights that are of fields, on axis 0
+    fieldwise: tuple[int, ...]
 
     def __init__(self, *args: Any, fields: Sequence[str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -33,7 +38,7 @@ class Fieldwise(keras.layers.Layer):
         store["fields"] = np.frombuffer(json.dumps(self.fields).encode(), np.uint8)
 
     def load_own_variables(self, store: Any) -> None:
-        # As in `FeatureEmbedding`: Keras tries again, and reports the last error.
+        # As in `FeatureEmbedding`: Keras tries again and reports the last error.
         message = None if store.keys() else self._fault.of(store)
         if message is not None:
             raise ValueError(message)
@@ -46,36 +51,36 @@ class Fieldwise(keras.layers.Layer):
     def _load(self, store: Any) -> None:
         values = {name: store[name] for name in list(store.keys())}
         if "fields" in values:
-            filed = json.loads(bytes(values.pop("fields")))
-            if sorted(filed) != sorted(self.fields):
+            saved = json.loads(bytes(values.pop("fields")))
+            if sorted(saved) != sorted(self.fields):
                 raise ValueError(
-                    f"Layer {self.name!r} has the fields {filed} in the file and "
-                    f"{self.fields} in the model. `fmlayers.models.warm_start` carries "
-                    "over the weights of the fields that both have."
+                    f"Layer {self.name!r} has the fields {saved} in the file and "
+                    f"{self.fields} in the model. To copy the weights of the fields in "
+                    "both, use `fmlayers.models.warm_start`."
                 )
-            order = [filed.index(name) for name in self.fields]
-            for place in map(str, self.by_field):
-                blocks = np.split(np.asarray(values[place]), len(filed))
-                values[place] = np.concatenate([blocks[i] for i in order])
+            order = [saved.index(name) for name in self.fields]
+            for position in map(str, self.fieldwise):
+                blocks = np.split(np.asarray(values[position]), len(saved))
+                values[position] = np.concatenate([blocks[i] for i in order])
         super().load_own_variables(values)
 
 
 class Dense(Fieldwise, keras.layers.Dense):
-    """`keras.layers.Dense` on the vectors of all fields, side by side.
+    """`keras.layers.Dense` on the concatenated vectors of all fields.
 
-    It has the same name as Keras' own, by which Keras files a layer of a list.
+    It has the class name of the Keras layer, which is part of the paths in files.
     """
 
-    by_field = (0,)
+    fieldwise = (0,)
 
 
 class BatchNormalization(Fieldwise, keras.layers.BatchNormalization):
-    """`keras.layers.BatchNormalization` of one number a field."""
+    """`keras.layers.BatchNormalization` of one number per field."""
 
-    by_field = (0, 1, 2, 3)
+    fieldwise = (0, 1, 2, 3)
 
     def scales_and_shifts(self) -> tuple[Any, Any]:
-        """Returns what the trained layer multiplies each field by and adds to it."""
+        """Returns the scale and the shift of each field at inference."""
         gamma, beta, mean, variance = (
             ops.convert_to_numpy(ops.cast(weight, "float32"))
             for weight in (
