@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fmlayers import runs as runs
     from fmlayers import scoring_model as scoring_model
     from fmlayers import tuning as tuning
+    from fmlayers._inputs import select_inputs
     from fmlayers.features import Categorical, History, MultiCategorical, Numeric
     from fmlayers.layers import (
         FeatureEmbedding,
@@ -42,12 +43,11 @@ if TYPE_CHECKING:
         MaskedMeanPooling,
         RatingScaler,
     )
-    from fmlayers.layers._inputs import select_inputs
     from fmlayers.scoring_model import ScoringModel
 else:
     _UNREGISTERED = {
         "ScoringModel": "fmlayers.scoring_model",
-        "select_inputs": "fmlayers.layers._inputs",
+        "select_inputs": "fmlayers._inputs",
     }
     _SUBPACKAGES = (
         "cli",

@@ -1,6 +1,6 @@
-"""Arguments that are numbers: Python's or NumPy's come in, Python's come out.
+"""Checks of arguments. NumPy's numbers and strings are returned as Python's.
 
-A configuration is kept as JSON, which has no NumPy.
+Configurations are saved as JSON, which has no NumPy types.
 """
 
 import math
@@ -24,34 +24,35 @@ def integer(
 
     Args:
         name: The argument's name.
-        value: What came: an integer, or an array of one without axes. Booleans are
-            refused.
-        rule: What must hold, for the message.
-        least: The lowest that is allowed. Defaults to 1.
-        most: The highest that is allowed.
-        of: What to add to the message, such as whose argument it is.
+        value: The argument: an integer, or an array without axes that holds one.
+            Booleans are not integers here.
+        rule: The rule that the message states.
+        least: The lowest allowed value. Defaults to 1.
+        most: The highest allowed value. Defaults to `None` (no bound).
+        of: Text to append to the message, such as the owner of the argument.
 
     Raises:
-        ValueError: If it is no integer, or outside the bounds.
+        ValueError: If the argument is not an integer, or is outside the bounds.
     """
     try:
-        found = None if isinstance(value, bool) else operator.index(value)
+        index = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
-        found = None
+        index = None
     if (
-        found is None
-        or (least is not None and found < least)
-        or (most is not None and found > most)
+        index is None
+        or (least is not None and index < least)
+        or (most is not None and index > most)
     ):
         raise _error(name, value, rule, of)
-    return found
+    return index
 
 
 def integers(name: str, values: Any, rule: str) -> tuple[int, ...]:
-    """Returns an argument of positive integers, a sequence or an array, at least one.
+    """Returns a non-empty sequence or array of positive integers as a tuple.
 
     Raises:
-        ValueError: If it is no sequence, is empty, or has something else in it.
+        ValueError: If the argument is not a sequence, is empty, or contains anything
+            but positive integers.
     """
     sized = isinstance(values, Sequence) or len(getattr(values, "shape", ())) == 1
     if isinstance(values, str) or not sized or not len(values):
@@ -74,14 +75,14 @@ def number(
 
     Args:
         name: The argument's name.
-        value: What came: a finite number, or an array of one without axes. Booleans
-            and texts are refused.
-        rule: What must hold, for the message.
-        holds: Whether it does.
-        of: What to add to the message, such as whose argument it is.
+        value: The argument: a finite number, or an array without axes that holds one.
+            Booleans and strings are not numbers here.
+        rule: The rule that the message states.
+        holds: Function that returns whether the rule holds.
+        of: Text to append to the message, such as the owner of the argument.
 
     Raises:
-        ValueError: If it is no finite number, or the rule does not hold.
+        ValueError: If the argument is not a finite number, or the rule does not hold.
     """
     if not is_number(value) or not holds(float(value)):
         raise _error(name, value, rule, of)
@@ -89,7 +90,7 @@ def number(
 
 
 def is_number(value: Any) -> bool:
-    """Tells whether `value` is a finite number, in an array without axes, too."""
+    """Returns whether `value` is a finite number or an array without axes of one."""
     value = plain(value)
     real = isinstance(value, Real) and not isinstance(value, bool)
     return real and math.isfinite(value)
@@ -114,9 +115,33 @@ def boolean(name: str, value: Any) -> bool:
     return value
 
 
+def positive(name: str, value: Any) -> float:
+    """Returns an argument that is finite and greater than 0."""
+    return number(name, value, "positive", lambda x: x > 0.0)
+
+
+def choice(name: str, value: Any, choices: Sequence[str], *, of: str = "") -> Any:
+    """Returns an argument that is one of some strings.
+
+    Args:
+        name: The argument's name.
+        value: The argument.
+        choices: At least two strings, such as those of a `Literal`.
+        of: Text to append to the message, such as the owner of the argument.
+
+    Raises:
+        ValueError: If the argument is none of them.
+    """
+    value = plain(value)
+    if not isinstance(value, str) or value not in choices:
+        *quoted, last = (f'"{each}"' for each in choices)
+        raise _error(name, value, f"{', '.join(quoted)} or {last}", of)
+    return value
+
+
 def plain(value: Any) -> Any:
-    """Returns NumPy's numbers, and arrays without axes, as Python's; else `value`."""
-    numpy = sys.modules.get("numpy")  # not there, nothing is of it
+    """Returns NumPy scalars and arrays without axes as Python's; others unchanged."""
+    numpy = sys.modules.get("numpy")  # if not imported, no value is NumPy's
     if numpy and (
         isinstance(value, numpy.generic)
         or (isinstance(value, numpy.ndarray) and value.ndim == 0)

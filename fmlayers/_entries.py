@@ -1,4 +1,4 @@
-"""Entries of the input dict: the form that each must have, and how it is read."""
+"""The entries of the input dict: the form of each, and how to read it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry(ABC):
-    """An entry of the input dict, as one feature reads it.
+    """An entry of the input dict, as a feature reads it.
 
-    A subclass is one form of entry. The class itself takes one value an example.
+    Each subclass is a form of entry. By default an entry has one value per example.
 
     Attributes:
         name: String, the name of the entry.
-        feature: The feature that reads it, for errors.
-        meaning: String, what stands in the entry, for people.
-        remedy: String, what to do with an entry of another shape.
-        required: Boolean, whether the feature cannot do without the entry.
-        shape: The entry's shape, the first the batch.
-        wanted: String, the shapes that the entry may have, for errors.
+        feature: The feature that reads the entry, for errors.
+        meaning: String, the meaning of the values, for documentation.
+        remedy: String, what to do with an entry of another shape, for errors.
+        required: Boolean, whether the input dict must have the entry.
+        shape: Tuple, the shape of the entry, with the batch axis first.
+        wanted: String, the allowed shapes, for errors.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Entry(ABC):
     @property
     @abstractmethod
     def dtype(self) -> str:
-        """The dtype that any value fits into."""
+        """The dtype of the entry, into which every value fits."""
 
     @property
     @abstractmethod
@@ -62,14 +62,14 @@ class Entry(ABC):
 
     @abstractmethod
     def read(self, inputs: Mapping[str, Tensor]) -> Any:
-        """Returns the values in the form that layers compute with."""
+        """Returns the values in the form in which layers compute."""
 
     def is_in(self, inputs: Any) -> bool:
-        """Tells whether the entry is to be read; a required one always is."""
+        """Returns whether to read the entry: if it is required or present."""
         return self.required or self.name in inputs
 
     def check(self, inputs: Any) -> None:
-        """Raises `ValueError` unless the entry has the form that the feature reads."""
+        """Raises `ValueError` unless the entry has the right shape and dtype."""
         x = value_of(inputs, self.name)
         if not self._accepts(x):
             raise ValueError(
@@ -85,7 +85,7 @@ class Entry(ABC):
         return keras.Input(self.shape[1:], dtype=self.dtype, name=name)
 
     def blank(self, batch: int = 1) -> npt.NDArray[Any]:
-        """Returns the entry of a batch without values: zeros."""
+        """Returns an entry of zeros."""
         return np.zeros([batch, 1][: len(self.shape)], self.dtype)
 
     @property
@@ -106,7 +106,7 @@ class Entry(ABC):
 
 @dataclass(frozen=True)
 class NumberEntry(Entry):
-    """One number an example, NaN where it is missing."""
+    """One number per example, NaN where it is missing."""
 
     @property
     def dtype(self) -> str:
@@ -130,10 +130,10 @@ class NumberEntry(Entry):
 
 @dataclass(frozen=True)
 class IdEntry(Entry):
-    """One id an example.
+    """One id per example.
 
     Attributes:
-        size: Positive integer: ids are 0 ... `size` - 1.
+        size: Positive integer. Ids are 0 ... `size` - 1.
     """
 
     _: KW_ONLY
@@ -156,12 +156,12 @@ class IdEntry(Entry):
             return
         if "float" in dtype:
             reason = (
-                "a float32 holds integers only up to 2^24, so that above it an id is "
-                "silently another id"
+                "float32 represents integers exactly only up to 2^24, and larger ids "
+                "would silently become other ids"
             )
         elif dtype == "bool":
             reason = (
-                "make ids 1 ... n of n multi-hot columns with "
+                "convert n multi-hot columns to ids 1 ... n with "
                 "`np.where(x, np.arange(1, n + 1), 0)`"
             )
         else:
@@ -173,7 +173,7 @@ class IdEntry(Entry):
 
 @dataclass(frozen=True)
 class IdsEntry(IdEntry):
-    """Any number of ids an example: padded with 0, or row after row."""
+    """Any number of ids per example, padded with 0 or ragged."""
 
     shape: ClassVar[tuple[None, ...]] = (None, None)
     wanted: ClassVar[str] = (
@@ -187,7 +187,7 @@ class IdsEntry(IdEntry):
         return [[first, second], [second, 0]]
 
     def read(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Returns padded ids and None, or the ids of all rows and their row splits."""
+        """Returns padded ids and `None`, or all rows' ids and their row splits."""
         x = value_of(inputs, self.name)
         row_splits = None
         if is_ragged(x):
@@ -207,7 +207,7 @@ class IdsEntry(IdEntry):
 
 
 def value_of(inputs: Any, name: str) -> Any:
-    """Returns an entry of the input dict, or raises `ValueError` with its name."""
+    """Returns an entry of the input dict, or raises `ValueError` if it is missing."""
     if not isinstance(inputs, Mapping):
         raise ValueError(
             "`inputs` must be a dict from feature name to tensor. "
@@ -234,13 +234,14 @@ def _description(x: Any) -> str:
     if _are_tensors(x):
         return f"shapes {[tuple(part.shape) for part in x]}"
     if isinstance(x, (tuple, list)):
-        return f"a {type(x).__name__}; make it an array, `np.array(...)`"
+        return f"a {type(x).__name__}; convert it with `np.array(...)`"
     if not _is_tensor(x):
         return f"{x!r}, of type {type(x).__name__}"
     if is_sparse(x):
         return (
-            "a sparse tensor; only `MultiCategorical` takes one, on TensorFlow. Parse "
-            "the entry with `tf.io.FixedLenFeature`, or make it dense"
+            "a sparse tensor; only `MultiCategorical` accepts one, on TensorFlow. "
+            "Parse the entry with `tf.io.FixedLenFeature`, or convert it to a dense "
+            "tensor"
         )
     if is_ragged(x):
         return f"a ragged tensor of shape {tuple(x.shape)}"
@@ -250,7 +251,7 @@ def _description(x: Any) -> str:
 def _dtype_of(x: Any) -> str:
     try:
         return str(keras.backend.standardize_dtype(x.dtype))
-    except ValueError:  # NumPy's texts and objects
+    except ValueError:  # NumPy's strings and objects
         return str(x.dtype)
 
 
@@ -265,9 +266,9 @@ def _integer_ids(x: Tensor) -> Tensor:
     if dtype in ("int32", "int64"):
         return x
     if dtype in ("uint32", "uint64") and keras.backend.backend() == "jax":
-        # Without 64 bits a large id would wrap round to a valid one.
+        # Cast to 32 bits, a large id would wrap around to a valid one.
         x = ops.minimum(x, 2**31 - 1)
     elif dtype in ("uint32", "uint64"):
         return ops.cast(x, "int64")
-    # Narrow integers could not be compared with a large vocabulary size.
+    # A large vocabulary size would not fit into a narrow integer.
     return ops.cast(x, "int32")

@@ -3,7 +3,7 @@ from typing import Any
 
 
 class Exportable:
-    """Gives a `keras.Model` the `export` of `fmlayers.export`."""
+    """Mixin for a `keras.Model` whose `export` is that of `fmlayers.export`."""
 
     def export(
         self,
@@ -13,15 +13,16 @@ class Exportable:
         input_signature: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Writes the model for use outside of Python, with inputs that are right.
+        """Exports the model for use outside of Python.
+
+        The exported inputs have the names and dtypes of the model's entries.
 
         Args:
             filepath: The folder or file to write.
-            format: `"saved_model"` (or `"tf_saved_model"`), `"litert"` or `"onnx"`, by
-                `fmlayers.export.export`. Other formats are passed to
-                `keras.Model.export`.
+            format: `"saved_model"` (or `"tf_saved_model"`), `"litert"` or `"onnx"`.
+                Other formats are passed to `keras.Model.export`.
             verbose: Whether to print the path. Defaults to `None` (silent).
-            input_signature: As of `fmlayers.export.export`.
+            input_signature: See `fmlayers.export.export`.
             **kwargs: Other arguments of `fmlayers.export.export`.
         """
         from fmlayers.export import export

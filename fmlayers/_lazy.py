@@ -1,4 +1,4 @@
-"""Packages whose names are imported when they are first used."""
+"""Lazy imports: the names of a package are imported when they are first used."""
 
 import importlib
 import sys
@@ -13,8 +13,8 @@ def lazy_names(
 
     Args:
         package: Name of the package.
-        modules: Where each public name is defined.
-        parts: Names of the package's own modules that are public.
+        modules: Dict from each public name to the module that defines it.
+        parts: Names of the package's public modules.
     """
 
     def __getattr__(name: str) -> Any:

@@ -9,8 +9,8 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_>-]")
 def safe_name(name: str) -> str:
     """Returns a name for a weight or a layer that every backend accepts.
 
-    It is `name` itself where that is such a name. Any other gets a digest, which keeps
-    "a b" and "a_b" apart.
+    A valid name is returned unchanged. Any other name gets a digest, so that "a b" and
+    "a_b" stay distinct.
     """
     if not _UNSAFE.search(name):
         return name
@@ -19,8 +19,9 @@ def safe_name(name: str) -> str:
 
 
 def input_name(name: str) -> str:
-    """Returns the name of a `keras.Input`, in which Keras refuses slashes.
+    """Returns the name of the `keras.Input` of an entry.
 
-    In a model with a dict of inputs, Keras warns where it is not the dict's key.
+    It is the name of the entry unless that has a slash, which Keras does not allow.
+    Keras warns if the name of an input differs from its key in a dict of inputs.
     """
     return safe_name(name) if "/" in name else name

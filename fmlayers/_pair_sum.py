@@ -1,19 +1,19 @@
-"""The sum over all pairs of fields, whose error does not grow with a large field.
+"""The sum over all pairs of fields, with an error that one large field does not raise.
 
 Rendle's lemma, 1/2 [(sum_i x_i)^2 - sum_i x_i^2], subtracts squares: next to one large
-field the others are lost in rounding. Telescoped over the fields, with
+field, the others are lost in rounding. Telescoped over the fields, with
 S_j = x_1 + ... + x_j,
 
     S_j^2 - S_{j-1}^2 - x_j^2 = 2 x_j S_{j-1}
 
-it becomes sum_j x_j S_{j-1}, at the same cost: each term is a product of pairs, rounded
-at most once a field. With the machine epsilon e,
+it becomes sum_j x_j S_{j-1}, at the same cost. Each term is a product of pairs, rounded
+at most once per field. With the machine epsilon e,
 
     |error| <= fields / 2 * e * sum_{i<j} |x_i| |x_j|
 
-The gradient of a field is the sum of the others. `S - x_i` cancels only where x_i is
-larger than all others together, so the largest field L and the sum R of the rest are
-kept apart: the gradient of L is R, that of any other field (R + L) - x_i.
+The gradient of a field is the sum of the others. `S - x_i` cancels only if x_i is
+larger than all others together. The largest field L and the sum R of the rest are
+therefore kept apart: the gradient of L is R, that of any other field (R + L) - x_i.
 """
 
 import math
@@ -27,20 +27,20 @@ from keras import ops
 from fmlayers._backend import unstack
 from fmlayers._types import Tensor
 
-# Fields in one loop of a compiled program. The parts of the gradient take shorter
-# ones: XLA fuses a longer loop into what reads it, once for each field.
+# Fields in one loop of a compiled program. Loops of the gradient are shorter: XLA fuses
+# a longer loop into each of the operations that read it, once per field.
 BLOCK = 32
 BLOCK_WITH_GRADIENT = 16
 
 
 class Sums(NamedTuple):
-    """Sums over fields, each `(batch, dim)`, or `(batch, blocks, dim)` of each block.
+    """Sums over fields, each `(batch, dim)`, or `(batch, blocks, dim)` per block.
 
     Attributes:
-        pairs: The products of all pairs.
-        total: The fields.
-        largest: The field of the largest absolute value.
-        rest: The fields but `largest`.
+        pairs: The sum of the products of all pairs.
+        total: The sum of the fields.
+        largest: The field with the largest absolute value.
+        rest: The sum of all fields but `largest`.
     """
 
     pairs: Tensor
@@ -50,7 +50,7 @@ class Sums(NamedTuple):
 
 
 def sum_of_pairs(vectors: Tensor, training: bool) -> Tensor:
-    """Returns `(batch, dim)`, the products of all pairs of `(batch, fields, dim)`.
+    """Returns the sum of the products of all pairs of fields, `(batch, dim)`.
 
     Args:
         vectors: Floats `(batch, fields, dim)`.
@@ -63,7 +63,7 @@ def sum_of_pairs(vectors: Tensor, training: bool) -> Tensor:
         return ops.sum(before * vectors[:, 1:], axis=1)
     if fields == 0:
         return ops.sum(vectors, axis=1)
-    if fields == 1:  # zeros, of which there is a gradient
+    if fields == 1:  # zeros with a gradient
         return ops.where(False, vectors[:, 0], 0.0)
     if not training or keras.backend.backend() == "torch":
         return _in_one_call(_pairs, vectors)
@@ -71,12 +71,16 @@ def sum_of_pairs(vectors: Tensor, training: bool) -> Tensor:
 
 
 def sum_of_others(vectors: Tensor) -> Tensor:
-    """Returns the sum of the other fields, for each of `(batch, fields, dim)`."""
+    """Returns, for each field, the sum of all others, `(batch, fields, dim)`.
+
+    Args:
+        vectors: Floats `(batch, fields, dim)`.
+    """
 
     @ops.custom_gradient
     def others_of(x: Tensor) -> tuple[Tensor, Callable[..., Tensor]]:
         def gradient(*args: Tensor, upstream: Tensor | None = None) -> Tensor:
-            # Each field is in the sums of all others: the same map, the other way.
+            # Each field is in the sums of all others: the map is its own transpose.
             return sum_of_others(args[-1] if upstream is None else upstream)
 
         return _others(x, Sums(*_in_one_call(_sums, x))), gradient
@@ -102,7 +106,7 @@ def _pairs_with_gradient(vectors: Tensor) -> Tensor:
 
 def _others(x: Tensor, sums: Sums) -> Tensor:
     rest, largest = ops.expand_dims(sums.rest, 1), ops.expand_dims(sums.largest, 1)
-    # Nearly, for a compiled program may compute x anew and round it otherwise.
+    # Not `==`: a compiled program may compute x again and round it differently.
     is_largest = ops.abs(x - largest) <= 2.0**-22 * ops.abs(largest)
     return ops.where(is_largest, rest, (rest + largest) - x)
 
@@ -150,13 +154,13 @@ def _sums_in_turn(fields: Sequence[Tensor]) -> Sums:
 
 
 def _sums_of_blocks(blocks: Sums) -> Sums:
-    """Joins the sums of blocks of fields, by reductions: XLA computes those once."""
+    """Returns the sums over all blocks, by reductions, which XLA computes once."""
     high = ops.max(blocks.largest, axis=1, keepdims=True)
     low = ops.min(blocks.largest, axis=1, keepdims=True)
     largest = ops.where(high >= -low, high, low)
     has_it = blocks.largest == largest
     rest = ops.where(has_it, blocks.rest, blocks.rest + blocks.largest)
-    # All blocks but one that have the largest value add it to the rest.
+    # If several blocks have the largest value, all but one add it to the rest.
     repeats = ops.sum(ops.cast(has_it, largest.dtype), axis=1) - 1.0
     largest = largest[:, 0]
     pairs, total = _pairs_and_total(unstack(blocks.total, axis=1))
@@ -169,9 +173,11 @@ def _sums_of_blocks(blocks: Sums) -> Sums:
 
 
 def _in_blocks(x: Tensor, count: int, size: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Returns `size` tensors `(batch, count, dim)` and the fields left, `(batch, dim)`.
+    """Splits the fields into `count` blocks of `size` fields, and the fields left.
 
-    The tensors are the first, second, ... field of each block.
+    Returns:
+        `size` tensors `(batch, count, dim)`, the first, second, ... field of each
+        block, and a `(batch, dim)` tensor for each field left.
     """
     fields = unstack(x[:, count * size :], axis=1)
     if not count:
@@ -181,9 +187,9 @@ def _in_blocks(x: Tensor, count: int, size: int) -> tuple[list[Tensor], list[Ten
 
 
 def _in_one_call(function: Callable[[Tensor], Any], x: Tensor) -> Any:
-    """Calls a function of `(batch, fields, dim)` as one program where code is eager.
+    """Calls a function of `(batch, fields, dim)`; in eager code, as one program.
 
-    An operation at a time, the calls cost ten times as much as the numbers.
+    One operation at a time, the calls would cost ten times as much as the arithmetic.
     """
     backend = keras.backend.backend()
     if backend == "jax":

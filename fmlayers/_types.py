@@ -1,12 +1,12 @@
-"""Names of types that several modules speak of."""
+"""Types and constants that several modules use."""
 
 from typing import Any, Literal
 
-Tensor = Any  # a tensor of whichever backend runs
+Tensor = Any  # a tensor of the running backend
 Combiner = Literal["mean", "sum", "sqrtn"]
 OutOfRange = Literal["unknown", "zero", "error"]
 Loss = Literal["mse", "bce", "bpr"]
 OptimizerName = Literal["adagrad", "lazy_adam"]
 ScalerMethod = Literal["sigmoid", "clip", "none"]
 
-ADAGRAD_RATE = 0.05  # of `Adagrad` and, on ratings, of the command
+ADAGRAD_RATE = 0.05  # default learning rate of `Adagrad` and of runs on ratings

@@ -1,8 +1,8 @@
-"""Descriptions of features: what `FeatureEmbedding` and the models are built from.
+"""Descriptions of features, from which `FeatureEmbedding` and the models are built.
 
-A description says which entry of the input dict a field reads and how that
-becomes a vector. It holds no weights, is compared by value, and is saved with
-the layer that uses it.
+A description names the entry of the input dict that a field reads, and how the entry
+becomes a vector. It has no weights, is compared by value, and is saved with the layer
+that uses it.
 """
 
 from abc import ABC, abstractmethod
@@ -11,13 +11,23 @@ from typing import Any, Self, get_args
 
 import keras
 
-from fmlayers._checks import boolean, integer
+from fmlayers._checks import boolean, choice, integer
 from fmlayers._entries import Entry, IdEntry, IdsEntry, NumberEntry
 from fmlayers._types import Combiner
 
 
 @dataclass(frozen=True)
-class _Feature(ABC):
+class Feature(ABC):
+    """Base class of the descriptions of features.
+
+    A kind of feature is a frozen dataclass, registered for serialization, that defines
+    `entries` and `num_rows` and, if its vectors are the rows of a table, `table_name`.
+    A field class in `fmlayers/layers/_fields` computes its vectors.
+
+    Args:
+        name: Non-empty string, the name of the feature, distinct in a model.
+    """
+
     name: str
 
     def __post_init__(self) -> None:
@@ -29,21 +39,24 @@ class _Feature(ABC):
     @property
     @abstractmethod
     def entries(self) -> tuple[Entry, ...]:
-        """What the field reads from the input dict, in order."""
+        """The entries of the input dict that the field reads, in order."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The entries of the input dict that the field cannot do without."""
+        """The names of the required entries of the input dict."""
         return tuple(entry.name for entry in self.entries if entry.required)
 
     @property
     @abstractmethod
     def num_rows(self) -> int:
-        """The vectors that the field learns, without one for unknown ids."""
+        """The number of vectors that the field learns, without that of unknown ids."""
 
     @property
     def table_name(self) -> str | None:
-        """The name under which the rows are kept, and shared; None without a table."""
+        """The name of the table whose rows are the vectors; `None` without a table.
+
+        Features with the same table name share the table.
+        """
         return None
 
     def get_config(self) -> dict[str, Any]:
@@ -54,8 +67,8 @@ class _Feature(ABC):
         return cls(**config)
 
 
-class _HasInput(_Feature):
-    """A feature with an entry of its name, and no other."""
+class _SingleEntry(Feature):
+    """A feature that reads one entry, which has the feature's name."""
 
     def keras_input(self) -> keras.KerasTensor:
         """Returns a `keras.Input` of this feature's name, shape and dtype."""
@@ -64,7 +77,7 @@ class _HasInput(_Feature):
 
 
 @dataclass(frozen=True)
-class _TableFeature(_Feature):
+class _TableFeature(Feature):
     vocabulary_size: int
     _: KW_ONLY
     table: str | None = None
@@ -77,34 +90,35 @@ class _TableFeature(_Feature):
 
     @property
     def num_rows(self) -> int:
-        """The rows of the table, without one for unknown ids."""
+        """The number of rows of the table, without that of unknown ids."""
         return self.vocabulary_size
 
     @property
     def ids_entry(self) -> str:
-        """The entry of the input dict that has ids of the table's rows."""
+        """The entry of the input dict whose ids are rows of the table."""
         return self.name
 
     @property
     def table_name(self) -> str:
-        """The name under which the rows are kept, and shared."""
+        """The name of the table, which features may share."""
         return self.table or self.name
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
 @dataclass(frozen=True)
-class Categorical(_HasInput, _TableFeature):
-    """One id an example: a user, an item, a sex.
+class Categorical(_SingleEntry, _TableFeature):
+    """One id per example: a user, an item, a sex.
 
     Args:
-        name: String, the entry of the input dict: integers of shape `(batch,)`
-            or `(batch, 1)`.
+        name: String, the entry of the input dict that has the ids: integers of shape
+            `(batch,)` or `(batch, 1)`.
         vocabulary_size: Positive integer, in rows. Valid ids are
             0 ... `vocabulary_size` - 1.
-        table: Optional string. Features that name the same table share its rows;
-            their `vocabulary_size` must agree. Defaults to a table of its own.
-        mask_zero: Boolean, whether the id 0 means that the value is missing, in
-            which case the field is the zero vector. Defaults to `False`.
+        table: Optional string, the name of a table. Features with the same table name
+            share its rows and must have the same `vocabulary_size`. Defaults to
+            `None` (the feature has a separate table).
+        mask_zero: Boolean, whether the id 0 marks a missing value, whose vector is
+            zero. Defaults to `False`.
     """
 
     _: KW_ONLY
@@ -116,7 +130,7 @@ class Categorical(_HasInput, _TableFeature):
 
     @property
     def entries(self) -> tuple[IdEntry]:
-        """What the field reads from the input dict."""
+        """The entry of the input dict that the field reads."""
         last = self.vocabulary_size - 1
         return (
             IdEntry(
@@ -126,28 +140,28 @@ class Categorical(_HasInput, _TableFeature):
                 meaning=f"an id 1 ... {last}; 0: missing"
                 if self.mask_zero
                 else f"an id 0 ... {last}",
-                remedy="For several ids an example describe it as `MultiCategorical`; "
-                "to score many items for one user give each pair a row, the user "
-                "repeated.",
+                remedy="For several ids per example, use `MultiCategorical`. To score "
+                "many items for one user, repeat the user in every row.",
             ),
         )
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
 @dataclass(frozen=True)
-class MultiCategorical(_HasInput, _TableFeature):
-    """Any number of ids an example, pooled into one vector: genres, a history.
+class MultiCategorical(_SingleEntry, _TableFeature):
+    """Any number of ids per example, pooled into one vector: genres, a history.
 
     Args:
-        name: String, the entry of the input dict: integers of shape
-            `(batch, length)`, padded with the id 0; or a pair of all examples' ids
-            `(values,)` and their row splits `(batch + 1,)`; or a `tf.RaggedTensor`
-            or `tf.SparseTensor`. They are ids, not multi-hot rows. An example with
-            no value contributes the zero vector.
+        name: String, the entry of the input dict that has the ids: integers of shape
+            `(batch, length)`, padded with the id 0; or a pair of the ids of all
+            examples `(values,)` and their row splits `(batch + 1,)`; or a
+            `tf.RaggedTensor` or `tf.SparseTensor`. They are ids, not multi-hot rows.
+            The vector of an example without values is zero.
         vocabulary_size: Positive integer, in rows. Valid ids are
-            0 ... `vocabulary_size` - 1, of which 0 is the padding.
-        table: Optional string. Features that name the same table share its rows;
-            their `vocabulary_size` must agree. Defaults to a table of its own.
+            0 ... `vocabulary_size` - 1, where 0 is the padding.
+        table: Optional string, the name of a table. Features with the same table name
+            share its rows and must have the same `vocabulary_size`. Defaults to
+            `None` (the feature has a separate table).
         combiner: `"mean"`, `"sum"` or `"sqrtn"`; see `MaskedMeanPooling`.
             Defaults to `"mean"`.
     """
@@ -161,32 +175,31 @@ class MultiCategorical(_HasInput, _TableFeature):
 
     @property
     def entries(self) -> tuple[IdsEntry]:
-        """What the field reads from the input dict."""
+        """The entry of the input dict that the field reads."""
         return (
             IdsEntry(
                 self.name,
                 feature=self,
                 size=self.vocabulary_size,
                 meaning=f"ids 1 ... {self.vocabulary_size - 1}, padded with 0",
-                remedy="For one id an example describe it as `Categorical`.",
+                remedy="For one id per example, use `Categorical`.",
             ),
         )
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
 @dataclass(frozen=True)
-class Numeric(_HasInput):
-    """A number an example, times a learned vector: an age, a year, a price.
+class Numeric(_SingleEntry):
+    """One number per example, times a learned vector: an age, a year, a price.
 
-    Bring it to a mean near 0 and a standard deviation near 1 first, as
-    `fmlayers.data.Encoder` does: the vector's step grows with the value.
+    Standardize the numbers first, as `fmlayers.data.Encoder` does: the gradient of the
+    vector grows with the value.
 
     Args:
-        name: String, the entry of the input dict: numbers of shape `(batch,)` or
-            `(batch, 1)`. NaN means missing: the field is then the zero vector.
-        use_bias: Boolean, whether a second learned vector is added to the
-            product (what `Dense(dim)` on the number computes). Defaults to
-            `False`.
+        name: String, the entry of the input dict that has the numbers, of shape
+            `(batch,)` or `(batch, 1)`. NaN marks a missing value, whose vector is zero.
+        use_bias: Boolean, whether to add a second learned vector to the product, as
+            `Dense(dim)` on the number does. Defaults to `False`.
     """
 
     _: KW_ONLY
@@ -198,48 +211,49 @@ class Numeric(_HasInput):
 
     @property
     def entries(self) -> tuple[NumberEntry]:
-        """What the field reads from the input dict."""
+        """The entry of the input dict that the field reads."""
         return (
             NumberEntry(
                 self.name,
                 feature=self,
                 meaning="a number, as the encoder scales it; NaN: missing",
-                remedy="For a vector an example describe each of its numbers as a "
-                "`Numeric`, or project it with `keras.layers.Dense(dim)` and "
-                "concatenate the result, as one more field, with the vectors of "
+                remedy="For a vector per example, use a `Numeric` for each of its "
+                "numbers, or project it with `keras.layers.Dense(dim)` and concatenate "
+                "the result, as one more field, with the vectors of "
                 "`FeatureEmbedding`.",
             ),
         )
 
     @property
     def num_rows(self) -> int:
-        """The vectors that the field learns: one, and one for the bias."""
+        """The number of vectors that the field learns: one, and one for the bias."""
         return 1 + self.use_bias
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
 @dataclass(frozen=True)
 class History(_TableFeature):
-    """The ids that go with another id: the items that the example's user has rated.
+    """The ids that belong to another id: the items that the example's user has rated.
 
-    The lists are part of the layer, given once by `FeatureEmbedding.set_history`
-    and saved with it, so that an example has the user's id and the item's alone. An
-    example's own value is left out of its list, wherever the list has it: a user's
-    rating of a film is predicted from the user's *other* films, in training as in
-    use.
+    The histories are part of the layer. Set them once with
+    `FeatureEmbedding.set_history`; they are saved with the layer, and the input dict
+    needs only the ids of the user and the item. The example's own value is excluded
+    from its history: a user's rating of an item is predicted from the user's *other*
+    items, in training and in inference.
 
     Args:
         name: String, the name of the field. It has no entry in the input dict.
-        vocabulary_size: Positive integer: the values in the lists are
+        vocabulary_size: Positive integer, in rows. The values in the histories are
             1 ... `vocabulary_size` - 1.
-        table: Optional string. Features that name the same table share its rows;
-            their `vocabulary_size` must agree. Defaults to a table of its own.
-        of: String, the entry of the input dict that has the lists' key, an id.
-        num_keys: Positive integer: keys are 0 ... `num_keys` - 1, any other has no
-            list.
-        values: String, the entry of the input dict that has the example's own
-            value. It may be left out of the dict: the list is then whole.
-        num_pairs: Positive integer, the values in all lists together.
+        table: Optional string, the name of a table. Features with the same table name
+            share its rows and must have the same `vocabulary_size`. Defaults to
+            `None` (the feature has a separate table).
+        of: String, the entry of the input dict that has the key of the history, an id.
+        num_keys: Positive integer, the number of keys. Keys are 0 ... `num_keys` - 1;
+            the history of any other id is empty.
+        values: String, the entry of the input dict that has the example's own value.
+            The entry is optional; without it nothing is excluded.
+        num_pairs: Positive integer, the number of values in all histories together.
         combiner: `"mean"`, `"sum"` or `"sqrtn"`; see `MaskedMeanPooling`.
             Defaults to `"sqrtn"`.
 
@@ -274,8 +288,8 @@ class History(_TableFeature):
 
     @property
     def entries(self) -> tuple[IdEntry, IdEntry]:
-        """What the field reads from the input dict: the key and the own value."""
-        remedy = "It holds the ids that the lists go with, one an example."
+        """The entries of the input dict that the field reads: key and own value."""
+        remedy = "It must have one id per example."
         return (
             IdEntry(
                 self.of,
@@ -296,16 +310,11 @@ class History(_TableFeature):
 
     @property
     def ids_entry(self) -> str:
-        """The entry of the input dict that has ids of the table's rows."""
+        """The entry of the input dict whose ids are rows of the table."""
         return self.values
 
 
-Feature = Categorical | MultiCategorical | Numeric | History
-
-
 def _check_combiner(feature: MultiCategorical | History) -> None:
-    if feature.combiner not in get_args(Combiner):
-        raise ValueError(
-            '`combiner` must be "mean", "sum" or "sqrtn". '
-            f"Received: combiner={feature.combiner!r} for feature {feature.name!r}."
-        )
+    of = f" for feature {feature.name!r}"
+    combiner = choice("combiner", feature.combiner, get_args(Combiner), of=of)
+    object.__setattr__(feature, "combiner", combiner)

@@ -8,12 +8,12 @@ import numpy.typing as npt
 from keras import ops
 
 from fmlayers._backend import accumulation_dtype
-from fmlayers._config import restore, state_config
 from fmlayers._exportable import Exportable
+from fmlayers._inputs import ChecksInputs, batch_size, shape_of
+from fmlayers._saved_state import restore, state_config
 from fmlayers._types import Tensor
 from fmlayers.features import Feature
 from fmlayers.layers import FeatureEmbedding
-from fmlayers.layers._inputs import ChecksInputs, batch_size, shape_of
 
 if TYPE_CHECKING:
     from fmlayers.data import Encoder

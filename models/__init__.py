@@ -1,4 +1,4 @@
-"""Subclassed Keras models made of the layers, one a file."""
+"""Ready-made models, which are subclassed Keras models of the layers."""
 
 from typing import TYPE_CHECKING
 

@@ -6,27 +6,28 @@ import keras
 
 from fmlayers._checks import integers, share
 from fmlayers._types import Tensor
-from fmlayers.models._by_field import Dense
+from fmlayers.models._fieldwise import Dense
 
 
 def check_tower(
     hidden_units: Sequence[int], dropout: float
 ) -> tuple[tuple[int, ...], float]:
-    """Returns the sizes of the hidden layers, and the dropout, as Python's numbers."""
+    """Returns the sizes of the hidden layers and the dropout as Python numbers."""
     rule = "a non-empty list of positive integers"
     return integers("hidden_units", hidden_units, rule), share("dropout", dropout)
 
 
 class Tower(keras.layers.Layer):
-    """Hidden layers: each Dense, batch normalization, activation, dropout.
+    """Hidden layers, each of dense, batch normalization, activation and dropout.
 
     Args:
         units: Sizes of the hidden layers, as `check_tower` returns them.
-        fields: Names of the fields whose vectors are the input, side by side.
-        activation: Function of each hidden layer.
-        dropout: Share of a hidden layer's outputs that training drops.
-        batch_normalization: Whether to normalize before the activation; the
-            shift of the normalization is then the layer's bias.
+        fields: Names of the fields whose concatenated vectors are the input.
+        activation: Activation function of each hidden layer.
+        dropout: Float, the dropout rate. Defaults to 0.
+        batch_normalization: Boolean, whether to use batch normalization before the
+            activation. Its shift then replaces the bias of the dense layer. Defaults
+            to `False`.
         **kwargs: Arguments of `keras.layers.Layer`.
     """
 

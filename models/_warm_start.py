@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from fmlayers._config import sublayers
+from fmlayers._saved_state import sublayers
 from fmlayers.layers import FeatureEmbedding
-from fmlayers.models._by_field import ByField
+from fmlayers.models._fieldwise import Fieldwise
 from fmlayers.scoring_model import ScoringModel
 
 if TYPE_CHECKING:
@@ -27,45 +27,45 @@ def warm_start(
     encoder: "Encoder | None" = None,
     trained_encoder: "Encoder | None" = None,
 ) -> "pd.DataFrame":
-    """Starts a model from what another has learned of the same values and features.
+    """Initializes a model with the weights of a trained model.
 
-    The everyday retrain: new rows have come, an encoder fitted on them has more values
-    in another order, and perhaps a feature was added or left out. `trained` stays as it
-    is; `model`, built on the new encoder, gets
+    Use it to retrain on new data: an encoder fitted on new rows has more values in
+    another order, and features may have been added or removed. It changes the weights
+    of `model`, which is built on the new encoder, and not those of `trained`. It copies
 
-    - of each table, the rows of the values that both encoders know, the row of the
-      id 0 and that of unknown ids. New values keep their initial rows.
-    - of each `Numeric`, the vector, scaled to the new encoder's standard deviation: the
-      field is the same function of the raw value, but for a constant vector, by
-      which the means differ. With `use_bias=True` the bias takes that up, and the
-      field is the same.
-    - of a hidden layer or a normalization over the fields, the weights of the fields
+    - from each table, the rows of the values that both encoders have, the row of the
+      id 0 and the row of unknown ids. The rows of new values keep their initial values.
+    - from each `Numeric`, the vector, scaled to the standard deviation of the new
+      encoder. The field is then the same function of the raw value, up to a constant
+      vector due to the difference of the means. With `use_bias=True` the bias absorbs
+      this constant, and the function is exactly the same.
+    - from a hidden layer or a normalization over the fields, the weights of the fields
       that both models have.
-    - all other weights, such as the bias b and hidden layers, where shapes agree.
+    - all other weights of the same shape, such as the bias b and hidden layers.
 
-    Weights are paired by the attributes that lead to them and by the names of features
-    and tables, so that a `DeepFM` can start from a `FactorizationMachine`. The lists of
-    a `History` are the new model's; give them with `set_history`. Without encoders, an
-    id is taken for the same value in both models; with them, the rows of a Keras
-    `Embedding`, which names no column, are not carried over. Neither optimizers nor
-    scalers are: use the same bounds, or a score means another rating.
+    Weights are matched by their attribute paths and by the names of features and
+    tables, so a `DeepFM` can start from a `FactorizationMachine`. The histories of a
+    `History` are not copied; set them with `set_history`. Without encoders, equal ids
+    are taken to be equal values. With encoders, the rows of a `keras.layers.Embedding`
+    are not copied, since it does not name a column. Optimizers and scalers are not
+    copied either: use the same bounds, so that a score maps to the same rating.
 
     Args:
-        model: The model to start, built; its weights change.
-        trained: The model to start from, built.
+        model: The model to initialize, built.
+        trained: The trained model, built.
         encoder: Optional fitted `fmlayers.data.Encoder` of `model`. Defaults to
             `model.encoder`.
         trained_encoder: Optional fitted `fmlayers.data.Encoder` of `trained`. Defaults
             to `trained.encoder`.
 
     Returns:
-        A `pandas.DataFrame`, a row a weight: `weight`, its path, and how many of its
-        rows were `kept`, are `new` and were `dropped`. Weights other than tables and
-        those of fields count as one row.
+        A `pandas.DataFrame` with one row per weight: its path `weight`, and the numbers
+        of its rows that are `kept`, `new` and `dropped`. A weight that is neither a
+        table nor has a block per field counts as one row.
 
     Raises:
-        ValueError: If a model is not built or is quantized, they are the same, only one
-            of them has an encoder, or no weight can be carried over.
+        ValueError: If a model is not built or is quantized, both are the same model,
+            only one of them has an encoder, or no weight can be copied.
 
     Example:
 
@@ -88,7 +88,10 @@ def warm_start(
     import pandas as pd
 
     if model is trained:
-        raise ValueError("`model` and `trained` must be two models. Received one.")
+        raise ValueError(
+            "`model` and `trained` must be two models. "
+            f"Received: the same model twice, {model!r}."
+        )
     new, old = ({"": m, **sublayers(m)} for m in (model, trained))
     for argument, layers in (("model", new), ("trained", old)):
         if not layers[""].built:
@@ -98,27 +101,27 @@ def warm_start(
             )
         if any(layer.quantization_mode for layer in layers.values()):
             raise ValueError(
-                f"`{argument}` must not be quantized: quantize the model after its "
+                f"`{argument}` must not be quantized: quantize a model after its "
                 f"training. Received: {argument}={layers['']!r}."
             )
     vocabularies = _Vocabularies(
         encoder or _encoder_of(model), trained_encoder or _encoder_of(trained)
     )
-    carried = [
-        _Carried(f"{path}/{name}" if path else name, *counts)
+    copied = [
+        _CopiedWeight(f"{path}/{name}" if path else name, *counts)
         for path in sorted({*new, *old})
-        for name, counts in _carry(new.get(path), old.get(path), vocabularies)
+        for name, counts in _copy(new.get(path), old.get(path), vocabularies)
     ]
-    if not any(row.kept for row in carried):
+    if not any(row.kept for row in copied):
         raise ValueError(
             "`model` and `trained` must have weights of the same names and shapes. "
             f"Received: model={model!r}, trained={trained!r}."
         )
-    return pd.DataFrame([vars(row) for row in carried])
+    return pd.DataFrame([vars(row) for row in copied])
 
 
 @dataclass
-class _Carried:
+class _CopiedWeight:
     weight: str
     kept: int
     new: int
@@ -129,19 +132,19 @@ Counts = tuple[int, int, int]
 
 
 class _Vocabularies:
-    """What two encoders say of the same columns."""
+    """The vocabularies and scales of two encoders for the same columns."""
 
     def __init__(self, new: "Encoder | None", old: "Encoder | None") -> None:
         if (new is None) != (old is None):
             raise ValueError(
-                "`encoder` and `trained_encoder` must both be there, or neither: a "
-                "model without one does not tell which value an id is. "
+                "`encoder` and `trained_encoder` must both be set, or neither: without "
+                "an encoder, the value of an id is unknown. "
                 f"Received: encoder={new!r}, trained_encoder={old!r}."
             )
         self.new, self.old = new, old
 
     def ids(self, new: Any, old: Any, table: str) -> tuple[Array, Array]:
-        """Returns the ids, in two layers, of the values that both have in a table."""
+        """Returns the ids, in both layers, of the values in both vocabularies."""
         sizes = [_size(layer, table) for layer in (new, old)]
         if self.new is None or self.old is None:
             same = np.arange(min(sizes))
@@ -163,11 +166,11 @@ class _Vocabularies:
         )
         places = old_values.get_indexer(values)
         known = np.flatnonzero(places >= 0)
-        # The id 0 is a missing value in both.
+        # The id 0 is the missing value in both.
         return np.append(0, known + 1), np.append(0, places[known] + 1)
 
     def change(self, column: str) -> tuple[float, float]:
-        """Returns a and c, with which old = a * new + c for the same raw number."""
+        """Returns a and c such that old = a * new + c for every raw number."""
         scales = []
         for encoder in (self.new, self.old):
             numeric = encoder is not None and encoder.columns.get(column) == "numeric"
@@ -176,29 +179,29 @@ class _Vocabularies:
         return deviation / old_deviation, (mean - old_mean) / old_deviation
 
 
-def _carry(
+def _copy(
     new: keras.layers.Layer | None,
     old: keras.layers.Layer | None,
     vocabularies: _Vocabularies,
 ) -> Iterator[tuple[str, Counts]]:
-    """Carries one layer's weights over; yields their names and counts."""
+    """Copies the weights of a layer; yields their names and counts."""
     if isinstance(new, FeatureEmbedding) and isinstance(old, FeatureEmbedding):
-        yield from _carry_tables(new, old, vocabularies)
-        yield from _carry_vectors(new, old, vocabularies)
+        yield from _copy_tables(new, old, vocabularies)
+        yield from _copy_vectors(new, old, vocabularies)
         return
-    if isinstance(new, ByField) and isinstance(old, ByField):
-        by_field = new.by_field
+    if isinstance(new, Fieldwise) and isinstance(old, Fieldwise):
+        fieldwise = new.fieldwise
     else:
-        by_field = ()
-    # Whose rows are the ids of columns that nobody tells.
+        fieldwise = ()
+    # The rows of an `Embedding` are ids of an unknown column.
     is_table_of_ids = isinstance(new, keras.layers.Embedding) and vocabularies.new
     weights, old_weights = _weights(new), _weights(old)
     for name in dict.fromkeys([*weights, *old_weights]):
         target, source = weights.get(name), old_weights.get(name)
         if target is None or source is None:
             yield name, (0, int(target is not None), int(source is not None))
-        elif list(weights).index(name) in by_field:
-            yield name, _carry_fields(target, source, new, old)
+        elif list(weights).index(name) in fieldwise:
+            yield name, _copy_fields(target, source, new, old)
         elif target.shape == source.shape and not is_table_of_ids:
             target.assign(source)
             yield name, (1, 0, 0)
@@ -206,7 +209,7 @@ def _carry(
             yield name, (0, 1, 1)
 
 
-def _carry_tables(
+def _copy_tables(
     new: FeatureEmbedding, old: FeatureEmbedding, vocabularies: _Vocabularies
 ) -> Iterator[tuple[str, Counts]]:
     for name in sorted({*new.tables, *old.tables}):
@@ -225,7 +228,7 @@ def _carry_tables(
         yield f"table {name}", (kept, rows - kept, old_rows - kept)
 
 
-def _carry_vectors(
+def _copy_vectors(
     new: FeatureEmbedding, old: FeatureEmbedding, vocabularies: _Vocabularies
 ) -> Iterator[tuple[str, Counts]]:
     for name in sorted({*new.vectors, *old.vectors}):
@@ -251,8 +254,8 @@ def _carry_vectors(
             )
 
 
-def _carry_fields(target: Any, source: Any, new: Any, old: Any) -> Counts:
-    """Carries the weights of the fields that two layers have, a block a field."""
+def _copy_fields(target: Any, source: Any, new: Any, old: Any) -> Counts:
+    """Copies the weights of the fields that both layers have, one block per field."""
     blocks = np.split(_numpy(target), len(new.fields))
     old_blocks = dict(
         zip(old.fields, np.split(_numpy(source), len(old.fields)), strict=True)
@@ -268,7 +271,7 @@ def _carry_fields(target: Any, source: Any, new: Any, old: Any) -> Counts:
 
 
 def _weights(layer: keras.layers.Layer | None) -> dict[str, Any]:
-    """Returns the weights of a layer alone, those of its parts and lists left out."""
+    """Returns the weights of a layer, without those of inner layers and histories."""
     if layer is None:
         return {}
     if isinstance(layer, FeatureEmbedding):
@@ -294,7 +297,7 @@ def _size(layer: FeatureEmbedding, table: str) -> int:
 
 
 def _column(layer: FeatureEmbedding, table: str, encoder: "Encoder") -> str | None:
-    """Returns the column whose values are in a table, if it is the encoder's."""
+    """Returns the encoder's column whose values are in a table, if there is one."""
     for feature in _readers(layer, table):
         column: str = feature.ids_entry
         if encoder.columns.get(column, "numeric") != "numeric":

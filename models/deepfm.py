@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 import keras
 from keras import ops
 
-from fmlayers._checks import boolean
+from fmlayers._checks import boolean, choice
 from fmlayers._types import Tensor
 from fmlayers.features import Feature
 from fmlayers.layers import RatingScaler
@@ -18,52 +18,51 @@ Part = Literal["linear", "fm", "deep"]
 
 @keras.saving.register_keras_serializable(package="fmlayers")
 class DeepFM(FactorizationMachine):
-    """A factorization machine plus hidden layers over the same vectors.
+    """Adds hidden layers over the vectors of a factorization machine to its score.
 
         score = b + sum_f w_f + sum_{f<g} <v_f, v_g> + <h, a>
         a = hidden layers over [v_1, ..., v_F]
         rating = scaler(score)
 
-    As in the paper, the three parts are added with no weights of their own: each
-    can scale itself. The deep part <h, a> is linear in its last hidden layer a: a
-    ReLU on it could raise a score and never lower it, and would stop learning
-    wherever it is 0. Its own bias would be a second b, and is left out.
+    As in the paper, the three parts are added without weights: each part can learn its
+    scale. The deep part <h, a> is linear in the last hidden layer a: with a ReLU it
+    could raise scores but never lower them, and would stop learning where it is 0. It
+    has no bias, which would duplicate b.
 
-    `first_order`, `pairs` and `deep` compute the parts one by one, `part` makes
-    models of them that predict. The inherited `decompose` is that of the
-    factorization machine, without the deep part: with it, retrieval can find
-    candidates that the whole model then ranks.
+    `first_order`, `pairs` and `deep` compute the parts separately, and `part` returns a
+    model of one part. The inherited `decompose` is that of the factorization machine,
+    without the deep part: retrieval uses it to find candidates, which the whole model
+    then ranks.
 
     Args:
-        features: List of `Categorical`, `MultiCategorical` and `Numeric`.
-        dim: Positive integer, the size of a field's vector.
-        scaler: Optional `RatingScaler`. Defaults to `None`: the rating is the
-            score.
+        features: List of `Categorical`, `MultiCategorical`, `Numeric` and `History`.
+        dim: Positive integer, the embedding dimension.
+        scaler: Optional `RatingScaler`. Defaults to `None` (the rating is the score).
         hidden_units: Non-empty list of positive integers, the sizes of the hidden
             layers. Defaults to `(64, 64)`.
-        dropout: Float, at least 0 and less than 1, the share of each hidden
-            layer's outputs that training drops. Defaults to 0.
-        batch_normalization: Boolean, whether to normalize each hidden layer over
-            the batch, before its activation. Defaults to `False`.
+        dropout: Float, at least 0 and less than 1, the dropout rate of each hidden
+            layer. Defaults to 0.
+        batch_normalization: Boolean, whether to use batch normalization in each hidden
+            layer, before the activation. Defaults to `False`.
         activation: Activation of the hidden layers. Defaults to `"relu"`.
         **kwargs: `l2`, `linear_l2`, `out_of_range`, `embeddings_initializer`,
-            `bias_initializer` and `encoder` of `FactorizationMachine`, with its
-            defaults, and arguments of `keras.Model`. `l2` counts the vectors, not
-            the weights of the hidden layers.
+            `bias_initializer` and `encoder` of `FactorizationMachine`, with the same
+            defaults, and arguments of `keras.Model`. `l2`
+            applies to the vectors, not to the weights of the hidden layers.
 
     Call arguments:
         inputs: Dict from feature name to ids or numbers.
-        training: Optional Boolean, whether to drop outputs and to normalize by
-            the batch at hand instead of by the moving averages.
+        training: Optional Boolean, whether to apply dropout and to normalize with the
+            statistics of the batch instead of the moving averages.
 
     Input shape:
-        A dict, as of `FeatureEmbedding`.
+        A dict, as in `FeatureEmbedding`.
 
     Output shape:
         `(batch, 1)`, in float32.
 
     Raises:
-        ValueError: If an argument breaks its constraint.
+        ValueError: If an argument is invalid.
 
     Example:
 
@@ -78,8 +77,8 @@ class DeepFM(FactorizationMachine):
     References:
         Guo, H., Tang, R., Ye, Y., Li, Z. and He, X. (2017). DeepFM: A
         Factorization-Machine based Neural Network for CTR Prediction. IJCAI,
-        equations 1 to 4. The line after equation 4 puts the activation around
-        the deep output, too; with a ReLU this would be what is told above.
+        equations 1 to 4. The line after equation 4 also applies the activation to the
+        deep output, which this model does not; see above.
     """
 
     decomposition: Decomposition = "partial"  # without the deep part
@@ -96,7 +95,7 @@ class DeepFM(FactorizationMachine):
         activation: str | Callable[[Tensor], Tensor] = "relu",
         **kwargs: Any,
     ) -> None:
-        # Before the base class, which builds at the end of its own `__init__`.
+        # Before `super().__init__`, which builds the model.
         self.hidden_units, self.dropout = check_tower(hidden_units, dropout)
         self.batch_normalization = boolean("batch_normalization", batch_normalization)
         self.activation = keras.activations.get(activation)
@@ -124,7 +123,7 @@ class DeepFM(FactorizationMachine):
     def score(
         self, inputs: Mapping[str, Tensor], training: bool | None = None
     ) -> Tensor:
-        # Once for both parts: each call of the embedding adds its L2 to the loss.
+        # One call for both parts: each call of the embedding adds its L2 to the loss.
         vectors = self.factors(inputs)
         pairs = self.interaction(vectors)
         deep = self._deep(vectors, training)
@@ -133,23 +132,20 @@ class DeepFM(FactorizationMachine):
     def deep(
         self, inputs: Mapping[str, Tensor], training: bool | None = None
     ) -> Tensor:
-        """Returns the score's deep part, `(batch, 1)`; b is not in it."""
+        """Returns the deep part <h, a>, `(batch, 1)`."""
         return self._deep(self.factors(inputs), training)
 
     def part(self, name: Part) -> keras.Model:
-        """Returns a model of one part of the score, with this model's own weights.
+        """Returns a model of one part of the score, which shares this model's weights.
 
-        It takes the same inputs, has the same methods and holds no copies: what
-        one of the two learns, the other knows. Save the whole model instead.
+        It has the same inputs and the same methods. The weights are not copied:
+        training either model changes both. It cannot be saved; save the whole model.
 
         Args:
-            name: `"linear"`, `"fm"` or `"deep"`: what `first_order`, `pairs` or
-                `deep` compute. Together with the bias they make up the score.
+            name: `"linear"`, `"fm"` or `"deep"`, the part that `first_order`, `pairs`
+                or `deep` computes. The score is the sum of the three parts and b.
         """
-        if name not in get_args(Part):
-            raise ValueError(
-                f'`name` must be "linear", "fm" or "deep". Received: name={name!r}.'
-            )
+        choice("name", name, get_args(Part))
         parts: dict[str, tuple[Callable[..., Tensor], list[keras.layers.Layer]]] = {
             "linear": (lambda x, training: self.first_order(x), [self.linear]),
             "fm": (lambda x, training: self.pairs(x), [self.factors]),
@@ -181,9 +177,10 @@ class DeepFM(FactorizationMachine):
 
 
 class _Part(ScoringModel):
-    """Scores by a function of a model, and holds the layers that this one needs.
+    """A model whose score is a function of another model.
 
-    Compiled code takes for variables what a model holds, and all else for constants.
+    It has the layers that the function uses as attributes: compiled code treats the
+    weights of any other layer as constants.
     """
 
     def __init__(
@@ -205,6 +202,6 @@ class _Part(ScoringModel):
 
     def get_config(self) -> dict[str, Any]:
         raise NotImplementedError(
-            "A part of a DeepFM has no file of its own: save the whole model, and take "
-            "the part of the loaded one."
+            "A part of a `DeepFM` cannot be saved: save the whole model, and call "
+            "`part` of the loaded model."
         )

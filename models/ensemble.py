@@ -5,8 +5,8 @@ import keras
 from keras import ops
 
 from fmlayers._checks import integer
+from fmlayers._inputs import input_shapes
 from fmlayers._types import Tensor
-from fmlayers.layers._inputs import input_shapes
 from fmlayers.scoring_model import ScoringModel, Terms
 
 if TYPE_CHECKING:
@@ -18,40 +18,42 @@ _UNIQUE = ("name", "dtype")
 
 @keras.saving.register_keras_serializable(package="fmlayers")
 class Ensemble(ScoringModel):
-    """Averages the scores of models that are trained side by side.
+    """Averages the scores of models that are trained together.
 
         score = 1/M sum_m score_m
         rating = scaler(score)
 
-    In training each member has a loss of its own, the compiled loss of its own
-    rating: one step trains all of them, each as if it were alone, on the same
-    batches. They differ by the numbers that they start from, and so must not have
-    seeded initializers. Their mean is what is evaluated, predicted, saved and
-    exported.
+    The training loss is the sum of the members' losses, each the compiled loss of one
+    member's rating. A step therefore trains every member as if it were alone, on the
+    same batches. Members differ only by their initial weights, so do not seed their
+    initializers. The metrics of training and evaluation, predictions and exports are
+    those of the mean.
 
-    An average of factorization machines is a factorization machine, of vectors M
-    times as long: `decompose` returns them, so that retrieval stays one matrix product.
+    The mean of factorization machines is a factorization machine with vectors M times
+    as long. `decompose` returns these vectors, so retrieval remains one matrix product.
 
     Args:
-        members: Non-empty list of models, `ScoringModel`s of one class with the same
-            features and the same scaler.
-        encoder: Optional `fmlayers.data.Encoder`, saved with the model. It need not
-            be in the members, too.
+        members: Non-empty list of `ScoringModel`s of one class, with the same features
+            and the same scaler.
+        encoder: Optional `fmlayers.data.Encoder`, saved with the model. The members do
+            not need it.
         **kwargs: Arguments of `keras.Model`.
 
     Call arguments:
         inputs: Dict from feature name to ids or numbers.
-        training: Optional Boolean, passed on to the members.
+        training: Optional Boolean, passed to the members.
 
     Input shape:
-        A dict, as of the members.
+        A dict, as in the members.
 
     Output shape:
-        `(batch, 1)`, in float32. In training, which is a call of the compiled ensemble
-        with `training=True`, `(batch, 1 + M)`: the members' ratings follow.
+        `(batch, 1)`, in float32: the rating. A call of a compiled ensemble with
+        `training=True`, as in `fit`, returns `(batch, 1 + M)`: the rating, followed by
+        the rating of each member, from which `compute_loss` computes their losses.
 
     Raises:
-        ValueError: If there is no member, or one is unlike the first.
+        ValueError: If `members` is empty, or a member differs from the first in class,
+            features or scaler.
 
     Example:
 
@@ -65,7 +67,7 @@ class Ensemble(ScoringModel):
 
     References:
         Hansen, L. K. and Salamon, P. (1990). Neural Network Ensembles. IEEE
-        TPAMI 12(10), section 2 (members that differ by where they start).
+        TPAMI 12(10), section 2 (members with different initial weights).
     """
 
     built: bool
@@ -87,7 +89,7 @@ class Ensemble(ScoringModel):
                 not isinstance(member, ScoringModel)
                 or type(member) is not type(first)
                 or member.features != first.features
-                or _config(member.scaler) != _config(first.scaler)
+                or _scaler_config(member.scaler) != _scaler_config(first.scaler)
             ):
                 raise ValueError(
                     "`members` must be `ScoringModel`s of one class with the same "
@@ -100,7 +102,13 @@ class Ensemble(ScoringModel):
 
     @classmethod
     def of(cls, size: int, make: Callable[[], keras.Model], **kwargs: Any) -> Self:
-        """Returns an ensemble of `size` models, each made by a call of `make`."""
+        """Returns an ensemble of new models.
+
+        Args:
+            size: Positive integer, the number of members.
+            make: Function without arguments that returns a new model.
+            **kwargs: Arguments of the ensemble, such as `encoder`.
+        """
         return cls([make() for _ in range(integer("size", size))], **kwargs)
 
     def build(self, input_shape: Any = None) -> None:
@@ -112,7 +120,7 @@ class Ensemble(ScoringModel):
 
     @property
     def bias(self) -> Tensor | None:
-        """The mean of the members' b, `(1,)`; `None` where they have none."""
+        """The mean of the members' biases b, `(1,)`; `None` if they have none."""
         if self.members[0].bias is None:
             return None
         return _mean([ops.convert_to_tensor(member.bias) for member in self.members])
@@ -128,8 +136,15 @@ class Ensemble(ScoringModel):
     ) -> tuple[Tensor, Tensor]:
         """Returns the constant and the vector of a group of fields.
 
-        The constant is the mean of the members'. Their vectors, divided by the root
-        of M, are concatenated: `(batch, 1)` and `(batch, M * dim)`.
+        See `ScoringModel.decompose`.
+
+        Args:
+            inputs: Dict with the entries of the named features.
+            names: Names of the features of the group.
+
+        Returns:
+            The mean of the members' constants, `(batch, 1)`, and their vectors,
+            concatenated and divided by the square root of M, `(batch, M * dim)`.
         """
         constants, vectors = zip(
             *(member.decompose(inputs, names) for member in self.members), strict=True
@@ -138,7 +153,7 @@ class Ensemble(ScoringModel):
         return _mean(constants), joined
 
     def terms(self, inputs: Mapping[str, Tensor]) -> Terms:
-        """Returns the means of the members' terms."""
+        """Returns the mean of the members' terms."""
         return Terms.mean([member.terms(inputs) for member in self.members])
 
     def l2_of(self, name: str) -> tuple[float, float]:
@@ -164,7 +179,7 @@ class Ensemble(ScoringModel):
         if not training:
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         regularization = sum(self.losses)
-        # Keras adds all of the regularization to each member's loss.
+        # Keras adds the regularization of all members to each of these losses.
         return regularization + sum(
             super(Ensemble, self).compute_loss(x, y, rating, sample_weight, training)
             - regularization
@@ -185,7 +200,7 @@ class Ensemble(ScoringModel):
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
-        for name in ("features", "scaler", "frozen", "quantized"):  # of the members
+        for name in ("features", "scaler", "frozen", "quantized"):  # in the members
             config.pop(name, None)
         return {**config, "members": keras.saving.serialize_keras_object(self.members)}
 
@@ -199,10 +214,10 @@ def _mean(values: Sequence[Tensor]) -> Tensor:
     return sum(values) / len(values)
 
 
-def _config(scaler: Any) -> Any:
-    """Returns what two scalers must have in common."""
+def _scaler_config(scaler: Any) -> Any:
+    """Returns the parts of a scaler's config that members must share."""
     if scaler is None:
         return None
     config = scaler.get_config()
-    # Keras gives the objects in a config ids while it loads a file.
+    # While Keras loads a file, the `dtype` in a config has a shared object id.
     return scaler.compute_dtype, {k: config[k] for k in config if k not in _UNIQUE}

@@ -6,10 +6,10 @@ from keras import ops
 
 from fmlayers._backend import accumulation_dtype
 from fmlayers._checks import integer
+from fmlayers._inputs import input_shapes
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Feature
 from fmlayers.layers import FeatureEmbedding, FMInteraction, RatingScaler
-from fmlayers.layers._inputs import input_shapes
 from fmlayers.scoring_model import Decomposition, ScoringModel, Terms
 
 if TYPE_CHECKING:
@@ -23,42 +23,40 @@ class FactorizationMachine(ScoringModel):
         score = b + sum_f w_f + sum_{f<g} <v_f, v_g>
         rating = scaler(score)
 
-    where w_f and v_f are what `FeatureEmbedding` makes of field f, of size 1 and
-    `dim`. Over a user and an item alone it is the biased `MatrixFactorization`.
+    where w_f and v_f are the outputs of `FeatureEmbedding` for field f, of size 1 and
+    `dim`. Over a user and an item only, it equals `MatrixFactorization` with biases.
     All weights exist as soon as the model is constructed; `compile`, `fit` and
-    `predict` are Keras' own.
+    `predict` are those of Keras.
 
     Args:
-        features: List of `Categorical`, `MultiCategorical` and `Numeric`.
-        dim: Positive integer, the size of a field's vector.
-        scaler: Optional `RatingScaler`. Defaults to `None`: the rating is the
-            score.
-        l2: Float or a dict from feature name to float, for the vectors; see
-            `FeatureEmbedding`. Defaults to 0.01, which serves ratings and clicks; best
-            for ratings of 1 ... 5 is about 0.06, for clicks about 0.005.
-        linear_l2: As `l2`, for the first-order term. Defaults to 0.005.
-        out_of_range: What an id outside the vocabulary reads, `"unknown"`,
-            `"zero"` or `"error"`; see `FeatureEmbedding`. Defaults to
-            `"unknown"`.
+        features: List of `Categorical`, `MultiCategorical`, `Numeric` and `History`.
+        dim: Positive integer, the embedding dimension.
+        scaler: Optional `RatingScaler`. Defaults to `None` (the rating is the score).
+        l2: Float, or a dict from feature name to float, the L2 of the vectors; see
+            `FeatureEmbedding`. Defaults to 0.01, a compromise: about 0.06 is best for
+            ratings of 1 ... 5, and about 0.005 for implicit feedback.
+        linear_l2: Same as `l2`, for the first-order weights. Defaults to 0.005.
+        out_of_range: `"unknown"`, `"zero"` or `"error"`, the treatment of ids outside
+            the vocabulary; see `FeatureEmbedding`. Defaults to `"unknown"`.
         embeddings_initializer: Initializer of the vectors. Defaults to
             `RandomNormal(stddev=0.01)`. The first-order term starts at 0.
-        bias_initializer: Initializer of b; `Constant(scaler.inverse(mean))` starts
-            at the mean rating. Defaults to `"zeros"`.
+        bias_initializer: Initializer of b. With `Constant(scaler.inverse(mean))` the
+            ratings start at the mean rating. Defaults to `"zeros"`.
         encoder: Optional `fmlayers.data.Encoder`, saved with the model, so that a
-            loaded model knows its vocabulary. The model itself does not call it.
+            loaded model has its vocabulary. The model does not call it.
         **kwargs: Arguments of `keras.Model`.
 
     Call arguments:
         inputs: Dict from feature name to ids or numbers.
 
     Input shape:
-        A dict, as of `FeatureEmbedding`.
+        A dict, as in `FeatureEmbedding`.
 
     Output shape:
         `(batch, 1)`, in float32.
 
     Raises:
-        ValueError: If an argument breaks its constraint.
+        ValueError: If an argument is invalid.
 
     Example:
 
@@ -147,11 +145,11 @@ class FactorizationMachine(ScoringModel):
         return self.bias + self.first_order(inputs) + self.pairs(inputs)
 
     def first_order(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Returns the score's sum_f w_f, `(batch, 1)`; b is not in it."""
+        """Returns the first-order term sum_f w_f, without b, `(batch, 1)`."""
         return ops.sum(self.linear(inputs), axis=1)
 
     def pairs(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Returns the score's sum_{f<g} <v_f, v_g>, `(batch, 1)`."""
+        """Returns the second-order term sum_{f<g} <v_f, v_g>, `(batch, 1)`."""
         return self.interaction(self.factors(inputs))
 
     def decompose(

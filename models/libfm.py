@@ -11,59 +11,57 @@ from fmlayers._pair_sum import sum_of_others
 from fmlayers._types import Tensor
 from fmlayers.features import Feature
 from fmlayers.layers import RatingScaler
-from fmlayers.models._by_field import BatchNormalization
+from fmlayers.models._fieldwise import BatchNormalization
 from fmlayers.models.factorization_machine import FactorizationMachine
 from fmlayers.scoring_model import Decomposition, Terms
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
 class LibFM(FactorizationMachine):
-    """A factorization machine by what each field has with the sum of the others.
+    """Scores an example by the product of each field with the sum of the others.
 
         score = b + sum_f w_f + 1/2 sum_f <v_f, S - v_f>,  S = sum_f v_f
         rating = scaler(score)
 
-    Any number of fields; each pair stands in two of the products, hence the half.
-    Without the two options below this is `FactorizationMachine`, weight for weight
-    and number for number. With `batch_normalization` there is a product a field to
-    normalize, at the same cost of O(fields * dim).
+    Each pair is in two of the products, hence the factor 1/2. Without the two options
+    below, the model equals `FactorizationMachine`, with the same weights and scores.
+    `batch_normalization` normalizes one product per field, at the same cost of
+    O(fields * dim).
 
     Args:
-        features: List of `Categorical`, `MultiCategorical` and `Numeric`.
-        dim: Positive integer, the size of a field's vector.
-        scaler: Optional `RatingScaler`. Defaults to `None`: the rating is the
-            score.
+        features: List of `Categorical`, `MultiCategorical`, `Numeric` and `History`.
+        dim: Positive integer, the embedding dimension.
+        scaler: Optional `RatingScaler`. Defaults to `None` (the rating is the score).
         batch_normalization: Boolean, whether to normalize the F products
-            <v_f, S - v_f> over the batch, each with a learned scale and shift,
-            before they are halved and summed. A pair then counts by the scales of
-            both its fields, so the score has no `decompose`. Defaults to `False`.
-        positive: Boolean, whether the rating is softplus(score) = log(1 +
-            exp(score)), which is positive and has no upper bound: counts, prices,
-            times. A ReLU would stop learning where it gives 0. Only without
-            `scaler`, which has bounds of its own. A bias of log(exp(mean) - 1)
-            starts at the mean. Defaults to `False`.
+            <v_f, S - v_f> over the batch, each with a learned scale and shift, before
+            they are summed. The weight of a pair is then the mean of the scales of its
+            two fields, so the score has no `decompose`. Defaults to `False`.
+        positive: Boolean, whether the rating is softplus(score) = log(1 + exp(score)),
+            which is positive and has no upper bound, for counts, prices or times. A
+            ReLU would stop learning where it is 0. It excludes `scaler`. With a bias
+            of log(exp(mean) - 1) the ratings start at the mean. Defaults to `False`.
         **kwargs: `l2`, `linear_l2`, `out_of_range`, `embeddings_initializer`,
-            `bias_initializer` and `encoder` of `FactorizationMachine`, with its
+            `bias_initializer` and `encoder` of `FactorizationMachine`, with the same
             defaults, and arguments of `keras.Model`.
 
     Call arguments:
         inputs: Dict from feature name to ids or numbers.
-        training: Optional Boolean, whether to normalize by the batch at hand
-            instead of by the moving averages.
+        training: Optional Boolean, whether to normalize with the statistics of the
+            batch instead of the moving averages.
 
     Input shape:
-        A dict, as of `FeatureEmbedding`.
+        A dict, as in `FeatureEmbedding`.
 
     Output shape:
         `(batch, 1)`, in float32.
 
     Raises:
-        ValueError: If an argument breaks its constraint, or `positive` and a
-            `scaler` are both given.
+        ValueError: If an argument is invalid, or `positive` is combined with a
+            `scaler`.
 
     Example:
 
-    Clipped gradients keep a product of two growing vectors from running away:
+    Gradient clipping keeps the products of growing vectors from diverging:
 
     >>> features = [fmlayers.Categorical("user", 943), fmlayers.Numeric("age")]
     >>> model = fmlayers.models.LibFM(features, dim=8, positive=True)
@@ -78,7 +76,7 @@ class LibFM(FactorizationMachine):
         equation 1.
     """
 
-    decomposition: Decomposition = "exact"  # `None` where normalized
+    decomposition: Decomposition = "exact"  # `None` with batch normalization
 
     def __init__(
         self,
@@ -94,10 +92,10 @@ class LibFM(FactorizationMachine):
         batch_normalization = boolean("batch_normalization", batch_normalization)
         if positive and scaler is not None:
             raise ValueError(
-                "`positive` must be False where there is a `scaler`, which has bounds "
-                f"of its own. Received: positive={positive}, scaler={scaler!r}."
+                "`positive` must be False with a `scaler`, which bounds the rating "
+                f"already. Received: positive={positive}, scaler={scaler!r}."
             )
-        # Before the base class, which builds at the end of its own `__init__`.
+        # Before `super().__init__`, which builds the model.
         self.batch_normalization = batch_normalization
         self.positive = positive
         if batch_normalization:
@@ -126,7 +124,7 @@ class LibFM(FactorizationMachine):
     def pairs(
         self, inputs: Mapping[str, Tensor], training: bool | None = None
     ) -> Tensor:
-        """Returns the score's 1/2 sum_f <v_f, S - v_f>, `(batch, 1)`."""
+        """Returns the second-order term 1/2 sum_f <v_f, S - v_f>, `(batch, 1)`."""
         if not self.batch_normalization:
             return super().pairs(inputs)
         vectors = ops.cast(self.factors(inputs), self.linear.compute_dtype)
@@ -139,7 +137,7 @@ class LibFM(FactorizationMachine):
     ) -> tuple[Tensor, Tensor]:
         if self.batch_normalization:
             raise ValueError(
-                "`decompose` needs a model with `batch_normalization=False`. "
+                "`batch_normalization` must be False for `decompose`. "
                 "Received: batch_normalization=True."
             )
         return super().decompose(inputs, names)

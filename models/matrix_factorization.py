@@ -6,10 +6,10 @@ from keras import ops
 
 from fmlayers._backend import accumulation_dtype
 from fmlayers._checks import boolean, integer
+from fmlayers._inputs import input_shapes
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Categorical
 from fmlayers.layers import FeatureEmbedding, RatingScaler
-from fmlayers.layers._inputs import input_shapes
 from fmlayers.scoring_model import Decomposition, ScoringModel, Terms
 
 if TYPE_CHECKING:
@@ -18,34 +18,32 @@ if TYPE_CHECKING:
 
 @keras.saving.register_keras_serializable(package="fmlayers")
 class MatrixFactorization(ScoringModel):
-    """Scores a user and an item by the product of their vectors.
+    """Scores a user and an item by the inner product of their vectors.
 
         score = b + b_user + b_item + <p_user, q_item>
         rating = scaler(score)
 
-    With `use_bias=False` the three biases are left out. All weights exist as soon
-    as the model is constructed; `compile`, `fit` and `predict` are Keras' own.
+    With `use_bias=False` the three biases are omitted. All weights exist as soon as the
+    model is constructed; `compile`, `fit` and `predict` are those of Keras.
 
     Args:
-        user: `Categorical` description of the users.
-        item: `Categorical` description of the items.
-        dim: Positive integer, the size of a vector.
+        user: `Categorical`, the feature of the user.
+        item: `Categorical`, the feature of the item.
+        dim: Positive integer, the embedding dimension.
         use_bias: Boolean, whether to learn biases. Defaults to `True`.
-        scaler: Optional `RatingScaler`. Defaults to `None`: the rating is the
-            score.
-        l2: Float or a dict from feature name to float, for the vectors; see
-            `FeatureEmbedding`. Defaults to 0.01, which serves ratings and clicks; best
-            for ratings of 1 ... 5 is about 0.06, for clicks about 0.005.
-        linear_l2: As `l2`, for the biases of users and items. Defaults to 0.005.
-        out_of_range: What an id outside the vocabulary reads, `"unknown"`,
-            `"zero"` or `"error"`; see `FeatureEmbedding`. Defaults to
-            `"unknown"`.
+        scaler: Optional `RatingScaler`. Defaults to `None` (the rating is the score).
+        l2: Float, or a dict from feature name to float, the L2 of the vectors; see
+            `FeatureEmbedding`. Defaults to 0.01, a compromise: about 0.06 is best for
+            ratings of 1 ... 5, and about 0.005 for implicit feedback.
+        linear_l2: Same as `l2`, for the biases of users and items. Defaults to 0.005.
+        out_of_range: `"unknown"`, `"zero"` or `"error"`, the treatment of ids outside
+            the vocabulary; see `FeatureEmbedding`. Defaults to `"unknown"`.
         embeddings_initializer: Initializer of the vectors. Defaults to
             `RandomNormal(stddev=0.01)`. The biases of users and items start at 0.
-        bias_initializer: Initializer of b; `Constant(scaler.inverse(mean))` starts
-            at the mean rating. Defaults to `"zeros"`.
+        bias_initializer: Initializer of b. With `Constant(scaler.inverse(mean))` the
+            ratings start at the mean rating. Defaults to `"zeros"`.
         encoder: Optional `fmlayers.data.Encoder`, saved with the model, so that a
-            loaded model knows its vocabulary. The model itself does not call it.
+            loaded model has its vocabulary. The model does not call it.
         **kwargs: Arguments of `keras.Model`.
 
     Call arguments:
@@ -58,7 +56,7 @@ class MatrixFactorization(ScoringModel):
         `(batch, 1)`, in float32.
 
     Raises:
-        ValueError: If an argument breaks its constraint.
+        ValueError: If an argument is invalid.
 
     Example:
 
@@ -99,7 +97,7 @@ class MatrixFactorization(ScoringModel):
         for argument, feature in (("user", user), ("item", item)):
             if not isinstance(feature, Categorical):
                 raise ValueError(
-                    f"`{argument}` must be a `Categorical` description. "
+                    f"`{argument}` must be a `Categorical` feature. "
                     f"Received: {argument}={feature!r}."
                 )
         dim, use_bias = integer("dim", dim), boolean("use_bias", use_bias)
@@ -163,15 +161,15 @@ class MatrixFactorization(ScoringModel):
 
         Args:
             inputs: Dict with the entry of the named feature.
-            names: `["user"]` or `["item"]`, by the features' own names.
+            names: List with the name of the user feature or of the item feature.
 
         Returns:
             `(batch, 1)` and `(batch, dim)`, in float32.
         """
         if len(names) != 1:
             raise ValueError(
-                "`names` must hold the name of the user or of the item. "
-                f"Received: {list(names)}."
+                "`names` must have either the name of the user feature or that of the "
+                f"item feature. Received: {list(names)}."
             )
         vectors = ops.cast(
             self.factors.fields(inputs, names), self.linear.compute_dtype

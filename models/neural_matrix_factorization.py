@@ -6,10 +6,10 @@ from keras import ops
 
 from fmlayers._backend import accumulation_dtype
 from fmlayers._checks import integer
+from fmlayers._inputs import input_shapes
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Categorical
 from fmlayers.layers import FeatureEmbedding, RatingScaler
-from fmlayers.layers._inputs import input_shapes
 from fmlayers.models._tower import Tower, check_tower
 from fmlayers.scoring_model import ScoringModel
 
@@ -19,49 +19,48 @@ if TYPE_CHECKING:
 
 @keras.saving.register_keras_serializable(package="fmlayers")
 class NeuralMatrixFactorization(ScoringModel):
-    """Scores a user and an item by the product of vectors and by hidden layers.
+    """Scores a user and an item by a product of vectors plus hidden layers.
 
         score = b + <h, p_user * q_item> + <g, a>
         a = hidden layers over [r_user, s_item]
         rating = scaler(score)
 
-    The first tower is the paper's generalized matrix factorization: with h = 1 it
-    would be `MatrixFactorization` without biases. The second has vectors of its
-    own, so that each can have the size it needs. h and g are the two halves of the
-    paper's last layer. Where the paper puts a sigmoid for clicks, the raw score
-    stays linear and the scaler makes a rating of it; b is an addition, so that
-    ratings can start at their mean. `gmf` and `mlp` compute the towers one by one.
+    The first tower is the generalized matrix factorization of the paper: with h = 1 it
+    would be `MatrixFactorization` without biases. The second tower has separate
+    vectors, so that the two embedding dimensions can differ. h and g are the two halves
+    of the last layer in the paper. The paper applies a sigmoid, for implicit feedback;
+    here the score stays linear, and the scaler maps it to a rating. The bias b, which
+    the paper does not have, lets ratings start at their mean. `gmf` and `mlp` compute
+    the towers separately.
 
     Args:
-        user: `Categorical` description of the users.
-        item: `Categorical` description of the items.
-        dim: Positive integer, the size of p and q.
-        scaler: Optional `RatingScaler`. Defaults to `None`: the rating is the
-            score.
+        user: `Categorical`, the feature of the user.
+        item: `Categorical`, the feature of the item.
+        dim: Positive integer, the dimension of p and q.
+        scaler: Optional `RatingScaler`. Defaults to `None` (the rating is the score).
         hidden_units: Non-empty list of positive integers, the sizes of the hidden
             layers. Defaults to `(64, 32, 16)`.
-        mlp_dim: Optional positive integer, the size of r and s. Defaults to `dim`.
-        dropout: Float, at least 0 and less than 1, the share of each hidden
-            layer's outputs that training drops. Defaults to 0.
+        mlp_dim: Optional positive integer, the dimension of r and s. Defaults to `dim`.
+        dropout: Float, at least 0 and less than 1, the dropout rate of each hidden
+            layer. Defaults to 0.
         activation: Activation of the hidden layers. Defaults to `"relu"`.
-        l2: Float or a dict from feature name to float, for the vectors of both
-            towers, not for the weights of the layers; see `FeatureEmbedding`.
-            Defaults to 0.01, which serves ratings and clicks; best for ratings of
-            1 ... 5 is about 0.06, for clicks about 0.005.
-        out_of_range: What an id outside the vocabulary reads, `"unknown"`,
-            `"zero"` or `"error"`; see `FeatureEmbedding`. Defaults to
-            `"unknown"`.
+        l2: Float, or a dict from feature name to float, the L2 of the vectors of both
+            towers, not of the weights of the layers; see `FeatureEmbedding`. Defaults
+            to 0.01, a compromise: about 0.06 is best for ratings of 1 ... 5, and about
+            0.005 for implicit feedback.
+        out_of_range: `"unknown"`, `"zero"` or `"error"`, the treatment of ids outside
+            the vocabulary; see `FeatureEmbedding`. Defaults to `"unknown"`.
         embeddings_initializer: Initializer of the vectors. Defaults to
             `RandomNormal(stddev=0.01)`.
-        bias_initializer: Initializer of b; `Constant(scaler.inverse(mean))` starts
-            at the mean rating. Defaults to `"zeros"`.
+        bias_initializer: Initializer of b. With `Constant(scaler.inverse(mean))` the
+            ratings start at the mean rating. Defaults to `"zeros"`.
         encoder: Optional `fmlayers.data.Encoder`, saved with the model, so that a
-            loaded model knows its vocabulary. The model itself does not call it.
+            loaded model has its vocabulary. The model does not call it.
         **kwargs: Arguments of `keras.Model`.
 
     Call arguments:
         inputs: Dict from feature name to ids.
-        training: Optional Boolean, whether to drop outputs.
+        training: Optional Boolean, whether to apply dropout.
 
     Input shape:
         A dict of `(batch,)` or `(batch, 1)`.
@@ -70,7 +69,7 @@ class NeuralMatrixFactorization(ScoringModel):
         `(batch, 1)`, in float32.
 
     Raises:
-        ValueError: If an argument breaks its constraint.
+        ValueError: If an argument is invalid.
 
     Example:
 
@@ -85,8 +84,8 @@ class NeuralMatrixFactorization(ScoringModel):
 
     References:
         He, X., Liao, L., Zhang, H., Nie, L., Hu, X. and Chua, T.-S. (2017).
-        Neural Collaborative Filtering. WWW, equations 8 to 12 (8 and 9 are the
-        first tower, 10 the second, 12 their sum).
+        Neural Collaborative Filtering. WWW, equations 8 and 9 (the first tower), 10
+        (the second) and 12 (their sum).
     """
 
     built: bool
@@ -112,7 +111,7 @@ class NeuralMatrixFactorization(ScoringModel):
         for argument, feature in (("user", user), ("item", item)):
             if not isinstance(feature, Categorical):
                 raise ValueError(
-                    f"`{argument}` must be a `Categorical` description. "
+                    f"`{argument}` must be a `Categorical` feature. "
                     f"Received: {argument}={feature!r}."
                 )
         units, dropout = check_tower(hidden_units, dropout)
@@ -187,12 +186,12 @@ class NeuralMatrixFactorization(ScoringModel):
         return self.bias + self.gmf(inputs) + self.mlp(inputs, training)
 
     def gmf(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Returns the score's <h, p_user * q_item>, `(batch, 1)`."""
+        """Returns the first tower's <h, p_user * q_item>, `(batch, 1)`."""
         vectors = ops.cast(self.gmf_factors(inputs), self.gmf_output.compute_dtype)
         return self.gmf_output(vectors[:, 0] * vectors[:, 1])
 
     def mlp(self, inputs: Mapping[str, Tensor], training: bool | None = None) -> Tensor:
-        """Returns the score's <g, a>, `(batch, 1)`; b is not in it."""
+        """Returns the second tower's <g, a>, without b, `(batch, 1)`."""
         vectors = self.mlp_factors(inputs)
         joined = ops.reshape(vectors, (-1, 2 * self.mlp_factors.dim))
         return self.mlp_output(self.tower(joined, training=training))

@@ -1,7 +1,8 @@
-"""What is known of each model, in one table, and all else follows from it.
+"""The table of the models, with one `ModelSpec` per model.
 
-The command, the runs, the search spaces, the estimate of memory and the registry of
-classes read the table. It names classes and imports none, and so no Keras.
+The command, the runs, the search spaces, the memory estimate and the registry of
+classes are derived from it. It refers to classes by name: it imports neither the models
+nor Keras.
 """
 
 import importlib
@@ -9,13 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from fmlayers._checks import choice
+
 Columns = Literal["any", "user and item"]
-# Settings of `TrainingConfig` that not all models take.
+# Settings of `TrainingConfig` that only some models have.
 OPTIONAL_SETTINGS = ("linear_l2", "hidden_units", "dropout")
 
 
 def tower_weights(width: int, hidden_units: Sequence[int]) -> int:
-    """Returns how many weights hidden layers over `width` numbers have."""
+    """Returns the number of weights of hidden layers with `width` inputs."""
     weights = 0
     for size in hidden_units:
         weights += (width + 1) * size
@@ -26,13 +29,13 @@ def tower_weights(width: int, hidden_units: Sequence[int]) -> int:
 def machine_weights(
     rows: int, fields: int, dim: int, hidden_units: Sequence[int]
 ) -> int:
-    """Returns how many weights a factorization machine has.
+    """Returns the number of weights of a factorization machine.
 
     Args:
-        rows: Rows of all tables of one kind.
-        fields: How many fields there are.
-        dim: Size of a field's vector.
-        hidden_units: Sizes of the hidden layers over the vectors, none if empty.
+        rows: Integer, the number of rows of all tables together.
+        fields: Integer, the number of fields.
+        dim: Integer, the embedding dimension.
+        hidden_units: Sizes of the hidden layers over the vectors; may be empty.
     """
     return 1 + rows * (dim + 1) + tower_weights(fields * dim, hidden_units)
 
@@ -40,43 +43,51 @@ def machine_weights(
 def two_tower_weights(
     rows: int, fields: int, dim: int, hidden_units: Sequence[int]
 ) -> int:
-    """As `machine_weights`, of a product of vectors beside hidden layers of others."""
+    """Returns the number of weights of a product of vectors plus hidden layers.
+
+    Args:
+        rows: Integer, the number of rows of all tables together.
+        fields: Integer, the number of fields.
+        dim: Integer, the embedding dimension of both towers.
+        hidden_units: Sizes of the hidden layers.
+    """
     return 1 + 2 * rows * dim + dim + tower_weights(fields * dim, hidden_units)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """What a run must know of a model to train it.
+    """Describes a model to runs, search spaces and the command.
 
-    `register` makes a model of your own known to `TrainingConfig`, the search spaces
-    and the command, within the process.
+    Pass it to `register` to train, evaluate and search over a custom model by its name.
 
     Args:
-        name: Name of the model, as `TrainingConfig(model=...)` has it.
-        model_class: The class, or where it is defined, `"package.module:Class"`, to be
-            imported when a model is built. Its constructor takes the columns, then
-            `dim`, `scaler`, `l2`, `embeddings_initializer`, `bias_initializer` and
-            `encoder`, and the `settings`.
-        summary: What the model is, in a line without a full stop.
-        score: Optional formula of the score, for documents.
-        paper: Optional authors and year of the paper.
-        columns: What the constructor begins with: `"any"`, a list of features, or
-            `"user and item"`, these two. Defaults to `"any"`.
-        settings: Which of `linear_l2`, `hidden_units` and `dropout` the constructor
-            takes. Defaults to `("linear_l2",)`.
-        hidden_units: The constructor's default of `hidden_units`, if it takes it.
-        num_weights: Function that returns how many weights a model has, for the
-            estimate of its memory; called as `machine_weights`, which is the default.
+        name: String, the name of the model, as in `TrainingConfig(model=...)`.
+        model_class: The class of the model, or a string `"package.module:Class"`, which
+            is imported when a model is built. Its constructor takes the features, then
+            the arguments `dim`, `scaler`, `l2`, `embeddings_initializer`,
+            `bias_initializer` and `encoder`, and those in `settings`.
+        summary: String, one line that describes the model, without a full stop.
+        score: Optional string, the formula of the score, for documentation.
+        paper: Optional string, the authors and the year of the paper.
+        columns: The first arguments of the constructor: `"any"` (a list of features)
+            or `"user and item"` (a user feature and an item feature). Defaults to
+            `"any"`.
+        settings: Those of `linear_l2`, `hidden_units` and `dropout` that are arguments
+            of the constructor. Defaults to `("linear_l2",)`.
+        hidden_units: The default of the argument `hidden_units`, if there is one.
+        num_weights: Function with the arguments of `machine_weights` that returns the
+            number of weights of a model, for the memory estimate. Defaults to
+            `machine_weights`.
 
     Raises:
-        ValueError: If an argument breaks its constraint.
+        ValueError: If an argument is invalid.
 
     Example:
 
     >>> class Plain(fmlayers.models.FactorizationMachine):
     ...     pass
     >>> spec = fmlayers.models.ModelSpec(
-    ...     name="plain", model_class=Plain, summary="a machine as any other"
+    ...     name="plain", model_class=Plain, summary="a plain factorization machine"
     ... )
     >>> spec.load().__name__, spec.takes("dropout")
     ('Plain', False)
@@ -93,11 +104,7 @@ class ModelSpec:
     num_weights: Callable[[int, int, int, Sequence[int]], int] = machine_weights
 
     def __post_init__(self) -> None:
-        if self.columns not in get_args(Columns):
-            raise ValueError(
-                f'`columns` must be "any" or "user and item". '
-                f"Received: columns={self.columns!r}."
-            )
+        choice("columns", self.columns, get_args(Columns))
         if set(self.settings) - set(OPTIONAL_SETTINGS):
             raise ValueError(
                 f"`settings` must be among {list(OPTIONAL_SETTINGS)}. "
@@ -105,19 +112,20 @@ class ModelSpec:
             )
         if self.takes("hidden_units") != bool(self.hidden_units):
             raise ValueError(
-                "`hidden_units` must be the default sizes if `settings` has them, else "
-                f"empty. Received: hidden_units={self.hidden_units!r}, "
+                "`hidden_units` must be the default sizes if `settings` has "
+                "'hidden_units', and empty otherwise. "
+                f"Received: hidden_units={self.hidden_units!r}, "
                 f"settings={self.settings!r}."
             )
         for name in ("settings", "hidden_units"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
     def takes(self, setting: str) -> bool:
-        """Returns whether the constructor takes a setting of `TrainingConfig`."""
+        """Returns whether a setting of `TrainingConfig` applies to the model."""
         return setting not in OPTIONAL_SETTINGS or setting in self.settings
 
     def load(self) -> type[Any]:
-        """Returns the class, imported now if it is not yet."""
+        """Returns the class of the model, and imports it if necessary."""
         if not isinstance(self.model_class, str):
             return self.model_class
         module, _, name = self.model_class.partition(":")
@@ -125,7 +133,12 @@ class ModelSpec:
         return loaded
 
     def make(self, features: Sequence[Any], **arguments: Any) -> Any:
-        """Returns a model over some features, a user and an item if it takes these."""
+        """Returns a new model.
+
+        Args:
+            features: List of features; with `"user and item"`, these two.
+            **arguments: Other arguments of the constructor.
+        """
         columns = features if self.columns == "user and item" else [list(features)]
         return self.load()(*columns, **arguments)
 
@@ -134,39 +147,42 @@ _SPECS: dict[str, ModelSpec] = {}
 
 
 def register(spec: ModelSpec) -> ModelSpec:
-    """Makes a model known by its name to runs, search spaces and the command.
+    """Registers a model by name for runs, search spaces and the command.
 
-    It is known within the process. Register it also where its runs are read, and
-    register its class with `keras.saving.register_keras_serializable`, so that
-    its files load.
+    The registration lasts for the process: a process that reads a run of the model must
+    register it, too. Register the class with
+    `keras.saving.register_keras_serializable`, so that its files load.
 
     Args:
-        spec: What is known of the model.
+        spec: A `ModelSpec`.
 
     Returns:
-        The same.
+        The `spec`.
 
     Raises:
-        ValueError: If another model has the name.
+        ValueError: If another model has the same name.
     """
     if _SPECS.setdefault(spec.name, spec) != spec:
         raise ValueError(
-            f"`name` must not be that of another model, which {spec.name!r} is: choose "
-            f"another. Received: name={spec.name!r}."
+            "`name` must not be that of another model: choose another name. "
+            f"Received: name={spec.name!r}."
         )
     return spec
 
 
 def registered() -> dict[str, ModelSpec]:
-    """Returns what is known of each model, by name."""
+    """Returns the `ModelSpec` of each registered model, by name."""
     return dict(_SPECS)
 
 
 def find(name: str) -> ModelSpec:
-    """Returns what is known of the model of a name.
+    """Returns the `ModelSpec` of a model.
+
+    Args:
+        name: Name of the model.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If no model has this name.
     """
     if name not in _SPECS:
         raise ValueError(
@@ -177,7 +193,7 @@ def find(name: str) -> ModelSpec:
 
 
 def taking(setting: str) -> list[str]:
-    """Returns the names of the models that take a setting of `TrainingConfig`."""
+    """Returns the names of the models that have a setting of `TrainingConfig`."""
     return [name for name, spec in _SPECS.items() if spec.takes(setting)]
 
 

@@ -1,4 +1,4 @@
-"""NumPy's numbers do what Python's do, and are kept as Python's."""
+"""Checks of arguments, and NumPy's numbers, which are stored as Python's."""
 
 import json
 
@@ -10,7 +10,15 @@ from checks import check_error
 
 import fmlayers
 from fmlayers import Categorical, FeatureEmbedding, History, MultiCategorical, Numeric
-from fmlayers._checks import boolean, coefficient, integer, integers, number
+from fmlayers._checks import (
+    boolean,
+    choice,
+    coefficient,
+    integer,
+    integers,
+    number,
+    positive,
+)
 from fmlayers.data import Encoder, ShuffledBatches, random_split, synthetic
 from fmlayers.losses import BPR
 from fmlayers.metrics import Relevance, ranking_metrics, relevant_by_quantile
@@ -29,10 +37,9 @@ from fmlayers.tuning import TuningConfig
 USER, ITEM = Categorical("user", 5), Categorical("item", 4)
 
 
-def history(size, pairs):
-    return History(
-        "rated", size, of="user", num_keys=size, values="item", num_pairs=pairs
-    )
+def history(size, pairs, combiner="sqrtn"):
+    sizes = {"num_keys": size, "num_pairs": pairs}
+    return History("rated", size, of="user", values="item", combiner=combiner, **sizes)
 
 
 # Each takes an integer of 3, a float of 0.25 and a Boolean.
@@ -76,7 +83,7 @@ TYPES = {
 
 @pytest.mark.parametrize("types", TYPES)
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_configuration_has_python_s_numbers(name, types):
+def test_a_configuration_has_python_numbers(name, types):
     def text(made):
         config = keras.saving.serialize_keras_object(made)["config"]
         return json.dumps(
@@ -96,7 +103,7 @@ def test_hidden_units_as_an_array(units):
     assert json.dumps(model.get_config()["hidden_units"]) == "[3, 2]"
 
 
-def test_a_model_of_numpy_s_numbers_is_saved_and_loaded(tmp_path):
+def test_a_model_of_numpy_numbers_is_saved_and_loaded(tmp_path):
     model = MAKERS["neumf"](*TYPES["arrays"])
     model.compile(MAKERS["adagrad"](*TYPES["scalars"]), BPR(np.int64(2)))
     batch = {"user": np.array([1, 2]), "item": np.array([1, 3])}
@@ -145,7 +152,7 @@ def test_numbers_of_calls():
 @pytest.mark.parametrize(
     "value", [True, np.True_, 2.0, "2", None, [2], np.array([2]), 0]
 )
-def test_what_is_no_positive_integer_error(value):
+def test_positive_integer_error(value):
     check_error("`dim` must be a positive integer", lambda: integer("dim", value))
     check_error("`dim` must be", lambda: FeatureEmbedding([USER], value))
     check_error("`k` must be", lambda: integers("k", [1, value], "positive integers"))
@@ -153,24 +160,46 @@ def test_what_is_no_positive_integer_error(value):
 
 
 @pytest.mark.parametrize("value", [True, "0.5", None, float("nan"), np.inf, np.ones(2)])
-def test_what_is_no_finite_number_error(value):
+def test_finite_number_error(value):
     check_error("`l2` must be finite", lambda: coefficient("l2", value))
     check_error("`rating` must be a finite", lambda: number("rating", value))
     check_error("`l2` must be finite", lambda: FeatureEmbedding([USER], 2, l2=value))
     check_error("`min_rating`", lambda: fmlayers.RatingScaler(value, 5))
     check_error("`dropout`", lambda: DeepFM([USER], 2, dropout=value))
+    check_error("`rate` must be positive", lambda: positive("rate", value))
 
 
 @pytest.mark.parametrize("value", [1, "yes", None, np.int64(0), np.array([True])])
-def test_what_is_no_boolean_error(value):
+def test_boolean_error(value):
     check_error("`use_bias` must be True or", lambda: boolean("use_bias", value))
     check_error("`mask_zero` must be", lambda: Categorical("user", 3, mask_zero=value))
+
+
+@pytest.mark.parametrize("value", ["all", "", 1, None, np.str_("b"), ["a"], np.ones(2)])
+def test_choice_error(value):
+    expected = '`how` must be "mean", "sum" or "max". Received: how='
+    how = ("mean", "sum", "max")
+    check_error(expected, lambda: choice("how", value, how))
+    check_error(
+        r'be "mean" or "sum".* in x\.', lambda: choice("h", 1, how[:2], of=" in x")
+    )
+    expected = "`combiner` must be.* for feature"
+    check_error(expected, lambda: MultiCategorical("genres", 3, combiner=value))
+    check_error(expected, lambda: history(3, 2, value))
+
+
+def test_numpy_strings_and_numbers_become_those_of_python():
+    assert type(choice("how", np.str_("sum"), ("mean", "sum"))) is str
+    assert type(MultiCategorical("genres", 3, combiner=np.str_("sum")).combiner) is str
+    with pytest.raises(ValueError, match="positive"):
+        positive("rate", 0.0)
+    assert type(positive("rate", np.float32(0.5))) is float
 
 
 @pytest.mark.parametrize(
     "values", [[], 3, "12", None, np.ones((2, 2), int), [1.5], [0]]
 )
-def test_what_are_no_integers_error(values):
+def test_integers_error(values):
     check_error(
         "`hidden_units` must be", lambda: DeepFM([USER], 2, hidden_units=values)
     )
@@ -178,7 +207,7 @@ def test_what_are_no_integers_error(values):
 
 @pytest.mark.parametrize("name", ["num_keys", "num_pairs"])
 @pytest.mark.parametrize("value", [0, 2**31, 1.0, True])
-def test_a_history_s_numbers_error(name, value):
+def test_history_sizes_error(name, value):
     sizes = {"num_keys": 3, "num_pairs": 3, name: value}
     check_error(
         f"`num_keys` and `num_pairs` must be.*{name}={value!r}.* feature 'rated'",

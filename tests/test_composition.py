@@ -1,4 +1,4 @@
-"""The layers in people's own models, saved and loaded in a fresh process."""
+"""The layers in custom models, saved and loaded in a fresh process."""
 
 import importlib
 import json

@@ -1,4 +1,4 @@
-"""A module imports only from its floor and those below, and no import is circular."""
+"""A module imports only from its floor and those below, and nothing private."""
 
 import ast
 from pathlib import Path
@@ -15,6 +15,9 @@ FLOORS = {
     "fmlayers.models": 2,
     "fmlayers": 1,
 }
+
+# Private modules that another package imports all the same. Add none.
+EXCEPTIONS = {"fmlayers.data._stream", "fmlayers.retrieval._blocks"}
 
 
 def name_of(path):
@@ -109,3 +112,48 @@ def test_floor_1_reaches_up_for_an_export_alone():
         if any(other.startswith(x) for x in folders)
     }
     assert {name for name, _ in lazy} == {"fmlayers._exportable"}
+
+
+def private_imports(name, tree):
+    """Yield what a module imports of another package's private modules and names.
+
+    Private modules at the root of `fmlayers` are for every floor; what is private in
+    them is not.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            imported = [f"{node.module}.{x.name}" for x in node.names]
+        elif isinstance(node, ast.Import):
+            imported = [x.name for x in node.names]
+        else:
+            continue
+        for parts in (full_name.split(".") for full_name in imported):
+            for i, part in enumerate(parts):
+                owner = ".".join(parts[:i])
+                is_private = part.startswith("_") and not part.endswith("__")
+                if is_private and i > 1 and parts[0] == "fmlayers":
+                    if not f"{name}.".startswith(f"{owner}."):
+                        yield ".".join(parts[: i + 1])
+                    break
+
+
+def test_no_package_imports_what_is_private_in_another():
+    seen = {x for name, tree in MODULES.items() for x in private_imports(name, tree)}
+    assert seen == EXCEPTIONS
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("from fmlayers._checks import integer", []),
+        ("from fmlayers._checks import _error", ["fmlayers._checks._error"]),
+        ("from fmlayers import _checks, data", []),
+        ("from fmlayers.data import _stream", ["fmlayers.data._stream"]),
+        ("import fmlayers.data._stream as stream", ["fmlayers.data._stream"]),
+        ("def f():\n from fmlayers.data._stream import _x", ["fmlayers.data._stream"]),
+        ("from fmlayers.runs.run import _x", ["fmlayers.runs.run._x"]),
+        ("from fmlayers.layers._fields import x", []),
+    ],
+)
+def test_private_imports_are_seen(code, expected):
+    assert list(private_imports("fmlayers.layers.one", ast.parse(code))) == expected

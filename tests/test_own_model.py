@@ -1,4 +1,4 @@
-"""A person's own model, known by its `ModelSpec` alone, does what the others do."""
+"""A custom model with a `ModelSpec` works in runs, searches and exports."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ SPEC = ModelSpec(
 
 @pytest.fixture
 def known(monkeypatch):
-    """Register the model for the time of a test."""
+    """Register the model for one test."""
     monkeypatch.setattr(specs, "_SPECS", models.registered())
     models.register(SPEC)
 
@@ -45,7 +45,7 @@ def config(monkeypatch, known):
     return TrainingConfig(model="halved", dim=4, max_epochs=1, batch_size=256)
 
 
-def test_the_command_knows_it(known, capsys):
+def test_the_command_lists_it(known, capsys):
     for command in ("train", "tune"):
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
@@ -55,7 +55,7 @@ def test_the_command_knows_it(known, capsys):
         assert "for fm, mf, deepfm, libfm and halved (default: 0.01" in printed
 
 
-def test_settings_of_others_are_refused(known):
+def test_settings_of_other_models_error(known):
     check_error(
         r"setting of the models \['deepfm', 'neumf'\].*model='halved'",
         lambda: TrainingConfig(model="halved", dropout=0.5),

@@ -1,4 +1,4 @@
-"""The layers: ordinary Keras layers, one a file."""
+"""The layers, which are ordinary Keras layers."""
 
 from fmlayers.layers.feature_embedding import FeatureEmbedding
 from fmlayers.layers.fm_interaction import FMInteraction

@@ -5,82 +5,83 @@ import keras
 import numpy.typing as npt
 from keras import ops
 
-from fmlayers._checks import coefficient, integer
-from fmlayers._config import freeze, restore, state_config
+from fmlayers._checks import choice, coefficient, integer
+from fmlayers._inputs import ChecksInputs, batch_size, check, shape_of
+from fmlayers._saved_state import freeze, restore, state_config
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Feature
 from fmlayers.layers._fields import FIELDS, field_of
-from fmlayers.layers._filed_by_name import FiledByName
-from fmlayers.layers._inputs import ChecksInputs, batch_size, check, shape_of
-from fmlayers.layers.history_lists import HistoryLists
+from fmlayers.layers._history_lists import HistoryLists
+from fmlayers.layers._saved_by_name import SavedByName
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
-class FeatureEmbedding(ChecksInputs, FiledByName):
-    """Turns a dict of features into one vector a field, in the order of the list.
+class FeatureEmbedding(ChecksInputs, SavedByName):
+    """Embeds a dict of features: one vector per field, in the order of the list.
 
         Categorical:       v_id
         MultiCategorical:  v_id1, v_id2, ... pooled by the feature's combiner
         Numeric:           value * v (+ b with `use_bias`)
-        History:           as MultiCategorical, of the lists that the layer holds
+        History:           as MultiCategorical, with ids stored in the layer
 
-    A missing value (NaN, an empty list, the id 0 under `mask_zero`) contributes
-    the zero vector, hence no pair and no gradient. With `dim=1` the layer is the
+    The vector of a missing value (NaN, no ids, the id 0 under `mask_zero`) is zero: it
+    adds nothing to any pair and has no gradient. With `dim=1` the layer computes the
     first-order term of a factorization machine.
 
-    Ids outside 0 ... `vocabulary_size` - 1, negative ones too, follow
+    Ids outside 0 ... `vocabulary_size` - 1, including negative ids, follow
     `out_of_range` on every backend, eager and compiled:
 
-    - `"unknown"`: they read one more row, kept for the unknown. It starts at
-      zeros and learns where training meets such ids.
-    - `"zero"`: they count as missing.
-    - `"error"`: `ValueError`, or in compiled code the runtime's own error, with
-      the feature and the id. TensorFlow's XLA programs cannot raise; the layer
-      therefore switches `jit_compile="auto"` off there, and gives NaN for such
-      an id to whoever insists on `jit_compile=True`.
+    - `"unknown"`: They use one additional row, which starts at zeros and is trained on
+      such ids.
+    - `"zero"`: They count as missing.
+    - `"error"`: They raise `ValueError`, or in compiled code an error of the runtime,
+      with the feature and the id. TensorFlow's XLA programs cannot raise: there, the
+      layer turns off `jit_compile="auto"`, and with `jit_compile=True` the vector of
+      such an id is NaN.
 
-    Each feature reads a table of its own unless features share one by name.
-    One fused table with offsets trains within 15 % of that, either way
-    (`python -m benchmarks.tables`), but could not be shared, inspected or
-    regularized by name.
+    Each feature has a separate table unless features share one by name. A single fused
+    table with offsets trains at the same speed within 15 %
+    (`python -m benchmarks.tables`), but could not be shared, inspected or regularized
+    by name.
 
     Args:
         features: List of `Categorical`, `MultiCategorical`, `Numeric` and
             `History`, with distinct names.
-        dim: Positive integer, the size of a vector.
+        dim: Positive integer, the embedding dimension.
         out_of_range: `"unknown"`, `"zero"` or `"error"`. Defaults to `"unknown"`.
-        l2: Float, or a dict from feature name to float (0 for those left out):
-            adds l2 * mean over the batch of the squared norm of the rows that an
-            example looks up, one loss a feature, in the order of the features.
-            It costs as much as the batch, not as the table, is long; a row is
-            drawn to zero as often as it is used. The rows of a multi-valued
-            feature are weighed by its combiner. Defaults to 0.
+        l2: Float, or a dict from feature name to float (0 for missing names). Adds one
+            loss per feature, in the order of the features: l2 * the mean over the
+            batch of the squared norm of the rows that an example looks up. The cost
+            grows with the batch, not with the table, and a row is regularized each
+            time it is used. The combiner of a multi-valued feature applies to the
+            squared norms of its rows, too. Defaults to 0.
         embeddings_initializer: Initializer of tables and vectors. Defaults to
             `RandomNormal(stddev=0.01)`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: Dict from feature name to tensor. Other entries are ignored. Ids
-            must be integers: a float above 2^24 is another id. Under JAX
-            without x64, 64-bit integers lose their upper half before any layer
-            sees them: give it 32-bit ids.
+        inputs: Dict from feature name to tensor. Other entries are ignored. Ids must
+            be integers: float32 is not exact above 2^24. JAX without x64 truncates
+            64-bit integers before they reach any layer: use 32-bit ids there.
 
     Input shape:
-        A dict: `(batch,)` or `(batch, 1)` for one value. For several
-        `(batch, length)`, padded with 0, which costs as much as the longest row is
-        long; or, at the cost of the ids there are, a pair of all rows' ids
-        `(values,)` and their row splits `(batch + 1,)`, a `tf.RaggedTensor` or a
-        `tf.SparseTensor`. Every entry has as many examples.
-        There, too, an id 0 counts for nothing: XLA, which compiles anew for each
-        number of values, is content with zeros at the end of the last row.
+        A dict of tensors with the same batch size. For a single value, `(batch,)` or
+        `(batch, 1)`. For several values, one of:
+
+        - `(batch, length)`, padded with 0. The cost grows with the longest row.
+        - A pair of the ids of all rows `(values,)` and their row splits
+          `(batch + 1,)`, a `tf.RaggedTensor` or a `tf.SparseTensor`. The cost grows
+          with the number of ids. Here, too, the id 0 is ignored: XLA compiles again
+          for every number of values, which zeros at the end of the last row can keep
+          constant.
 
     Output shape:
         `(batch, fields, dim)`, in the compute dtype.
 
     Raises:
-        ValueError: If an argument breaks its constraint, features disagree on a
-            shared table, an entry is missing, ids are not integers, an entry has
-            the wrong rank, or two have not as many examples.
+        ValueError: If an argument is invalid, features disagree on a shared table, a
+            required entry is missing, ids are not integers, an entry has the wrong
+            rank, or entries differ in batch size.
 
     Example:
 
@@ -99,8 +100,8 @@ class FeatureEmbedding(ChecksInputs, FiledByName):
     (2, 3, 8)
 
     References:
-        Rendle, S. (2010). Factorization Machines. ICDM, equation 1 (a field is
-        a block of x; a multi-valued one is a block with several entries).
+        Rendle, S. (2010). Factorization Machines. ICDM, equation 1. A field is a block
+        of x; a multi-valued field is a block with several nonzero entries.
     """
 
     def __init__(
@@ -116,15 +117,11 @@ class FeatureEmbedding(ChecksInputs, FiledByName):
         features = list(features)
         _check_features(features)
         dim = integer("dim", dim)
-        if out_of_range not in get_args(OutOfRange):
-            raise ValueError(
-                '`out_of_range` must be "unknown", "zero" or "error". '
-                f"Received: out_of_range={out_of_range!r}."
-            )
+        out_of_range = choice("out_of_range", out_of_range, get_args(OutOfRange))
         l2 = _plain_l2(features, l2)
-        # With autocast, Keras would round numbers to the compute dtype before
-        # they are multiplied, and cast whole tables at every step (the weights
-        # turn it off, too): here the batch's rows are cast, at the end.
+        # With autocast, Keras would round numbers to the compute dtype before they are
+        # multiplied, and cast whole tables at every step. The weights disable it, too.
+        # Only the vectors of the batch are cast, at the end.
         kwargs.setdefault("autocast", False)
         super().__init__(**kwargs)
         self.features = features
@@ -136,9 +133,9 @@ class FeatureEmbedding(ChecksInputs, FiledByName):
         )
         self.histories: dict[str, HistoryLists] = {}
         self._frozen: tuple[str, ...] = ()
-        of_each = l2 if isinstance(l2, dict) else {f.name: l2 for f in features}
+        coefficients = l2 if isinstance(l2, dict) else {f.name: l2 for f in features}
         self._fields = tuple(
-            field_of(feature, self, of_each.get(feature.name, 0.0))
+            field_of(feature, self, coefficients.get(feature.name, 0.0))
             for feature in features
         )
         if out_of_range == "error" and keras.backend.backend() == "tensorflow":
@@ -167,11 +164,11 @@ class FeatureEmbedding(ChecksInputs, FiledByName):
         return ops.cast(ops.stack(fields, axis=1), self.compute_dtype)
 
     def fields(self, inputs: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
-        """Returns the vectors of some of the fields, without their L2.
+        """Returns the vectors of some of the fields, without adding their L2.
 
         Args:
-            inputs: As of `call`; entries of the named features are enough.
-            names: Names of features, in any order.
+            inputs: Dict with the entries of the named features.
+            names: List of feature names, in any order.
 
         Returns:
             `(batch, len(names), dim)`, in the order of `names`.
@@ -199,26 +196,26 @@ class FeatureEmbedding(ChecksInputs, FiledByName):
         )
 
     def l2_of(self, name: str) -> float:
-        """Returns the L2 of a feature's rows."""
+        """Returns the L2 coefficient of a feature."""
         return next(field.l2 for field in self._fields if field.feature.name == name)
 
     def set_history(
         self, name: str, keys: npt.ArrayLike, values: npt.ArrayLike
     ) -> None:
-        """Gives a `History` its lists, as pairs of a key and a value, each once.
+        """Sets the histories of a `History`, as distinct pairs of a key and a value.
 
-        Take them from the training rows alone.
+        Take the pairs from the training rows only.
 
         Args:
             name: Name of the feature.
             keys: Integers `(num_pairs,)`, in any order.
-            values: Integers `(num_pairs,)`.
+            values: Integers `(num_pairs,)`, the value of each key.
         """
         if not self.built:
             self.build()
         if name not in self.histories:
             raise ValueError(
-                f"`name` must be that of a `History` among {list(self.histories)}. "
+                f"`name` must be the name of a `History`: {list(self.histories)}. "
                 f"Received: name={name!r}."
             )
         self.histories[name].set(keys, values)
@@ -240,9 +237,10 @@ class FeatureEmbedding(ChecksInputs, FiledByName):
         return restore(cls, config)
 
     def named_weights(self) -> dict[tuple[str, str], Any]:
-        """Returns the weights by role and name, those of histories left out.
+        """Returns the weights by role and name, without those of histories.
 
-        The roles are `"table"`, `"vector"` and `"bias"`.
+        The roles are `"table"`, `"vector"` and `"bias"`. The name is that of the table
+        or the feature.
         """
         return dict(pair for field in self._fields for pair in field.weights())
 
@@ -255,7 +253,7 @@ def _check_features(features: list[Feature]) -> None:
     for feature in features:
         if not isinstance(feature, tuple(FIELDS)):
             raise ValueError(
-                f"`features` must hold {_kinds()} descriptions. Received: {feature!r}."
+                f"`features` must be a list of {_kinds()}. Received: {feature!r}."
             )
         if feature.name in names:
             raise ValueError(
@@ -266,15 +264,15 @@ def _check_features(features: list[Feature]) -> None:
         table, size = feature.table_name, feature.num_rows
         if table is not None and sizes.setdefault(table, size) != size:
             raise ValueError(
-                "Features that share a table must agree on `vocabulary_size`. "
-                f"Received: {size} for feature {feature.name!r}, where table "
-                f"{table!r} has {sizes[table]}."
+                "Features that share a table must have the same `vocabulary_size`. "
+                f"Received: {size} for feature {feature.name!r}, but table {table!r} "
+                f"has {sizes[table]} rows."
             )
 
 
 def _kinds() -> str:
     *kinds, last = (f"`{kind.__name__}`" for kind in FIELDS)
-    return f"{', '.join(kinds)} and {last}"
+    return f"{', '.join(kinds)} or {last}"
 
 
 def _plain_l2(

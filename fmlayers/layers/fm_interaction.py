@@ -5,6 +5,7 @@ import keras
 from keras import ops
 
 from fmlayers._backend import accumulation_dtype
+from fmlayers._checks import choice
 from fmlayers._pair_sum import sum_of_pairs
 from fmlayers._types import Tensor
 
@@ -27,10 +28,10 @@ class FMInteraction(keras.layers.Layer):
     same cost. With `reduce="none"` the sum over d is left out (bi-interaction
     pooling, an input for further layers).
 
-    There is no first-order term, no bias and no sigmoid in it. The sums are
-    accumulated in float32 (float64 under a float64 policy) and leave in that
-    dtype, whatever the compute dtype. With its machine epsilon (2^-23 for
-    float32), however much the fields differ in size:
+    The layer has no first-order term, no bias and no sigmoid. The sums are accumulated
+    and returned in float32 (float64 under a float64 policy), whatever the compute
+    dtype. With the machine epsilon of that dtype (2^-23 for float32), however much the
+    fields differ in size:
 
         |error of y| <= (fields + dim) / 2 * epsilon * sum_{i<j} sum_d |x_id| |x_jd|
 
@@ -42,9 +43,9 @@ class FMInteraction(keras.layers.Layer):
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: Field vectors, as one tensor or as a list of a tensor a field.
-        mask: Optional Boolean tensor `(batch, fields)`, for a list also a list of
-            `(batch,)` tensors or `None`. A field whose entry is `False` takes part in
+        inputs: Field vectors, as one tensor or as a list with one tensor per field.
+        mask: Optional Boolean tensor `(batch, fields)`; for a list of inputs also a
+            list of `(batch,)` tensors or `None`. A field whose entry is `False` is in
             no pair.
         training: Optional Boolean, passed by Keras: whether a gradient follows. It
             selects the faster program; the numbers agree up to rounding.
@@ -76,10 +77,7 @@ class FMInteraction(keras.layers.Layer):
     """
 
     def __init__(self, reduce: Reduce = "sum", **kwargs: Any) -> None:
-        if reduce not in get_args(Reduce):
-            raise ValueError(
-                f'`reduce` must be "sum" or "none". Received: reduce={reduce!r}.'
-            )
+        reduce = choice("reduce", reduce, get_args(Reduce))
         super().__init__(**kwargs)
         self.reduce = reduce
         self.supports_masking = True
@@ -140,7 +138,7 @@ class FMInteraction(keras.layers.Layer):
 
 
 def _stacked_shape(shape: Any) -> tuple[int | None, ...]:
-    """Returns `(batch, fields, dim)` for that shape, or for shapes `(batch, dim)`."""
+    """Returns `(batch, fields, dim)`, also for a list of shapes `(batch, dim)`."""
     several = bool(shape) and isinstance(shape[0], (list, tuple))
     ranks = [len(one) for one in shape] if several else [len(shape)]
     if set(ranks) != {2 if several else 3}:
@@ -152,13 +150,13 @@ def _stacked_shape(shape: Any) -> tuple[int | None, ...]:
         return tuple(shape)
     if len({one[1] for one in shape}) > 1:
         raise ValueError(
-            f"`inputs` must be a list of tensors of one size. Received: shapes {shape}."
+            f"`inputs` must be tensors of the same size. Received: shapes {shape}."
         )
     return (shape[0][0], len(shape), shape[0][1])
 
 
 def _stacked_mask(inputs: Sequence[Tensor], mask: Any) -> Tensor | None:
-    """Returns the mask `(batch, fields)` for one of each field, `None` for all."""
+    """Returns the mask `(batch, fields)`, also for a list with one mask per field."""
     if not isinstance(mask, (list, tuple)):
         return mask
     if all(one is None for one in mask):

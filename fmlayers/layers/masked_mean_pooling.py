@@ -4,60 +4,61 @@ import keras
 from keras import ops
 
 from fmlayers._backend import accumulation_dtype, is_ragged, row_of_each
-from fmlayers._checks import integer
+from fmlayers._checks import choice, integer
 from fmlayers._types import Combiner, Tensor
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
 class MaskedMeanPooling(keras.layers.Layer):
-    """Pools the values of a field into one vector; no value gives zeros.
+    """Pools the vectors of a field into one; without vectors the result is zeros.
 
-    For vectors x_l with weights w_l (1 where none are given, 0 where masked):
+    For vectors x_l with weights w_l (1 without `weights`, 0 where masked):
 
         sum:    sum_l w_l x_l
         mean:   sum_l w_l x_l / sum_l w_l
         sqrtn:  sum_l w_l x_l / sqrt(sum_l w_l^2)
 
-    Where the denominator is 0 (an empty row) the result is zeros and so is its
-    gradient. What is masked or has the weight 0 is left out: a NaN or an infinity in
-    it reaches neither the result nor a gradient.
+    Where the denominator is 0 (an empty row), the result and its gradient are zeros.
+    Vectors that are masked or have the weight 0 are ignored: a NaN or an infinity in
+    them reaches neither the result nor a gradient.
 
-    Weights may be negative. Where those of a mean cancel, its denominator is 0, hence
-    the result zeros. A weight of NaN makes its own row NaN.
+    Weights may be negative. If the weights of a mean cancel, the denominator is 0 and
+    the result is zeros. A NaN weight makes the result of its row NaN.
 
-    Padded rows cost what the longest of them costs. Given `row_splits`, or a ragged
-    tensor, the cost is that of the values there are.
+    The cost of padded rows grows with the longest row. With `row_splits` or a ragged
+    tensor, it grows with the number of vectors.
 
     Args:
-        axis: The axis to pool, at least 1. Defaults to 1.
+        axis: Integer, the axis to pool, not the batch axis 0. Negative axes count from
+            the last. Defaults to 1.
         combiner: `"mean"`, `"sum"` or `"sqrtn"`. Defaults to `"mean"`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: Vectors; on TensorFlow also a `tf.RaggedTensor`
             `(batch, None, dim)` with `axis=1`, which needs no mask.
-        mask: Optional Boolean tensor, `True` where there is a value, of shape
-            `inputs.shape[:axis + 1]`. A Keras mask is taken up by itself.
-        weights: Optional tensor of the mask's shape (ragged where the inputs
-            are). A weight of 0 leaves a value out.
-        row_splits: Optional integers `(batch + 1,)`, ascending from 0, with
-            `axis=1`. The inputs are then the values of all examples, one after the
-            other, those of example i from `row_splits[i]` to `row_splits[i + 1]`;
-            mask and weights are `(values,)`.
+        mask: Optional Boolean tensor of shape `inputs.shape[:axis + 1]`, `True` where
+            there is a value. A Keras mask is used automatically.
+        weights: Optional tensor of the same shape as the mask (ragged if the inputs
+            are). Vectors with the weight 0 are ignored.
+        row_splits: Optional integers `(batch + 1,)`, ascending from 0, only with
+            `axis=1`. The inputs are then the vectors of all examples, one after
+            another: those of example i start at `row_splits[i]` and end before
+            `row_splits[i + 1]`. The shape of mask and weights is then `(values,)`.
 
     Input shape:
-        `(batch, length, dim)`, or any rank from 2 with `axis` in it; with
-        `row_splits` the same without `length`, the values as first axis.
+        `(batch, length, dim)`, or any shape of rank 2 or more that has `axis`. With
+        `row_splits`, `(values, dim)`.
 
     Output shape:
-        The input shape without `axis`, in the compute dtype; the sums are
-        accumulated in float32. No mask is handed on.
+        The input shape without `axis`, in the compute dtype; with `row_splits`,
+        `(batch, dim)`. The sums are accumulated in float32. The layer emits no mask.
 
     Raises:
-        ValueError: If `combiner` is unknown, `axis` is the batch axis or outside
-            the inputs, a mask or weights have another rank than they should,
-            weights are not ragged where the inputs are, or
-            `row_splits` come with another `axis` than 1.
+        ValueError: If `combiner` is unknown, `axis` is the batch axis or not an axis of
+            the inputs, the mask or the weights have the wrong rank, the weights are
+            not ragged although the inputs are, or `row_splits` are used with another
+            `axis` than 1.
 
     Example:
 
@@ -69,9 +70,9 @@ class MaskedMeanPooling(keras.layers.Layer):
            [0.]], dtype=float32)
 
     References:
-        The combiners of `tf.nn.safe_embedding_lookup_sparse`; sqrtn for rating
-        histories is Koren (2008), Factorization Meets the Neighborhood, KDD,
-        equation 15.
+        - The combiners are those of `tf.nn.safe_embedding_lookup_sparse`.
+        - Koren, Y. (2008). Factorization Meets the Neighborhood: a Multifaceted
+          Collaborative Filtering Model. KDD, equation 15 (sqrtn for rating histories).
     """
 
     def __init__(
@@ -81,11 +82,7 @@ class MaskedMeanPooling(keras.layers.Layer):
         axis = integer("axis", axis, rule, least=None)
         if axis == 0:
             raise ValueError(f"`axis` must be {rule}. Received: axis=0.")
-        if combiner not in get_args(Combiner):
-            raise ValueError(
-                '`combiner` must be "mean", "sum" or "sqrtn". '
-                f"Received: combiner={combiner!r}."
-            )
+        combiner = choice("combiner", combiner, get_args(Combiner))
         super().__init__(**kwargs)
         self.axis = axis
         self.combiner = combiner
@@ -105,7 +102,7 @@ class MaskedMeanPooling(keras.layers.Layer):
             if weights is not None:
                 if not is_ragged(weights):
                     raise ValueError(
-                        "`weights` must be ragged where the inputs are. "
+                        "`weights` must be ragged if the inputs are. "
                         f"Received: shape {tuple(weights.shape)}."
                     )
                 weights = weights.values
@@ -119,9 +116,9 @@ class MaskedMeanPooling(keras.layers.Layer):
         w = ops.ones_like(x[(..., *[slice(0, 1)] * (rank - axis - 1))])
         if weights is not None:
             w = w * _align("weights", ops.cast(weights, dtype), rank, axis)
-            # 0 times infinity is NaN. Of finite values the weight's own gradient stays.
-            read = ops.logical_or(w != 0.0, ops.isfinite(x))
-            x = ops.where(read, x, 0.0)
+            # 0 times infinity is NaN. Finite vectors stay, for the weight's gradient.
+            is_used = ops.logical_or(w != 0.0, ops.isfinite(x))
+            x = ops.where(is_used, x, 0.0)
         if mask is not None:
             present = _align("mask", ops.cast(mask, "bool"), rank, axis)
             x = ops.where(present, x, 0.0)
@@ -136,7 +133,7 @@ class MaskedMeanPooling(keras.layers.Layer):
             count = ops.shape(row_splits)[0] - 1
 
             def pool(values: Tensor) -> Tensor:
-                # One row more: Keras on PyTorch takes 0 for "not given".
+                # One segment more: Keras on PyTorch ignores `num_segments=0`.
                 return ops.segment_sum(values, rows, count + 1)[:count]
 
         total = pool(x * w)
@@ -144,7 +141,7 @@ class MaskedMeanPooling(keras.layers.Layer):
             total = _divide_or_zero(total, pool(w))
         elif self.combiner == "sqrtn":
             squares = pool(ops.square(w))
-            # The root's slope at 0 is infinite: keep 0 away from it, too.
+            # The slope of the root at 0 is infinite.
             root = ops.sqrt(ops.where(squares == 0.0, 1.0, squares))
             total = _divide_or_zero(total, ops.where(squares == 0.0, 0.0, root))
         return ops.cast(total, self.compute_dtype)
@@ -187,19 +184,19 @@ class MaskedMeanPooling(keras.layers.Layer):
         axis = self.axis + rank if self.axis < 0 else self.axis
         if not 1 <= axis < rank:
             raise ValueError(
-                f"`axis` must be one of 1 ... {rank - 1} for inputs of rank {rank}. "
+                f"`axis` must be within 1 ... {rank - 1} for inputs of rank {rank}. "
                 f"Received: axis={self.axis}."
             )
         return axis
 
-    def _axis(self, rank: int, in_a_row: bool) -> int:
-        """Returns the axis to pool, of inputs whose rows may lie one after another."""
-        axis = self._axis_within(rank + in_a_row)
-        if in_a_row and axis != 1:
+    def _axis(self, rank: int, is_ragged: bool) -> int:
+        """Returns the axis to pool; of ragged rows, the axis of all values."""
+        axis = self._axis_within(rank + is_ragged)
+        if is_ragged and axis != 1:
             raise ValueError(
                 f"`axis` must be 1 for ragged rows. Received: axis={self.axis}."
             )
-        return axis - in_a_row
+        return axis - is_ragged
 
 
 def _align(argument: str, x: Tensor, rank: int, axis: int) -> Tensor:
@@ -212,14 +209,14 @@ def _align(argument: str, x: Tensor, rank: int, axis: int) -> Tensor:
 def _check_rank(argument: str, x: Tensor, axis: int) -> None:
     if len(x.shape) != axis + 1:
         raise ValueError(
-            f"`{argument}` must have the shape of the inputs up to `axis`, "
-            f"hence rank {axis + 1}. Received: shape {tuple(x.shape)}."
+            f"`{argument}` must have the shape of the inputs up to `axis`, of rank "
+            f"{axis + 1}. Received: shape {tuple(x.shape)}."
         )
 
 
 def _divide_or_zero(numerator: Tensor, denominator: Tensor) -> Tensor:
-    # The inner `where` keeps the division's gradient finite in the branch that
-    # the outer one drops: 0 times infinity is NaN.
-    empty = denominator == 0.0
-    quotient = numerator / ops.where(empty, 1.0, denominator)
-    return ops.where(empty, 0.0, quotient)
+    # The inner `where` keeps the gradient of the division finite where the outer one
+    # multiplies it by 0: 0 times infinity is NaN.
+    is_empty = denominator == 0.0
+    quotient = numerator / ops.where(is_empty, 1.0, denominator)
+    return ops.where(is_empty, 0.0, quotient)

@@ -5,25 +5,24 @@ import keras
 from keras import ops
 
 from fmlayers._backend import accumulation_dtype
-from fmlayers._checks import is_number
+from fmlayers._checks import choice, is_number
 from fmlayers._types import ScalerMethod, Tensor
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
 class RatingScaler(keras.layers.Layer):
-    """Turns a raw score into a rating between two bounds.
+    """Maps a raw score to a rating between two bounds.
 
         sigmoid:  min + (max - min) / (1 + exp(-score))
         clip:     min(max(score, min), max)
         none:     score
 
-    The gradient of `"clip"` is passed straight through (1 everywhere): a score
-    that has left the bounds is still pulled back by its error, and one beyond
-    the bound that its rating touches has no error to be pushed by. libFM learns
-    in this way.
+    The gradient of `"clip"` is 1 everywhere (straight-through): the error of a score
+    outside the bounds still pulls it back, unless the rating equals the bound and the
+    error is 0. libFM is trained in this way.
 
     Args:
-        min_rating: Float, the lowest rating, on the scale of the data.
+        min_rating: Float, the lowest rating, in the unit of the data.
         max_rating: Float, the highest rating, greater than `min_rating`.
         method: `"sigmoid"`, `"clip"` or `"none"`. Defaults to `"sigmoid"`.
         **kwargs: Arguments of `keras.layers.Layer`.
@@ -39,8 +38,8 @@ class RatingScaler(keras.layers.Layer):
         the compute dtype.
 
     Raises:
-        ValueError: If the bounds are not finite and in order, or `method` is
-            unknown.
+        ValueError: If a bound is not finite, `min_rating` is not less than
+            `max_rating`, or `method` is unknown.
 
     Example:
 
@@ -65,15 +64,12 @@ class RatingScaler(keras.layers.Layer):
         finite = is_number(min_rating) and is_number(max_rating)
         if not finite or not float(min_rating) < float(max_rating):
             raise ValueError(
-                "`min_rating` and `max_rating` must be finite, the first below the "
-                f"second. Received: min_rating={min_rating}, max_rating={max_rating}."
+                "`min_rating` and `max_rating` must be finite, and the first less than "
+                f"the second. Received: min_rating={min_rating}, "
+                f"max_rating={max_rating}."
             )
-        if method not in get_args(ScalerMethod):
-            raise ValueError(
-                '`method` must be "sigmoid", "clip" or "none". '
-                f"Received: method={method!r}."
-            )
-        # Scores arrive in float32 and must not be rounded to the compute dtype.
+        method = choice("method", method, get_args(ScalerMethod))
+        # Scores are float32 and must not be rounded to the compute dtype.
         super().__init__(autocast=False, **kwargs)
         self.min_rating = float(min_rating)
         self.max_rating = float(max_rating)
@@ -92,7 +88,7 @@ class RatingScaler(keras.layers.Layer):
             clipped = ops.clip(
                 ops.stop_gradient(score), self.min_rating, self.max_rating
             )
-            # Adds 0 with a slope of 1; inf - inf would add a NaN.
+            # Adds 0 with a slope of 1. Infinity minus infinity would add NaN.
             finite = ops.where(ops.isfinite(score), score, 0.0)
             return clipped + (finite - ops.stop_gradient(finite))
         return score
@@ -103,13 +99,12 @@ class RatingScaler(keras.layers.Layer):
         Use it to start a model's bias at the mean rating.
 
         Args:
-            rating: Float within the bounds. With `"sigmoid"`, whose scores at the
-                bounds are infinite, a rating within a millionth of the span of a
-                bound counts as lying there.
+            rating: Float within the bounds (any float with `"none"`). With
+                `"sigmoid"`, a rating at a bound is moved inside by a millionth of
+                `max_rating - min_rating`, since its score would be infinite.
 
         Raises:
-            ValueError: If `rating` is no finite number, or outside the bounds (any
-                is allowed with `"none"`).
+            ValueError: If `rating` is not a finite number, or outside the bounds.
         """
         low, high = self.min_rating, self.max_rating
         allowed = is_number(rating) and (

@@ -7,10 +7,10 @@ from keras import ops
 
 from fmlayers._backend import accumulation_dtype
 from fmlayers._checks import integer
-from fmlayers._config import deserialize_objects
 from fmlayers._exportable import Exportable
+from fmlayers._inputs import batch_size, shape_of
+from fmlayers._saved_state import deserialize_objects
 from fmlayers._types import Tensor
-from fmlayers.layers._inputs import batch_size, shape_of
 from fmlayers.retrieval.blocks import merge, nothing
 from fmlayers.scoring_model import ScoringModel
 

@@ -1,4 +1,4 @@
-"""Names of features that some backend refuses as names of weights or layers."""
+"""Feature names that are invalid names of weights or layers on some backend."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Weights are saved by the names of tables and features, not by their place."""
+"""Weights are saved by the names of tables and features, not by position."""
 
 import warnings
 
@@ -23,7 +23,7 @@ PAIRS = {"rated": ([1, 1, 2], [7, 9, 7]), "raters": ([7, 7, 9], [1, 2, 1])}
 
 @keras.saving.register_keras_serializable(package="tests")
 class Embedding(keras.Model):
-    """Two embeddings that share their lists."""
+    """Two embeddings that share their histories."""
 
     def __init__(self, features, **kwargs):
         super().__init__()
@@ -98,7 +98,7 @@ def test_another_order_of_the_features_loads_by_name(suffix, rng, tmp_path):
     check_equal(model, saved)
 
 
-def test_shared_lists_are_in_a_file_once_and_in_every_file(rng, tmp_path):
+def test_shared_histories_are_once_in_every_file(rng, tmp_path):
     saved = trained(rng)
     for name in ("first", "second"):
         saved.save_weights(tmp_path / f"{name}.weights.h5")
@@ -160,7 +160,7 @@ def test_a_mismatch_fails_and_names_the_table(rng, tmp_path):
         model.load_weights(tmp_path / "model.weights.h5")
 
 
-def test_lists_load_whole_or_not_at_all(rng, tmp_path):
+def test_histories_load_whole_or_not_at_all(rng, tmp_path):
     saved = trained(rng)
     saved.save_weights(tmp_path / "model.weights.h5")
     longer = History(
@@ -178,7 +178,7 @@ def test_lists_load_whole_or_not_at_all(rng, tmp_path):
         np.testing.assert_array_equal(after[name], contents(saved.vectors)[name])
 
 
-def test_lists_that_no_file_has_are_missed(rng, tmp_path):
+def test_missing_histories_error(rng, tmp_path):
     trained(rng, [USER, ITEM]).save_weights(tmp_path / "model.weights.h5")
     shared = [
         USER,
@@ -197,8 +197,8 @@ def test_lists_that_no_file_has_are_missed(rng, tmp_path):
         Embedding(shared).load_weights(tmp_path / "model.weights.h5")
 
 
-def write_by_place(model, path):
-    """Writes weights as version 0.1.0 did: by place."""
+def write_by_position(model, path):
+    """Writes weights as version 0.1.0 did: by position."""
     with h5py.File(path, "w") as file:
         for name in ("first_order", "vectors"):
             layer = getattr(model, name)
@@ -211,13 +211,15 @@ def write_by_place(model, path):
             group["0"], group["1"] = numpy(lists.offsets), numpy(lists.values)
 
 
-def test_files_of_version_0_1_0_load_by_place(rng, tmp_path):
+def test_files_of_version_0_1_0_load_by_position(rng, tmp_path):
     saved, path = trained(rng), tmp_path / "old.weights.h5"
-    write_by_place(saved, path)
+    write_by_position(saved, path)
     model = Embedding(FEATURES)
     model.load_weights(path)
     check_equal(model, saved)
-    with pytest.raises(ValueError, match="9 weights by place.*: table 'user', table"):
+    with pytest.raises(
+        ValueError, match="9 weights by position.*: table 'user', table"
+    ):
         Embedding([*FEATURES[:4], RATED, RATERS]).load_weights(path)
     with pytest.raises(ValueError, match=r"table 'user' has shape \(11, .\) in the fi"):
         Embedding([Categorical("user", 12), *FEATURES[1:]]).load_weights(path)

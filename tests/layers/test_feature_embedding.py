@@ -40,7 +40,7 @@ def embed(weights, inputs, dim=3, policy="unknown", features=FEATURES, squares=N
             named[feature.table_name] = weights.pop(0)
 
     def row(feature, i):
-        """The row of an id, None where the value counts as missing."""
+        """The row of an id, or None if the value counts as missing."""
         padded = isinstance(feature, MultiCategorical) or feature.mask_zero
         if i == 0 and padded:
             return None
@@ -359,7 +359,7 @@ def test_errors(backend):
     user = Categorical("user", 5)
     make = FeatureEmbedding
     check_error("`features` must not be empty", lambda: make([], 2))
-    check_error("`features` must hold", lambda: make(["user"], 2))
+    check_error("`features` must be a list of", lambda: make(["user"], 2))
     check_error("distinct names.*'user' twice", lambda: make([user, user], 2))
     check_error("`dim` must be a positive integer", lambda: make([user], 0))
     check_error("`out_of_range` must be", lambda: make([user], 2, out_of_range="clip"))

@@ -1,4 +1,4 @@
-"""What each kind of feature says of itself, and that a kind is two classes."""
+"""The properties of the kinds of features, and a new kind in two classes."""
 
 from dataclasses import dataclass
 
@@ -39,7 +39,7 @@ def numpy(x):
 
 
 @pytest.mark.parametrize("feature", FEATURES, ids=lambda feature: feature.name)
-def test_entries_are_what_the_layer_reads(feature):
+def test_the_layer_reads_the_entries(feature):
     layer = FeatureEmbedding([feature], 2)
     examples = {entry.name: np.array(entry.example) for entry in feature.entries}
     blanks = {entry.name: entry.blank(2) for entry in feature.entries}
@@ -55,7 +55,7 @@ def test_entries_are_what_the_layer_reads(feature):
     assert layer(inputs).shape == (None, 1, 2)
 
 
-def test_what_stands_in_an_entry():
+def test_meanings_of_entries():
     meanings = [[entry.meaning for entry in f.entries] for f in FEATURES]
     assert meanings == [
         ["an id 0 ... 4"],
@@ -105,7 +105,7 @@ def test_weights_by_role_and_name():
 
 @keras.saving.register_keras_serializable(package="test_fields")
 @dataclass(frozen=True)
-class Angle(features._HasInput):
+class Angle(features.Feature):
     """An angle, as sin(x) a + cos(x) b."""
 
     @property
@@ -142,7 +142,7 @@ class AngleField(Field):
 
 def test_a_kind_is_a_description_and_a_field(monkeypatch, tmp_path, rng):
     kinds = [Angle("hour"), Categorical("user", 5), Numeric("age")]
-    check_error("`History` descriptions", lambda: FeatureEmbedding(kinds, 3))
+    check_error("or `History`. Received", lambda: FeatureEmbedding(kinds, 3))
     monkeypatch.setitem(_fields.FIELDS, Angle, AngleField)
     layer = FeatureEmbedding(kinds, 3, l2=0.5)
     layer.build()

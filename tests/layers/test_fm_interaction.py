@@ -132,7 +132,7 @@ def uneven(seed, fields):
 
 
 def compiled(layer, backend):
-    """Return the layer's call as one compiled program, of a gradient to follow."""
+    """Return the layer's call as one compiled program, as in training."""
     if backend == "tensorflow":
         import tensorflow as tf
 
@@ -307,7 +307,7 @@ def test_errors(vectors):
     check_error("`reduce` must be", lambda: FMInteraction("mean"))
     check_error(r"shape \(batch, fields, dim\)", lambda: layer(np.ones((2, 3))))
     check_error(
-        "tensors of one size", lambda: layer([np.ones((2, 3)), np.ones((2, 4))])
+        "tensors of the same size", lambda: layer([np.ones((2, 3)), np.ones((2, 4))])
     )
     check_error("list of tensors", lambda: layer([np.ones((2, 3, 1))] * 2))
     for shape in ((3, 5, 1), (3, 5, 4), (3,)):

@@ -136,7 +136,7 @@ def compiled(request):
 
 
 @pytest.mark.parametrize("dense", [False, True])
-def test_a_row_that_no_list_has_may_be_nan(dense, monkeypatch):
+def test_a_row_in_no_history_may_be_nan(dense, monkeypatch):
     module = sys.modules["fmlayers.layers._fields.history"]
     cells = module.MAX_DENSE_CELLS if dense else 0
     monkeypatch.setattr(module, "MAX_DENSE_CELLS", cells)
@@ -163,7 +163,7 @@ def test_a_row_that_no_list_has_may_be_nan(dense, monkeypatch):
     np.testing.assert_array_equal(np.isfinite(found), np.isfinite(before[table]))
 
 
-def test_own_value_is_left_out_where_the_list_has_it(rng):
+def test_own_value_is_excluded_from_its_history(rng):
     layer = randomize(make_layer(table=None), rng)
     whole = layer.fields({"user": BATCH["user"]}, ["rated"])
     without = ops.convert_to_numpy(layer.fields(BATCH, ["rated"]))
@@ -176,7 +176,7 @@ def test_own_value_is_left_out_where_the_list_has_it(rng):
     assert not without[3].any()  # the only film of its user
 
 
-def test_own_value_is_found_in_long_lists(rng):
+def test_own_value_is_excluded_from_a_long_history(rng):
     users, films = np.nonzero(rng.random((40, 300)) < 0.3)
     feature = History(
         "rated",
@@ -196,7 +196,7 @@ def test_own_value_is_found_in_long_lists(rng):
     np.testing.assert_array_equal(found, np.where(has, own, 0))
 
 
-def test_ids_outside_have_no_list_and_no_own():
+def test_ids_outside_the_range_have_no_history_and_no_own_value():
     layer = make_layer()
     big = {"user": np.array([2**40, 1]), "item": np.array([2, 2**32 + 2])}
     if keras.backend.backend() != "jax":  # which cuts 64-bit ids first
@@ -206,7 +206,7 @@ def test_ids_outside_have_no_list_and_no_own():
         np.testing.assert_allclose(vectors[1, 0], (table[2] + table[5]) / 2**0.5)
 
 
-def test_saves_and_loads_with_its_lists(tmp_path, rng):
+def test_saves_and_loads_histories(tmp_path, rng):
     inputs = {name: keras.Input((), dtype="int32", name=name) for name in BATCH}
     layer = randomize(make_layer(), rng)
     model = keras.Model(inputs, layer(inputs))
@@ -220,7 +220,7 @@ def test_saves_and_loads_with_its_lists(tmp_path, rng):
 def test_errors():
     layer = make_layer()
     check_error(
-        "`name` must be that of a `History`", lambda: layer.set_history("x", [], [])
+        "`name` must be the name of a `History`", lambda: layer.set_history("x", [], [])
     )
     for keys, films, message in (
         (KEYS[1:], FILMS[1:], "`num_pairs` = 6"),

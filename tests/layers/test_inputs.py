@@ -1,4 +1,4 @@
-"""What comes into a layer or a model is taken in every form, or refused by its name."""
+"""Inputs in every supported form, and errors that name the entry."""
 
 import keras
 import numpy as np
@@ -76,7 +76,7 @@ def test_the_batch_is_that_of_the_entry_that_knows_it():
 
 
 @pytest.mark.parametrize("name", OF_TWO)
-def test_a_model_of_two_has_no_lists(name):
+def test_a_model_of_user_and_item_rejects_several_ids(name):
     model = OF_TWO[name]()
     inputs = {"user": USER.keras_input(), "item": ITEM.keras_input()}
     assert model(inputs).shape == (None, 1)
@@ -113,7 +113,7 @@ def test_sparse_ids_equal_padded_ones(sparse):
 @pytest.mark.parametrize(
     "jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)]
 )
-def test_training_on_what_examples_are_parsed_to(sparse, jit_compile):
+def test_training_on_parsed_examples(sparse, jit_compile):
     import tensorflow as tf
 
     spec = {
@@ -146,7 +146,7 @@ def test_training_on_what_examples_are_parsed_to(sparse, jit_compile):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_a_sparse_entry_that_is_no_list_error(sparse):
+def test_a_sparse_entry_of_a_single_id_error(sparse):
     import tensorflow as tf
 
     model = FactorizationMachine(FEATURES, 2)
@@ -168,10 +168,13 @@ BAD = {
     "multi-hot floats": ({"genres": np.ones((3, 6))}, "'genres' must be integers"),
     "ids of rank 1": ({"genres": np.ones(3, int)}, "'genres'.*`Categorical`"),
     "ids of rank 3": ({"genres": np.ones((3, 1, 1), int)}, r"'genres'.*\(3, 1, 1\)"),
-    "many items for one user": ({"user": np.ones((1, 3), int)}, "'user'.*repeated"),
+    "many items for one user": (
+        {"user": np.ones((1, 3), int)},
+        "'user'.*repeat the user",
+    ),
 }
 NO_ARRAYS = {
-    "a list": ({"user": [1, 2, 3]}, r"'user'.*a list; make it an array"),
+    "a list": ({"user": [1, 2, 3]}, r"'user'.*a list; convert it with"),
     "lists of lists": ({"genres": [[1], [2, 3], []]}, "'genres'.*a list"),
     "a scalar": ({"user": 3}, "'user'.*Received: 3, of type int"),
     "nothing": ({"age": None}, "'age'.*None"),
@@ -200,7 +203,7 @@ def test_a_bad_symbolic_entry_error(name):
         check_error(message, lambda x=inputs: layer(x))
 
 
-def test_a_ragged_entry_that_is_no_list_error(backend):
+def test_a_ragged_entry_of_a_single_id_error(backend):
     if backend != "tensorflow":
         pytest.skip("ragged tensors exist on TensorFlow alone")
     import tensorflow as tf
@@ -231,7 +234,7 @@ def test_one_user_with_many_items_error(name):
     check_error(message, lambda: model(symbolic))
 
 
-def test_an_example_s_own_value_is_one_a_key():
+def test_an_example_has_one_own_value():
     # They would broadcast.
     features = [
         History("rated", 5, of="user", num_keys=5, values="item", num_pairs=1),
@@ -308,7 +311,7 @@ def test_a_functional_model_reads_wrong_columns_unless_they_are_selected():
     np.testing.assert_array_equal(numpy(layer(more)), expected)
 
 
-def test_select_inputs_takes_what_a_history_reads():
+def test_select_inputs_keeps_the_entries_of_a_history():
     history = History("rated", 5, of="user", num_keys=5, values="item", num_pairs=1)
     batch = {"day": 1, "user": 2, "item": 3}
     assert select_inputs([history], batch) == {"user": 2, "item": 3}

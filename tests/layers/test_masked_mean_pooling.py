@@ -110,7 +110,7 @@ def test_negative_weights_and_those_that_cancel(combiner):
     np.testing.assert_allclose(ops.convert_to_numpy(found), expected, rtol=1e-6)
 
 
-def test_a_weight_of_nan_breaks_its_own_row_alone(values):
+def test_a_nan_weight_breaks_only_its_row(values):
     factors = np.ones((3, 4), "float32")
     factors[1, 2] = np.nan
     found = ops.convert_to_numpy(MaskedMeanPooling()(values, weights=factors))
@@ -216,7 +216,7 @@ def test_errors(values):
     check_error("`axis` must be an integer", lambda: MaskedMeanPooling(axis=0))
     check_error("`combiner` must be", lambda: MaskedMeanPooling(combiner="max"))
     check_error(
-        r"`axis` must be one of 1 ... 2", lambda: MaskedMeanPooling(axis=3)(values)
+        r"`axis` must be within 1 ... 2", lambda: MaskedMeanPooling(axis=3)(values)
     )
     check_error(
         "`mask` must have the shape of the inputs",

@@ -3,7 +3,7 @@ import pytest
 
 @pytest.fixture(params=[False, True])
 def jit_compile(request, backend):
-    """Whether training is compiled, as far as people train so on the backend."""
+    """Whether training is compiled, for each mode that is usual on the backend."""
     if backend == "torch" and request.param:
         pytest.skip("torch.compile is checked by check_layer and test_torch_compile.py")
     if backend == "jax" and not request.param:

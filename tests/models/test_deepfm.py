@@ -37,7 +37,7 @@ def randomize(model, rng):
 
 
 def parts(model, training=False):
-    """First order, pairs and the deep part, each in loops over float64."""
+    """First order, pairs and the deep part, each in float64 loops."""
     vectors = numpy(model.factors(BATCH)).astype("float64")
     weights = numpy(model.linear(BATCH)).astype("float64")
     linear = np.zeros((4, 1))
@@ -91,7 +91,7 @@ def test_values(scaler, batch_normalization, activation, rng):
 
 
 def test_gradients_shapes_and_files(tmp_path):
-    """As of a layer; the features are few because each weight is moved in turn."""
+    """As in `check_layer`, with few features: each weight is perturbed in turn."""
     features = [Categorical("user", 3), Categorical("item", 2), Numeric("age")]
     inputs = {
         "user": np.array([0, 2, 7], "int32"),
@@ -149,7 +149,7 @@ def test_gradients_shapes_and_files(tmp_path):
 
 @pytest.mark.slow
 def test_learns_what_pairs_cannot_express(jit_compile):
-    """The product of three signs: no two of them tell anything about it."""
+    """The product of three signs, which is independent of any two of them."""
     names = ("a", "b", "c")
     features = [Categorical(name, 2) for name in names]
     signs = np.tile(np.array(list(np.ndindex(2, 2, 2)), "int32"), (40, 1))
@@ -202,7 +202,7 @@ def test_l2_is_counted_once():
 
 
 @pytest.mark.parametrize("name", ["linear", "fm", "deep"])
-def test_a_part_knows_what_the_model_learns(name, rng):
+def test_a_part_shares_the_weights_of_the_model(name, rng):
     model = DeepFM(FEATURES, 3, hidden_units=(5,))
     part = model.part(name)
     part.predict(BATCH, verbose=0)  # compiled with the weights at hand
@@ -347,7 +347,7 @@ def test_composes_as_a_layer(rng):
     assert (spec.shape, spec.dtype) == ((None, 1), "float32")
 
 
-def test_sides_are_of_the_factorization_machine(rng):
+def test_the_decomposition_is_that_of_the_factorization_machine(rng):
     model = randomize(DeepFM(FEATURES, 3), rng)
     fm = FactorizationMachine(FEATURES, 3)
     fm.factors.set_weights(model.factors.get_weights())

@@ -1,4 +1,4 @@
-"""The L2 that the models come with, one for ratings and for clicks."""
+"""The default L2 of the models, for ratings and implicit feedback."""
 
 import inspect
 import re
@@ -21,7 +21,7 @@ from fmlayers.optimizers import Adagrad
     "model", [FactorizationMachine, MatrixFactorization, NeuralMatrixFactorization]
 )
 def test_all_models_have_the_same_l2_and_say_so(model):
-    """`LibFM` and `DeepFM` hand their arguments on to `FactorizationMachine`."""
+    """`LibFM` and `DeepFM` pass their arguments to `FactorizationMachine`."""
     for name, value in {"l2": 0.01, "linear_l2": 0.005}.items():
         parameter = inspect.signature(model).parameters.get(name)
         if parameter is not None:
@@ -37,7 +37,7 @@ def test_all_models_have_the_same_l2_and_say_so(model):
 @pytest.mark.slow
 @pytest.mark.parametrize("clicks", [False, True])
 def test_the_l2_does_no_harm(clicks):
-    """Better than what is right for the other task, nearly as good as what is right."""
+    """Better than the best L2 of the other task, and close to the best one."""
     data = synthetic(num_ratings=20_000)
     split = random_split(len(data.ratings), test_fraction=0.2, seed=0)
     ids = {name: data.ratings[name].to_numpy() for name in ("user", "item")}

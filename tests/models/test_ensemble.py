@@ -44,17 +44,28 @@ def test_averages_the_scores(scaler):
     assert model.compute_output_shape({n: x.shape for n, x in BATCH.items()}) == (4, 1)
 
 
+def copies_of(members):
+    """Return models with the configs and weights of these, but separate."""
+    copies = [type(member).from_config(member.get_config()) for member in members]
+    for copy, member in zip(copies, members, strict=True):
+        # JAX may return its memory and donate it to a step.
+        copy.set_weights([w.copy() for w in member.get_weights()])
+    return copies
+
+
+def check_equal_weights(models, others):
+    for model, other in zip(models, others, strict=True):
+        for actual, expected in zip(
+            model.get_weights(), other.get_weights(), strict=True
+        ):
+            np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_members_learn_as_if_alone(jit_compile):
     """Weights after three steps are those of each member trained by itself."""
     model = Ensemble.of(3, lambda: make(RatingScaler(1, 5)))
-    alone = [
-        FactorizationMachine.from_config(member.get_config())
-        for member in model.members
-    ]
-    for single, member in zip(alone, model.members, strict=True):
-        # Copies: JAX may hand its own memory out, and donate it to a step.
-        single.set_weights([w.copy() for w in member.get_weights()])
+    alone = copies_of(model.members)
     for each in (model, *alone):
         each.compile(
             Adagrad(0.1, initial_accumulator_value=1e-3),
@@ -63,11 +74,43 @@ def test_members_learn_as_if_alone(jit_compile):
         )
         for _ in range(3):
             each.train_on_batch(BATCH, RATINGS)
-    for single, member in zip(alone, model.members, strict=True):
-        for expected, found in zip(
-            single.get_weights(), member.get_weights(), strict=True
-        ):
-            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    check_equal_weights(model.members, alone)
+
+
+def test_fit_trains_each_member_and_reports_the_mean():
+    """Losses and weights are those of the members alone, metrics those of the mean."""
+    model = Ensemble.of(3, lambda: make(RatingScaler(1, 5)))
+    alone = copies_of(model.members)
+    initial = Ensemble(copies_of(model.members))
+    weights = np.array([1.0, 0.5, 2.0, 1.0], "float32")
+
+    def fit(each):
+        each.compile(keras.optimizers.SGD(0.1), loss="mse", metrics=["mae"])
+        return each.fit(
+            BATCH, RATINGS, 4, epochs=2, verbose=0, sample_weight=weights
+        ).history
+
+    history, histories = fit(model), [fit(each) for each in alone]
+    check_equal_weights(model.members, alone)
+    losses = np.sum([each["loss"] for each in histories], axis=0)
+    np.testing.assert_allclose(history["loss"], losses, rtol=1e-5)
+    # An epoch is one step: the first metric is that of the initial weights.
+    error = numpy(initial(BATCH))[:, 0] - RATINGS
+    np.testing.assert_allclose(history["mae"][0], np.abs(error).mean(), rtol=1e-5)
+    figures = model.evaluate(BATCH, RATINGS, return_dict=True, verbose=0)
+    error = model.predict(BATCH, verbose=0)[:, 0] - RATINGS
+    np.testing.assert_allclose(figures["mae"], np.abs(error).mean(), rtol=1e-5)
+
+
+def test_only_training_returns_the_ratings_of_the_members():
+    model = Ensemble.of(3, lambda: make(RatingScaler(1, 5)))
+    mean = numpy(model(BATCH))
+    np.testing.assert_array_equal(numpy(model(BATCH, training=True)), mean)
+    model.compile("sgd", loss="mse")
+    assert model(BATCH).shape == model.predict(BATCH, verbose=0).shape == (4, 1)
+    ratings = [numpy(member(BATCH)) for member in model.members]
+    expected = np.concatenate([mean, *ratings], axis=1)
+    np.testing.assert_allclose(numpy(model(BATCH, training=True)), expected, rtol=1e-6)
 
 
 def test_is_evaluated_by_its_mean():
@@ -80,7 +123,7 @@ def test_is_evaluated_by_its_mean():
     np.testing.assert_allclose(figures["loss"], (error**2).mean() + losses, rtol=1e-5)
 
 
-def test_sides_make_up_the_score():
+def test_the_decomposition_adds_up_to_the_score():
     model = Ensemble.of(3, make)
     c_q, s_q = (numpy(x) for x in model.decompose(BATCH, ["user", "age"]))
     c_i, s_i = (numpy(x) for x in model.decompose(BATCH, ["item"]))
@@ -133,7 +176,7 @@ def test_errors():
 
 @pytest.mark.slow
 def test_is_exported_as_one_model(tmp_path, backend):
-    """A process of its own reads it, without fmlayers."""
+    """A separate process loads it without fmlayers."""
     if backend != "tensorflow":
         pytest.skip("SavedModels are TensorFlow's")
     model = Ensemble.of(3, lambda: make(RatingScaler(1, 5)))

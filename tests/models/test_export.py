@@ -1,4 +1,4 @@
-"""Every model has the `export` of `fmlayers.export`; elsewhere it says what to do."""
+"""Every model has the `export` of `fmlayers.export`."""
 
 import pytest
 

@@ -87,7 +87,7 @@ def test_learns_what_it_can_express(jit_compile, rng):
     assert rmse < 0.05 * ratings.std()
 
 
-def test_training_step_is_keras_own():
+def test_training_step_is_that_of_keras():
     assert FactorizationMachine.train_step is keras.Model.train_step
     assert MatrixFactorization.train_step is keras.Model.train_step
 
@@ -124,7 +124,7 @@ def test_l2_is_that_of_its_parts():
 
 
 def test_composes_as_a_layer(rng):
-    """In a functional model, under a mixed policy of the model around it."""
+    """Inside a functional model with a mixed policy."""
     inputs = {feature.name: feature.keras_input() for feature in FEATURES[:3]}
     fm = randomize(FactorizationMachine(FEATURES[:3], 3), rng)
     model = keras.Model(inputs, fm(inputs))
@@ -159,7 +159,7 @@ def test_errors():
 
 
 @pytest.mark.parametrize("names", [["user"], ["age", "user"], ["user", "genres"]])
-def test_sides_make_up_the_score(names, rng):
+def test_the_decomposition_adds_up_to_the_score(names, rng):
     model = randomize(FactorizationMachine(FEATURES, 3), rng)
     others = [feature.name for feature in FEATURES if feature.name not in names]
     sides = [
@@ -177,8 +177,8 @@ def test_sides_make_up_the_score(names, rng):
     )
 
 
-def test_sides_and_terms_keep_the_error_bound():
-    """One field a million times as large changes no digit of the other pairs."""
+def test_decomposition_and_terms_keep_the_error_bound():
+    """A field a million times as large changes no digit of the other pairs."""
     features = [Categorical(f"f{i}", 40) for i in range(6)]
     model = FactorizationMachine(features, 8)
     rng = np.random.default_rng(0)

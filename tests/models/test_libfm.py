@@ -45,7 +45,7 @@ def randomize(model, rng):
 
 
 def products(model):
-    """Each field's with all the others, in loops over float64."""
+    """The product of each field with all others, in float64 loops."""
     vectors = numpy(model.factors(BATCH)).astype("float64")
     found = np.zeros((4, 4))
     for b in range(4):
@@ -144,7 +144,7 @@ def test_products_with_the_others_are_the_square_of_the_sum(batch, fields, dim, 
 @pytest.mark.slow
 @pytest.mark.parametrize("positive", [False, True])
 def test_gradients_shapes_and_files(positive, tmp_path):
-    """As of a layer; the features are few because each weight is moved in turn."""
+    """As in `check_layer`, with few features: each weight is perturbed in turn."""
     features = [Categorical("user", 3), Numeric("age"), Numeric("year")]
     inputs = {
         "user": np.array([0, 2, 7], "int32"),
@@ -285,7 +285,7 @@ def test_an_example_sees_itself_alone(rng):
     assert np.all(np.isfinite(numpy(model(one, training=True))))
 
 
-def test_sides_make_up_the_score_unless_normalized(rng):
+def test_the_decomposition_adds_up_to_the_score_unless_normalized(rng):
     model = randomize(LibFM(FEATURES, 3), rng)
     c_q, s_q = (numpy(x) for x in model.decompose(BATCH, ["item"]))
     c_i, s_i = (numpy(x) for x in model.decompose(BATCH, ["user", "age", "genres"]))
@@ -295,7 +295,7 @@ def test_sides_make_up_the_score_unless_normalized(rng):
     model = LibFM(FEATURES, 3, batch_normalization=True)
     assert model.decomposition is None
     check_error(
-        "`decompose` needs a model with", lambda: model.decompose(BATCH, ["user"])
+        "must be False for `decompose`", lambda: model.decompose(BATCH, ["user"])
     )
 
 
@@ -350,7 +350,7 @@ def test_config_has_every_argument(options, rng):
 
 def test_errors():
     check_error(
-        "`positive` must be False where there is a `scaler`",
+        "`positive` must be False with a `scaler`",
         lambda: LibFM(FEATURES, 3, RatingScaler(1, 5), positive=True),
     )
     check_error("`dim` must be", lambda: LibFM(FEATURES, -1))

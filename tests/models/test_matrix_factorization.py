@@ -17,7 +17,7 @@ BATCH = {
 
 
 def predict(model, batch):
-    """Loops over examples; the last row of a table is the unknown's."""
+    """Loops over examples; the last row of a table is for unknown ids."""
     p, q = (ops.convert_to_numpy(model.factors.tables[n].value) for n in batch)
     ratings = []
     for user, item in zip(batch["user"].ravel(), batch["item"].ravel(), strict=True):
@@ -49,7 +49,7 @@ def test_values(use_bias, scaler, rng):
 
 
 def test_an_example_sees_itself_alone(rng):
-    """A contraction over batch and dim at once gives each the batch's sum."""
+    """A contraction over batch and dim together would sum over the batch."""
     model = MatrixFactorization(USER, ITEM, 3)
     model.set_weights([rng.normal(size=w.shape) for w in model.weights])
     together = ops.convert_to_numpy(model(BATCH))
@@ -67,7 +67,7 @@ def test_exists_before_it_sees_data():
     assert plain.count_params() == 3 * (5 + 7)
 
 
-def test_bias_starts_where_it_is_told():
+def test_bias_initializer():
     scaler = RatingScaler(1, 5)
     start = keras.initializers.Constant(scaler.inverse(3.6))
     model = MatrixFactorization(USER, ITEM, 3, scaler=scaler, bias_initializer=start)
@@ -93,7 +93,7 @@ def test_errors():
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
-def test_sides_make_up_the_score(use_bias, rng):
+def test_the_decomposition_adds_up_to_the_score(use_bias, rng):
     model = MatrixFactorization(USER, ITEM, 3, use_bias)
     model.set_weights([rng.normal(size=w.shape) for w in model.weights])
     c_u, p = (ops.convert_to_numpy(x) for x in model.decompose(BATCH, ["user"]))
@@ -104,4 +104,6 @@ def test_sides_make_up_the_score(use_bias, rng):
     np.testing.assert_allclose(
         found, ops.convert_to_numpy(model.score(BATCH)), rtol=1e-4, atol=1e-5
     )
-    check_error("`names` must hold", lambda: model.decompose(BATCH, ["user", "item"]))
+    check_error(
+        "`names` must have either", lambda: model.decompose(BATCH, ["user", "item"])
+    )

@@ -26,7 +26,7 @@ def randomize(model, rng):
 
 
 def reference(variables, inputs, activation=lambda x: np.maximum(x, 0.0)):
-    """Both towers in loops over float64; the last row of a table is the unknown's."""
+    """Both towers in float64 loops; the last row of a table is for unknown ids."""
     bias, p, q, r, s, *hidden, h, g = (np.array(v, "float64") for v in variables)
     gmf, mlp = [], []
     for user, item in zip(inputs["user"].ravel(), inputs["item"].ravel(), strict=True):
@@ -68,7 +68,7 @@ def test_values(mlp_dim, scaler, rng):
 
 
 def test_gradients_shapes_and_files(tmp_path):
-    """As of a layer; the tables are short because each weight is moved in turn."""
+    """As in `check_layer`, with short tables: each weight is perturbed in turn."""
     user, item = Categorical("user", 2), Categorical("item", 3)
     inputs = {
         "user": np.array([0, 1, 7], "int32"),
@@ -213,7 +213,7 @@ def test_mixed_precision_keeps_weights_and_ratings_in_float32(policy, rng):
     np.testing.assert_array_equal(numpy(mixed(BATCH)), 1.0 + 2.0**-20)
 
 
-def test_bias_starts_where_it_is_told():
+def test_bias_initializer():
     scaler = RatingScaler(1, 5)
     start = keras.initializers.Constant(scaler.inverse(3.6))
     model = NeuralMatrixFactorization(USER, ITEM, 3, scaler, bias_initializer=start)

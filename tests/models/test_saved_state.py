@@ -1,4 +1,4 @@
-"""What is done to parts of a model is in its files: order, flags, quantization."""
+"""Files record the order of features, frozen parts and quantized parts."""
 
 from operator import attrgetter
 
@@ -61,7 +61,7 @@ def test_another_order_of_the_features_computes_the_same(name, rng, tmp_path):
     np.testing.assert_allclose(numpy(model(BATCH)), numpy(saved(BATCH)), rtol=1e-5)
 
 
-def test_swapped_sides_compute_the_same(rng, tmp_path):
+def test_swapped_features_compute_the_same(rng, tmp_path):
     saved = randomized(models.NeuralMatrixFactorization(USER, ITEM, 3), rng)
     saved.save_weights(tmp_path / "model.weights.h5")
     model = models.NeuralMatrixFactorization(ITEM, USER, 3)
@@ -94,7 +94,7 @@ def test_other_fields_of_the_same_number_do_not_load(name, rng, tmp_path):
 
 
 def freeze_parts(model):
-    """Freezes what the model has; returns how many weights that are."""
+    """Freezes parts of the model; returns the number of frozen weights."""
     for member in model.members or [model]:
         for name in ("factors", "linear", "gmf_factors"):
             if hasattr(member, name):
@@ -148,7 +148,7 @@ def test_a_frozen_member_stays_frozen(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fm", "ensemble"])
-def test_training_goes_on_with_frozen_parts(name, tmp_path):
+def test_training_resumes_with_frozen_parts(name, tmp_path):
     model = MODELS[name]()
     freeze_parts(model)
     model.compile(fmlayers.optimizers.LazyAdam(0.1), loss="mse", run_eagerly=True)

@@ -20,12 +20,12 @@ def make_spec(**changes):
 
 @pytest.fixture
 def known(monkeypatch):
-    """Leave the models that the package knows as they are."""
+    """Undo registrations after the test."""
     monkeypatch.setattr(specs, "_SPECS", models.registered())
 
 
 @pytest.mark.parametrize("name", models.registered())
-def test_a_row_is_what_the_class_is(name):
+def test_a_spec_agrees_with_its_class(name):
     spec = models.registered()[name]
     found = spec.load()
     assert getattr(models, found.__name__) is found
@@ -63,7 +63,7 @@ assert not heavy, heavy
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_a_name_is_one_model_s(known):
+def test_a_name_belongs_to_one_model(known):
     spec = models.register(make_spec())
     assert models.registered()["one"] is spec
     assert models.register(make_spec()) == spec  # the same again

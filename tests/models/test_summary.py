@@ -1,4 +1,4 @@
-"""A summary knows each layer's output shape and counts each weight once."""
+"""A summary has each layer's output shape and counts each weight once."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A model on a newer encoder starts from what an older one has learned."""
+"""A model with a new encoder starts from the weights of an older model."""
 
 from dataclasses import replace
 
@@ -86,10 +86,10 @@ def outputs(model, table):
     return numpy(model(encoder.transform(table)))
 
 
-def as_dict(carried):
+def as_dict(copied):
     return {
         row.weight: (row.kept, row.new, row.dropped)
-        for row in carried.itertuples(index=False)
+        for row in copied.itertuples(index=False)
     }
 
 
@@ -158,7 +158,7 @@ def field(model, values):
 
 @pytest.mark.parametrize("was", [False, True])
 @pytest.mark.parametrize("use_bias", [False, True])
-def test_numbers_mean_what_they_meant(use_bias, was, rng):
+def test_numeric_fields_are_the_same_functions(use_bias, was, rng):
     old = randomized(fm(encoder_of(OLD), use_bias=was), rng)
     new = randomized(fm(encoder_of(NEW), use_bias=use_bias), rng)
     models.warm_start(new, old)
@@ -219,7 +219,7 @@ def with_history(table, rng):
     return randomized(model, rng)
 
 
-def test_histories_keep_their_rows_and_the_new_lists(rng):
+def test_histories_keep_rows_and_have_the_new_pairs(rng):
     old, new = with_history(OLD, rng), with_history(NEW, rng)
     lists = numpy(new.factors.histories["rated"].values)
     summary = as_dict(models.warm_start(new, old))
@@ -272,7 +272,7 @@ def test_without_encoders_ids_are_values(rng):
 
 
 class Own(keras.Model):
-    """A user's model, with a Keras table too, of which no encoder is known."""
+    """A custom model that also has a Keras `Embedding` of an unknown column."""
 
     def __init__(self, features):
         super().__init__()
@@ -285,7 +285,7 @@ class Own(keras.Model):
         return self.head(pooled + self.other(inputs["user"]))
 
 
-def test_a_model_of_your_own(rng):
+def test_a_custom_model(rng):
     pair = []
     for table in (OLD, NEW):
         encoder = encoder_of(table)
@@ -301,7 +301,7 @@ def test_a_model_of_your_own(rng):
     assert summary["head/kernel"] == (1, 0, 0)
     assert summary["other/embeddings"] == (0, 1, 1)
     np.testing.assert_array_equal(numpy(new.other.embeddings), before)
-    with pytest.raises(ValueError, match="must both be there, or neither"):
+    with pytest.raises(ValueError, match="must both be set, or neither"):
         models.warm_start(new, old, encoder=encoder)
 
 
@@ -317,7 +317,7 @@ def test_tables_of_another_dimension_stay(rng):
 
 
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`:UserWarning")
-def test_what_cannot_start(rng):
+def test_errors(rng):
     model = KINDS["deepfm"](encoder_of(OLD))
     with pytest.raises(ValueError, match="must be two models"):
         models.warm_start(model, model)

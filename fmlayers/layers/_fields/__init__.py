@@ -1,4 +1,4 @@
-"""The fields of a `FeatureEmbedding`: a class for each kind of feature."""
+"""The fields of a `FeatureEmbedding`, one class per kind of feature."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,6 @@ FIELDS: dict[type[Feature], type[Field[Any]]] = {
 
 
 def field_of(feature: Feature, layer: "FeatureEmbedding", l2: float) -> Field[Any]:
-    """Returns the field that a layer makes of a feature."""
+    """Returns the field of a feature in a layer."""
     kind = next(kind for kind in type(feature).__mro__ if kind in FIELDS)
     return FIELDS[kind](feature, layer, l2)

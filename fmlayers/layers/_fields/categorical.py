@@ -8,7 +8,7 @@ from fmlayers.layers._fields.table import TableField
 
 
 class CategoricalField(TableField[Categorical]):
-    """The row of an id."""
+    """The table row of an id."""
 
     def embed(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         (entry,) = self.feature.entries

@@ -13,15 +13,15 @@ F = TypeVar("F", bound=Feature)
 
 
 class Field(ABC, Generic[F]):
-    """What a layer makes of a feature: its weights, and a vector an example.
+    """The weights of a feature in a `FeatureEmbedding`, and the vectors computed.
 
-    The weights are the layer's, in its `tables`, `vectors`, `biases` and `histories`:
-    features may share them, and layers too.
+    The weights are in the `tables`, `vectors`, `biases` and `histories` of the layer:
+    features may share tables, and layers may share histories.
 
     Args:
         feature: The feature.
         layer: The `FeatureEmbedding`, constructed but not built.
-        l2: Non-negative float, the coefficient of the field's L2.
+        l2: Non-negative float, the coefficient of the L2 of the field.
     """
 
     def __init__(self, feature: F, layer: "FeatureEmbedding", l2: float) -> None:
@@ -32,27 +32,31 @@ class Field(ABC, Generic[F]):
 
     @abstractmethod
     def build(self) -> None:
-        """Adds to the layer the weights that it does not have yet."""
+        """Adds the weights to the layer, except those that it has already."""
 
     @abstractmethod
     def weights(self) -> Iterator[tuple[tuple[str, str], Any]]:
-        """Yields role and name, under which a file has a weight, and the weight.
+        """Yields each weight with its role and name, by which it is saved.
 
-        They come in the order of `build`, by which files of version 0.1.0 have them.
+        The order is that of `build`: files of version 0.1.0 have weights by position.
         """
 
     @abstractmethod
     def embed(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Returns the vectors of a batch and the squared norms that its L2 counts.
+        """Returns the vectors of a batch, and the squared norms of its L2.
 
         Args:
-            inputs: The input dict, checked.
+            inputs: The input dict, which is checked already.
 
         Returns:
-            `(batch, dim)`, and `(batch,)` or `(batch, 1)`, both in `dtype`.
+            The vectors `(batch, dim)` and the squared norms `(batch,)` or `(batch, 1)`,
+            both in `dtype`.
         """
 
     def fresh_initializer(self) -> Any:
-        # An unseeded initializer gives two tables of one shape the same numbers.
+        """Returns the initializer for one more weight.
+
+        Without a copy, two weights of the same shape would start with equal values.
+        """
         initializer = self.layer.embeddings_initializer
         return initializer.clone() if hasattr(initializer, "clone") else initializer

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class MultiCategoricalField(TableField[MultiCategorical]):
-    """The rows of any number of ids, pooled."""
+    """The pooled table rows of any number of ids."""
 
     def __init__(
         self, feature: MultiCategorical, layer: "FeatureEmbedding", l2: float
@@ -24,9 +24,9 @@ class MultiCategoricalField(TableField[MultiCategorical]):
     def embed(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         (entry,) = self.feature.entries
         ids, row_splits = entry.read(inputs)
-        # Zeros where a value is missing: a NaN that the pooling alone leaves out would
+        # Missing values are zeros already: a NaN that only the pooling masks would
         # reach the gradient.
         vectors, present = self.look_up(ids, mask_zero=True)
         squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
-        how = {"mask": present, "row_splits": row_splits}
-        return self._pool(vectors, **how), self._pool(squares, **how)
+        rows = {"mask": present, "row_splits": row_splits}
+        return self._pool(vectors, **rows), self._pool(squares, **rows)

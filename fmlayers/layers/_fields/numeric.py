@@ -10,7 +10,7 @@ from fmlayers.layers._fields.field import Field
 
 
 class NumericField(Field[Numeric]):
-    """A number times a vector, plus a bias."""
+    """A number times a vector, plus an optional bias vector."""
 
     def build(self) -> None:
         name = self.feature.name

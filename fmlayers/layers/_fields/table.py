@@ -13,11 +13,11 @@ F = TypeVar("F", bound=Categorical | MultiCategorical | History)
 
 
 class TableField(Field[F]):
-    """A field whose vectors are rows of a table, which it may share."""
+    """A field whose vectors are rows of a table. Fields may share the table."""
 
     @property
     def table(self) -> Any:
-        """The weight `(rows, dim)`; the last row is that of unknown ids, if any."""
+        """The weight `(rows, dim)`. The row of unknown ids, if any, is the last."""
         return self.layer.tables[self.feature.table_name]
 
     def build(self) -> None:
@@ -29,15 +29,15 @@ class TableField(Field[F]):
         yield ("table", self.feature.table_name), self.table
 
     def look_up(self, ids: Tensor, mask_zero: bool) -> tuple[Tensor, Tensor | None]:
-        """Returns the rows of ids, zeros where a value is missing.
+        """Returns the rows of ids, with zeros for missing values.
 
         Args:
             ids: Integers of any shape.
-            mask_zero: Whether the id 0 means that the value is missing.
+            mask_zero: Whether the id 0 marks a missing value.
 
         Returns:
-            `(..., dim)`, and Booleans of the shape of `ids`, False where the value is
-            missing; None where no value can be.
+            The rows `(..., dim)`, and Booleans of the shape of `ids` that are `False`
+            for missing values, or `None` if no value can be missing.
         """
         size, policy = self.feature.vocabulary_size, self.layer.out_of_range
         inside = ops.logical_and(ids >= 0, ids < size)
@@ -47,7 +47,7 @@ class TableField(Field[F]):
         elif policy == "error":
             message = (
                 f"Feature {self.feature.name!r} has an id outside 0 ... {size - 1}. "
-                'Mend the ids, or choose `out_of_range="unknown"` or "zero".'
+                'Correct the ids, or set `out_of_range` to "unknown" or "zero".'
             )
             ids = raise_where(ops.logical_not(inside), ids, message)
         if mask_zero:

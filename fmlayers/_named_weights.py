@@ -1,7 +1,7 @@
-"""The weights of a layer in a file, each under its own name.
+"""Saves and loads the weights of a layer by name.
 
-Keras files a layer's weights by their place: with another order of the features one
-table would be read as another.
+Keras saves them by position. With the features in another order, one table would be
+loaded as another.
 """
 
 import weakref
@@ -13,12 +13,12 @@ import keras
 
 from fmlayers._types import Tensor
 
-Store = Any  # what Keras gives `save_own_variables`: a mapping of arrays
+Store = Any  # the mapping of arrays that Keras passes to `save_own_variables`
 Weights = Mapping[str, Mapping[str, keras.Variable]]
 
 
-class Last:
-    """What was last said of a file, for as long as Keras has that file open."""
+class LastMessage:
+    """The last message about a file, for as long as Keras has the file open."""
 
     def __init__(self) -> None:
         self._store: Any = None
@@ -29,51 +29,55 @@ class Last:
         self._message = message
 
     def of(self, store: Store) -> str | None:
-        """Returns what was said of this file, None where it was another's."""
+        """Returns the message, or `None` if it is about another file."""
         is_same = self._store is not None and self._store() is store
         return self._message if is_same else None
 
 
 def key_of(role: str, name: str) -> str:
-    """Returns what a weight of any name is filed under, for HDF5, too."""
+    """Returns the key of a weight in a file; HDF5 allows no slash in it."""
     return f"{role}.{quote(name, safe='')}"
 
 
 def label_of(key: str) -> str:
-    """Returns how an error names what is filed under a key."""
+    """Returns the description of a key for an error."""
     role, name = key.split(".", 1)
     return f"{role} {unquote(name)!r}"
 
 
 def has(store: Store, key: str) -> bool:
-    """Tells whether a weight of that key, or a part of it, is in the file."""
+    """Returns whether the file has a weight with this key, or a part of it."""
     return any(_without_part(name) == key for name in list(store.keys()))
 
 
 def save(store: Store, weights: Weights) -> None:
-    """Files weights.
+    """Saves weights.
 
     Args:
-        store: Where to.
-        weights: The parts of each weight by the weight's key; a single part's name is
-            empty.
+        store: The store of the file.
+        weights: Dict from a weight's key to its parts, each a variable by name. A
+            weight that is a single variable has one part with an empty name.
     """
     for key, parts in weights.items():
         for part, variable in parts.items():
             store[_with(key, part)] = variable
 
 
-def load(store: Store, weights: Weights, by_place: Weights) -> list[str]:
-    """Assigns every weight that the file has in the same shape; tells of the others.
+def load(store: Store, weights: Weights, by_position: Weights) -> list[str]:
+    """Loads every weight that the file has in the same shape.
 
     Args:
-        store: Where from.
-        weights: As of `save`.
-        by_place: Those that a file of version 0.1.0 has by their place: "0", "1", ...
+        store: The store of the file.
+        weights: Dict of weights, as in `save`.
+        by_position: Dict of the weights that a file of version 0.1.0 has by position,
+            with the keys "0", "1", ...
+
+    Returns:
+        A list of messages about the weights that could not be loaded.
     """
     keys = list(store.keys())
     if keys and all(key.isdigit() for key in keys):
-        return _load_by_place(store, len(keys), by_place)
+        return _load_by_position(store, len(keys), by_position)
     faults: list[str] = []
     known: set[str] = set()
     for key, parts in weights.items():
@@ -90,28 +94,28 @@ def load(store: Store, weights: Weights, by_place: Weights) -> list[str]:
     return faults + [f"{label} is not in the layer" for label in left]
 
 
-def _load_by_place(store: Store, count: int, weights: Weights) -> list[str]:
+def _load_by_position(store: Store, count: int, weights: Weights) -> list[str]:
     if count != len(weights):
         names = ", ".join(map(label_of, weights)) or "none"
         return [
-            f"the file has {count} weights by place, without names, and the layer has "
-            f"{len(weights)}: {names}"
+            f"the file has {count} weights by position, without names, and the layer "
+            f"has {len(weights)}: {names}"
         ]
     faults = []
-    for place, (key, parts) in enumerate(weights.items()):
-        faults += _assign(label_of(key), {"": store[str(place)]}, parts)
+    for position, (key, parts) in enumerate(weights.items()):
+        faults += _assign(label_of(key), {"": store[str(position)]}, parts)
     return faults
 
 
 def _assign(
     label: str, values: Mapping[str, Tensor], variables: Mapping[str, keras.Variable]
 ) -> list[str]:
-    """Assigns all of the values or, where a shape differs, none."""
+    """Assigns all values, or none if a shape differs."""
     for name, variable in variables.items():
-        found, expected = tuple(values[name].shape), tuple(variable.shape)
-        if found != expected:
+        saved, expected = tuple(values[name].shape), tuple(variable.shape)
+        if saved != expected:
             return [
-                f"{label} has shape {found} in the file and {expected} in the layer"
+                f"{label} has shape {saved} in the file and {expected} in the layer"
             ]
     for name, variable in variables.items():
         variable.assign(values[name])

@@ -1,4 +1,4 @@
-"""The input dict as a whole: which of its entries are read, and whether they agree."""
+"""The input dict as a whole: the entries that features read, and their batch size."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,10 +9,10 @@ from fmlayers.features import Feature
 
 
 class ChecksInputs:
-    """Mixin, in front of a Keras layer, that checks what it is called with.
+    """Mixin for a Keras layer that checks the inputs of each call.
 
-    Keras converts inputs before any layer sees them, and fails there for what is no
-    tensor, without the name of an entry.
+    Put it before the Keras class: Keras converts the inputs before `call`, and its
+    errors do not name the entry.
     """
 
     features: Sequence[Feature]
@@ -23,18 +23,21 @@ class ChecksInputs:
 
 
 def select_inputs(features: Sequence[Feature], inputs: Any) -> dict[str, Any]:
-    """Returns the entries that the features read, and no others.
+    """Returns the entries of the input dict that the features read.
 
-    The layers and models of the package ignore other entries. A functional model of
-    Keras does not: with one entry more than it has inputs it sorts the names, takes the
-    first ones, and so reads the wrong columns.
+    The layers and models of this package ignore other entries. A functional Keras model
+    does not: if the dict has more entries than the model has inputs, Keras sorts the
+    names, takes the first ones, and reads the wrong columns.
 
     Args:
-        features: Features, as a `FeatureEmbedding` or a model has them.
+        features: List of features, as in `FeatureEmbedding`.
         inputs: Dict from entry name to tensor or array.
 
+    Returns:
+        A dict of the entries, in the order of the features.
+
     Raises:
-        ValueError: If an entry that a feature cannot do without is missing.
+        ValueError: If a required entry is missing.
 
     Example:
 
@@ -53,10 +56,10 @@ def select_inputs(features: Sequence[Feature], inputs: Any) -> dict[str, Any]:
 
 
 def check(features: Sequence[Feature], inputs: Any) -> None:
-    """Raises `ValueError` unless `inputs` has what the features read.
+    """Raises `ValueError` unless `inputs` has the entries that the features read.
 
     Args:
-        features: The features.
+        features: List of features.
         inputs: Dict from entry name to tensor, array or `keras.KerasTensor`.
     """
     sizes: dict[str, int] = {}
@@ -70,27 +73,27 @@ def check(features: Sequence[Feature], inputs: Any) -> None:
         smallest, largest = (pick(sizes, key=sizes.__getitem__) for pick in (min, max))
         repeated = f"np.repeat({smallest}, {sizes[largest]}, axis=0)"
         raise ValueError(
-            "`inputs` must have as many examples in every entry. Received: "
+            "`inputs` must have the same number of examples in every entry. Received: "
             f"{sizes[smallest]} of {smallest!r} and {sizes[largest]} of {largest!r}. "
-            f"To score many items for one user repeat the user: `{repeated}`."
+            f"To score many items for one user, repeat the user: `{repeated}`."
         )
 
 
 def shape_of(x: Any) -> Any:
-    """Returns the shape of an entry, of a pair the two shapes."""
+    """Returns the shape of an entry; for a pair, both shapes."""
     if isinstance(x, (tuple, list)):
         return tuple(tuple(part.shape) for part in x)
     return tuple(x.shape)
 
 
 def input_shapes(features: Sequence[Feature]) -> dict[str, tuple[None, ...]]:
-    """Returns the shapes that a layer of the features is built with, for a summary."""
+    """Returns the shapes of the required entries, to build a layer with."""
     required = [entry for entry in _entries(features) if entry.required]
     return {entry.name: entry.shape for entry in sorted(required, key=_name)}
 
 
 def batch_size(features: Sequence[Feature], shapes: Mapping[str, Any]) -> int | None:
-    """Returns the examples of a batch, None where no entry's shape knows them."""
+    """Returns the batch size, or `None` if no entry's shape has it."""
     sizes = (
         _rows(value_of(shapes, entry.name))
         for entry in _entries(features)
@@ -108,7 +111,7 @@ def _name(entry: Entry) -> str:
 
 
 def _rows(shape: Any) -> int | None:
-    if isinstance(shape[0], (tuple, list)):  # of a pair, whose splits are one more
+    if isinstance(shape[0], (tuple, list)):  # a pair: one row split more than rows
         splits: int | None = shape[1][0]
         return None if splits is None else splits - 1
     first: int | None = shape[0]

@@ -1,4 +1,4 @@
-"""What a layer's or a model's config holds besides numbers and strings."""
+"""The state of layers in configs: objects, frozen parts and quantized parts."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,27 +12,26 @@ T = TypeVar("T", bound=keras.layers.Layer)
 
 
 def deserialize_objects(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns `config` with every serialized object in it, lists too, restored.
+    """Returns a config in which all serialized objects, also in lists, are restored.
 
-    Keras hands `from_config` the plain dicts; its own `get_config` fills in
-    strings and numbers alone.
+    Keras passes plain dicts to `from_config`.
     """
 
-    def restore(value: Any) -> Any:
+    def deserialize(value: Any) -> Any:
         if isinstance(value, list):
-            return [restore(entry) for entry in value]
+            return [deserialize(entry) for entry in value]
         if isinstance(value, dict) and "class_name" in value:
             return keras.saving.deserialize_keras_object(value)
         return value
 
-    return {name: restore(value) for name, value in config.items()}
+    return {name: deserialize(value) for name, value in config.items()}
 
 
 def state_config(layer: keras.layers.Layer) -> dict[str, Any]:
-    """Returns the entries of a config for what was done to parts of a layer.
+    """Returns the entries of a config that record frozen and quantized parts.
 
-    Keras saves neither which single weights are frozen nor, of a subclassed model,
-    which of its layers are frozen or quantized. Empty entries are left out.
+    Keras does not save which weights are frozen, nor which layers of a subclassed
+    model are frozen or quantized. Empty entries are omitted.
     """
     frozen = [path for path, part in _parts(layer).items() if not part.trainable]
     if not layer.built:
@@ -50,16 +49,16 @@ def state_config(layer: keras.layers.Layer) -> dict[str, Any]:
 
 
 def restore(cls: type[T], config: Mapping[str, Any]) -> T:
-    """Returns the layer of a config that may have the entries of `state_config`."""
+    """Returns the layer of a config, which may have the entries of `state_config`."""
     config = dict(config)
     frozen, quantized = config.pop("frozen", []), config.pop("quantized", {})
     layer: T = cls(**deserialize_objects(config))
     parts = sublayers(layer)
-    for path, how in quantized.items():
+    for path, quantization in quantized.items():
         if parts[path].quantization_mode is None:
-            settings = keras.saving.deserialize_keras_object(how["config"])
-            parts[path].quantize(how["mode"], config=settings)
-    if not layer.trainable and not frozen:  # of version 0.1.0
+            settings = keras.saving.deserialize_keras_object(quantization["config"])
+            parts[path].quantize(quantization["mode"], config=settings)
+    if not layer.trainable and not frozen:  # saved by version 0.1.0
         for part in parts.values():
             part.trainable = False
     if layer.built:
@@ -70,11 +69,14 @@ def restore(cls: type[T], config: Mapping[str, Any]) -> T:
 
 
 def freeze(layer: keras.layers.Layer, frozen: Sequence[str]) -> None:
-    """Makes those parts of a layer untrainable, and all others trainable, if any is."""
+    """Freezes the parts of a layer with these paths and unfreezes all others.
+
+    Without paths, nothing changes.
+    """
     if not frozen:
         return
     parts = _parts(layer)
-    # The layers first, from the outermost on: each hands its flag on to its parts.
+    # Outer layers first: each sets the flag of all its parts, too.
     for kind in (keras.layers.Layer, keras.Variable):
         for path, part in parts.items():
             if isinstance(part, kind):
@@ -82,23 +84,23 @@ def freeze(layer: keras.layers.Layer, frozen: Sequence[str]) -> None:
 
 
 def sublayers(layer: keras.layers.Layer) -> dict[str, keras.layers.Layer]:
-    """Returns all layers inside a layer by the path of attributes that leads to them.
+    """Returns all layers inside a layer, by their paths of attributes.
 
-    As in Keras' files: the layers' names differ from one model to the next. A layer
-    with two paths is there once.
+    These are the paths of Keras' files. The names of layers would not do: they differ
+    between two models of a class. A layer with two paths is returned once.
     """
-    found: dict[str, keras.layers.Layer] = {}
+    layers: dict[str, keras.layers.Layer] = {}
     seen = {id(layer)}
 
     def visit(layer: keras.layers.Layer, prefix: str) -> None:
         for name, child in _attributes(layer):
             if id(child) not in seen:
                 seen.add(id(child))
-                found[prefix + name] = child
+                layers[prefix + name] = child
                 visit(child, f"{prefix}{name}/")
 
     visit(layer, "")
-    return found
+    return layers
 
 
 def _attributes(
@@ -122,12 +124,12 @@ def _attributes(
 def _attribute(layer: keras.layers.Layer, name: str) -> Any:
     try:
         return getattr(layer, name)
-    except Exception:  # a property of a user's layer; Keras passes over it as well
+    except Exception:  # a property of a user's layer; Keras skips it, too
         return None
 
 
 def _numbered(values: Sequence[Any]) -> Iterator[tuple[str, keras.layers.Layer]]:
-    """Yields the layers of a list, those of each class numbered."""
+    """Yields the layers in a list, with names numbered by class."""
     counts: Counter[str] = Counter()
     for x in values:
         if isinstance(x, keras.layers.Layer):
@@ -137,11 +139,11 @@ def _numbered(values: Sequence[Any]) -> Iterator[tuple[str, keras.layers.Layer]]
 
 
 def _parts(layer: keras.layers.Layer) -> dict[str, Any]:
-    """Returns the layers inside that have weights, and trainable weights, by path."""
-    found: dict[str, Any] = {}
+    """Returns the inner layers that have weights, and trainable weights, by path."""
+    parts: dict[str, Any] = {}
     for path, part in {"": layer, **sublayers(layer)}.items():
         if path and part.weights:
-            found[path] = part
+            parts[path] = part
         start = f"{path}/" if path else ""
-        found |= {f"{start}{v.name}": v for v in part._trainable_variables}
-    return found
+        parts |= {f"{start}{v.name}": v for v in part._trainable_variables}
+    return parts

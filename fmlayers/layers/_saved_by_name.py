@@ -2,15 +2,15 @@ from typing import Any
 
 import keras
 
-from fmlayers.layers import _named_weights as named
-from fmlayers.layers.history_lists import HistoryLists
+from fmlayers import _named_weights as named
+from fmlayers.layers._history_lists import HistoryLists
 
 
-class FiledByName(keras.layers.Layer):
-    """A layer whose weights and histories a file has under their names.
+class SavedByName(keras.layers.Layer):
+    """A layer whose weights and histories are saved by name.
 
     Attributes:
-        histories: Dict from name to `HistoryLists`, which other layers may share.
+        histories: Dict from feature name to `HistoryLists`. Layers may share them.
     """
 
     built: bool
@@ -18,7 +18,7 @@ class FiledByName(keras.layers.Layer):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._fault = named.Last()
+        self._fault = named.LastMessage()
 
     def named_weights(self) -> dict[tuple[str, str], Any]:
         """Returns the layer's weights by role and name, in the order of `build`."""
@@ -28,16 +28,16 @@ class FiledByName(keras.layers.Layer):
         if not self.built:
             return
         named.save(store, self._weights_by_key())
-        for name, lists in self.histories.items():
-            if lists.is_first_in(store):
-                named.save(store, {named.key_of("history", name): lists.parts()})
+        for name, history in self.histories.items():
+            if history.is_first_in(store):
+                named.save(store, {named.key_of("history", name): history.parts()})
 
     def load_own_variables(self, store: Any) -> None:
         if not self.built:
             super().load_own_variables(store)
             return
-        # Keras tries a layer that failed again, by other paths, where the file has
-        # nothing, and reports the last error.
+        # After an error Keras tries other paths, where the file has nothing, and
+        # reports the last error: raise the first one again.
         message = None if store.keys() else self._fault.of(store)
         if message is None:
             message = self._load(store)
@@ -46,21 +46,21 @@ class FiledByName(keras.layers.Layer):
             raise ValueError(message)
 
     def _load(self, store: Any) -> str:
-        """Assigns what a file has; returns what is wrong with the others."""
+        """Loads the weights in a file; returns a message about the others, or `""`."""
         weights = self._weights_by_key()
-        lists = {}
+        histories = {}
         for name, each in self.histories.items():
             key = named.key_of("history", name)
             if named.has(store, key):
-                lists[key] = each.parts()
+                histories[key] = each.parts()
                 each.is_loaded = True
-        faults = named.load(store, {**weights, **lists}, weights)
+        faults = named.load(store, {**weights, **histories}, weights)
         if not faults:
             return ""
         return (
             f"Layer {self.name!r} cannot load all of its weights: {'; '.join(faults)}. "
-            "`fmlayers.models.warm_start` carries known rows over to a model with "
-            "another vocabulary or other features."
+            "To start a model with another vocabulary or other features from this "
+            "file, use `fmlayers.models.warm_start`."
         )
 
     def _weights_by_key(self) -> dict[str, dict[str, Any]]:

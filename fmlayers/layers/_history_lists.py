@@ -7,20 +7,20 @@ import numpy.typing as npt
 from keras import ops
 
 from fmlayers._backend import spans_of_batch
+from fmlayers._named_weights import LastMessage
 from fmlayers._types import Tensor
 from fmlayers.features import History
-from fmlayers.layers._named_weights import Last
 
 
-class Lists(NamedTuple):
-    """The lists of a batch's distinct keys, one after the other.
+class BatchHistories(NamedTuple):
+    """The histories of the distinct keys of a batch, one after another.
 
     Attributes:
-        values: `(pairs,)`, the ids in the lists.
-        owners: `(pairs,)`, which list each of them is in, in ascending order.
-        lengths: `(lists,)`, in values.
-        index: `(batch,)`, the list of each example.
-        own: `(batch,)`, the example's own value where its list has it, else 0.
+        values: `(pairs,)`, the ids in the histories.
+        owners: `(pairs,)`, the index of the history of each id, in ascending order.
+        lengths: `(histories,)`, the number of ids in each history.
+        index: `(batch,)`, the index of the history of each example.
+        own: `(batch,)`, the example's own value if its history has it, else 0.
     """
 
     values: Tensor
@@ -31,12 +31,13 @@ class Lists(NamedTuple):
 
 
 class HistoryLists(keras.layers.Layer):
-    """Holds the lists of a `History` and looks up those of a batch.
+    """Stores the histories of a `History` and looks up those of a batch.
 
-    Every list stands once, however many examples of the batch have its key: the
-    cost is that of the distinct lists. XLA needs shapes that do not depend on the
-    data: on JAX a batch looks up *all* lists, on TensorFlow `jit_compile="auto"` is
-    switched off.
+    A history that several examples of a batch share is looked up once. XLA needs shapes
+    that do not depend on the data: on JAX every batch looks up *all* histories; on
+    TensorFlow the layer turns off `jit_compile="auto"`.
+
+    The name of the class is part of the paths in saved files.
 
     Args:
         feature: The `History`.
@@ -50,29 +51,29 @@ class HistoryLists(keras.layers.Layer):
         self.feature = feature
         self.supports_jit = keras.backend.backend() != "tensorflow"
         self.is_loaded = False
-        self._saved = Last()
+        self._saved = LastMessage()
         self.build()
 
     def build(self, input_shape: Any = None) -> None:
         if self.built:
             return
-        # One key more, for those outside, whose list stays empty.
+        # One key more: the empty history of unknown keys.
         self.offsets = self._add_integers("offsets", self.feature.num_keys + 2)
         self.values = self._add_integers("values", self.feature.num_pairs)
         self.built = True
 
     def parts(self) -> dict[str, Any]:
-        """Returns the weights that make sense together alone."""
+        """Returns the two weights, which only make sense together."""
         return {"offsets": self.offsets, "values": self.values}
 
     def is_first_in(self, store: Any) -> bool:
-        """Tells whether this is the first time that `store` takes the lists."""
+        """Returns whether `store` does not have the histories yet."""
         is_first = self._saved.of(store) is None
         self._saved.set(store)
         return is_first
 
     def save_own_variables(self, store: Any) -> None:
-        """Does nothing: `FeatureEmbedding` saves the lists by their name."""
+        """Does nothing: `FeatureEmbedding` saves the histories by name."""
 
     def load_own_variables(self, store: Any) -> None:
         is_loaded, self.is_loaded = self.is_loaded, False
@@ -80,10 +81,10 @@ class HistoryLists(keras.layers.Layer):
             return
         if not len(store.keys()):
             raise ValueError(f"history {self.feature.name!r} is not in the file.")
-        super().load_own_variables(store)  # of version 0.1.0, by place
+        super().load_own_variables(store)  # a file of version 0.1.0, by position
 
     def set(self, keys: npt.ArrayLike, values: npt.ArrayLike) -> None:
-        """Gives the lists as pairs, each once, in any order."""
+        """Sets the histories, as distinct pairs of a key and a value in any order."""
         feature = self.feature
         k, v = (np.asarray(x, np.int64).ravel() for x in (keys, values))
         if not len(k) == len(v) == feature.num_pairs:
@@ -103,15 +104,17 @@ class HistoryLists(keras.layers.Layer):
                 )
         order = np.lexsort((v, k))
         k, v = k[order], v[order]
-        if np.any((k[1:] == k[:-1]) & (v[1:] == v[:-1])):
+        repeated = np.flatnonzero((k[1:] == k[:-1]) & (v[1:] == v[:-1]))
+        if len(repeated):
             raise ValueError(
-                f"`keys` and `values` of {feature.name!r} have a pair twice."
+                f"`keys` and `values` of {feature.name!r} must not have a pair twice. "
+                f"Received: the key {k[repeated[0]]} with the value {v[repeated[0]]}."
             )
         lengths = np.bincount(k, minlength=feature.num_keys + 1)
         self.offsets.assign(np.concatenate([[0], np.cumsum(lengths)]).astype("int32"))
         self.values.assign(v.astype("int32"))
 
-    def call(self, keys: Tensor, own: Tensor | None = None) -> Lists:
+    def call(self, keys: Tensor, own: Tensor | None = None) -> BatchHistories:
         last = self.feature.num_keys
         inside = ops.logical_and(keys >= 0, keys < last)
         keys = ops.cast(ops.where(inside, keys, last), "int32")
@@ -125,10 +128,13 @@ class HistoryLists(keras.layers.Layer):
         else:
             inside = ops.logical_and(own > 0, own < self.feature.vocabulary_size)
             own = self._own_in_list(keys, ops.cast(ops.where(inside, own, 0), "int32"))
-        return Lists(ops.take(values, positions), owners, lengths, index, own)
+        return BatchHistories(ops.take(values, positions), owners, lengths, index, own)
 
     def _own_in_list(self, keys: Tensor, own: Tensor) -> Tensor:
-        """Returns `own` where the key's list has it, else 0, by binary search."""
+        """Returns `own` where the history of its key has it, else 0.
+
+        A binary search in the sorted values of each key.
+        """
         low = ops.take(self.offsets, keys)
         end = ops.take(self.offsets, keys + 1)
         high = end
@@ -141,8 +147,8 @@ class HistoryLists(keras.layers.Layer):
             high = ops.where(
                 ops.logical_and(searching, ops.logical_not(below)), middle, high
             )
-        found = ops.take(self.values, ops.minimum(low, last)) == own
-        return ops.where(ops.logical_and(low < end, found), own, 0)
+        is_equal = ops.take(self.values, ops.minimum(low, last)) == own
+        return ops.where(ops.logical_and(low < end, is_equal), own, 0)
 
     def _add_integers(self, name: str, size: int) -> Any:
         return self.add_weight(
