@@ -36,7 +36,16 @@ from fmlayers._types import Combiner, OptimizerName, ScalerMethod
 from fmlayers.models.specs import find
 from fmlayers.runs import TrainingConfig
 from fmlayers.runs.fitting import make_optimizer
-from fmlayers.tuning import _hyperparameters as names
+from fmlayers.tuning.hyperparameters import (
+    EPOCHS,
+    register_choice,
+    register_float,
+    register_int,
+    register_l2,
+    register_learning_rate,
+    register_setting,
+    register_tower,
+)
 
 RUN = TrainingConfig()
 LAZY_ADAM = TrainingConfig(optimizer="lazy_adam")
@@ -51,7 +60,7 @@ def interaction_space(hp: HyperParameters, reduce: str = "sum") -> dict[str, Any
         hp: The hyperparameters of a trial.
         reduce: The default.
     """
-    return {"reduce": names.choice(hp, "reduce", ("sum", "none"), reduce)}
+    return {"reduce": register_choice(hp, "reduce", ("sum", "none"), reduce)}
 
 
 def embedding_space(
@@ -72,13 +81,13 @@ def embedding_space(
         l2: Default of the L2 of the rows of a batch.
         init_stddev: Default of the standard deviation that vectors start with.
     """
-    stddev = names.floating(hp, "init_stddev", init_stddev)
+    stddev = register_float(hp, "init_stddev", init_stddev)
     if fields:
-        regularizer: Any = {name: names.l2_of(hp, name, l2) for name in fields}
+        regularizer: Any = {name: register_l2(hp, name, l2) for name in fields}
     else:
-        regularizer = names.floating(hp, "l2", l2)
+        regularizer = register_float(hp, "l2", l2)
     return {
-        "dim": names.integer(hp, "dim", dim),
+        "dim": register_int(hp, "dim", dim),
         "l2": regularizer,
         "embeddings_initializer": keras.initializers.RandomNormal(stddev=stddev),
     }
@@ -93,7 +102,7 @@ def linear_space(
         hp: The hyperparameters of a trial.
         linear_l2: The default.
     """
-    return {"linear_l2": names.floating(hp, "linear_l2", linear_l2)}
+    return {"linear_l2": register_float(hp, "linear_l2", linear_l2)}
 
 
 def pooling_space(hp: HyperParameters, combiner: Combiner = "mean") -> dict[str, Any]:
@@ -103,7 +112,7 @@ def pooling_space(hp: HyperParameters, combiner: Combiner = "mean") -> dict[str,
         hp: The hyperparameters of a trial.
         combiner: The default.
     """
-    return {"combiner": names.setting(hp, "combiner", combiner)}
+    return {"combiner": register_setting(hp, "combiner", combiner)}
 
 
 def scaler_space(
@@ -115,7 +124,7 @@ def scaler_space(
         hp: The hyperparameters of a trial.
         method: The default.
     """
-    return {"method": names.setting(hp, "scaler", method)}
+    return {"method": register_setting(hp, "scaler", method)}
 
 
 def tower_space(
@@ -130,7 +139,7 @@ def tower_space(
         hidden_units: Default of the sizes; `DeepFM`'s.
         dropout: Default of the share of their outputs that training drops.
     """
-    return names.tower(hp, hidden_units, dropout)
+    return register_tower(hp, hidden_units, dropout)
 
 
 def optimizer_space(
@@ -150,8 +159,10 @@ def optimizer_space(
         optimizer: Default of `optimizer`.
         adagrad, lazy_adam: Defaults of the rates.
     """
-    name = names.setting(hp, "optimizer", optimizer)
-    rate = names.rate(hp, name, {"adagrad": adagrad, "lazy_adam": lazy_adam})
+    name = register_setting(hp, "optimizer", optimizer)
+    rate = register_learning_rate(
+        hp, name, {"adagrad": adagrad, "lazy_adam": lazy_adam}
+    )
     return {"optimizer": make_optimizer(name, rate, batch_size)}
 
 
@@ -166,7 +177,7 @@ def training_space(
         epochs: Default of `epochs`; `fit`'s. `None` leaves it out, for Hyperband, or
             where training stops early.
     """
-    arguments = {"batch_size": names.integer(hp, "batch_size", batch_size)}
+    arguments = {"batch_size": register_int(hp, "batch_size", batch_size)}
     if epochs is not None:
-        arguments["epochs"] = names.integer(hp, "epochs", epochs, names.EPOCHS)
+        arguments["epochs"] = register_int(hp, "epochs", epochs, EPOCHS)
     return arguments

@@ -22,9 +22,9 @@ from fmlayers.runs import Run, TrainingConfig
 from fmlayers.runs.examples import Examples, Rows, split_validation
 from fmlayers.runs.folder import is_run, locked, read_json, write_json
 from fmlayers.runs.training import columns_of
-from fmlayers.tuning.config import TuningConfig
-from fmlayers.tuning.space import Space
+from fmlayers.tuning.study_space import StudySpace
 from fmlayers.tuning.tuners import REASON, TRIALS
+from fmlayers.tuning.tuning_config import TuningConfig
 
 BEST = "best"  # the run of the best trial
 SAME = ("training", "data", "fields", "search", "fixed")
@@ -96,7 +96,7 @@ class Study:
         """Returns the configuration of a trial, by its number in `trials()`."""
         (state,) = (s for s, _ in _states(self.path) if int(s["trial_id"]) == trial)
         hp = HyperParameters.from_config(state["hyperparameters"])
-        space = Space(
+        space = StudySpace(
             self.config, self.record["columns"], self.record["rows"]["fitting"]
         )
         config = space(hp)
@@ -149,7 +149,7 @@ class Prepared:
         )
         fitting, validation = split_validation(training, self.split.train)
         self.fitting, self.validation = fitting, validation
-        self.space = Space(config, self.columns, len(fitting))
+        self.space = StudySpace(config, self.columns, len(fitting))
 
     @cached_property
     def examples(self) -> Examples:

@@ -24,8 +24,8 @@ from keras_tuner.engine.trial import Trial
 
 from fmlayers._files import whole_file
 from fmlayers.tuning.combinations import combinations, is_countable
-from fmlayers.tuning.config import TuningConfig
-from fmlayers.tuning.trial import TrialModel
+from fmlayers.tuning.trial_model import TrialModel
+from fmlayers.tuning.tuning_config import TuningConfig
 
 TRIALS = "trials"  # KerasTuner's folder in a study's
 REASON = "failure.txt"  # in a trial's folder

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from fmlayers.tuning.search import work
+from fmlayers.tuning.study_search import work
 
 
 def main() -> None:

@@ -22,9 +22,9 @@ from fmlayers.data import write_csv
 from fmlayers.runs import Run, TrainingConfig, fitting, train
 from fmlayers.runs.model import build_model
 from fmlayers.tuning import Study, StudyError, TuningConfig, searched, tune
-from fmlayers.tuning.report import command_of
 from fmlayers.tuning.study import Prepared, begin
-from fmlayers.tuning.trial import TrialModel
+from fmlayers.tuning.study_report import command_of
+from fmlayers.tuning.trial_model import TrialModel
 from fmlayers.tuning.tuners import make_tuner
 
 PICTURES = ("best_so_far", "parallel_coordinates", "importance")

@@ -15,14 +15,23 @@ from fmlayers.runs import TrainingConfig
 from fmlayers.runs.config import HISTORIES
 from fmlayers.runs.examples import default_batch_size
 from fmlayers.runs.model import check_columns
-from fmlayers.tuning import _hyperparameters as names
-from fmlayers.tuning.config import TuningConfig
+from fmlayers.tuning.hyperparameters import (
+    register_choice,
+    register_float,
+    register_int,
+    register_l2,
+    register_learning_rate,
+    register_setting,
+    register_tower,
+    search_values,
+)
+from fmlayers.tuning.tuning_config import TuningConfig
 
 _UNITS = re.compile(r"[1-9]\d*(-[1-9]\d*)*")
 DIGITS = 4  # of a number that a run is configured by; what workers send has seven
 
 
-class Space:
+class StudySpace:
     """What a study searches: names, values, and the run that they configure.
 
     Args:
@@ -55,30 +64,30 @@ class Space:
         config, base = self.config, self.config.training
         model = base.model
         if len(config.models) > 1:
-            model = names.choice(hp, "model", config.models, base.model)
+            model = register_choice(hp, "model", config.models, base.model)
         found: dict[str, Any] = {
-            "dim": names.integer(hp, "dim", base.dim),
-            "init_stddev": names.floating(hp, "init_stddev", base.init_stddev),
-            "l2": names.floating(hp, "l2", base.l2),
+            "dim": register_int(hp, "dim", base.dim),
+            "init_stddev": register_float(hp, "init_stddev", base.init_stddev),
+            "l2": register_float(hp, "l2", base.l2),
             "l2_of": {
-                field: names.l2_of(hp, field, base.l2_of.get(field, base.l2))
+                field: register_l2(hp, field, base.l2_of.get(field, base.l2))
                 for field in config.fields
             },
         }
         if config.taking("linear_l2"):
-            found["linear_l2"] = names.floating(hp, "linear_l2", base.linear_l2)
+            found["linear_l2"] = register_float(hp, "linear_l2", base.linear_l2)
         if base.has_ratings:
-            found["scaler"] = names.setting(hp, "scaler", base.scaler)
+            found["scaler"] = register_setting(hp, "scaler", base.scaler)
         if self.has_lists:
-            found["combiner"] = names.setting(hp, "combiner", base.combiner)
-        found["optimizer"] = names.setting(hp, "optimizer", base.optimizer)
-        rates = {name: self._rate(name) for name in names.searched("optimizer")}
-        found["learning_rate"] = names.rate(hp, found["optimizer"], rates)
+            found["combiner"] = register_setting(hp, "combiner", base.combiner)
+        found["optimizer"] = register_setting(hp, "optimizer", base.optimizer)
+        rates = {name: self._rate(name) for name in search_values("optimizer")}
+        found["learning_rate"] = register_learning_rate(hp, found["optimizer"], rates)
         # A batch much smaller than the default makes an epoch long, a much larger one
         # has few steps.
-        low, high = names.searched("batch_size")
+        low, high = search_values("batch_size")
         bounds = max(low, self.batch_size // 8), min(high, self.batch_size * 8)
-        found["batch_size"] = names.integer(hp, "batch_size", self.batch_size, bounds)
+        found["batch_size"] = register_int(hp, "batch_size", self.batch_size, bounds)
         found |= self._tower(hp)
         rounded = {name: _rounded(value) for name, value in found.items()}
         return TrainingConfig.from_dict({**base.to_dict(), **rounded, "model": model})
@@ -128,9 +137,9 @@ class Space:
             return {}
         default = base.hidden_units or find(config.towers[0]).hidden_units
         if len(config.towers) == len(config.models):
-            return names.tower(hp, default, base.dropout)
+            return register_tower(hp, default, base.dropout)
         with hp.conditional_scope("model", config.towers):
-            return names.tower(hp, default, base.dropout)
+            return register_tower(hp, default, base.dropout)
 
     def _own_name(self, name: str, known: Mapping[str, Any]) -> str:
         # Of the optimizer that the study has, if it has one.

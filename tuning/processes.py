@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from fmlayers.tuning.progress import TrialProgress
 from fmlayers.tuning.study import StudyError
+from fmlayers.tuning.trial_progress import TrialProgress
 
 Role = Literal["alone", "chief", "worker"]
 

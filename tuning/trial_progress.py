@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from fmlayers.runs.epoch_progress import new_bar
-from fmlayers.tuning.config import TuningConfig
+from fmlayers.tuning.tuning_config import TuningConfig
 
 
 class TrialProgress:

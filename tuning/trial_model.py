@@ -12,10 +12,10 @@ from fmlayers.runs import TrainingConfig
 from fmlayers.runs.examples import Examples
 from fmlayers.runs.fitting import compiled_model, fit
 from fmlayers.runs.model import features_of
-from fmlayers.tuning.config import RANKING, TuningConfig
 from fmlayers.tuning.memory import estimated_bytes
-from fmlayers.tuning.ranking import ListMetrics
-from fmlayers.tuning.space import Space
+from fmlayers.tuning.study_space import StudySpace
+from fmlayers.tuning.top_n_metrics import TopNMetrics
+from fmlayers.tuning.tuning_config import RANKING, TuningConfig
 
 Callbacks = Sequence[keras.callbacks.Callback]
 
@@ -38,7 +38,7 @@ class TrialModel(HyperModel):
     def __init__(
         self,
         config: TuningConfig,
-        space: Space,
+        space: StudySpace,
         examples: Examples,
         memory_limit: int | None,
     ) -> None:
@@ -79,7 +79,7 @@ class TrialModel(HyperModel):
         started = time.perf_counter()
         ours: list[keras.callbacks.Callback] = [keras.callbacks.TerminateOnNaN()]
         if objective in RANKING:
-            ours.append(ListMetrics(self.examples, self.config.k))
+            ours.append(TopNMetrics(self.examples, self.config.k))
         early = keras.callbacks.EarlyStopping(
             objective, mode=direction, patience=config.patience
         )

@@ -14,10 +14,10 @@ from keras_tuner.engine import hyperparameters as kinds
 from fmlayers._files import whole_file
 from fmlayers.runs import TrainingConfig
 from fmlayers.runs.folder import is_run
-from fmlayers.tuning import plots
+from fmlayers.tuning import study_plots
 from fmlayers.tuning.importance import FEWEST, importance
-from fmlayers.tuning.plots import Axis, axis_of
 from fmlayers.tuning.study import BEST, Study, StudyError
+from fmlayers.tuning.study_plots import Axis, axis_of
 
 # Settings by which the defaults of others are chosen.
 DECIDING = ("model", "loss", "histories", "optimizer")
@@ -140,12 +140,12 @@ def _draw(
     target = study.config.objective, study.config.direction
     scores = completed(trials)[study.config.objective]
     if len(trials):
-        plots.best_so_far(trials, *target, _picture(study, "best_so_far"))
+        study_plots.best_so_far(trials, *target, _picture(study, "best_so_far"))
     if len(scores) and axes:
         path = _picture(study, "parallel_coordinates")
-        plots.parallel_coordinates(axes, scores, *target, path)
+        study_plots.parallel_coordinates(axes, scores, *target, path)
     if shares:
-        plots.importance_bars(shares, target[0], _picture(study, "importance"))
+        study_plots.importance_bars(shares, target[0], _picture(study, "importance"))
 
 
 def _picture(study: Study, name: str) -> Path:

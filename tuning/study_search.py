@@ -17,11 +17,8 @@ from keras_tuner.src import config as keras_tuner_config
 
 from fmlayers.runs import train
 from fmlayers.runs.folder import is_run, locked, partial_path, read_json
-from fmlayers.tuning import workers as processes
-from fmlayers.tuning.config import TuningConfig
+from fmlayers.tuning import processes
 from fmlayers.tuning.memory import default_limit
-from fmlayers.tuning.progress import TrialProgress
-from fmlayers.tuning.report import write_pictures, write_report
 from fmlayers.tuning.study import (
     BEST,
     Prepared,
@@ -31,8 +28,11 @@ from fmlayers.tuning.study import (
     drop_replaced,
     reason_of,
 )
-from fmlayers.tuning.trial import TrialModel
+from fmlayers.tuning.study_report import write_pictures, write_report
+from fmlayers.tuning.trial_model import TrialModel
+from fmlayers.tuning.trial_progress import TrialProgress
 from fmlayers.tuning.tuners import TRIALS, make_tuner
+from fmlayers.tuning.tuning_config import TuningConfig
 
 MAX_TRIALS = 20
 

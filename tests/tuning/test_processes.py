@@ -13,8 +13,8 @@ import time
 
 import pytest
 
-from fmlayers.tuning import Study, StudyError, tune, workers
-from fmlayers.tuning.search import Prepared, _trial_model
+from fmlayers.tuning import Study, StudyError, processes, tune
+from fmlayers.tuning.study_search import Prepared, _trial_model
 from fmlayers.tuning.tuners import make_tuner
 
 # Long enough to be killed in.
@@ -28,7 +28,7 @@ def on_loopback(monkeypatch):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     values = ("chief", "127.0.0.1", str(port))
-    for name, value in zip(workers.VARIABLES, values, strict=True):
+    for name, value in zip(processes.VARIABLES, values, strict=True):
         monkeypatch.setenv(name, value)
 
 
@@ -109,19 +109,19 @@ def test_a_chief_and_two_workers(study, make_config, on_loopback, tmp_path):
     assert values(found).equals(values(study)[:4])
     assert (out / "best" / "model.keras").exists()
     assert {path.name for path in (out / "alive").iterdir()} >= {"one", "two", "chief"}
-    assert workers.has_ended(out)
+    assert processes.has_ended(out)
 
 
 @pytest.mark.slow
 def test_a_killed_worker_is_replaced(study, make_config, tmp_path, monkeypatch):
     started = []
 
-    class Recorded(workers.LocalWorkers):
+    class Recorded(processes.LocalWorkers):
         def start(self):
             super().start()
             started.append(self.processes[f"worker-{self.started}"])
 
-    monkeypatch.setattr(workers, "LocalWorkers", Recorded)
+    monkeypatch.setattr(processes, "LocalWorkers", Recorded)
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
     out = tmp_path / "s"
     killing = kill_in_flight(out, started)
@@ -131,7 +131,7 @@ def test_a_killed_worker_is_replaced(study, make_config, tmp_path, monkeypatch):
     assert (found.trials()["status"] == "COMPLETED").all()
     assert found.trials()["trial"].tolist() == [0, 1, 2]
     assert values(found)["l2"].tolist() == values(study)["l2"].tolist()[:3]
-    assert not any(name in os.environ for name in workers.VARIABLES)
+    assert not any(name in os.environ for name in processes.VARIABLES)
     logs = [log.read_text() for log in (out / "alive").glob("*.log")]
     assert len(logs) == 3
     assert not [log for log in logs if "absl" in log or ".cc:" in log]
@@ -148,7 +148,7 @@ def test_a_chief_does_not_wait_for_a_killed_worker(
             tune(config, out, max_trials=2, worker_timeout=15.0)
         killing.join()
         assert one.wait(60) == -signal.SIGKILL
-    for name in workers.VARIABLES:
+    for name in processes.VARIABLES:
         monkeypatch.delenv(name)
     # What it was at is taken up by whoever goes on.
     found = tune(config, out, max_trials=2)
@@ -168,13 +168,13 @@ def test_a_worker_does_not_wait_for_a_chief_that_is_gone(
     with pytest.raises(StudyError, match="The chief of .* is gone"):
         as_worker(tmp_path / "s")
     # One that is gone because all was done left no sign of harm.
-    (tmp_path / "s" / "alive" / "chief").write_text(workers.ENDED)
+    (tmp_path / "s" / "alive" / "chief").write_text(processes.ENDED)
     as_worker(tmp_path / "s")
 
 
 def test_a_worker_waits_for_the_study(tmp_path):
     with pytest.raises(StudyError, match="The chief has made no study at"):
-        workers.wait_for(tmp_path / "s", 0.5)
+        processes.wait_for(tmp_path / "s", 0.5)
 
 
 def test_a_worker_of_other_data_is_refused(as_worker, study, tmp_path):
@@ -189,7 +189,7 @@ def test_a_worker_of_other_data_is_refused(as_worker, study, tmp_path):
 def test_some_variables_error(monkeypatch):
     monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
     with pytest.raises(StudyError, match="KERASTUNER_ORACLE_PORT.*are not. Set all"):
-        workers.role()
+        processes.role()
 
 
 def test_a_trial_that_kills_its_workers_fails(study, tmp_path):
@@ -218,7 +218,7 @@ def test_a_trial_that_kills_its_workers_fails(study, tmp_path):
 
 
 def test_silence_is_told_by_a_file_that_does_not_change(tmp_path):
-    watch, path = workers.Watch(), tmp_path / "one"
+    watch, path = processes.Watch(), tmp_path / "one"
     assert watch.silence(path) == 0.0
     time.sleep(0.05)
     assert watch.silence(path) >= 0.05

@@ -12,7 +12,7 @@ from fmlayers.runs.examples import Examples
 from fmlayers.runs.recommender import Recommender
 
 
-class ListMetrics(keras.callbacks.Callback):
+class TopNMetrics(keras.callbacks.Callback):
     """Adds `val_ndcg` and `val_map` to the figures of an epoch.
 
     For each user a list of `k` is made of all items that were fitted, without the
