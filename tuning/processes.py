@@ -1,14 +1,16 @@
-"""Several processes at one study: KerasTuner's chief and workers, with bounds.
+"""Several processes that work on one study: KerasTuner's chief and its workers.
 
-KerasTuner's chief waits for ever for a worker that was killed, and a worker an hour for
-a chief that is gone. Here each process shows every few seconds that it is there, by a
-file in the study's folder that all of them share, and looks whether the others do. Only
-how long a file has not changed is looked at, by the looker's own clock.
+KerasTuner's chief waits forever for a worker that was killed, and a worker waits an
+hour for a lost chief. Here, each process touches a file in the shared folder of the
+study every few seconds, and watches the files of the others. A process counts as lost
+when its file has not changed for a while. The watching process measures that time, so
+the clocks of the machines may differ.
 """
 
 import _thread
 import contextlib
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -24,52 +26,55 @@ from fmlayers.tuning.trial_progress import TrialProgress
 
 Role = Literal["alone", "chief", "worker"]
 
-ALIVE = "alive"  # folder of the files that show who is there
+ALIVE = "alive"  # folder of the files that show which processes are alive
 CHIEF = "chief"
-ENDED = "The search has ended."  # what the chief's file says from then on
+ENDED = "The search has ended."  # content of the chief's file after the search
 VARIABLES = (
     "KERASTUNER_TUNER_ID",
     "KERASTUNER_ORACLE_IP",
     "KERASTUNER_ORACLE_PORT",
 )
-# Not `-m`, which would import Keras and its log lines with the package of the module.
+# The chief writes its `sys.path` and the models to the standard input. With `-m`, the
+# package of the module would import Keras before its log lines are switched off.
 START = """
+import pickle, sys
+sys.path[:] = pickle.load(sys.stdin.buffer)
 from fmlayers._logs import import_keras
 import_keras()
 from fmlayers.tuning.worker import main
 main()
 """
-TIMEOUT = 120.0  # seconds; a shared folder may show a change a minute late
-BEAT = 2.0  # seconds between two signs of life, at most
-LOOK = 0.2  # seconds between two looks of the chief
+TIMEOUT_SECONDS = 120.0  # a shared folder may show a change a minute late
+MAX_BEAT_SECONDS = 2.0  # between two signs of life
+POLL_SECONDS = 0.2
 
 
 def role() -> Role:
-    """Returns what KerasTuner's environment variables make of this process.
+    """Returns the role of this process, from KerasTuner's environment variables.
 
     Raises:
-        StudyError: If some of them are set and others are not.
+        StudyError: If only some of the variables are set.
     """
-    given = [name for name in VARIABLES if os.environ.get(name)]
-    if not given:
+    present = [name for name in VARIABLES if os.environ.get(name)]
+    if not present:
         return "alone"
-    if len(given) < len(VARIABLES):
-        missing = [name for name in VARIABLES if name not in given]
+    if len(present) < len(VARIABLES):
+        missing = [name for name in VARIABLES if name not in present]
         raise StudyError(
-            f"Of KerasTuner's environment variables {given} are set, and {missing} "
-            "are not. Set all of them, or none."
+            "KerasTuner's environment variables must all be set, or none of them. Set "
+            f"{missing}, too. Received: {present}."
         )
     return "chief" if CHIEF in os.environ[VARIABLES[0]] else "worker"
 
 
 class Watch:
-    """Tells for how long a process has shown no sign of life."""
+    """Measures how long a process has shown no sign of life."""
 
     def __init__(self) -> None:
         self._seen: dict[Path, tuple[int, float]] = {}
 
     def silence(self, path: Path) -> float:
-        """Returns seconds since the file was last seen to change."""
+        """Returns the seconds since this watch last saw the file change."""
         try:
             changed = path.stat().st_mtime_ns
         except FileNotFoundError:
@@ -91,31 +96,33 @@ def showing_life(
     of: str | None = None,
     child: bool = False,
 ) -> Iterator[threading.Event]:
-    """Shows that this process is there, and stops it once another is not.
+    """Shows that this process is alive, and interrupts it when its chief is lost.
 
     Args:
-        folder: The study's.
-        name: Of this process.
-        timeout: Seconds of silence after which a process counts as gone.
-        of: Optional name of the process that this one is of no use without.
-        child: Whether that one has started this one.
+        folder: Folder of the study.
+        name: Name of this process.
+        timeout: Seconds without a sign of life after which a process counts as lost.
+        of: Optional name of the chief of this process.
+        child: Boolean, whether the chief has started this process. Defaults to
+            `False`.
 
     Yields:
-        An event that is set where that one is gone; the main thread is interrupted.
+        An event. If the chief is lost, the event is set and the main thread is
+        interrupted.
     """
     alive = folder / ALIVE
     alive.mkdir(exist_ok=True)
-    ended, gone = threading.Event(), threading.Event()
+    ended, lost = threading.Event(), threading.Event()
     watch, parent = Watch(), os.getppid()
 
     def beat() -> None:
-        while not ended.wait(min(BEAT, timeout / 4)):
+        while not ended.wait(min(MAX_BEAT_SECONDS, timeout / 4)):
             (alive / name).touch()
             if of is None:
                 continue
             orphan = child and os.getppid() != parent
             if orphan or watch.silence(alive / of) > timeout:
-                gone.set()
+                lost.set()
                 _thread.interrupt_main()
                 return
 
@@ -123,18 +130,18 @@ def showing_life(
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:
-        with _interruptible(gone) if of is not None else contextlib.nullcontext():
-            yield gone
+        with _interruptible(lost) if of is not None else contextlib.nullcontext():
+            yield lost
     finally:
         ended.set()
         thread.join()
 
 
 @contextlib.contextmanager
-def _interruptible(gone: threading.Event) -> Iterator[None]:
+def _interruptible(lost: threading.Event) -> Iterator[None]:
     """Lets `interrupt_main` reach a process that ignores Ctrl-C.
 
-    A shell script starts its background processes so.
+    A shell script starts its background processes with Ctrl-C ignored.
     """
     former = signal.getsignal(signal.SIGINT)
     if callable(former):
@@ -142,7 +149,7 @@ def _interruptible(gone: threading.Event) -> Iterator[None]:
         return
 
     def leave(*_: Any) -> None:
-        if gone.is_set():
+        if lost.is_set():
             raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, leave)
@@ -153,45 +160,55 @@ def _interruptible(gone: threading.Event) -> Iterator[None]:
 
 
 class LocalWorkers:
-    """Workers on this machine, each a process of its own, replaced where one dies.
+    """Starts worker processes on this machine, and replaces those that die.
 
     Args:
-        folder: The study's.
-        count: How many.
-        timeout: As of `showing_life`.
+        folder: Folder of the study.
+        count: Number of workers.
+        timeout: Seconds without a sign of life after which a process counts as lost.
+        specs: The models of the study, from `portable_specs`.
     """
 
-    def __init__(self, folder: Path, count: int, timeout: float) -> None:
+    def __init__(self, folder: Path, count: int, timeout: float, specs: bytes) -> None:
         self.folder = folder
         self.arguments = [str(folder), str(timeout), str(count)]
-        self.spare = 2 * count  # replacements, in all
+        self.input = pickle.dumps(sys.path) + specs
+        self.spare = 2 * count  # replacements in total
         self.started = 0
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         for _ in range(count):
             self.start()
 
     def start(self) -> None:
-        """Starts one more; what it prints goes to a file in the study's folder."""
+        """Starts another worker; its output goes to a file in the study's folder."""
         self.started += 1
         name = f"worker-{self.started}"
         (self.folder / ALIVE).mkdir(exist_ok=True)
         command = [sys.executable, "-c", START, *self.arguments]
         with self.log(name).open("wb") as log:
-            self.processes[name] = subprocess.Popen(
+            process = subprocess.Popen(
                 command,
                 env={**os.environ, VARIABLES[0]: name},
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+        self.processes[name] = process
+        if process.stdin is not None:
+            # A worker that has died already is replaced like any other.
+            with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+                pipe.write(self.input)
 
     def log(self, name: str) -> Path:
         return self.folder / ALIVE / f"{name}.log"
 
-    def gone(self) -> list[tuple[str, bool]]:
-        """Returns the workers that have ended since the last time, and whether well."""
+    def take_ended(self) -> list[tuple[str, bool]]:
+        """Returns the workers that ended since the last call, and whether they failed.
+
+        They leave `processes`.
+        """
         codes = {name: process.poll() for name, process in self.processes.items()}
-        ended = [(name, code == 0) for name, code in codes.items() if code is not None]
+        ended = [(name, code != 0) for name, code in codes.items() if code is not None]
         for name, _ in ended:
             del self.processes[name]
         return ended
@@ -209,7 +226,7 @@ class LocalWorkers:
 
 @contextlib.contextmanager
 def local_chief(port: int | None = None) -> Iterator[None]:
-    """Makes this process the chief of workers on this machine."""
+    """Makes this process the chief of the workers on this machine."""
     before = {name: os.environ.get(name) for name in VARIABLES}
     values = (CHIEF, "127.0.0.1", str(port or _free_port()))
     os.environ.update(zip(VARIABLES, values, strict=True))
@@ -230,89 +247,92 @@ def lead(
     timeout: float,
     local: LocalWorkers | None = None,
 ) -> None:
-    """Serves trials to workers until there are none left, or no workers.
+    """Serves trials to workers until no trials or no workers are left.
 
     Args:
-        tuner: The chief's.
-        folder: The study's.
-        progress: Told of what has ended.
-        timeout: As of `showing_life`; also for how long there may be no worker.
+        tuner: The tuner of the chief.
+        folder: Folder of the study.
+        progress: Display of the trials that have ended.
+        timeout: Seconds without a sign of life after which a worker counts as lost,
+            and seconds without any worker after which the chief exits.
         local: Optional workers on this machine.
 
     Raises:
-        StudyError: If all workers are gone before the search is done.
+        StudyError: If all workers are lost before the end of the search.
     """
     oracle = tuner.oracle
-    # Its server has no other end than that of the search, and waits for ever.
+    # KerasTuner's server returns only after the search, and otherwise waits forever.
     server = threading.Thread(target=tuner.search, daemon=True, name="chief")
     server.start()
     watch = Watch()
-    left_well = False  # a worker leaves by itself when there is nothing left to do
+    is_complete = False  # a worker leaves by itself when no trials are left
     seen: set[str] = set()
     empty_since = time.monotonic()
     while True:
-        time.sleep(LOOK)
+        time.sleep(POLL_SECONDS)
         progress.update()
-        here = set(oracle.tuner_ids)
-        left_well |= bool(seen - here)
-        gone = {n for n in here if watch.silence(folder / ALIVE / n) > timeout}
-        for name in gone:
+        present = set(oracle.tuner_ids)
+        is_complete |= bool(seen - present)
+        lost = {n for n in present if watch.silence(folder / ALIVE / n) > timeout}
+        for name in lost:
             oracle.release(name)
-        seen = here = here - gone
+        seen = present = present - lost
         if local is not None:
-            left_well |= _tend(local, oracle, seen, left_well)
+            is_complete = _replace_failed(local, oracle, seen, is_complete)
             if not local.processes:
                 break
             continue
-        if here:
+        if present:
             empty_since = time.monotonic()
-        finished = left_well and not here and not oracle.waiting
+        finished = is_complete and not present and not oracle.waiting
         if finished or time.monotonic() - empty_since > timeout:
             break
     progress.update()
-    if not left_well or oracle.waiting:
+    if not is_complete or oracle.waiting:
         raise StudyError(
-            f"All workers are gone; {len(oracle.end_order)} trials have ended. The "
-            f"same command goes on.{_last_words(folder)}"
+            f"All workers are lost; {len(oracle.end_order)} trials have ended. Run the "
+            f"same command again to resume the search.{_last_output(folder)}"
         )
     (folder / ALIVE / CHIEF).write_text(ENDED)
 
 
 def has_ended(folder: Path) -> bool:
-    """Returns whether the last chief of the study has left because all was done."""
+    """Returns whether the last chief of the study has completed its search."""
     chief = folder / ALIVE / CHIEF
     return chief.is_file() and chief.read_text() == ENDED
 
 
-def _tend(local: LocalWorkers, oracle: Any, seen: set[str], left_well: bool) -> bool:
-    """Takes trials back from workers that have died, and replaces these.
+def _replace_failed(
+    local: LocalWorkers, oracle: Any, seen: set[str], is_complete: bool
+) -> bool:
+    """Replaces workers that have failed; their trials wait for another worker.
 
-    Returns whether one has ended because there was nothing left to do.
+    Returns:
+        Whether a worker has ended because no trials are left.
     """
-    well = False
-    for name, ended_well in local.gone():
-        well |= ended_well
-        if ended_well:
+    for name, failed in local.take_ended():
+        if not failed:
+            is_complete = True
             continue
         oracle.release(name)
         seen.discard(name)
-        if local.spare and (oracle.waiting or not (well or left_well)):
+        if local.spare and (oracle.waiting or not is_complete):
             local.spare -= 1
             local.start()
-    # The others may have left before a trial was taken back.
+    # The other workers may have left before the trial was released.
     if not local.processes and oracle.waiting and local.spare:
         local.spare -= 1
         local.start()
-    return well
+    return is_complete
 
 
-def _last_words(folder: Path) -> str:
-    """Returns the last line of the last worker's log that has one."""
+def _last_output(folder: Path) -> str:
+    """Returns the last line of the latest log that is not empty, as a sentence."""
     logs = sorted((folder / ALIVE).glob("*.log"), key=lambda log: log.stat().st_mtime)
     for log in reversed(logs):
         lines = log.read_text("utf-8", "replace").strip().splitlines()
         if lines:
-            return f" The last line of {log}: {lines[-1]}"
+            return f" The last line of {log} is: {lines[-1]}"
     return ""
 
 
@@ -324,16 +344,16 @@ def _free_port() -> int:
 
 
 def wait_for(path: Path, timeout: float) -> None:
-    """Waits until the chief has made the study.
+    """Waits until the chief has created the study.
 
     Raises:
-        StudyError: If it has not in time.
+        StudyError: If the study is not there after `timeout` seconds.
     """
     started = time.monotonic()
     while not (path / "config.json").is_file():
         if time.monotonic() - started > timeout:
             raise StudyError(
-                f"The chief has made no study at {path}, of which the folder must be "
-                "shared among all machines."
+                f"The chief has not created a study at {path} within {timeout:g} "
+                "seconds. All machines must share this folder."
             )
-        time.sleep(LOOK)
+        time.sleep(POLL_SECONDS)
