@@ -18,7 +18,7 @@ NAMES = {
     "_retry_queue": ("oracle", list, "tuners"),
     "_random_state": ("bayesian", object, "tuners"),
     "_random_populate_space": ("bayesian", [], "tuners"),
-    "_get_name": ("hyperparameters", ["name"], "hyperparameters"),
+    "_get_name": ("hyperparameters", ["name", "name_scopes"], "hyperparameters"),
     "DEBUG": ("config", bool, "study_search"),
 }
 OWNERS = {
@@ -40,7 +40,7 @@ def test_private_names_exist(name):
     else:
         fits = isinstance(value, expected) and value is not None
     assert fits, (
-        f"keras-tuner {keras_tuner.__version__} has changed its private {name!r}, which "
-        f"tuning/{module}.py uses. Adapt that module, then raise the upper bound of "
-        "keras-tuner in pyproject.toml."
+        f"keras-tuner {keras_tuner.__version__} has changed its private {name!r}. Adapt "
+        f"tuning/{module}.py, which uses it, and then the upper bound of keras-tuner in "
+        "pyproject.toml."
     )
