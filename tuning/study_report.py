@@ -194,7 +194,8 @@ def _summary(study: Study, trials: pd.DataFrame, shares: Mapping[str, float]) ->
 def _best_lines(study: Study, **shown: Any) -> list[str]:
     try:
         best = replace(study.best(), **shown)
-        lines = ["best configuration, trained on all training rows:", command_of(best)]
+        heading = "command to train the best configuration on all training rows:"
+        lines = [heading, command_of(best)]
     except StudyError as error:
         return [str(error)]
     if is_run(study.path / BEST):

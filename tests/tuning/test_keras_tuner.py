@@ -40,7 +40,7 @@ def test_private_names_exist(name):
     else:
         fits = isinstance(value, expected) and value is not None
     assert fits, (
-        f"keras-tuner {keras_tuner.__version__} has changed its private {name!r}. Adapt "
-        f"tuning/{module}.py, which uses it, and then the upper bound of keras-tuner in "
-        "pyproject.toml."
+        f"keras-tuner {keras_tuner.__version__} has changed its private {name!r}, used "
+        f"by tuning/{module}.py. Adapt that module, and then the upper bound of "
+        "keras-tuner in pyproject.toml."
     )
