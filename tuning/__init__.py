@@ -1,6 +1,5 @@
 """KerasTuner search spaces and searches over the models."""
 
-from fmlayers.tuning.config import TuningConfig
 from fmlayers.tuning.hyper_models import (
     HyperChoice,
     HyperDeepFM,
@@ -10,7 +9,6 @@ from fmlayers.tuning.hyper_models import (
     HyperNeuralMatrixFactorization,
     HyperRegistered,
 )
-from fmlayers.tuning.search import searched, tune
 from fmlayers.tuning.spaces import (
     embedding_space,
     interaction_space,
@@ -22,6 +20,8 @@ from fmlayers.tuning.spaces import (
     training_space,
 )
 from fmlayers.tuning.study import Study, StudyError
+from fmlayers.tuning.study_search import searched, tune
+from fmlayers.tuning.tuning_config import TuningConfig
 
 __all__ = [
     "HyperChoice",

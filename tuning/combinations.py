@@ -1,19 +1,19 @@
-"""The combinations of values that a search space has, where they can be counted."""
+"""The combinations of values in a search space."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from keras_tuner.engine import hyperparameters as kinds
+from keras_tuner.engine.hyperparameters import Float, Int
 
 
 def combinations(
     parameters: Sequence[Any], values: Mapping[str, Any] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Yields all combinations of active values, in the order of the parameters.
+    """Yields all combinations of active values, in the order of the hyperparameters.
 
     Args:
         parameters: KerasTuner's hyperparameters, each after those that it depends on.
-        values: Optional values of parameters before these.
+        values: Optional values of preceding hyperparameters.
     """
     chosen = dict(values or {})
     if not parameters:
@@ -28,15 +28,15 @@ def combinations(
 
 
 def is_countable(parameters: Iterable[Any]) -> bool:
-    """Returns whether each parameter has values that can be counted."""
+    """Returns whether each hyperparameter has a finite number of values."""
     return not any(
-        isinstance(parameter, kinds.Float) and parameter.step is None
+        isinstance(parameter, Float) and parameter.step is None
         for parameter in parameters
     )
 
 
 def _values(parameter: Any) -> Iterable[Any]:
-    if isinstance(parameter, kinds.Int) and parameter.step is None:
+    if isinstance(parameter, Int) and parameter.step is None:
         return range(parameter.min_value, parameter.max_value + 1)
     values: Iterable[Any] = parameter.values
     return values

@@ -1,4 +1,4 @@
-"""The models of `fmlayers.models` as KerasTuner's `HyperModel`s."""
+"""KerasTuner's `HyperModel`s of the models in `fmlayers.models`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,31 +23,31 @@ from fmlayers.tuning.spaces import (
 
 
 class HyperRegistered(keras_tuner.HyperModel):
-    """Searches a model by its name, compiled and ready to fit.
+    """A `HyperModel` of a registered model, compiled and ready to fit.
 
-    Its hyperparameters are those of `embedding_space`, `optimizer_space`, `batch_size`,
-    where the model has what they are for `linear_space` and `tower_space`, and where
-    there is something to choose `scaler_space` and `pooling_space`. `epochs` is one as
-    long as nobody says how many: neither Hyperband nor `tuner.search(..., epochs=20)`.
+    Its hyperparameters are `batch_size` and those of `embedding_space` and
+    `optimizer_space`. It adds `linear_space` and `tower_space` if the model takes their
+    arguments, `scaler_space` if there are `bounds`, and `pooling_space` if there is a
+    `MultiCategorical` feature. `epochs` is a hyperparameter, too, unless Hyperband or
+    `tuner.search(..., epochs=20)` sets it.
 
     Args:
         model: Name of the model, among `fmlayers.models.registered()`.
-        features: List of `Categorical`, `MultiCategorical` and `Numeric`; the user and
-            the item, of a model that takes these two.
-        bounds: Optional pair of the lowest and the highest rating, between which a
-            `RatingScaler` brings the scores. Defaults to `None`: the rating is the
-            score.
-        mean: Optional mean rating, which the model starts from.
-        by_field: Boolean, whether each feature has an L2 of its own. Defaults to
-            `False`.
-        loss: As of `compile`. Defaults to `"mse"`.
-        metrics: Optional metrics, as of `compile`. Defaults to RMSE, named `rmse`: the
-            objective is then `keras_tuner.Objective("val_rmse", "min")`.
-        **options: Arguments of the model that are not searched, such as `encoder`.
-            One of a searched name takes its place.
+        features: List of `Categorical`, `MultiCategorical` and `Numeric`, or of the
+            user and the item for a model that takes only these two.
+        bounds: Optional tuple of the lowest and the highest rating, for a
+            `RatingScaler`. Defaults to `None` (the model returns the raw score).
+        mean: Optional mean rating, the initial prediction of the model.
+        by_field: Boolean, whether to search over a separate L2 for each feature.
+            Defaults to `False`.
+        loss: Loss for `compile`. Defaults to `"mse"`.
+        metrics: Optional metrics for `compile`. Defaults to the RMSE under the name
+            `rmse`, for the objective `keras_tuner.Objective("val_rmse", "min")`.
+        **options: Arguments of the model that are not searched, such as `encoder`. An
+            argument with the name of a hyperparameter replaces it.
 
     Raises:
-        ValueError: If no model has the name.
+        ValueError: If no model with this name is registered.
 
     Example:
 
@@ -89,7 +89,7 @@ class HyperRegistered(keras_tuner.HyperModel):
         if metrics is None:
             metrics = [keras.metrics.RootMeanSquaredError(name="rmse")]
         model.compile(loss=self.loss, metrics=list(metrics), **optimizer)
-        # Its state is in a trial's checkpoint, which finds no place for it otherwise.
+        # The checkpoint of a trial loads the optimizer's state only if it is built.
         model.optimizer.build(model.trainable_variables)
         return model
 
@@ -101,14 +101,14 @@ class HyperRegistered(keras_tuner.HyperModel):
         y: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Trains the model of a trial, with the callbacks that the tuner gives."""
+        """Trains the model of a trial; `kwargs` holds the callbacks of the tuner."""
         space = training_space(hp, epochs=None if "epochs" in kwargs else 1)
-        if y is None:  # batches that somebody else has formed
+        if y is None:  # `x` already yields batches
             del space["batch_size"]
         return model.fit(x, y, **{**space, **kwargs})
 
     def arguments(self, hp: HyperParameters) -> dict[str, Any]:
-        """Registers what is searched of the model; returns its arguments."""
+        """Registers the hyperparameters of the model, and returns its arguments."""
         spec = self.spec
         arguments = self.vectors(hp)
         if spec.takes("linear_l2"):
@@ -119,11 +119,11 @@ class HyperRegistered(keras_tuner.HyperModel):
         return arguments
 
     def make(self, features: Sequence[Feature], **arguments: Any) -> keras.Model:
-        """Returns the model of some arguments."""
+        """Returns the model that `arguments` configure."""
         return self.spec.make(features, **arguments)
 
     def vectors(self, hp: HyperParameters) -> dict[str, Any]:
-        """As `arguments`, of what all models have."""
+        """Registers the hyperparameters that all models have."""
         fields = [feature.name for feature in self.features] if self.by_field else []
         features = self.features
         if any(isinstance(feature, MultiCategorical) for feature in features):
@@ -146,11 +146,11 @@ class HyperRegistered(keras_tuner.HyperModel):
 
 
 class HyperFactorizationMachine(HyperRegistered):
-    """Searches a `FactorizationMachine`, as `HyperRegistered` does.
+    """A `HyperModel` of `FactorizationMachine`. See `HyperRegistered`.
 
     Args:
         features: List of `Categorical`, `MultiCategorical` and `Numeric`.
-        **options: As of `HyperRegistered`.
+        **options: Arguments of `HyperRegistered`.
 
     Example:
 
@@ -168,26 +168,36 @@ class HyperFactorizationMachine(HyperRegistered):
 
 
 class HyperLibFM(HyperRegistered):
-    """Searches a `LibFM`; arguments are those of `HyperFactorizationMachine`."""
+    """A `HyperModel` of `LibFM`. See `HyperRegistered`.
+
+    Args:
+        features: List of `Categorical`, `MultiCategorical` and `Numeric`.
+        **options: Arguments of `HyperRegistered`.
+    """
 
     def __init__(self, features: Sequence[Feature], **options: Any) -> None:
         super().__init__("libfm", features, **options)
 
 
 class HyperDeepFM(HyperRegistered):
-    """Searches a `DeepFM`; arguments are those of `HyperFactorizationMachine`."""
+    """A `HyperModel` of `DeepFM`. See `HyperRegistered`.
+
+    Args:
+        features: List of `Categorical`, `MultiCategorical` and `Numeric`.
+        **options: Arguments of `HyperRegistered`.
+    """
 
     def __init__(self, features: Sequence[Feature], **options: Any) -> None:
         super().__init__("deepfm", features, **options)
 
 
 class HyperMatrixFactorization(HyperRegistered):
-    """Searches a `MatrixFactorization`.
+    """A `HyperModel` of `MatrixFactorization`. See `HyperRegistered`.
 
     Args:
-        user: `Categorical` description of the users.
-        item: `Categorical` description of the items.
-        **options: As of `HyperRegistered`.
+        user: `Categorical` feature of the users.
+        item: `Categorical` feature of the items.
+        **options: Arguments of `HyperRegistered`.
     """
 
     def __init__(self, user: Categorical, item: Categorical, **options: Any) -> None:
@@ -195,24 +205,30 @@ class HyperMatrixFactorization(HyperRegistered):
 
 
 class HyperNeuralMatrixFactorization(HyperRegistered):
-    """Searches a `NeuralMatrixFactorization`, as `HyperMatrixFactorization` does."""
+    """A `HyperModel` of `NeuralMatrixFactorization`. See `HyperRegistered`.
+
+    Args:
+        user: `Categorical` feature of the users.
+        item: `Categorical` feature of the items.
+        **options: Arguments of `HyperRegistered`.
+    """
 
     def __init__(self, user: Categorical, item: Categorical, **options: Any) -> None:
         super().__init__("neumf", [user, item], **options)
 
 
 class HyperChoice(keras_tuner.HyperModel):
-    """Searches several models at once: which, and its own hyperparameters.
+    """A `HyperModel` that chooses among several others.
 
-    The name of the chosen one is the hyperparameter `model`. What a model has is
-    searched where it is the chosen one, in a conditional scope, and has the model's
-    name before its own: `mf/dim`.
+    The hyperparameter `model` is the name of the chosen model. The hyperparameters of a
+    model are conditional on that choice, and their names have the name of the model as
+    a prefix: `mf/dim`.
 
     Args:
         hypermodels: Dict from name to `HyperModel`. The first is the default.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If `hypermodels` is empty.
 
     Example:
 
@@ -231,7 +247,9 @@ class HyperChoice(keras_tuner.HyperModel):
     def __init__(self, hypermodels: Mapping[str, keras_tuner.HyperModel]) -> None:
         super().__init__()
         if not hypermodels:
-            raise ValueError("`hypermodels` must not be empty. Received: {}.")
+            raise ValueError(
+                "`hypermodels` must have at least one entry. Received: hypermodels={}."
+            )
         self.hypermodels = dict(hypermodels)
 
     def build(self, hp: HyperParameters) -> keras.Model:
@@ -246,7 +264,7 @@ class HyperChoice(keras_tuner.HyperModel):
     def fit(
         self, hp: HyperParameters, model: keras.Model, *args: Any, **kwargs: Any
     ) -> Any:
-        """Trains the model of a trial as its own `HyperModel` does."""
+        """Trains the model of a trial by the `HyperModel` that built it."""
         chosen = hp.get("model")
         with hp.conditional_scope("model", [chosen]), hp.name_scope(chosen):
             return self.hypermodels[chosen].fit(hp, model, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""What a model takes of memory, before it is built."""
+"""An estimate of the memory of a model that is not built yet."""
 
 import os
 from collections.abc import Sequence
@@ -8,17 +8,17 @@ from fmlayers.models.specs import find
 from fmlayers.runs import TrainingConfig
 
 BYTES = 4  # a float32
-SLOTS = {"adagrad": 1, "lazy_adam": 2}  # numbers that an optimizer keeps a weight
+SLOTS = {"adagrad": 1, "lazy_adam": 2}  # optimizer variables per weight
 
 
 def estimated_bytes(config: TrainingConfig, features: Sequence[Feature]) -> int:
-    """Returns what the weights and the optimizer's numbers of a run take.
+    """Returns the size of a run's weights and optimizer variables in bytes.
 
     Args:
-        config: The configuration of the run.
+        config: Configuration of the run.
         features: The features of its model.
     """
-    # With a row per table for unknown ids.
+    # Each table has one more row, for unknown ids.
     rows = sum(f.num_rows + (f.table_name is not None) for f in features)
     spec = find(config.model)
     units = config.hidden_units or spec.hidden_units
@@ -27,7 +27,14 @@ def estimated_bytes(config: TrainingConfig, features: Sequence[Feature]) -> int:
 
 
 def default_limit(workers: int = 1) -> int | None:
-    """Returns half of the machine's memory, a worker's part of it; None if unknown."""
+    """Returns the bytes for each worker, which share half of the machine's memory.
+
+    Args:
+        workers: Number of workers on this machine. Defaults to 1.
+
+    Returns:
+        The number of bytes, or `None` if the system does not report its memory.
+    """
     try:
         pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # Windows

@@ -1,12 +1,15 @@
-"""Search spaces of single layers, to be used in a `build(hp)` of your own.
+"""Search spaces of single layers, for a `build(hp)` function of your own.
 
 Each function registers its hyperparameters with `hp` and returns keyword arguments:
-`fmlayers.FeatureEmbedding(features, **embedding_space(hp))`. Defaults are those of the
-layer; of the L2 and the optimizers those of `fmlayers train` on ratings. They are
-ordinary hyperparameters of KerasTuner: what a `HyperParameters` given to the tuner
-says of a name, a range or an `hp.Fixed`, holds in place of what is said here.
-`learning_rate`, if given so, is that of either optimizer; an L2 whose default is 0 is
-held at it. For clicks `l2` and `linear_l2` should begin at about 0.005.
+`fmlayers.FeatureEmbedding(features, **embedding_space(hp))`. The defaults are those of
+the layer, except that L2 and the optimizers use the defaults of `fmlayers train` on
+ratings. For implicit feedback, lower the defaults of `l2` and `linear_l2` to about
+0.005.
+
+The hyperparameters are ordinary ones of KerasTuner. A range or an `hp.Fixed` in the
+`HyperParameters` that you pass to the tuner replaces the one in this table. A
+`learning_rate` that you register applies to both optimizers. An L2 with a default of 0
+is fixed.
 
 | name | values | default |
 | --- | --- | --- |
@@ -36,22 +39,32 @@ from fmlayers._types import Combiner, OptimizerName, ScalerMethod
 from fmlayers.models.specs import find
 from fmlayers.runs import TrainingConfig
 from fmlayers.runs.fitting import make_optimizer
-from fmlayers.tuning import _hyperparameters as names
+from fmlayers.tuning.hyperparameters import (
+    EPOCHS,
+    register_choice,
+    register_float,
+    register_int,
+    register_l2,
+    register_learning_rate,
+    register_setting,
+    register_tower,
+)
 
 RUN = TrainingConfig()
 LAZY_ADAM = TrainingConfig(optimizer="lazy_adam")
 
 
 def interaction_space(hp: HyperParameters, reduce: str = "sum") -> dict[str, Any]:
-    """Returns arguments of `FMInteraction`: its sum, or the vector before it.
+    """Returns `reduce`, an argument of `FMInteraction`.
 
-    Search it where layers follow that take either.
+    Search over it if the layers that follow accept both outputs, the sum and the vector
+    before the sum.
 
     Args:
         hp: The hyperparameters of a trial.
-        reduce: The default.
+        reduce: Default of `reduce`. Defaults to `"sum"`.
     """
-    return {"reduce": names.choice(hp, "reduce", ("sum", "none"), reduce)}
+    return {"reduce": register_choice(hp, "reduce", ("sum", "none"), reduce)}
 
 
 def embedding_space(
@@ -62,23 +75,25 @@ def embedding_space(
     l2: float = RUN.l2,
     init_stddev: float = RUN.init_stddev,
 ) -> dict[str, Any]:
-    """Returns arguments of `FeatureEmbedding`, and of the models: vectors, their L2.
+    """Returns `dim`, `l2` and `embeddings_initializer` of `FeatureEmbedding`.
+
+    The models take the same arguments.
 
     Args:
         hp: The hyperparameters of a trial.
-        fields: Names of all of the features, if each is to have an L2 of its own,
-            `l2/FIELD`. Defaults to none: one `l2` for all.
-        dim: Default of the size of a vector.
-        l2: Default of the L2 of the rows of a batch.
-        init_stddev: Default of the standard deviation that vectors start with.
+        fields: Names of all features, to search over a separate L2 for each,
+            `l2/FIELD`. Defaults to `()`, which shares one `l2`.
+        dim: Default of the embedding dimension.
+        l2: Default of the L2 of the embeddings in a batch.
+        init_stddev: Default of the standard deviation of the initial embeddings.
     """
-    stddev = names.floating(hp, "init_stddev", init_stddev)
+    stddev = register_float(hp, "init_stddev", init_stddev)
     if fields:
-        regularizer: Any = {name: names.l2_of(hp, name, l2) for name in fields}
+        regularizer: Any = {name: register_l2(hp, name, l2) for name in fields}
     else:
-        regularizer = names.floating(hp, "l2", l2)
+        regularizer = register_float(hp, "l2", l2)
     return {
-        "dim": names.integer(hp, "dim", dim),
+        "dim": register_int(hp, "dim", dim),
         "l2": regularizer,
         "embeddings_initializer": keras.initializers.RandomNormal(stddev=stddev),
     }
@@ -87,35 +102,35 @@ def embedding_space(
 def linear_space(
     hp: HyperParameters, linear_l2: float = RUN.linear_l2
 ) -> dict[str, Any]:
-    """Returns the models' argument `linear_l2`, of the first-order term.
+    """Returns `linear_l2`, the L2 of the first-order term of the models.
 
     Args:
         hp: The hyperparameters of a trial.
-        linear_l2: The default.
+        linear_l2: Default of `linear_l2`.
     """
-    return {"linear_l2": names.floating(hp, "linear_l2", linear_l2)}
+    return {"linear_l2": register_float(hp, "linear_l2", linear_l2)}
 
 
 def pooling_space(hp: HyperParameters, combiner: Combiner = "mean") -> dict[str, Any]:
-    """Returns `combiner`, of `MultiCategorical` and `MaskedMeanPooling`.
+    """Returns `combiner`, an argument of `MultiCategorical` and `MaskedMeanPooling`.
 
     Args:
         hp: The hyperparameters of a trial.
-        combiner: The default.
+        combiner: Default of `combiner`. Defaults to `"mean"`.
     """
-    return {"combiner": names.setting(hp, "combiner", combiner)}
+    return {"combiner": register_setting(hp, "combiner", combiner)}
 
 
 def scaler_space(
     hp: HyperParameters, method: ScalerMethod = "sigmoid"
 ) -> dict[str, Any]:
-    """Returns `method`, of `RatingScaler`.
+    """Returns `method`, an argument of `RatingScaler`.
 
     Args:
         hp: The hyperparameters of a trial.
-        method: The default.
+        method: Default of `method`. Defaults to `"sigmoid"`.
     """
-    return {"method": names.setting(hp, "scaler", method)}
+    return {"method": register_setting(hp, "scaler", method)}
 
 
 def tower_space(
@@ -123,14 +138,14 @@ def tower_space(
     hidden_units: Sequence[int] = find("deepfm").hidden_units,
     dropout: float = RUN.dropout,
 ) -> dict[str, Any]:
-    """Returns arguments of `DeepFM` and `NeuralMatrixFactorization`: hidden layers.
+    """Returns `hidden_units` and `dropout` of `DeepFM` and `NeuralMatrixFactorization`.
 
     Args:
         hp: The hyperparameters of a trial.
-        hidden_units: Default of the sizes; `DeepFM`'s.
-        dropout: Default of the share of their outputs that training drops.
+        hidden_units: Default sizes of the hidden layers. Defaults to those of `DeepFM`.
+        dropout: Default of the dropout rate of the hidden layers.
     """
-    return names.tower(hp, hidden_units, dropout)
+    return register_tower(hp, hidden_units, dropout)
 
 
 def optimizer_space(
@@ -141,32 +156,35 @@ def optimizer_space(
     adagrad: float = RUN.learning_rate,
     lazy_adam: float = LAZY_ADAM.learning_rate,
 ) -> dict[str, Any]:
-    """Returns the argument `optimizer` of `compile`: which, and its rate.
+    """Returns `optimizer`, an argument of `compile`, with a learning rate.
 
     Args:
         hp: The hyperparameters of a trial.
-        batch_size: Rows of a batch. `Adagrad` starts from squared gradients of that
-            size, as `fmlayers train` does.
+        batch_size: Number of rows in a batch. As in `fmlayers train`, the initial
+            accumulator of `Adagrad` depends on it. Defaults to 32.
         optimizer: Default of `optimizer`.
-        adagrad, lazy_adam: Defaults of the rates.
+        adagrad: Default learning rate of `Adagrad`.
+        lazy_adam: Default learning rate of `LazyAdam`.
     """
-    name = names.setting(hp, "optimizer", optimizer)
-    rate = names.rate(hp, name, {"adagrad": adagrad, "lazy_adam": lazy_adam})
+    name = register_setting(hp, "optimizer", optimizer)
+    rate = register_learning_rate(
+        hp, name, {"adagrad": adagrad, "lazy_adam": lazy_adam}
+    )
     return {"optimizer": make_optimizer(name, rate, batch_size)}
 
 
 def training_space(
     hp: HyperParameters, *, batch_size: int = 32, epochs: int | None = 1
 ) -> dict[str, Any]:
-    """Returns arguments of `fit`: the size of a batch, how many epochs.
+    """Returns `batch_size` and `epochs`, arguments of `fit`.
 
     Args:
         hp: The hyperparameters of a trial.
-        batch_size: Default of the rows of a batch; `fit`'s.
-        epochs: Default of `epochs`; `fit`'s. `None` leaves it out, for Hyperband, or
-            where training stops early.
+        batch_size: Default of `batch_size`. Defaults to 32, as in `fit`.
+        epochs: Default of `epochs`. Defaults to 1, as in `fit`. `None` leaves `epochs`
+            out, for Hyperband and for early stopping.
     """
-    arguments = {"batch_size": names.integer(hp, "batch_size", batch_size)}
+    arguments = {"batch_size": register_int(hp, "batch_size", batch_size)}
     if epochs is not None:
-        arguments["epochs"] = names.integer(hp, "epochs", epochs, names.EPOCHS)
+        arguments["epochs"] = register_int(hp, "epochs", epochs, EPOCHS)
     return arguments

@@ -1,4 +1,4 @@
-"""Studies: folders of trials, and what was found by them."""
+"""Studies: folders of trials and their results."""
 
 import copy
 import hashlib
@@ -21,31 +21,34 @@ from fmlayers.runs import Run, TrainingConfig
 from fmlayers.runs.examples import Examples, Rows, split_validation
 from fmlayers.runs.folder import is_run, locked, read_json, write_json
 from fmlayers.runs.training import columns_of
-from fmlayers.tuning.config import TuningConfig
-from fmlayers.tuning.space import Space
+from fmlayers.tuning.memory import default_limit
+from fmlayers.tuning.study_space import StudySpace
+from fmlayers.tuning.trial_model import TrialModel
 from fmlayers.tuning.tuners import REASON, TRIALS
+from fmlayers.tuning.tuning_config import TuningConfig
 
-BEST = "best"  # the run of the best trial
-SAME = ("training", "data", "fields", "search", "fixed")
-HYPERBAND = "tuner/"  # before the names of what Hyperband keeps among the values
+BEST = "best"  # folder of the best run
+# Entries that may change: the location of the same data, and the words of a space.
+MAY_CHANGE = ("training", "data", "fields", "search", "fixed")
+HYPERBAND = "tuner/"  # prefix of the values that Hyperband keeps for itself
 
 
 class StudyError(ValueError):
-    """A study's folder that is not as a search needs it, or a search without result."""
+    """Raised if the folder of a study cannot be used, or a search has no result."""
 
 
 class Study:
-    """A folder of trials: what was searched, and what has come of it.
+    """A folder of trials, with their configuration and their results.
 
-    It holds `config.json`, `trials/` as KerasTuner writes it, and once a search has
-    ended `trials.csv`, `report.html` with its pictures beside it, and `best/`, an
-    ordinary run.
+    The folder contains `config.json` and KerasTuner's `trials/`. After a search, it
+    also contains `trials.csv`, `summary.txt`, `report.html`, the pictures of the
+    report, and `best/`, an ordinary run.
 
     Args:
-        path: The folder.
+        path: Folder of the study.
 
     Raises:
-        StudyError: If it is not a study.
+        StudyError: If the folder is not a study.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -57,33 +60,32 @@ class Study:
 
     @property
     def hyperparameters(self) -> HyperParameters:
-        """What is searched."""
-        # KerasTuner writes into what it reads.
+        """The search space, as KerasTuner's hyperparameters."""
+        # `from_config` changes its argument.
         return HyperParameters.from_config(copy.deepcopy(self.record["space"]))
 
     def trials(self) -> pd.DataFrame:
-        """Returns a row a trial that has ended, in the order of their beginning.
+        """Returns a table with a row for each trial that has ended, in order of start.
 
-        Columns are `trial`, `status` (`"COMPLETED"` or `"FAILED"`), the objective,
-        `epochs`, `seconds`, the values of the hyperparameters by name, and `reason`,
-        why a trial has failed.
+        Its columns are `trial`, `status` (`"COMPLETED"` or `"FAILED"`), the objective,
+        `epochs`, `seconds`, one column per hyperparameter, and `reason`, which says why
+        a trial failed.
         """
         return trials_of(self.path, self.config)
 
     def best(self) -> TrainingConfig:
-        """Returns the configuration of the best trial, as it is to be trained.
+        """Returns the configuration of the best trial, for a run on all training rows.
 
-        All training rows are fitted, for the epochs that were best on the validation
-        rows.
+        The run trains for the number of epochs that was best on the validation rows.
 
         Raises:
-            StudyError: If no trial has been completed.
+            StudyError: If no trial was completed.
         """
         trials = self.trials()
         completed = trials[trials["status"] == "COMPLETED"]
         if not len(completed):
             reasons = trials["reason"].tolist()
-            why = f" The first failed: {reasons[0]}" if reasons else ""
+            why = f" The first trial failed: {reasons[0]}" if reasons else ""
             raise StudyError(f"{self.path} has no completed trial.{why}")
         objective = self.config.objective
         order = completed.sort_values(
@@ -92,10 +94,14 @@ class Study:
         return self.configured(int(order["trial"].iloc[0]))
 
     def configured(self, trial: int) -> TrainingConfig:
-        """Returns the configuration of a trial, by its number in `trials()`."""
+        """Returns the configuration of a trial, for a run on all training rows.
+
+        Args:
+            trial: Number of the trial in `trials()`.
+        """
         (state,) = (s for s, _ in _states(self.path) if int(s["trial_id"]) == trial)
         hp = HyperParameters.from_config(state["hyperparameters"])
-        space = Space(
+        space = StudySpace(
             self.config, self.record["columns"], self.record["rows"]["fitting"]
         )
         config = space(hp)
@@ -114,28 +120,28 @@ class Study:
         """The run of the best trial.
 
         Raises:
-            RunError: If it has not been trained.
+            RunError: If the best configuration was not trained yet.
         """
         return Run(self.path / BEST)
 
     def summary(self) -> str:
-        """Returns what a person wants to know of the study, as text."""
+        """Returns the text of `summary.txt`."""
         return (self.path / "summary.txt").read_text("utf-8")
 
     def write_table(self) -> None:
-        """Writes `trials.csv`, what `trials()` returns."""
+        """Writes the table that `trials()` returns to `trials.csv`."""
         write_csv(self.trials(), self.path / "trials.csv")
 
 
 class Prepared:
-    """What every process of a study reads before it runs trials.
+    """The data and the search space of a study, which each of its processes prepares.
 
     Args:
-        config: The configuration of the study.
+        config: Configuration of the study.
 
     Raises:
         DataError: If the data cannot be used.
-        ValueError: If the models cannot have their columns.
+        ValueError: If a model does not take the columns of the data.
     """
 
     def __init__(self, config: TuningConfig) -> None:
@@ -148,11 +154,11 @@ class Prepared:
         )
         fitting, validation = split_validation(training, self.split.train)
         self.fitting, self.validation = fitting, validation
-        self.space = Space(config, self.columns, len(fitting))
+        self.space = StudySpace(config, self.columns, len(fitting))
 
     @cached_property
     def examples(self) -> Examples:
-        """The rows of each trial; encoded once, for all of them."""
+        """The encoded rows, shared by all trials."""
         return Examples(
             self.config.training,
             self.columns,
@@ -161,8 +167,17 @@ class Prepared:
             self.validation,
         )
 
+    def trial_model(self, workers: int = 1) -> TrialModel:
+        """Returns the model of the trials.
+
+        Args:
+            workers: Number of processes that share the memory of this machine.
+        """
+        limit = self.config.memory_limit or default_limit(workers)
+        return TrialModel(self.config, self.space, self.examples, limit)
+
     def record(self, hyperparameters: HyperParameters) -> dict[str, Any]:
-        """Returns what a study's folder says of it."""
+        """Returns the content of the study's `config.json`."""
         space = hyperparameters.get_config()
         return {
             "study": self.config.to_dict(),
@@ -186,10 +201,10 @@ class Prepared:
 
 
 def begin(path: Path, record: dict[str, Any], *, overwrite: bool) -> Study:
-    """Returns the study of a folder, made or found.
+    """Returns the study at a folder, and creates it if it does not exist.
 
     Raises:
-        StudyError: If what is there is no study, or one of something else.
+        StudyError: If the folder holds something else or another study.
     """
     if _is_study(path):
         with locked(path):
@@ -198,7 +213,7 @@ def begin(path: Path, record: dict[str, Any], *, overwrite: bool) -> Study:
             else:
                 _check_same(path, read_json(path / "config.json"), record)
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise StudyError(f"{path} exists and is not a study: choose another folder.")
+        raise StudyError(f"{path} exists and is not a study. Choose another folder.")
     if not _is_study(path):
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / "config.json", record)
@@ -206,17 +221,17 @@ def begin(path: Path, record: dict[str, Any], *, overwrite: bool) -> Study:
 
 
 def _set_aside(path: Path) -> None:
-    """Moves a study out of the way, unless what it has replaced is still there."""
+    """Moves a study aside; one without a best run is removed if it replaced another."""
     replaced = _replaced_by(path)
     if _is_study(replaced) and not is_run(path / BEST):
-        shutil.rmtree(path)  # which has come to nothing
+        shutil.rmtree(path)
         return
     drop_replaced(path)
     path.replace(replaced)
 
 
 def drop_replaced(path: Path) -> None:
-    """Removes the study that `path` has replaced, now that this has its best run."""
+    """Removes the study that the one at `path` has replaced."""
     if _is_study(_replaced_by(path)):
         shutil.rmtree(_replaced_by(path))
 
@@ -226,7 +241,7 @@ def _replaced_by(path: Path) -> Path:
 
 
 def trials_of(path: Path, config: TuningConfig) -> pd.DataFrame:
-    """Returns what `Study.trials` does."""
+    """Returns the table of `Study.trials`."""
     rows: list[dict[str, Any]] = []
     named: dict[str, None] = {}
     for state, folder in _states(path):
@@ -253,7 +268,7 @@ def trials_of(path: Path, config: TuningConfig) -> pd.DataFrame:
 
 
 def _states(path: Path) -> Iterator[tuple[dict[str, Any], Path]]:
-    """Yields what KerasTuner says of each trial that has ended, and its folder."""
+    """Yields KerasTuner's state and the folder of each trial that has ended."""
     for file in (path / TRIALS).glob("trial_*/trial.json"):
         state = read_json(file)
         if state["status"] in ("COMPLETED", "FAILED"):
@@ -266,21 +281,21 @@ def _check_same(
     then, now = begun["fingerprints"], record["fingerprints"]
     if then["data"] != now["data"]:
         raise StudyError(
-            f"{path} is a study of other data: its trials have not seen the ratings of "
+            f"{path} is a study of other data than "
             f"{record['study']['training']['data']}. Choose another folder."
         )
     if then["split"] != now["split"]:
         raise StudyError(
-            f"{path} is a study of another split of the data: its trials were compared "
-            "on other validation rows. Choose another folder."
+            f"{path} is a study of another split of the data: it compares trials on "
+            "other validation rows. Choose another folder."
         )
     if then["space"] != now["space"]:
         changed = _changed(_by_name(begun["space"]), _by_name(record["space"]))
         raise StudyError(
-            f"{path} is a study of another search space: {', '.join(changed)}. Choose "
-            "another folder."
+            f"{path} is a study of another search space, which differs in "
+            f"{', '.join(changed)}. Choose another folder."
         )
-    # An older version's record may lack a setting.
+    # A record of an older version may lack a setting.
     was, is_now = (
         _flat(TuningConfig.from_dict(each["study"]).to_dict())
         for each in (begun, record)
@@ -291,7 +306,7 @@ def _check_same(
     ]
     if changed:
         raise StudyError(
-            f"{path} was begun with another configuration: {', '.join(changed)}. "
+            f"{path} is a study with another configuration: {', '.join(changed)}. "
             "Choose another folder."
         )
 
@@ -305,10 +320,8 @@ def _changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def _flat(study: Mapping[str, Any]) -> dict[str, Any]:
-    # Where the data are is no matter, once they are known to be the same, nor in which
-    # words a space was told.
     flat = {**study["training"], **study}
-    return {k: v for k, v in flat.items() if k not in SAME}
+    return {k: v for k, v in flat.items() if k not in MAY_CHANGE}
 
 
 def _is_study(path: Path) -> bool:
@@ -317,12 +330,12 @@ def _is_study(path: Path) -> bool:
 
 
 def _metric(state: Mapping[str, Any], name: str) -> float | None:
-    found = state["metrics"]["metrics"].get(name)
-    return float(found["observations"][-1]["value"][0]) if found else None
+    metric = state["metrics"]["metrics"].get(name)
+    return float(metric["observations"][-1]["value"][0]) if metric else None
 
 
 def reason_of(folder: Path) -> str:
-    """Returns why the trial of a folder has failed, without the class of the error."""
+    """Returns why the trial in a folder failed, without the class of the error."""
     file = folder / REASON
     lines = file.read_text("utf-8").strip().splitlines() if file.exists() else []
     if not lines:

@@ -1,9 +1,10 @@
-"""KerasTuner's three tuners, as a study needs them.
+"""KerasTuner's three tuners, adapted to studies.
 
-How trials are chosen is KerasTuner's. Added is that the first trial has the defaults;
-that a killed process leaves no half-written file; that a Bayesian search goes on, once
-resumed, as if nothing had been; that a trial can be taken back from a worker that is
-gone; and that the reason of a failed trial reaches the study from any worker.
+KerasTuner chooses the trials. This module adds that the first trial has the default
+values, that a killed process leaves no half-written file, that a resumed Bayesian
+search chooses the same trials as an uninterrupted one, that the trial of a lost worker
+starts again on another, and that the reason of a failure reaches the study from every
+worker.
 """
 
 import contextlib
@@ -19,27 +20,28 @@ from typing import Any
 import keras_tuner
 import numpy as np
 from keras_tuner import HyperParameters, oracles
-from keras_tuner.engine import hyperparameters as kinds
+from keras_tuner.engine.hyperparameters import Fixed
 from keras_tuner.engine.trial import Trial
 
 from fmlayers._files import whole_file
 from fmlayers.tuning.combinations import combinations, is_countable
-from fmlayers.tuning.config import TuningConfig
-from fmlayers.tuning.trial import TrialModel
+from fmlayers.tuning.trial_model import TrialModel
+from fmlayers.tuning.tuning_config import TuningConfig
 
-TRIALS = "trials"  # KerasTuner's folder in a study's
-REASON = "failure.txt"  # in a trial's folder
-MOST_DEATHS = 2  # of a trial's workers, before it counts as failed
+TRIALS = "trials"  # KerasTuner's folder in the folder of a study
+REASON = "failure.txt"  # in the folder of a trial
+MAX_LOSSES = 2  # lost workers after which a trial counts as failed
+# KerasTuner stops after a few failures in a row, but one says nothing of the next.
+MAX_FAILED_TRIALS = 2**31
 
 
 class _StudyOracle(keras_tuner.Oracle):
-    """What is added to each of KerasTuner's oracles.
+    """The additions to each of KerasTuner's oracles.
 
     Attributes:
-        deadline: Time of `time.monotonic()` after which no trial begins.
-        is_late: Whether a trial has not begun for that reason.
-        exhausted: How many combinations of values the space has, once all were tried;
-            0 before.
+        deadline: Time on the clock `time.monotonic` after which no trial starts.
+        is_late: Boolean, whether the deadline has kept a trial from starting.
+        exhausted: Number of combinations of the space if all were tried, else 0.
     """
 
     deadline: float = math.inf
@@ -59,9 +61,9 @@ class _StudyOracle(keras_tuner.Oracle):
 
     def reload(self) -> None:
         super().reload()
-        # A process may have been killed between a trial's file and the oracle's: what
-        # the oracle has not begun will be begun, what has ended is not run again. And
-        # in order, not as the folder lists them: a Gaussian process sees one in them.
+        # A process may have been killed after it wrote a trial's file and before the
+        # oracle's. A trial that the oracle does not know starts again, and a trial that
+        # has ended does not. The order matters to a Gaussian process.
         numbers = sorted(self.start_order, key=int)
         self.trials = {number: self.trials[number] for number in numbers}
         for number in tuple(self._retry_queue):
@@ -71,11 +73,11 @@ class _StudyOracle(keras_tuner.Oracle):
 
     def _random_values(self) -> dict[str, Any] | None:
         if self.trials:
-            # KerasTuner gives up after a few draws of what was tried.
+            # KerasTuner gives up after a few samples of known values.
             return super()._random_values() or self._untried_values()
         defaults = HyperParameters()
         for parameter in self.hyperparameters.space:
-            defaults.merge([parameter])  # with its default, where it is active
+            defaults.merge([parameter])  # with its default, if it is active
         return dict(defaults.values)
 
     def _untried_values(self) -> dict[str, Any] | None:
@@ -100,18 +102,21 @@ class _StudyOracle(keras_tuner.Oracle):
 
     @keras_tuner.synchronized
     def release(self, tuner_id: str) -> None:
-        """Takes back what a worker that is gone was at, for another to do."""
+        """Returns the trial of a lost worker to the queue.
+
+        After `MAX_LOSSES` lost workers the trial counts as failed.
+        """
         self.tuner_ids.discard(tuner_id)
         trial = self.ongoing_trials.pop(tuner_id, None)
         if trial is None:
             return
         self._run_times[trial.trial_id] += 1
-        if self._run_times[trial.trial_id] < MOST_DEATHS:
+        if self._run_times[trial.trial_id] < MAX_LOSSES:
             self._retry_queue.append(trial.trial_id)
             self.save()
             return
         trial.status = "FAILED"
-        trial.message = f"Its worker was gone before it was done, {MOST_DEATHS} times."
+        trial.message = f"The trial lost its worker {MAX_LOSSES} times."
         write_reason(Path(self._get_trial_dir(trial.trial_id)), trial.message)
         self.end_order.append(trial.trial_id)
         self._save_trial(trial)
@@ -119,13 +124,13 @@ class _StudyOracle(keras_tuner.Oracle):
 
     @keras_tuner.synchronized
     def get_best_trials(self, num_trials: int = 1) -> list[Trial]:
-        # A chief looks for them while workers begin others.
+        # The chief calls this while workers start trials.
         best: list[Trial] = super().get_best_trials(num_trials)
         return best
 
     @property
     def waiting(self) -> int:
-        """How many trials wait for a worker to take them up again."""
+        """The number of interrupted trials that wait for a worker."""
         return len(self._retry_queue)
 
 
@@ -135,10 +140,10 @@ class _RandomOracle(_StudyOracle, oracles.RandomSearchOracle):
 
 class _BayesianOracle(_StudyOracle, oracles.BayesianOptimizationOracle):
     def populate_space(self, trial_id: str) -> Any:
-        # Its state is in no file.
+        # KerasTuner does not save this state.
         self._random_state = np.random.RandomState(self.seed + len(self.trials))
         with warnings.catch_warnings():
-            # Of a kernel's length at the end of its range, which nobody can mend.
+            # About the length scale of a kernel, at the end of its range.
             warnings.simplefilter("ignore")
             proposed = super().populate_space(trial_id)
         if proposed["values"] and self._duplicate(proposed["values"]):
@@ -151,13 +156,13 @@ class _HyperbandOracle(_StudyOracle, oracles.HyperbandOracle):
 
 
 class _StudyTuner(keras_tuner.Tuner):
-    """What is added to each of KerasTuner's tuners.
+    """The additions to each of KerasTuner's tuners.
 
     Args:
-        oracle: Chooses the trials.
-        model: Builds and fits their models.
-        on_trial_end: Called after a trial that this process has run.
-        **options: As of `keras_tuner.Tuner`.
+        oracle: `Oracle` that chooses the trials.
+        model: `TrialModel` that builds and trains their models.
+        on_trial_end: Function called after each trial of this process.
+        **options: Arguments of `keras_tuner.Tuner`.
     """
 
     def __init__(
@@ -168,13 +173,13 @@ class _StudyTuner(keras_tuner.Tuner):
         **options: Any,
     ) -> None:
         self._ended = on_trial_end
-        # Not that of Hyperband, which makes an oracle.
+        # The constructor of `Hyperband` would create another oracle.
         keras_tuner.Tuner.__init__(self, oracle=oracle, hypermodel=model, **options)
 
     def on_trial_end(self, trial: Trial) -> None:
         if trial.message:
             folder = Path(self.get_trial_dir(trial.trial_id))
-            write_reason(folder, trial.message)  # a worker's call does not carry it
+            write_reason(folder, trial.message)  # a worker's call drops the message
         super().on_trial_end(trial)
         self._ended()
 
@@ -191,15 +196,26 @@ def make_tuner(
     max_trials: int | None,
     on_trial_end: Callable[[], None] = lambda: None,
 ) -> keras_tuner.Tuner:
-    """Returns the tuner of a study, its finished trials loaded."""
+    """Returns the tuner of a study, with the trials that have ended.
+
+    Args:
+        config: Configuration of the study.
+        folder: Folder of the study.
+        model: `TrialModel` that builds and trains the models.
+        hyperparameters: The search space.
+        max_trials: Total number of trials, or `None` for as many as the tuner needs.
+        on_trial_end: Optional function called after each trial of this process.
+
+    Raises:
+        ImportError: If the Bayesian tuner lacks scikit-learn or scipy.
+    """
     options: dict[str, Any] = {
         "objective": keras_tuner.Objective(config.objective, config.direction),
         "hyperparameters": hyperparameters.copy(),
-        # KerasTuner takes 0 for none, and the numbers after a seed for its draws: seeds
-        # near each other would draw the same.
+        # KerasTuner reads 0 as no seed, and increments the seed for each sample, so
+        # neighboring seeds would sample the same values.
         "seed": 1 + 1_000_003 * config.seed % 2**31,
-        # One that fails says nothing of the next.
-        "max_consecutive_failed_trials": 2**31,
+        "max_consecutive_failed_trials": MAX_FAILED_TRIALS,
     }
     if config.tuner == "random":
         oracle = _RandomOracle(**options, max_trials=max_trials)
@@ -216,23 +232,23 @@ def make_tuner(
     kind = _Hyperband if config.tuner == "hyperband" else _StudyTuner
     known = (folder / TRIALS / "oracle.json").exists()
     model.builds = False
-    with contextlib.redirect_stdout(io.StringIO()):  # which says that it reloads
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it reloads
         tuner = kind(oracle, model, on_trial_end, directory=folder, project_name=TRIALS)
     model.builds = True
-    # It reloads what a process of its own name has begun, and no other. A worker asks
-    # the chief, which may be writing what would be reloaded.
+    # KerasTuner reloads only the files of a tuner of the same name. A worker does not
+    # reload: it asks the chief, which may be writing these files.
     if known and tuner.oracle is oracle:
         oracle.reload()
     return tuner
 
 
 def _random_points(hyperparameters: HyperParameters, max_trials: int | None) -> int:
-    """Returns with how many trials a Bayesian search begins, the default among them.
+    """Returns the number of random trials at the start of a Bayesian search.
 
-    KerasTuner's own number, three a hyperparameter, fixed ones too, is more than most
-    searches have trials.
+    They include the trial with the default values. KerasTuner's default, three per
+    hyperparameter including the fixed ones, exceeds the trials of most searches.
     """
-    searched = [p for p in hyperparameters.space if not isinstance(p, kinds.Fixed)]
+    searched = [p for p in hyperparameters.space if not isinstance(p, Fixed)]
     return max(3, min(3 * len(searched), (max_trials or 0) // 3))
 
 

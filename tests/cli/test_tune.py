@@ -67,7 +67,10 @@ def test_the_same_command_extends(searched, shop, capsys):
     assert "trial 1: val_rmse" not in captured.err
     assert cli.main([*command.replace("0.2 ", "0.3 ").split(), "3"]) == 1
     error = capsys.readouterr().err
-    assert "is a study of another search space: l2. Choose another" in error
+    assert (
+        "is a study of another search space, which differs in l2. Choose another"
+        in error
+    )
     assert error.count("\n") == 1
 
 
@@ -115,7 +118,7 @@ def test_what_is_searched_is_listed(shop, tmp_path, capsys):
     command = f"tune --data {shop} --dim 16 --list --out {tmp_path / 's'}"
     assert cli.main(command.split()) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["dim", "held", "16"] in rows
+    assert ["dim", "fixed", "16"] in rows
     assert ["l2", "0.001", "...", "1", "0.06"] in rows
     assert not (tmp_path / "s").exists()
 
@@ -132,15 +135,15 @@ def test_several_models_are_chosen_among(settings, default, shop, tmp_path, caps
     assert ["model", "fm,", "deepfm", default] in rows
     name, _, value = settings.removeprefix("--").partition(" ")
     if name:
-        assert [name.replace("-", "_"), "held", f"{float(value):g}"] in rows
+        assert [name.replace("-", "_"), "fixed", f"{float(value):g}"] in rows
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--search depth", "A hyperparameter must be among"),
+        ("--search depth", "must name hyperparameters among"),
         ("--search dim=4:x", "'dim' must be numbers"),
-        ("--objective val_mae", "`objective` of the loss 'mse' must be among"),
+        ("--objective val_mae", "`objective` must be among"),
         ("--max-trials 0", "`max_trials` must be positive"),
         ("--workers 0", "`workers` must be positive"),
         ("--validation-fraction 0", "`validation_fraction` must be positive"),

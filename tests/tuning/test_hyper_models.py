@@ -230,7 +230,7 @@ def test_what_is_given_is_not_searched():
 
 
 def test_no_models_error():
-    with pytest.raises(ValueError, match="`hypermodels` must not be empty"):
+    with pytest.raises(ValueError, match="`hypermodels` must have at least one entry"):
         tuning.HyperChoice({})
 
 

@@ -41,12 +41,12 @@ def test_against_loops(ordered, noise, rng):
     assert found > 0.0
 
 
-def test_what_tells_all_and_what_tells_nothing(rng):
+def test_a_decisive_and_an_irrelevant_hyperparameter(rng):
     values, other = rng.random(200), rng.random(200)
     scores = np.abs(values - 0.5)
     assert importance(values, scores) > 0.8
     assert importance(other, scores) < 0.05
-    # By ranks: one that has gone astray does not decide.
+    # Ranks are robust to outliers.
     assert importance(values, np.where(scores > 0.49, 1e9, scores)) > 0.8
 
 
@@ -54,5 +54,5 @@ def test_what_tells_all_and_what_tells_nothing(rng):
     ("values", "scores"),
     [([0.1, 0.5], [1.0, 2.0]), ([0.5] * 9, range(9)), (np.arange(9) / 9, [1.0] * 9)],
 )
-def test_nothing_to_tell_by(values, scores):
+def test_too_little_data(values, scores):
     assert importance(values, scores) == 0.0

@@ -18,7 +18,7 @@ from fmlayers.models import (
 from fmlayers.optimizers import Adagrad, LazyAdam
 from fmlayers.runs import TrainingConfig
 from fmlayers.tuning import spaces
-from fmlayers.tuning._hyperparameters import searched
+from fmlayers.tuning.hyperparameters import search_values
 
 MODELS = (
     DeepFM,
@@ -43,7 +43,7 @@ def test_defaults_are_the_models_own(model):
     own = defaults_of(FactorizationMachine) | defaults_of(model)
     found = defaults(tuning.embedding_space) | defaults(tuning.linear_space)
     for name in ("l2", "linear_l2"):  # the space begins at the command's, for ratings
-        low, high = searched(name)
+        low, high = search_values(name)
         assert low <= own[name] <= found[name] <= high
     if model in (DeepFM, NeuralMatrixFactorization):
         given = [own["hidden_units"]] if model is NeuralMatrixFactorization else []

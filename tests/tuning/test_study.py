@@ -22,13 +22,13 @@ from fmlayers.data import write_csv
 from fmlayers.runs import Run, TrainingConfig, fitting, train
 from fmlayers.runs.model import build_model
 from fmlayers.tuning import Study, StudyError, TuningConfig, searched, tune
-from fmlayers.tuning.report import command_of
 from fmlayers.tuning.study import Prepared, begin
-from fmlayers.tuning.trial import TrialModel
+from fmlayers.tuning.study_report import command_of
+from fmlayers.tuning.trial_model import TrialModel
 from fmlayers.tuning.tuners import make_tuner
 
 PICTURES = ("best_so_far", "parallel_coordinates", "importance")
-HELD = {"dim": 4, "init_stddev": 0.01, "linear_l2": 0.01, "scaler": "clip"}
+FIXED = {"dim": 4, "init_stddev": 0.01, "linear_l2": 0.01, "scaler": "clip"}
 
 
 def values(study):
@@ -37,11 +37,11 @@ def values(study):
 
 
 @pytest.mark.slow
-def test_a_study_has_what_was_asked_for(study):
+def test_a_study_has_the_requested_trials(study):
     trials = study.trials()
     assert trials["trial"].tolist() == [0, 1, 2, 3, 4, 5]
     assert (trials["status"] == "COMPLETED").all()
-    for name, value in HELD.items():
+    for name, value in FIXED.items():
         assert (trials[name] == value).all()
     assert trials["l2"].nunique() == trials["learning_rate/adagrad"].nunique() == 6
     assert trials["learning_rate/adagrad"].between(0.05, 0.5).all()
@@ -63,7 +63,7 @@ def test_no_report_names_a_folder(study):
     assert data.is_absolute()
     assert f"--data {data.name}" in page
     assert str(data.parent) not in page
-    assert f"it is the run {study.path.name}/best" in page
+    assert f"run: {study.path.name}/best" in page
 
 
 def test_a_report_without_a_best_run_names_no_folder(make_config, tmp_path):
@@ -206,8 +206,8 @@ def test_more_trials_extend_a_study(study, make_config, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_search_goes_on(study, make_config, tmp_path):
-    """Killed in the middle of a trial, it ends as if nothing had been."""
+def test_a_killed_search_is_resumed(study, make_config, tmp_path):
+    """Killed during a trial, it ends like an uninterrupted one."""
     out = tmp_path / "s"
     data = make_config().training.data
     command = f"""
@@ -247,8 +247,14 @@ def test_a_study_of_something_else_is_refused(study, make_config, ratings, tmp_p
     write_csv(changed, tmp_path / "other.csv")
     before = {p: p.read_bytes() for p in study.path.rglob("*") if p.is_file()}
     for config, match in (
-        (make_config(search={"l2": ""}), "another search space: learning_rate/adagrad"),
-        (make_config(search={"l2": "0.1:0.2"}), "another search space: l2, learning"),
+        (
+            make_config(search={"l2": ""}),
+            "another search space, which differs in learning_rate/adagrad",
+        ),
+        (
+            make_config(search={"l2": "0.1:0.2"}),
+            "another search space, which differs in l2, learning",
+        ),
         (make_config({"data": str(tmp_path / "other.csv")}), "study of other data"),
         (make_config({"test_fraction": 0.3}), "another split of the data"),
         (make_config({"seed": 5}), "another split of the data"),
@@ -283,7 +289,7 @@ def test_overwriting_begins_anew(study, make_config, tmp_path):
     out, replaced = tmp_path / "s", tmp_path / "s.replaced"
     shutil.copytree(study.path, out)
     fails = make_config({"dim": 2}, search={"learning_rate": "1e30"})
-    for _ in range(2):  # what has come to nothing has replaced nothing
+    for _ in range(2):  # a failed study replaces nothing
         with pytest.raises(StudyError, match="has no completed trial"):
             tune(fails, out, max_trials=1, overwrite=True)
         assert values(Study(replaced)) == values(study)
@@ -296,7 +302,7 @@ def test_overwriting_begins_anew(study, make_config, tmp_path):
 
 
 @pytest.mark.slow
-def test_failed_trials_are_told_and_not_fatal(make_config, tmp_path, capsys):
+def test_failed_trials_are_reported_and_not_fatal(make_config, tmp_path, capsys):
     config = make_config(search={"learning_rate": "0.1,1e30", "l2": "0.01:0.1"})
     study = tune(config, tmp_path / "s", max_trials=3)
     trials = study.trials()
@@ -306,7 +312,9 @@ def test_failed_trials_are_told_and_not_fatal(make_config, tmp_path, capsys):
     assert failed["val_rmse"].isna().all()
     assert failed["reason"].str.contains("the training has diverged").all()
     assert "Traceback" not in capsys.readouterr().err
-    assert f"trial {failed['trial'].iloc[0]}: val_rmse is no number" in study.summary()
+    assert (
+        f"trial {failed['trial'].iloc[0]}: val_rmse is not a number" in study.summary()
+    )
     page = (study.path / "report.html").read_text("utf-8")
     assert page.count('class="failed"') == len(failed)
     assert Run(study.path / "best").metrics["config"]["learning_rate"] == 0.1
@@ -346,7 +354,7 @@ def test_what_would_not_fit_is_not_built(make_config, tmp_path, monkeypatch):
         16: "COMPLETED",
         4096: "FAILED",
     }
-    assert "it has not been built" in trials["reason"][4096]
+    assert "it was not built" in trials["reason"][4096]
 
 
 @pytest.mark.slow
@@ -365,7 +373,7 @@ def test_test_rows_are_not_looked_at(study, make_config, ratings, tmp_path):
 
 
 @pytest.mark.slow
-def test_lists_are_an_objective(make_config, tmp_path):
+def test_a_top_n_metric_is_an_objective(make_config, tmp_path):
     training = {"loss": "bpr", "learning_rate": 0.2}
     config = make_config(training, search={"l2": ""}, objective="val_ndcg", k=5)
     study = tune(config, tmp_path / "s", max_trials=2)
@@ -399,13 +407,13 @@ def test_an_interrupted_search_chooses_as_a_whole_one(tuner, make_config, tmp_pa
         assert len(parts) == count
     np.testing.assert_allclose(whole, parts, rtol=1e-6)
     assert len(set(whole)) == 7
-    if tuner == "bayesian":  # which has seen where the low figures are
+    if tuner == "bayesian":  # which has learned where the low values are
         assert np.median(np.abs(np.log(np.array(whole[3:]) / 0.2))) < 1.0
 
 
 @pytest.mark.parametrize("moment", ["begun", "ended"])
 def test_a_kill_between_two_files(moment, make_config, tmp_path):
-    """The trial's file tells what the oracle's does not know yet."""
+    """A trial's file has news that the oracle's file lacks."""
     prepared = Prepared(make_config())
     model = TrialModel(prepared.config, prepared.space, prepared.examples, None)
 
@@ -439,19 +447,19 @@ def test_a_kill_between_two_files(moment, make_config, tmp_path):
 @pytest.mark.slow
 def test_a_bayesian_search(make_config, tmp_path):
     config = make_config({"max_epochs": 1}, tuner="bayesian")
-    study = tune(config, tmp_path / "s", max_trials=4)  # three before it looks
+    study = tune(config, tmp_path / "s", max_trials=4)  # the first three are random
     assert (study.trials()["status"] == "COMPLETED").all()
     assert study.trials()["l2"].nunique() == 4
 
 
 @pytest.mark.slow
-def test_hyperband_goes_on_from_what_was_trained(make_config, tmp_path):
+def test_hyperband_continues_from_trained_weights(make_config, tmp_path):
     slow = {"l2": "0.01:0.02", "learning_rate": "0.01:0.02"}
     config = make_config({"max_epochs": 3}, tuner="hyperband", search=slow)
     study = tune(config, tmp_path / "s", max_trials=99)
     trials = study.trials()
-    ended = f"The search ended after {len(trials)} of 99 trials: its tuner has no more."
-    assert ended in study.summary()
+    ended = f"The search ended after {len(trials)} of 99 trials: the tuner has no more"
+    assert f"{ended} trials to run." in study.summary()
     assert (trials["status"] == "COMPLETED").all()
     states = [
         json.loads(path.read_text())["hyperparameters"]["values"]
@@ -459,7 +467,7 @@ def test_hyperband_goes_on_from_what_was_trained(make_config, tmp_path):
     ]
     assert {values["tuner/epochs"] for values in states} == {1, 3}
     (number,) = trials["trial"][trials["l2"].duplicated()][:1]
-    # As if it had been trained all the while.
+    # The result equals that of uninterrupted training.
     options = {"validation_fraction": 0.1, "refit": False, "patience": 3}
     whole = replace(study.configured(number), **options)
     run = train(whole, tmp_path / "run")
@@ -507,34 +515,36 @@ def test_minutes_bound_a_search(make_config, tmp_path):
     study = tune(make_config(), tmp_path / "s", max_trials=50, max_minutes=0.02)
     assert 0 < len(study.trials()) < 20
     count = len(study.trials())
-    said = f"The search ended after {count} of 50 trials: its time was up.\n"
-    assert said in study.summary()
+    sentence = f"The search ended after {count} of 50 trials: the time was up.\n"
+    assert sentence in study.summary()
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_search_says_that_its_space_is_exhausted(workers, make_config, tmp_path):
     config = make_config({"max_epochs": 1}, search={"l2": "0.02,0.2"})
-    said = "The search space has 2 combinations; all were tried."
+    sentence = "The search space has 2 combinations; all were tried."
     for max_trials in (6, 9):  # begun, and extended
         study = tune(config, tmp_path / "s", max_trials=max_trials, workers=workers)
         assert sorted(study.trials()["l2"]) == [0.02, 0.2]
-        assert f"{said}\n" in study.summary()
-        assert f"<p>{said}</p>" in (study.path / "report.html").read_text("utf-8")
+        assert f"{sentence}\n" in study.summary()
+        assert f"<p>{sentence}</p>" in (study.path / "report.html").read_text("utf-8")
 
 
 def test_a_search_of_one_combination_says_so(make_config, tmp_path):
     config = make_config({"max_epochs": 1}, search={})
     study = tune(config, tmp_path / "s", max_trials=2)
     assert len(study.trials()) == 1
-    assert "space has a single combination of values, and it was" in study.summary()
+    assert (
+        "space has a single combination of values, which was tried." in study.summary()
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
         ({"tuner": "grid"}, "`tuner` must be among .*Received: tuner='grid'"),
-        ({"objective": "val_mae"}, "`objective` of the loss 'mse' must be among"),
-        ({"objective": "val_bpr"}, "`objective` of the loss 'mse' must be among"),
+        ({"objective": "val_mae"}, "`objective` must be among .* the loss 'mse'"),
+        ({"objective": "val_bpr"}, "`objective` must be among .* the loss 'mse'"),
         ({"models": ("fm", "svd")}, "`models` must be among .*'svd'"),
         ({"models": ("fm", "fm")}, "`models` must be among .*each once"),
         ({"k": 0}, "`k` must be positive. Received: k=0"),
@@ -542,7 +552,7 @@ def test_a_search_of_one_combination_says_so(make_config, tmp_path):
         ({"memory_limit": 0}, "`memory_limit` must be positive"),
         (
             {"training": TrainingConfig(validation_fraction=0.0)},
-            "`validation_fraction` must be positive: trials are compared",
+            "`validation_fraction` must be positive, since trials are compared",
         ),
     ],
 )
@@ -554,18 +564,22 @@ def test_configuration_errors(changes, match):
 @pytest.mark.parametrize(
     ("training", "changes", "match"),
     [
-        ({}, {"search": {"depth": ""}}, r"must be among \['dim'.*Received: \['depth'"),
+        (
+            {},
+            {"search": {"depth": ""}},
+            r"name hyperparameters among \['dim'.*Received: \['depth'",
+        ),
         ({}, {"search": {"dim": "a:b"}}, "'dim' must be numbers.*Received: 'a'"),
-        ({}, {"search": {"dim": "9:3"}}, "'dim' must go from .*Received: '9:3'"),
-        ({}, {"search": {"l2": "0:1"}}, "'l2' must go from a positive number"),
-        ({"l2": 0.0}, {"search": {"l2": "0.1:1"}}, "'l2' is 0 by default"),
+        ({}, {"search": {"dim": "9:3"}}, "'dim' must be LOW:HIGH.*Received: '9:3'"),
+        ({}, {"search": {"l2": "0:1"}}, "'l2' must be LOW:HIGH, with LOW positive"),
+        ({"l2": 0.0}, {"search": {"l2": "0.1:1"}}, "'l2' must be positive by default"),
         (
             {"model": "deepfm"},
             {"search": {"hidden_units": "8,many"}},
             "'hidden_units' must be sizes like 64-32. Received: '8,many'",
         ),
         ({}, {"search": {"scaler": "tanh"}}, r"'scaler' must be among \['sigmoid'"),
-        ({}, {"fields": ("age",)}, r"that of a feature among \['user', 'item'\]"),
+        ({}, {"fields": ("age",)}, r"must be among the features \['user', 'item'\]"),
         (
             {"histories": True},
             {"models": ("fm", "mf")},
@@ -590,12 +604,12 @@ def test_search_errors(setting, make_config, tmp_path):
     assert not (tmp_path / "s").exists()
 
 
-def test_what_would_be_searched_is_told(make_config):
+def test_the_search_space_is_listed(make_config):
     text = searched(make_config(search={"dim": "8:32", "l2/user": ""}))
     lines = {line.split()[0]: line.split()[1:] for line in text.splitlines()}
     assert lines["dim"] == ["8", "...", "32", "8"]
     assert lines["l2/user"] == ["0.001", "...", "1", "0.06"]
-    assert lines["l2"] == ["held", "0.06"]
+    assert lines["l2"] == ["fixed", "0.06"]
 
 
 @pytest.mark.slow

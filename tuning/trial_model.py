@@ -1,4 +1,4 @@
-"""A trial: the first phase of a run, on validation rows, under KerasTuner."""
+"""The model of a trial, which is the first phase of a run under KerasTuner."""
 
 import math
 import time
@@ -12,33 +12,33 @@ from fmlayers.runs import TrainingConfig
 from fmlayers.runs.examples import Examples
 from fmlayers.runs.fitting import compiled_model, fit
 from fmlayers.runs.model import features_of
-from fmlayers.tuning.config import RANKING, TuningConfig
 from fmlayers.tuning.memory import estimated_bytes
-from fmlayers.tuning.ranking import ListMetrics
-from fmlayers.tuning.space import Space
+from fmlayers.tuning.study_space import StudySpace
+from fmlayers.tuning.top_n_metrics import TopNMetrics
+from fmlayers.tuning.tuning_config import RANKING, TuningConfig
 
 Callbacks = Sequence[keras.callbacks.Callback]
 
 
 class TrialModel(HyperModel):
-    """Builds and fits the model of a trial, as `fmlayers train` would.
+    """Builds and trains the model of a trial, as `fmlayers train` does.
 
     Args:
-        config: The configuration of the study.
-        space: Makes the configuration of a run.
-        examples: The rows to fit and to validate on.
-        memory_limit: Most bytes of the weights and of the optimizer's numbers; `None`
-            for any.
+        config: Configuration of the study.
+        space: Search space, which returns the configuration of a run.
+        examples: The rows to train on and to validate on.
+        memory_limit: Maximum size of the weights and the optimizer's state in bytes, or
+            `None` for no limit.
 
     Attributes:
-        builds: Whether `build` makes a model. A tuner calls it when it is made, to see
-            the hyperparameters alone.
+        builds: Boolean, whether `build` returns a model. The constructor of a tuner
+            calls `build` only to register the hyperparameters.
     """
 
     def __init__(
         self,
         config: TuningConfig,
-        space: Space,
+        space: StudySpace,
         examples: Examples,
         memory_limit: int | None,
     ) -> None:
@@ -65,21 +65,24 @@ class TrialModel(HyperModel):
         epochs: int | None = None,
         initial_epoch: int = 0,
     ) -> dict[str, float]:
-        """Trains until nothing gets better; returns the figures of the best epoch.
+        """Trains until the objective stops improving.
 
         Args:
             hp: The hyperparameters of the trial.
-            model: What `build` has made.
-            callbacks: The tuner's.
+            model: The model that `build` returned.
+            callbacks: The callbacks of the tuner.
             epochs: Optional epoch to stop after, which Hyperband sets.
-            initial_epoch: Epochs that the model has behind it.
+            initial_epoch: Number of epochs that the model has already trained for.
+
+        Returns:
+            The metrics of the best epoch, `epochs` and `seconds`.
         """
         config = self.space(hp)
         objective, direction = self.config.objective, self.config.direction
         started = time.perf_counter()
-        ours: list[keras.callbacks.Callback] = [keras.callbacks.TerminateOnNaN()]
+        added: list[keras.callbacks.Callback] = [keras.callbacks.TerminateOnNaN()]
         if objective in RANKING:
-            ours.append(ListMetrics(self.examples, self.config.k))
+            added.append(TopNMetrics(self.examples, self.config.k))
         early = keras.callbacks.EarlyStopping(
             objective, mode=direction, patience=config.patience
         )
@@ -89,19 +92,18 @@ class TrialModel(HyperModel):
             self._batch_size(config),
             epochs=min(epochs or config.max_epochs, config.max_epochs),
             initial_epoch=initial_epoch,
-            callbacks=[*ours, early, *callbacks],
+            callbacks=[*added, early, *callbacks],
         )
-        figures = history.history
-        reached = [x for x in figures.get(objective, []) if math.isfinite(x)]
-        if not reached:
+        metrics = history.history
+        finite = [x for x in metrics.get(objective, []) if math.isfinite(x)]
+        if not finite:
             raise FailedTrialError(
-                f"{objective} is no number after the first epoch: the training has "
-                "diverged. A lower learning rate may help."
+                f"{objective} is not a number after the first epoch: the training has "
+                "diverged. Try a lower learning rate."
             )
-        chosen = (max if direction == "max" else min)(reached)
-        best = figures[objective].index(chosen)
+        best = metrics[objective].index((max if direction == "max" else min)(finite))
         return {
-            **{name: float(values[best]) for name, values in figures.items()},
+            **{name: float(values[best]) for name, values in metrics.items()},
             "epochs": initial_epoch + best + 1,
             "seconds": round(time.perf_counter() - started, 1),
         }
@@ -114,6 +116,6 @@ class TrialModel(HyperModel):
         needed = estimated_bytes(config, features)
         if self.memory_limit is not None and needed > self.memory_limit:
             raise FailedTrialError(
-                f"The model would take {needed:,} bytes with its optimizer, of the "
-                f"{self.memory_limit:,} that a trial may take: it has not been built."
+                f"The model and its optimizer need {needed:,} bytes, more than the "
+                f"`memory_limit` of {self.memory_limit:,} bytes: it was not built."
             )

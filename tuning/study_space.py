@@ -1,4 +1,4 @@
-"""From the hyperparameters of a trial to the configuration of a run."""
+"""The search space of a study: from hyperparameters to the configuration of a run."""
 
 import math
 import re
@@ -8,37 +8,47 @@ from typing import Any
 
 import numpy as np
 from keras_tuner import HyperParameters
-from keras_tuner.engine import hyperparameters as kinds
+from keras_tuner.engine.hyperparameters import Choice, Fixed, Float, Int
 
 from fmlayers.models.specs import find
 from fmlayers.runs import TrainingConfig
 from fmlayers.runs.config import HISTORIES
 from fmlayers.runs.examples import default_batch_size
 from fmlayers.runs.model import check_columns
-from fmlayers.tuning import _hyperparameters as names
-from fmlayers.tuning.config import TuningConfig
+from fmlayers.tuning.hyperparameters import (
+    register_choice,
+    register_float,
+    register_int,
+    register_l2,
+    register_learning_rate,
+    register_setting,
+    register_tower,
+    search_values,
+)
+from fmlayers.tuning.tuning_config import TuningConfig
 
 _UNITS = re.compile(r"[1-9]\d*(-[1-9]\d*)*")
-DIGITS = 4  # of a number that a run is configured by; what workers send has seven
+DIGITS = 4  # significant digits of a setting; workers exchange seven
 
 
-class Space:
-    """What a study searches: names, values, and the run that they configure.
+class StudySpace:
+    """The hyperparameters of a study, and the run that their values configure.
 
     Args:
-        config: The configuration of the study.
-        columns: Kinds of the columns of the data, by name.
-        rows: How many rows are fitted.
+        config: Configuration of the study.
+        columns: Dict from the name of a column to its kind.
+        rows: Number of training rows.
 
     Raises:
-        ValueError: If a model cannot have the columns, or a field is none of them.
+        ValueError: If a model does not take the columns, or `config.fields` names
+            another feature.
     """
 
     def __init__(
         self, config: TuningConfig, columns: Mapping[str, str], rows: int
     ) -> None:
         self.config = config
-        self.has_lists = "multi_categorical" in columns.values()
+        self.has_multi_categorical = "multi_categorical" in columns.values()
         self.batch_size = config.training.batch_size or default_batch_size(rows)
         histories = HISTORIES if config.training.histories else ()
         for model in config.models:
@@ -47,40 +57,41 @@ class Space:
         unknown = sorted(set(config.fields) - set(known))
         if unknown:
             raise ValueError(
-                f"An L2 may be that of a feature among {known}. Received: {unknown}."
+                "A feature with an L2 of its own must be among the features "
+                f"{known}. Received: {unknown}."
             )
 
     def __call__(self, hp: HyperParameters) -> TrainingConfig:
-        """Registers the hyperparameters; returns the run that their values make."""
+        """Registers the hyperparameters, and returns the configuration of their run."""
         config, base = self.config, self.config.training
         model = base.model
         if len(config.models) > 1:
-            model = names.choice(hp, "model", config.models, base.model)
-        found: dict[str, Any] = {
-            "dim": names.integer(hp, "dim", base.dim),
-            "init_stddev": names.floating(hp, "init_stddev", base.init_stddev),
-            "l2": names.floating(hp, "l2", base.l2),
+            model = register_choice(hp, "model", config.models, base.model)
+        values: dict[str, Any] = {
+            "dim": register_int(hp, "dim", base.dim),
+            "init_stddev": register_float(hp, "init_stddev", base.init_stddev),
+            "l2": register_float(hp, "l2", base.l2),
             "l2_of": {
-                field: names.l2_of(hp, field, base.l2_of.get(field, base.l2))
+                field: register_l2(hp, field, base.l2_of.get(field, base.l2))
                 for field in config.fields
             },
         }
         if config.taking("linear_l2"):
-            found["linear_l2"] = names.floating(hp, "linear_l2", base.linear_l2)
+            values["linear_l2"] = register_float(hp, "linear_l2", base.linear_l2)
         if base.has_ratings:
-            found["scaler"] = names.setting(hp, "scaler", base.scaler)
-        if self.has_lists:
-            found["combiner"] = names.setting(hp, "combiner", base.combiner)
-        found["optimizer"] = names.setting(hp, "optimizer", base.optimizer)
-        rates = {name: self._rate(name) for name in names.searched("optimizer")}
-        found["learning_rate"] = names.rate(hp, found["optimizer"], rates)
-        # A batch much smaller than the default makes an epoch long, a much larger one
-        # has few steps.
-        low, high = names.searched("batch_size")
+            values["scaler"] = register_setting(hp, "scaler", base.scaler)
+        if self.has_multi_categorical:
+            values["combiner"] = register_setting(hp, "combiner", base.combiner)
+        values["optimizer"] = register_setting(hp, "optimizer", base.optimizer)
+        rates = {name: self._rate(name) for name in search_values("optimizer")}
+        values["learning_rate"] = register_learning_rate(hp, values["optimizer"], rates)
+        # With much smaller batches, an epoch takes long; with much larger ones, it has
+        # too few steps.
+        low, high = search_values("batch_size")
         bounds = max(low, self.batch_size // 8), min(high, self.batch_size * 8)
-        found["batch_size"] = names.integer(hp, "batch_size", self.batch_size, bounds)
-        found |= self._tower(hp)
-        rounded = {name: _rounded(value) for name, value in found.items()}
+        values["batch_size"] = register_int(hp, "batch_size", self.batch_size, bounds)
+        values |= self._tower(hp)
+        rounded = {name: _rounded(value) for name, value in values.items()}
         return TrainingConfig.from_dict({**base.to_dict(), **rounded, "model": model})
 
     def whole(self) -> HyperParameters:
@@ -90,25 +101,26 @@ class Space:
         return hp
 
     def narrowed(self) -> HyperParameters:
-        """Returns what of the space is to be searched, to be given to a tuner.
+        """Returns the hyperparameters for a tuner, limited by `search` and `fixed`.
 
         Raises:
-            ValueError: If a name is unknown, or the values cannot be its.
+            ValueError: If `search` names an unknown hyperparameter or invalid values.
         """
         search = self.config.search
         known = {parameter.name: parameter for parameter in self.whole().space}
-        wanted = {self._own_name(name, known): v for name, v in (search or {}).items()}
-        kept = {self._own_name(name, known) for name in self.config.fixed}
+        wanted = {self._full_name(name, known): v for name, v in (search or {}).items()}
+        kept = {self._full_name(name, known) for name in self.config.fixed}
         unknown = sorted(set(wanted) - set(known))
         if unknown:
             raise ValueError(
-                f"A hyperparameter must be among {list(known)}. Received: {unknown}."
+                f"`search` must name hyperparameters among {list(known)}. "
+                f"Received: {unknown}."
             )
         hp = HyperParameters()
         for name, parameter in known.items():
             if name not in wanted and (search is not None or name in kept):
                 conditions = parameter.conditions
-                hp.merge([kinds.Fixed(name, parameter.default, conditions=conditions)])
+                hp.merge([Fixed(name, parameter.default, conditions=conditions)])
             elif wanted.get(name):
                 hp.merge([_narrowed(parameter, wanted[name])])
             else:
@@ -128,40 +140,40 @@ class Space:
             return {}
         default = base.hidden_units or find(config.towers[0]).hidden_units
         if len(config.towers) == len(config.models):
-            return names.tower(hp, default, base.dropout)
+            return register_tower(hp, default, base.dropout)
         with hp.conditional_scope("model", config.towers):
-            return names.tower(hp, default, base.dropout)
+            return register_tower(hp, default, base.dropout)
 
-    def _own_name(self, name: str, known: Mapping[str, Any]) -> str:
-        # Of the optimizer that the study has, if it has one.
-        own = f"{name}/{self.config.training.optimizer}"
-        return own if name not in known and own in known else name
+    def _full_name(self, name: str, known: Mapping[str, Any]) -> str:
+        # `learning_rate` stands for the rate of the default optimizer.
+        full = f"{name}/{self.config.training.optimizer}"
+        return full if name not in known and full in known else name
 
 
 def _narrowed(parameter: Any, values: str) -> Any:
     """Returns a hyperparameter with some of its values."""
     name, default = parameter.name, parameter.default
-    if isinstance(parameter, kinds.Fixed):
+    if isinstance(parameter, Fixed):
         raise ValueError(
-            f"{name!r} is 0 by default, which is on no logarithmic scale: give a "
-            f"positive one, to be searched. Received: {values!r}."
+            f"{name!r} must be positive by default to be searched, since its scale is "
+            f"logarithmic. Received: a default of 0, and the values {values!r}."
         )
     options: dict[str, Any] = {"name": name, "conditions": parameter.conditions}
     low, colon, high = values.partition(":")
-    if colon and isinstance(parameter, kinds.Int | kinds.Float):
+    if colon and isinstance(parameter, Int | Float):
         lowest, highest = _number(name, low), _number(name, high)
         if not lowest <= highest or lowest <= 0 < parameter.min_value:
             raise ValueError(
-                f"The values of {name!r} must go from a positive number to one as high "
-                f"or higher. Received: {values!r}."
+                f"The range of {name!r} must be LOW:HIGH, with LOW positive and not "
+                f"above HIGH. Received: {values!r}."
             )
         options["sampling"] = parameter.sampling
         default = min(max(default, lowest), highest)
-        if isinstance(parameter, kinds.Float):
-            return kinds.Float(
+        if isinstance(parameter, Float):
+            return Float(
                 min_value=lowest, max_value=highest, default=default, **options
             )
-        return kinds.Int(
+        return Int(
             min_value=int(lowest),
             max_value=int(highest),
             step=2 if math.log2(highest / lowest).is_integer() else None,
@@ -169,8 +181,8 @@ def _narrowed(parameter: Any, values: str) -> Any:
             **options,
         )
     every: list[Any] = values.split(",")
-    if isinstance(parameter, kinds.Int | kinds.Float):
-        kind = int if isinstance(parameter, kinds.Int) else float
+    if isinstance(parameter, Int | Float):
+        kind = int if isinstance(parameter, Int) else float
         every = [kind(_number(name, value)) for value in every]
     elif name == "hidden_units":
         if not all(_UNITS.fullmatch(value) for value in every):
@@ -183,7 +195,7 @@ def _narrowed(parameter: Any, values: str) -> Any:
             f"The values of {name!r} must be among {list(parameter.values)}. "
             f"Received: {values!r}."
         )
-    return kinds.Choice(
+    return Choice(
         values=every, default=default if default in every else every[0], **options
     )
 

@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fmlayers.tuning import plots
+from fmlayers.tuning import study_plots
 
 TRIALS = pd.DataFrame(
     {
@@ -29,53 +29,57 @@ def lines_of(figure):
 
 
 def test_the_best_so_far_steps_down():
-    axes, lines = lines_of(plots.best_so_far(TRIALS, "val_rmse", "min"))
-    np.testing.assert_allclose(lines["the best"].get_xdata(), [0, 1, 2, 3, 5])
+    axes, lines = lines_of(study_plots.best_so_far(TRIALS, "val_rmse", "min"))
+    np.testing.assert_allclose(lines["best so far"].get_xdata(), [0, 1, 2, 3, 5])
     np.testing.assert_allclose(
-        lines["the best"].get_ydata(), [0.95, 0.95, 0.95, 0.91, 0.91]
+        lines["best so far"].get_ydata(), [0.95, 0.95, 0.95, 0.91, 0.91]
     )
-    np.testing.assert_allclose(lines["a trial"].get_xdata(), [0, 1, 3])
-    # One that went astray does not squeeze the others.
+    np.testing.assert_allclose(lines["trial"].get_xdata(), [0, 1, 3])
+    # An outlier does not compress the others.
     assert axes.get_ylim()[1] < 2.0
-    np.testing.assert_allclose(lines["a trial beyond the picture"].get_xdata(), [5])
-    np.testing.assert_allclose(lines["a trial that failed"].get_xdata(), [2])
+    np.testing.assert_allclose(lines["outlier"].get_xdata(), [5])
+    np.testing.assert_allclose(lines["failed trial"].get_xdata(), [2])
     assert "0.9100 in trial 3" in lines
 
 
 def test_the_best_so_far_steps_up():
     trials = TRIALS.assign(val_ndcg=[0.2, 0.1, 0.3, np.nan, 0.25])
-    _, lines = lines_of(plots.best_so_far(trials, "val_ndcg", "max"))
-    np.testing.assert_allclose(lines["the best"].get_ydata(), [0.2, 0.2, 0.3, 0.3, 0.3])
+    _, lines = lines_of(study_plots.best_so_far(trials, "val_ndcg", "max"))
+    np.testing.assert_allclose(
+        lines["best so far"].get_ydata(), [0.2, 0.2, 0.3, 0.3, 0.3]
+    )
 
 
 def test_nothing_but_failures_can_be_drawn(tmp_path):
     trials = TRIALS.assign(val_rmse=np.nan)
-    plots.best_so_far(trials, "val_rmse", "min", tmp_path / "picture.png")
+    study_plots.best_so_far(trials, "val_rmse", "min", tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 5000
 
 
 def test_axes_are_those_of_the_space():
-    l2, dim, units = (plots.axis_of(p, TRIALS) for p in parameters().values())
+    l2, dim, units = (study_plots.axis_of(p, TRIALS) for p in parameters().values())
     assert l2.labels == ["0.01", "0.1", "1"]
     np.testing.assert_allclose(l2.ticks, [0.0, 0.5, 1.0])
-    np.testing.assert_allclose(l2.places, np.log10(TRIALS["l2"]) / 2 + 1, atol=1e-9)
+    np.testing.assert_allclose(l2.positions, np.log10(TRIALS["l2"]) / 2 + 1, atol=1e-9)
     assert dim.labels == ["8", "16", "32"]
-    assert np.isnan(dim.places).all()  # no trial has it
+    assert np.isnan(dim.positions).all()  # no trial has this hyperparameter
     assert units.labels == ["8", "16"]
     assert not units.ordered
-    np.testing.assert_allclose(units.places, [np.nan, 0.25, 0.25, 0.75, 0.25])
+    np.testing.assert_allclose(units.positions, [np.nan, 0.25, 0.25, 0.75, 0.25])
 
 
 def test_lines_go_through_all_axes():
     known = TRIALS.dropna(subset="val_rmse").reset_index(drop=True)
-    axes = [plots.axis_of(p, known) for p in parameters().values()]
-    figure = plots.parallel_coordinates(axes, known["val_rmse"], "val_rmse", "min")
+    axes = [study_plots.axis_of(p, known) for p in parameters().values()]
+    figure = study_plots.parallel_coordinates(
+        axes, known["val_rmse"], "val_rmse", "min"
+    )
     drawn, lines = lines_of(figure)
-    best = lines["the best"].get_ydata()
-    np.testing.assert_allclose(best, [1.0, plots.NONE, 0.75, 1.0])
+    best = lines["best trial"].get_ydata()
+    np.testing.assert_allclose(best, [1.0, study_plots.NONE, 0.75, 1.0])
     trials = [line for line in drawn.get_lines() if line.get_marker() == "o"]
     assert len(trials) == 4
-    assert trials[-1] is lines["the best"]
+    assert trials[-1] is lines["best trial"]
     texts = [text.get_text() for text in drawn.texts]
     assert texts.count("none") == 2
     assert any(text.endswith(" or more") for text in texts)
@@ -83,7 +87,7 @@ def test_lines_go_through_all_axes():
 
 
 def test_bars_are_ranked():
-    figure = plots.importance_bars({"l2": 0.1, "dim": 0.7}, "val_rmse")
+    figure = study_plots.importance_bars({"l2": 0.1, "dim": 0.7}, "val_rmse")
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["l2", "dim"]
     assert [bar.get_width() for bar in axes.patches] == [0.1, 0.7]
@@ -92,7 +96,7 @@ def test_bars_are_ranked():
 @pytest.mark.parametrize("direction", ["min", "max"])
 @pytest.mark.parametrize("scores", [[], [2.0], [1.0, 1.0], [1.0, 2.0, 50.0]])
 def test_limits_hold_the_best(scores, direction):
-    low, high = plots._limits(np.array(scores), direction)
+    low, high = study_plots._limits(np.array(scores), direction)
     assert low < high
     if scores:
         assert low <= (min if direction == "min" else max)(scores) <= high

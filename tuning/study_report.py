@@ -1,4 +1,4 @@
-"""What a study has found, for people: a table, pictures, a page, a command."""
+"""The report of a study: its pictures, `summary.txt` and `report.html`."""
 
 import base64
 import html
@@ -9,28 +9,33 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from keras_tuner.engine import hyperparameters as kinds
+from keras_tuner.engine.hyperparameters import Fixed
 
 from fmlayers._files import whole_file
 from fmlayers.runs import TrainingConfig
 from fmlayers.runs.folder import is_run
-from fmlayers.tuning import plots
-from fmlayers.tuning.importance import FEWEST, importance
-from fmlayers.tuning.plots import Axis, axis_of
+from fmlayers.tuning import study_plots
+from fmlayers.tuning.importance import MIN_TRIALS, importance
 from fmlayers.tuning.study import BEST, Study, StudyError
+from fmlayers.tuning.study_plots import Axis, axis_of
+from fmlayers.tuning.text_table import text_table
 
-# Settings by which the defaults of others are chosen.
+# Settings that the defaults of other settings depend on.
 DECIDING = ("model", "loss", "histories", "optimizer")
-SHOWN = 10  # trials in the summary
+MAX_SHOWN = 10  # trials in the summary
 PICTURES = {
-    "best_so_far": "The best so far",
+    "best_so_far": "Best so far",
     "parallel_coordinates": "All trials",
-    "importance": "What matters",
+    "importance": "Importance of the hyperparameters",
 }
 
 
 def write_pictures(study: Study) -> str:
-    """Writes the pictures of a study into its folder; returns why there are none."""
+    """Writes the pictures of a study into its folder.
+
+    Returns:
+        Why there are no pictures; `""` if there are.
+    """
     trials = study.trials()
     axes = axes_of(study, completed(trials))
     for name in PICTURES:
@@ -43,11 +48,11 @@ def write_pictures(study: Study) -> str:
 
 
 def write_report(study: Study, notes: Sequence[str] = ()) -> None:
-    """Writes `summary.txt` and `report.html`, the pictures inside.
+    """Writes `summary.txt`, and `report.html` with the pictures embedded.
 
     Args:
         study: The study.
-        notes: Sentences to add: why the search has ended, why there are no pictures.
+        notes: Sentences to add, such as why the search ended early.
     """
     trials = study.trials()
     shares = importances(study, trials, axes_of(study, completed(trials)))
@@ -58,18 +63,18 @@ def write_report(study: Study, notes: Sequence[str] = ()) -> None:
         "report.html": _page(study, trials, shares, pictures, notes),
     }.items():
         with whole_file(study.path / name) as written:
-            # Reasons of failures name it, too, and a report may be sent elsewhere.
+            # People share reports. The reason of a failure may contain the path, too.
             text = text.replace(str(study.path), study.path.name)
             written.write_text(text, "utf-8")
 
 
 def completed(trials: pd.DataFrame) -> pd.DataFrame:
-    """Returns the trials that have an objective."""
+    """Returns the completed trials."""
     return trials[trials["status"] == "COMPLETED"].reset_index(drop=True)
 
 
 def ranked(study: Study, trials: pd.DataFrame) -> pd.DataFrame:
-    """Returns the trials, the best first and those that have failed at the end."""
+    """Returns the trials from the best to the worst, followed by the failed ones."""
     return trials.sort_values(
         study.config.objective,
         ascending=study.config.direction == "min",
@@ -79,33 +84,33 @@ def ranked(study: Study, trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def axes_of(study: Study, trials: pd.DataFrame) -> list[Axis]:
-    """Returns the hyperparameters that were searched, as axes with trials on them."""
+    """Returns the axes of the searched hyperparameters, with the trials on them."""
     return [
         axis_of(parameter, trials)
         for parameter in study.hyperparameters.space
-        if not isinstance(parameter, kinds.Fixed)
+        if not isinstance(parameter, Fixed)
     ]
 
 
 def importances(
     study: Study, trials: pd.DataFrame, axes: Sequence[Axis]
 ) -> dict[str, float]:
-    """Returns which share each hyperparameter alone tells, the largest first.
+    """Returns the importance of each hyperparameter, the most important first.
 
-    None, where there are too few trials to say.
+    A hyperparameter with too few trials is left out.
     """
     scores = completed(trials)[study.config.objective].to_numpy(float)
-    found = {}
+    shares = {}
     for axis in axes:
-        has = ~pd.isna(axis.places)
-        if has.sum() >= FEWEST:
-            share = importance(axis.places[has], scores[has], ordered=axis.ordered)
-            found[axis.name] = share
-    return dict(sorted(found.items(), key=lambda entry: -entry[1]))
+        has = ~pd.isna(axis.positions)
+        if has.sum() >= MIN_TRIALS:
+            share = importance(axis.positions[has], scores[has], ordered=axis.ordered)
+            shares[axis.name] = share
+    return dict(sorted(shares.items(), key=lambda entry: -entry[1]))
 
 
 def command_of(config: TrainingConfig) -> str:
-    """Returns the `fmlayers train` that trains a configuration."""
+    """Returns the `fmlayers train` command of a configuration."""
     deciding = {name: getattr(config, name) for name in DECIDING}
     default = {
         **TrainingConfig(**deciding).to_dict(),
@@ -140,12 +145,12 @@ def _draw(
     target = study.config.objective, study.config.direction
     scores = completed(trials)[study.config.objective]
     if len(trials):
-        plots.best_so_far(trials, *target, _picture(study, "best_so_far"))
+        study_plots.best_so_far(trials, *target, _picture(study, "best_so_far"))
     if len(scores) and axes:
         path = _picture(study, "parallel_coordinates")
-        plots.parallel_coordinates(axes, scores, *target, path)
+        study_plots.parallel_coordinates(axes, scores, *target, path)
     if shares:
-        plots.importance_bars(shares, target[0], _picture(study, "importance"))
+        study_plots.importance_bars(shares, target[0], _picture(study, "importance"))
 
 
 def _picture(study: Study, name: str) -> Path:
@@ -162,25 +167,26 @@ def _summary(study: Study, trials: pd.DataFrame, shares: Mapping[str, float]) ->
         f"{', '.join(config.models)} on {training.data}, split {training.split}, seed "
         f"{training.seed}: {len(trials)} trials of the {config.tuner} tuner, "
         f"{seconds:,.0f} seconds",
-        f"rows: {rows['fitting']:,} fitted, {rows['validation']:,} to compare trials "
-        f"by, {rows['test']:,} test",
-        *study.record.get("described", ()),  # not in one of 0.1.0
+        f"rows: {rows['fitting']:,} training, {rows['validation']:,} validation, "
+        f"{rows['test']:,} test",
+        *study.record.get("described", ()),  # a record of 0.1.0 has none
     ]
     if len(failed):
-        lines.append(f"failed: {len(failed)}")
+        lines.append(f"failed trials: {len(failed)}")
         lines += [
             f"  trial {trial}: {reason}"
             for trial, reason in zip(failed["trial"], failed["reason"], strict=True)
         ]
-    best = ranked(study, completed(trials)).head(SHOWN)
+    best = ranked(study, completed(trials)).head(MAX_SHOWN)
     varying = [axis.name for axis in axes_of(study, best)]
     shown = best[
-        ["trial", config.objective, "epochs", "seconds", *_there(best, varying)]
+        ["trial", config.objective, "epochs", "seconds", *_present(best, varying)]
     ]
-    lines += ["", _text(shown)]
+    cells = [list(map(_cell, row)) for row in shown.itertuples(index=False)]
+    lines += ["", text_table([list(shown.columns), *cells], align="right").rstrip()]
     if shares:
-        told = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
-        lines += ["", f"importance: {told}"]
+        listed = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
+        lines += ["", f"importance: {listed}"]
     lines += ["", *_best_lines(study)]
     return "\n".join(lines) + "\n"
 
@@ -188,18 +194,19 @@ def _summary(study: Study, trials: pd.DataFrame, shares: Mapping[str, float]) ->
 def _best_lines(study: Study, **shown: Any) -> list[str]:
     try:
         best = replace(study.best(), **shown)
-        lines = ["the best, on all training rows:", command_of(best)]
+        heading = "command to train the best configuration on all training rows:"
+        lines = [heading, command_of(best)]
     except StudyError as error:
         return [str(error)]
     if is_run(study.path / BEST):
         metrics = study.run.metrics
         if "rmse" in metrics:
             lines.append(f"test RMSE {metrics['rmse']:.4f}, MAE {metrics['mae']:.4f}")
-        lines.append(f"it is the run {study.path / BEST}")
+        lines.append(f"run: {study.path / BEST}")
     return lines
 
 
-def _there(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
+def _present(table: pd.DataFrame, names: Sequence[str]) -> list[str]:
     return [name for name in names if name in table]
 
 
@@ -209,16 +216,6 @@ def _cell(value: Any) -> str:
     if pd.isna(value):
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _text(table: pd.DataFrame) -> str:
-    rows = [list(table.columns)]
-    rows += [list(map(_cell, row)) for row in table.itertuples(index=False)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )
 
 
 STYLE = """
@@ -248,19 +245,22 @@ def _page(
     pictures: Sequence[str],
     notes: Sequence[str],
 ) -> str:
-    """Returns one page with all in it: styles, pictures, table."""
+    """Returns the report as one HTML page with its styles and pictures embedded."""
     config = study.config
     data = config.training.data
     if Path(data).is_absolute():
         data = Path(data).name
-    title = f"Search of {', '.join(config.models)} by {config.objective}"
+    title = f"Hyperparameter search: {', '.join(config.models)} by {config.objective}"
     facts = {
         "data": data,
         "split": f"{config.training.split}, seed {config.training.seed}",
         "tuner": f"{config.tuner}, seed {config.seed}",
-        "trials": f"{len(trials)}, of which {len(completed(trials))} completed",
+        "trials": f"{len(trials)}, {len(completed(trials))} of them completed",
         "seconds": f"{trials['seconds'].sum():,.0f}",
-        **{f"fingerprint of {k}": v for k, v in study.record["fingerprints"].items()},
+        **{
+            f"fingerprint of the {k}": v
+            for k, v in study.record["fingerprints"].items()
+        },
         "fmlayers": study.record["fmlayers"],
     }
     listed = "".join(
@@ -272,7 +272,7 @@ def _page(
         f'src="data:image/png;base64,{_base64(_picture(study, name))}">'
         for name in pictures
     )
-    noted = "".join(f"<p>{html.escape(note)}</p>\n" for note in notes)
+    paragraphs = "".join(f"<p>{html.escape(note)}</p>\n" for note in notes)
     best = "\n".join(_best_lines(study, data=data))
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -281,10 +281,10 @@ def _page(
 <body>
 <h1>{html.escape(title)}</h1>
 <pre>{html.escape(best)}</pre>
-{noted}{images}
+{paragraphs}{images}
 <h2>Trials</h2>
 <div class="wide">{_html_table(study, trials)}</div>
-<h2>What this is</h2>
+<h2>Study</h2>
 <dl>{listed}</dl>
 </body>
 </html>
@@ -298,7 +298,7 @@ def _base64(path: Path) -> str:
 def _html_table(study: Study, trials: pd.DataFrame) -> str:
     varying = [axis.name for axis in axes_of(study, trials)]
     names = ["trial", study.config.objective, "epochs", "seconds"]
-    names += _there(trials, varying)
+    names += _present(trials, varying)
     if (trials["status"] == "FAILED").any():
         names.append("reason")
     head = "".join(f"<th>{html.escape(name)}</th>" for name in names)

@@ -1,4 +1,4 @@
-"""Pictures of a study; they need `pip install fmlayers[plot]`."""
+"""Plots of a study, which need `pip install fmlayers[plot]`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from keras_tuner.engine.hyperparameters import Choice, Float, Int
 
 from fmlayers._figures import (
     BLUE,
@@ -21,37 +22,40 @@ from fmlayers._figures import (
 
 Floats = npt.NDArray[np.float64]
 
-NONE = -0.1  # where lines of trials pass that do not have a hyperparameter
-OUTLIERS = 4.0  # times as far from the best as the middle trial is: not drawn to scale
+NONE = -0.1  # position on an axis of the trials without the hyperparameter
+# A trial is an outlier if it is farther from the best one than this many times the
+# distance between the best and the median trial.
+MAX_DISTANCE = 4.0
 
 
 @dataclass(frozen=True)
 class Axis:
     """A hyperparameter as an axis from 0 to 1.
 
-    Attributes:
-        name: Its name.
-        ticks: Where labels stand, from 0 to 1.
-        labels: As many.
-        places: `(trials,)`, NaN where a trial does not have it.
-        ordered: Whether near values are alike.
+    Args:
+        name: Name of the hyperparameter.
+        ticks: Positions of the labels.
+        labels: One label per tick.
+        positions: `(trials,)`, positions of the trials' values. NaN for a trial without
+            the hyperparameter.
+        ordered: Boolean, whether nearby values are similar. Defaults to `True`.
     """
 
     name: str
     ticks: Sequence[float]
     labels: Sequence[str]
-    places: Floats
+    positions: Floats
     ordered: bool = True
 
 
 def best_so_far(
     trials: pd.DataFrame, objective: str, direction: str, path: File | None = None
 ) -> Figure:
-    """Draws each trial's objective, and the best up to it.
+    """Draws the objective of each trial, and the best value so far.
 
     Args:
-        trials: As of `Study.trials`.
-        objective: Its column.
+        trials: The table that `Study.trials` returns.
+        objective: Name of its column with the objective.
         direction: `"min"` or `"max"`.
         path: Optional file to write.
     """
@@ -72,7 +76,7 @@ def best_so_far(
         color=BLUE,
         alpha=0.6,
         markeredgewidth=0,
-        label="a trial",
+        label="trial",
     )
     if beyond.any():
         marker = "^" if direction == "min" else "v"
@@ -83,7 +87,7 @@ def best_so_far(
             color=BLUE,
             alpha=0.6,
             markeredgewidth=0,
-            label="a trial beyond the picture",
+            label="outlier",
         )
     if (~known).any():
         edge = high if direction == "min" else low
@@ -92,23 +96,25 @@ def best_so_far(
             np.full((~known).sum(), edge),
             "x",
             color="black",
-            label="a trial that failed",
+            label="failed trial",
         )
     if known.any():
         seen = np.isfinite(best)
-        found = (np.nanargmin if direction == "min" else np.nanargmax)(scores)
-        axes.step(numbers[seen], best[seen], where="post", color=RED, label="the best")
+        first = (np.nanargmin if direction == "min" else np.nanargmax)(scores)
+        axes.step(
+            numbers[seen], best[seen], where="post", color=RED, label="best so far"
+        )
         axes.plot(
-            numbers[found],
-            scores[found],
+            numbers[first],
+            scores[first],
             "o",
             color=RED,
             zorder=3,
-            label=f"{scores[found]:.4f} in trial {numbers[found]}",
+            label=f"{scores[first]:.4f} in trial {numbers[first]}",
         )
     margin = 0.05 * (high - low)
     axes.set(
-        xlabel="trial; 0 has the defaults",
+        xlabel="trial (trial 0 has the default values)",
         ylabel=objective,
         ylim=(low - margin, high + margin),
     )
@@ -118,43 +124,43 @@ def best_so_far(
 
 
 def parallel_coordinates(
-    axes_of: Sequence[Axis],
+    hyperparameters: Sequence[Axis],
     scores: npt.ArrayLike,
     objective: str,
     direction: str,
     path: File | None = None,
 ) -> Figure:
-    """Draws each trial as a line through its values; the best ones darkest, on top.
+    """Draws each trial as a line through its values, better trials darker.
 
     Args:
-        axes_of: An axis a hyperparameter.
-        scores: `(trials,)`, the objective.
-        objective: Its name.
+        hyperparameters: One axis per hyperparameter.
+        scores: `(trials,)`, values of the objective.
+        objective: Name of the objective.
         direction: `"min"` or `"max"`.
         path: Optional file to write.
     """
     values = np.asarray(scores, np.float64)
     low, high = _limits(values, direction)
-    places = (np.clip(values, low, high) - low) / ((high - low) or 1.0)
+    positions = (np.clip(values, low, high) - low) / ((high - low) or 1.0)
     ends = [f"{low:.4f}", f"{high:.4f}"]
-    if direction == "min":  # what is better is higher up
-        places, ends = 1.0 - places, [f"{high:.4f}", f"{low:.4f}"]
+    if direction == "min":  # better values are higher up
+        positions, ends = 1.0 - positions, [f"{high:.4f}", f"{low:.4f}"]
     if (values > high).any():
         ends[0] += " or more"
     if (values < low).any():
         ends[0] += " or less"
-    every = [*axes_of, Axis(objective, [0.0, 1.0], ends, places)]
+    every = [*hyperparameters, Axis(objective, [0.0, 1.0], ends, positions)]
     figure, axes = new_figure(1.35 * len(every) + 1.0, 4.6)
     axes.spines[:].set_visible(False)
-    colours = matplotlib("cm").viridis_r
-    order = np.argsort(places)  # the best last, on top
+    colors = matplotlib("cm").viridis_r
+    order = np.argsort(positions)  # the best trial last, on top
     for place, trial in enumerate(order):
         share = place / max(len(order) - 1, 1)
         is_best = place == len(order) - 1
         axes.plot(
             range(len(every)),
-            np.nan_to_num([axis.places[trial] for axis in every], nan=NONE),
-            color=RED if is_best else colours(share),
+            np.nan_to_num([axis.positions[trial] for axis in every], nan=NONE),
+            color=RED if is_best else colors(share),
             alpha=1.0 if is_best else 0.25 + 0.5 * share,
             linewidth=2.5 if is_best else 1.2,
             marker="o",
@@ -163,7 +169,7 @@ def parallel_coordinates(
         )
     for k, axis in enumerate(every):
         axes.plot([k, k], [0, 1], color="black", linewidth=0.8, zorder=0)
-        lacks = bool(np.isnan(axis.places).any())
+        lacks = bool(np.isnan(axis.positions).any())
         ticks = [*axis.ticks, *[NONE] * lacks]
         labels = [*axis.labels, *["none"] * lacks]
         for tick, label in zip(ticks, labels, strict=True):
@@ -188,10 +194,11 @@ def parallel_coordinates(
 def importance_bars(
     importance: Mapping[str, float], objective: str, path: File | None = None
 ) -> Figure:
-    """Draws how much each hyperparameter matters, the most important first.
+    """Draws the importance of each hyperparameter, the most important first.
 
     Args:
-        importance: From name to share, as of `fmlayers.tuning.importance`.
+        importance: Dict from the name of a hyperparameter to the share that
+            `fmlayers.tuning.importance` returns.
         objective: Name of the objective.
         path: Optional file to write.
     """
@@ -203,7 +210,7 @@ def importance_bars(
     axes.set_yticks(range(len(ranked)), names)
     axes.tick_params(axis="y", length=0)
     axes.set(
-        xlabel=f"share of the ranks by {objective} that it tells alone",
+        xlabel=f"share of the ranking by {objective} that it explains",
         xlim=(0, max(1.1 * max(shares, default=0.0), 0.1)),
     )
     axes.axvline(0.0, color=GREY, linewidth=0.8)
@@ -211,28 +218,28 @@ def importance_bars(
 
 
 def _limits(scores: Floats, direction: str) -> tuple[float, float]:
-    """Returns from where to where to draw: the best, and what is not far beyond."""
+    """Returns the limits of the objective's axis, which leave outliers out."""
     if not len(scores):
         return 0.0, 1.0
     low, high = float(scores.min()), float(scores.max())
     middle = float(np.median(scores))
     if direction == "min":
-        high = min(high, low + OUTLIERS * (middle - low)) if middle > low else high
+        high = min(high, low + MAX_DISTANCE * (middle - low)) if middle > low else high
     elif middle < high:
-        low = max(low, high - OUTLIERS * (high - middle))
+        low = max(low, high - MAX_DISTANCE * (high - middle))
     if low == high:
         return low - 0.5, high + 0.5
     return low, high
 
 
 def axis_of(parameter: Any, trials: pd.DataFrame) -> Axis:
-    """Returns a hyperparameter of KerasTuner as an axis, with the trials' places."""
+    """Returns a KerasTuner hyperparameter as an axis, with the trials on it."""
     column = trials.get(parameter.name, pd.Series(np.nan, trials.index))
-    places = [
+    positions = [
         np.nan if pd.isna(value) else float(parameter.value_to_prob(value))
         for value in column
     ]
-    numeric = hasattr(parameter, "sampling")
+    numeric = isinstance(parameter, Int | Float)
     if numeric and parameter.step is None:
         ticks = [0.0, 0.5, 1.0]
         middle = parameter.prob_to_value(0.5)
@@ -241,10 +248,10 @@ def axis_of(parameter: Any, trials: pd.DataFrame) -> Axis:
         values = list(parameter.values)
         ticks = [float(parameter.value_to_prob(value)) for value in values]
     labels = [f"{value:.3g}" if numeric else str(value) for value in values]
-    ordered = numeric or bool(getattr(parameter, "ordered", False))
-    return Axis(parameter.name, ticks, labels, np.array(places), ordered)
+    ordered = numeric or (isinstance(parameter, Choice) and parameter.ordered)
+    return Axis(parameter.name, ticks, labels, np.array(positions), ordered)
 
 
 def _legend(place: int, count: int) -> str | None:
-    labels = {count - 1: "the best", count - 2: "a trial; the darker, the better"}
+    labels = {count - 1: "best trial", count - 2: "trial (darker is better)"}
     return labels.get(place)

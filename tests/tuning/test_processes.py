@@ -13,8 +13,8 @@ import time
 
 import pytest
 
-from fmlayers.tuning import Study, StudyError, tune, workers
-from fmlayers.tuning.search import Prepared, _trial_model
+from fmlayers.tuning import Study, StudyError, processes, tune
+from fmlayers.tuning.study import Prepared
 from fmlayers.tuning.tuners import make_tuner
 
 # Long enough to be killed in.
@@ -28,7 +28,7 @@ def on_loopback(monkeypatch):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     values = ("chief", "127.0.0.1", str(port))
-    for name, value in zip(workers.VARIABLES, values, strict=True):
+    for name, value in zip(processes.VARIABLES, values, strict=True):
         monkeypatch.setenv(name, value)
 
 
@@ -63,13 +63,13 @@ def worker(name, config, out):
         process.communicate()
 
 
-def leaves_well(process):
+def exits_without_error(process):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
 
 
 def in_flight(out):
-    """Tell whether a worker is at a trial."""
+    """Return whether a worker runs a trial."""
     for path in (out / "trials").glob("trial_*/trial.json"):
         with contextlib.suppress(FileNotFoundError, ValueError):
             if json.loads(path.read_text())["status"] == "RUNNING":
@@ -102,36 +102,36 @@ def values(study):
 def test_a_chief_and_two_workers(study, make_config, on_loopback, tmp_path):
     config, out = make_config(), tmp_path / "s"
     with worker("one", config, out) as one, worker("two", config, out) as two:
-        found = tune(config, out, max_trials=4, worker_timeout=60.0)
-        leaves_well(one)
-        leaves_well(two)
-    # The same trials as of one process, whoever ran them.
-    assert values(found).equals(values(study)[:4])
+        result = tune(config, out, max_trials=4, worker_timeout=60.0)
+        exits_without_error(one)
+        exits_without_error(two)
+    # The same trials as in a single process.
+    assert values(result).equals(values(study)[:4])
     assert (out / "best" / "model.keras").exists()
     assert {path.name for path in (out / "alive").iterdir()} >= {"one", "two", "chief"}
-    assert workers.has_ended(out)
+    assert processes.has_ended(out)
 
 
 @pytest.mark.slow
 def test_a_killed_worker_is_replaced(study, make_config, tmp_path, monkeypatch):
     started = []
 
-    class Recorded(workers.LocalWorkers):
+    class Recorded(processes.LocalWorkers):
         def start(self):
             super().start()
             started.append(self.processes[f"worker-{self.started}"])
 
-    monkeypatch.setattr(workers, "LocalWorkers", Recorded)
+    monkeypatch.setattr(processes, "LocalWorkers", Recorded)
     monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
     out = tmp_path / "s"
     killing = kill_in_flight(out, started)
-    found = tune(make_config(LONG), out, max_trials=3, workers=2)
+    result = tune(make_config(LONG), out, max_trials=3, workers=2)
     killing.join()
     assert len(started) == 3
-    assert (found.trials()["status"] == "COMPLETED").all()
-    assert found.trials()["trial"].tolist() == [0, 1, 2]
-    assert values(found)["l2"].tolist() == values(study)["l2"].tolist()[:3]
-    assert not any(name in os.environ for name in workers.VARIABLES)
+    assert (result.trials()["status"] == "COMPLETED").all()
+    assert result.trials()["trial"].tolist() == [0, 1, 2]
+    assert values(result)["l2"].tolist() == values(study)["l2"].tolist()[:3]
+    assert not any(name in os.environ for name in processes.VARIABLES)
     logs = [log.read_text() for log in (out / "alive").glob("*.log")]
     assert len(logs) == 3
     assert not [log for log in logs if "absl" in log or ".cc:" in log]
@@ -144,37 +144,39 @@ def test_a_chief_does_not_wait_for_a_killed_worker(
     config, out = make_config(LONG), tmp_path / "s"
     with worker("one", config, out) as one:
         killing = kill_in_flight(out, [one])
-        with pytest.raises(StudyError, match=r"All workers are gone; \d trials have"):
+        with pytest.raises(StudyError, match=r"All workers are lost; \d trials have"):
             tune(config, out, max_trials=2, worker_timeout=15.0)
         killing.join()
         assert one.wait(60) == -signal.SIGKILL
-    for name in workers.VARIABLES:
+    for name in processes.VARIABLES:
         monkeypatch.delenv(name)
-    # What it was at is taken up by whoever goes on.
-    found = tune(config, out, max_trials=2)
-    assert (found.trials()["status"] == "COMPLETED").all()
-    assert found.trials()["trial"].tolist() == [0, 1]
+    # The resumed search runs the interrupted trial again.
+    result = tune(config, out, max_trials=2)
+    assert (result.trials()["status"] == "COMPLETED").all()
+    assert result.trials()["trial"].tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("ignored", [False, True])
-def test_a_worker_does_not_wait_for_a_chief_that_is_gone(
+def test_a_worker_does_not_wait_for_a_lost_chief(
     ignored, as_worker, study, tmp_path, request
 ):
     handler = signal.SIG_IGN if ignored else signal.default_int_handler
     former = signal.signal(signal.SIGINT, handler)
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, former))
     shutil.copytree(study.path, tmp_path / "s")
-    shutil.rmtree(tmp_path / "s" / "trials" / "trial_0")  # which it need not read
-    with pytest.raises(StudyError, match="The chief of .* is gone"):
+    shutil.rmtree(tmp_path / "s" / "trials" / "trial_0")  # a worker need not read it
+    with pytest.raises(StudyError, match="The chief of .* is lost. Run the same"):
         as_worker(tmp_path / "s")
-    # One that is gone because all was done left no sign of harm.
-    (tmp_path / "s" / "alive" / "chief").write_text(workers.ENDED)
+    # After a completed search, the worker exits without an error.
+    (tmp_path / "s" / "alive" / "chief").write_text(processes.ENDED)
     as_worker(tmp_path / "s")
 
 
 def test_a_worker_waits_for_the_study(tmp_path):
-    with pytest.raises(StudyError, match="The chief has made no study at"):
-        workers.wait_for(tmp_path / "s", 0.5)
+    with pytest.raises(
+        StudyError, match="The chief has not created a study at .* within 0.5 seconds"
+    ):
+        processes.wait_for(tmp_path / "s", 0.5)
 
 
 def test_a_worker_of_other_data_is_refused(as_worker, study, tmp_path):
@@ -182,23 +184,25 @@ def test_a_worker_of_other_data_is_refused(as_worker, study, tmp_path):
     record = json.loads((tmp_path / "s" / "config.json").read_text())
     record["fingerprints"]["data"] = "0"
     (tmp_path / "s" / "config.json").write_text(json.dumps(record))
-    with pytest.raises(StudyError, match="are others on this machine"):
+    with pytest.raises(
+        StudyError, match="data on this machine must be those of the study"
+    ):
         as_worker(tmp_path / "s")
 
 
 def test_some_variables_error(monkeypatch):
     monkeypatch.setenv("KERASTUNER_ORACLE_IP", "127.0.0.1")
-    with pytest.raises(StudyError, match="KERASTUNER_ORACLE_PORT.*are not. Set all"):
-        workers.role()
+    with pytest.raises(StudyError, match="must all be set.*KERASTUNER_ORACLE_PORT"):
+        processes.role()
 
 
 def test_a_trial_that_kills_its_workers_fails(study, tmp_path):
-    """It is tried again once, and then told as failed."""
+    """It starts again once, and then counts as failed."""
     prepared = Prepared(study.config)
     tuner = make_tuner(
         study.config,
         tmp_path,
-        _trial_model(study, prepared, 1),
+        prepared.trial_model(),
         study.hyperparameters,
         max_trials=2,
     )
@@ -212,19 +216,19 @@ def test_a_trial_that_kills_its_workers_fails(study, tmp_path):
     assert (oracle.waiting, oracle.end_order) == (0, [first.trial_id])
     assert oracle.trials[first.trial_id].status == "FAILED"
     reason = tmp_path / "trials" / f"trial_{first.trial_id}" / "failure.txt"
-    assert "Its worker was gone before it was done" in reason.read_text()
-    oracle.release("nobody")  # who was at nothing
+    assert "The trial lost its worker 2 times." in reason.read_text()
+    oracle.release("nobody")  # a worker without a trial
     assert oracle.create_trial("three").trial_id != first.trial_id
 
 
-def test_silence_is_told_by_a_file_that_does_not_change(tmp_path):
-    watch, path = workers.Watch(), tmp_path / "one"
+def test_silence_is_measured_by_an_unchanged_file(tmp_path):
+    watch, path = processes.Watch(), tmp_path / "one"
     assert watch.silence(path) == 0.0
     time.sleep(0.05)
     assert watch.silence(path) >= 0.05
     path.touch()
     assert watch.silence(path) == 0.0
-    # A clock that is wrong is no sign of anything.
+    # A wrong clock does not matter.
     os.utime(path, (1, 1))
     assert watch.silence(path) == 0.0
     assert watch.silence(path) < 0.05

@@ -1,4 +1,4 @@
-"""Lists judged on validation rows while a model is trained."""
+"""A callback that evaluates recommendations during training."""
 
 from typing import Any
 
@@ -12,16 +12,17 @@ from fmlayers.runs.examples import Examples
 from fmlayers.runs.recommender import Recommender
 
 
-class ListMetrics(keras.callbacks.Callback):
-    """Adds `val_ndcg` and `val_map` to the figures of an epoch.
+class TopNMetrics(keras.callbacks.Callback):
+    """Adds `val_ndcg` and `val_map` to the metrics of an epoch.
 
-    For each user a list of `k` is made of all items that were fitted, without the
-    user's own, and judged by the user's validation rows, as `fmlayers evaluate` does
-    with test rows: relevant are those from the 0.85 quantile of their ratings on.
+    It evaluates the top `k` recommendations of each user on the user's validation rows,
+    as `fmlayers evaluate` does on test rows. They are chosen among all items of the
+    training rows that the user has not rated there. A validation row is relevant if its
+    rating is at or above the 0.85 quantile of the user's ratings.
 
     Args:
-        examples: The rows that are fitted, and the validation rows.
-        k: Length of a list.
+        examples: The training rows and the validation rows.
+        k: Number of recommendations per user.
     """
 
     def __init__(self, examples: Examples, k: int) -> None:
@@ -31,7 +32,7 @@ class ListMetrics(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         examples = self.examples
-        trained = _InTraining(self.model, examples)
+        trained = _ModelInTraining(self.model, examples)
         self.recommender = Recommender(
             trained, examples.dataset, train_rows=examples.fitting
         )
@@ -47,8 +48,8 @@ class ListMetrics(keras.callbacks.Callback):
         logs |= {"val_ndcg": metrics["ndcg"], "val_map": metrics["map"]}
 
 
-class _InTraining:
-    """A model with what lists need to know of it, as a run has it."""
+class _ModelInTraining:
+    """A model in training, with the attributes of a run that a `Recommender` reads."""
 
     def __init__(self, model: keras.Model, examples: Examples) -> None:
         self.model = model

@@ -13,32 +13,34 @@ RANKING = {"val_ndcg": "ndcg", "val_map": "map"}
 
 @dataclass(frozen=True, kw_only=True)
 class TuningConfig:
-    """What a study is made of; the same configuration tries the same trials.
+    """The configuration of a study; the same configuration runs the same trials.
 
     Args:
-        training: What all trials have in common: the data and their split, the rows to
-            validate on, `max_epochs` and `patience`. Of what is searched it holds the
-            defaults, which the first trial has.
-        models: Names of the models to choose among. Defaults to `training.model`.
-        fields: Features that have an L2 of their own, `l2/FIELD`, besides those that
-            `training.l2_of` or `search` names.
-        search: Optional dict from the name of a hyperparameter to its values, and all
-            others keep the defaults that `training` has: `"0.01:0.1"` for a range,
-            `"16,32"` for some values, `""` for all that it may have (see
-            `fmlayers.tuning.spaces`). Defaults to a search of all.
-        fixed: Names of those that are searched where `search` names them alone.
-        tuner: `"random"`, `"bayesian"` or `"hyperband"`, of KerasTuner.
-        objective: What is best on the validation rows: `"val_rmse"`, or by the lists
-            of their users `"val_ndcg"` or `"val_map"`; of a loss on clicks also
-            `"val_bce"` or `"val_bpr"`. Defaults to that of the loss.
-        k: Length of the lists.
-        seed: Seed of the trials; `training.seed` is that of each trial's rows, weights
-            and batches.
-        memory_limit: Most bytes that a trial's weights and the optimizer's may take.
-            Defaults to half of the machine's memory, parted among its workers.
+        training: `TrainingConfig` that all trials share: the data, their split, the
+            validation rows, `max_epochs` and `patience`. Its values of the
+            hyperparameters are the defaults, which the first trial uses.
+        models: Names of the models to search over. Defaults to `training.model`.
+        fields: Names of features with an L2 hyperparameter of their own, `l2/FIELD`,
+            in addition to those in `training.l2_of` and `search`.
+        search: Optional dict from the name of a hyperparameter to its values: a range
+            `"0.01:0.1"`, some values `"16,32"`, or `""` for all of them (see
+            `fmlayers.tuning.spaces`). All other hyperparameters keep their defaults. If
+            omitted, all hyperparameters are searched.
+        fixed: Names of hyperparameters that keep their defaults unless `search` names
+            them.
+        tuner: `"random"`, `"bayesian"` or `"hyperband"`. Defaults to `"random"`.
+        objective: Metric of the validation rows that trials are compared by:
+            `"val_rmse"`, or for top-N recommendations `"val_ndcg"` or `"val_map"`. For
+            implicit feedback also `"val_bce"` or `"val_bpr"`. Defaults to the metric
+            of the loss.
+        k: Number of recommendations per user. Defaults to 10.
+        seed: Seed of the tuner. `training.seed` is the seed of the rows, weights and
+            batches of each trial. Defaults to 0.
+        memory_limit: Maximum size of a trial's weights and optimizer state in bytes.
+            Defaults to half of the machine's memory, divided among its workers.
 
     Raises:
-        ValueError: If a setting breaks its constraint.
+        ValueError: If an argument breaks its constraint.
     """
 
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -67,15 +69,15 @@ class TuningConfig:
             training = replace(training, features=("user", "item"))
         if training.model not in models:
             training = replace(training, model=models[0])
-        own_l2 = [name[3:] for name in self.search or () if name.startswith("l2/")]
-        own = f"val_{metric_of(training)}"
-        known = [own, *RANKING]
+        with_l2 = [name[3:] for name in self.search or () if name.startswith("l2/")]
+        default = f"val_{metric_of(training)}"
+        objectives = [default, *RANKING]
         for name, value in {
             "training": training,
             "models": models,
-            "fields": tuple(dict.fromkeys([*training.l2_of, *self.fields, *own_l2])),
+            "fields": tuple(dict.fromkeys([*training.l2_of, *self.fields, *with_l2])),
             "fixed": tuple(sorted(set(self.fixed))),
-            "objective": self.objective or own,
+            "objective": self.objective or default,
         }.items():
             object.__setattr__(self, name, value)
         if self.tuner not in get_args(TunerName):
@@ -83,14 +85,15 @@ class TuningConfig:
                 f"`tuner` must be among {list(get_args(TunerName))}. "
                 f"Received: tuner={self.tuner!r}."
             )
-        if self.objective not in known:
+        if self.objective not in objectives:
             raise ValueError(
-                f"`objective` of the loss {training.loss!r} must be among {known}. "
+                f"`objective` must be among {objectives} for the loss "
+                f"{training.loss!r}. "
                 f"Received: objective={self.objective!r}."
             )
         if not training.validation_fraction:
             raise ValueError(
-                "`validation_fraction` must be positive: trials are compared on "
+                "`validation_fraction` must be positive, since trials are compared on "
                 "validation rows. Received: validation_fraction=0."
             )
         for name, rule, least in (
@@ -105,16 +108,16 @@ class TuningConfig:
 
     @property
     def direction(self) -> Literal["min", "max"]:
-        """Whether the objective is to be low or high."""
+        """Whether to minimize or to maximize the objective."""
         return "max" if self.objective in RANKING else "min"
 
     @property
     def towers(self) -> list[str]:
-        """Those of the models that have hidden layers."""
+        """The names of the models that have hidden layers."""
         return self.taking("hidden_units")
 
     def taking(self, setting: str) -> list[str]:
-        """Returns those of the models that take a setting."""
+        """Returns the names of the models that take a setting."""
         return [model for model in self.models if find(model).takes(setting)]
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,9 +1,8 @@
-"""The search: trials under KerasTuner, a report, and the best as an ordinary run."""
+"""A search: trials under KerasTuner, a report, and the best run."""
 
 import contextlib
 import io
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -12,46 +11,46 @@ from pathlib import Path
 from typing import Any
 
 from keras_tuner import HyperParameters
-from keras_tuner.engine import hyperparameters as kinds
+from keras_tuner.engine.hyperparameters import Choice, Fixed
 from keras_tuner.src import config as keras_tuner_config
 
 from fmlayers.runs import train
 from fmlayers.runs.folder import is_run, locked, partial_path, read_json
-from fmlayers.tuning import workers as processes
-from fmlayers.tuning.config import TuningConfig
-from fmlayers.tuning.memory import default_limit
-from fmlayers.tuning.progress import TrialProgress
-from fmlayers.tuning.report import write_pictures, write_report
+from fmlayers.tuning import processes
 from fmlayers.tuning.study import (
     BEST,
     Prepared,
     Study,
-    StudyError,
     begin,
     drop_replaced,
     reason_of,
 )
-from fmlayers.tuning.trial import TrialModel
+from fmlayers.tuning.study_report import write_pictures, write_report
+from fmlayers.tuning.text_table import text_table
+from fmlayers.tuning.trial_progress import TrialProgress
 from fmlayers.tuning.tuners import TRIALS, make_tuner
+from fmlayers.tuning.tuning_config import TuningConfig
+from fmlayers.tuning.worker import portable_specs, work
 
 MAX_TRIALS = 20
 
 
 def searched(config: TuningConfig) -> str:
-    """Returns as a table what a study would search, and what it would hold.
+    """Returns the search space of a study as a table of text.
+
+    Args:
+        config: The configuration of the study.
+
+    Returns:
+        A row per hyperparameter with its name, its values and its default.
 
     Raises:
         DataError: If the data cannot be used.
-        ValueError: If the space is not as `config.search` has it.
+        ValueError: If `config.search` does not match the search space.
     """
     parameters = Prepared(config).space.narrowed().space
-    rows = [("hyperparameter", "values", "default"), *map(_described, parameters)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )
-    return "".join(line.rstrip() + "\n" for line in lines)
+    head = ("hyperparameter", "values", "default")
+    return text_table([head, *map(_described, parameters)])
 
 
 def tune(
@@ -62,43 +61,47 @@ def tune(
     max_minutes: float | None = None,
     hyperparameters: HyperParameters | None = None,
     workers: int = 1,
-    worker_timeout: float = processes.TIMEOUT,
+    worker_timeout: float = processes.TIMEOUT_SECONDS,
     overwrite: bool = False,
 ) -> Study | None:
-    """Searches as `config` says, and trains the best that was found.
+    """Searches over the hyperparameters, and trains the best configuration.
 
-    Each trial is the first phase of a run: it is fitted to the training rows without
-    the validation rows, with early stopping on these, by which trials are compared. The
-    best is trained on all training rows as an ordinary run, `out/best`, whose test rows
-    nothing before has seen.
+    Each trial is the first phase of a run. It trains on the training rows without the
+    validation rows, stops early on the validation rows, and is compared on them. The
+    best configuration is then trained on all training rows as an ordinary run,
+    `out/best`. The test rows are read only then.
 
-    The folder is one study's. The same call goes on where an interrupted one was, and
-    with more trials extends one that was done: trials that have ended are kept, one in
-    flight begins anew. With KerasTuner's three environment variables set, the process
-    is the chief of several or one of its workers.
+    The folder holds one study. The same call resumes an interrupted search: completed
+    trials are kept, and an interrupted trial starts again. With a larger `max_trials`
+    the call extends the study. If KerasTuner's three environment variables are set,
+    the process is the chief or one of the workers of a distributed search.
 
     Args:
-        config: What to search.
+        config: Configuration of the study.
         out: Folder of the study.
-        max_trials: How many trials there are to be in all. Defaults to 20, with
-            Hyperband to as many as it needs.
-        max_minutes: Optional minutes after which no trial begins.
-        hyperparameters: Optional hyperparameters of KerasTuner, in place of what
-            `config.search` and `config.fixed` make of the space. Others than these are
+        max_trials: Total number of trials. Defaults to 20; Hyperband runs as many
+            trials as it needs.
+        max_minutes: Optional number of minutes after which no trial starts.
+        hyperparameters: Optional KerasTuner hyperparameters that replace
+            `config.search` and `config.fixed`. Hyperparameters that they leave out are
             searched, too.
-        workers: How many processes of this machine run trials. Defaults to 1, this one.
-        worker_timeout: Seconds without a sign of life after which a worker's trial is
-            given to another.
-        overwrite: Whether a study at `out` is replaced. It stands beside, `.replaced`
-            added to its name, until the new one has its best run. Defaults to `False`.
+        workers: Number of processes on this machine that run trials. Defaults to 1,
+            this process. With more, each worker process imports the class of a model
+            that you have registered, so define the class in a module.
+        worker_timeout: Seconds without a sign of life after which a worker counts as
+            lost, and its trial starts again on another worker.
+        overwrite: Boolean, whether to replace a study at `out`. Until the new study has
+            its best run, the former one is kept in a folder with `.replaced` added to
+            its name. Defaults to `False`.
 
     Returns:
-        The study; `None` of a worker.
+        The study, or `None` in a worker.
 
     Raises:
         DataError: If the data cannot be used.
-        StudyError: If `out` is taken or of another study, no trial was completed, or
-            all workers are gone.
+        StudyError: If `out` holds something else or another study, no trial was
+            completed, or all workers are lost.
+        ValueError: If an argument breaks its constraint.
     """
     out = Path(out).resolve()
     if max_trials is None and config.tuner != "hyperband":
@@ -114,11 +117,12 @@ def tune(
         processes.wait_for(out, worker_timeout)
         work(out, worker_timeout)
         return None
+    specs = portable_specs(config.models, workers) if workers > 1 else b""
     prepared = Prepared(config)
     if hyperparameters is None:
         hyperparameters = prepared.space.narrowed()
     hyperparameters = hyperparameters.copy()
-    prepared.space(hyperparameters)  # adds what they leave out
+    prepared.space(hyperparameters)  # adds the hyperparameters that they leave out
     record = prepared.record(hyperparameters)
     study = begin(out, record, overwrite=overwrite)
     print(*record["described"], sep="\n", file=sys.stderr)
@@ -127,55 +131,18 @@ def tune(
         if max_minutes is not None:
             deadline = time.monotonic() + 60 * max_minutes
         ended = _search(
-            study, prepared, max_trials, deadline, workers, worker_timeout, role
+            study, prepared, max_trials, deadline, workers, worker_timeout, role, specs
         )
         finish(study, ended)
     return study
 
 
-def work(path: Path, timeout: float, siblings: int | None = None) -> None:
-    """Runs trials of a study for its chief, until there are none left.
-
-    One that comes when the search has ended leaves, too, after `timeout` seconds in
-    which no chief has come to extend it.
-
-    Args:
-        path: The study's folder.
-        timeout: As `worker_timeout` of `tune`.
-        siblings: How many workers the chief has started on this machine, if it has
-            started this one.
-
-    Raises:
-        StudyError: If the chief is gone.
-    """
-    study = Study(path)
-    name = os.environ[processes.VARIABLES[0]]
-    prepared = Prepared(study.config)
-    record = prepared.record(study.hyperparameters)
-    if record["fingerprints"] != study.record["fingerprints"]:
-        raise StudyError(f"The data of {path} are others on this machine.")
-    model = _trial_model(study, prepared, siblings or 1)
-    tuner = make_tuner(
-        study.config, path, model, study.hyperparameters, max_trials=None
-    )
-    chief = processes.CHIEF
-    child = siblings is not None
-    with processes.showing_life(path, name, timeout, of=chief, child=child) as gone:
-        try:
-            tuner.search()
-        except KeyboardInterrupt:
-            if not gone.is_set():
-                raise
-            if not processes.has_ended(path):
-                raise StudyError(f"The chief of {path} is gone.") from None
-
-
 def finish(study: Study, ended: str = "") -> None:
-    """Writes the table and the report, and trains the best trial.
+    """Writes the table and the report, and trains the best configuration.
 
     Args:
         study: The study.
-        ended: Why the search has ended before the trials that were asked for.
+        ended: Why the search ended before `max_trials`, if it did.
 
     Raises:
         StudyError: If no trial was completed.
@@ -202,10 +169,10 @@ def _search(
     workers: int,
     timeout: float,
     role: processes.Role,
+    specs: bytes,
 ) -> str:
-    """Returns why fewer trials have ended than were asked for; "" if they have not."""
-    model = _trial_model(study, prepared, workers)
-    told: list[TrialProgress] = []
+    """Returns why the search ended before `max_trials`; "" if it did not."""
+    displays: list[TrialProgress] = []
     with ExitStack() as stack:
         stack.enter_context(_without_tracebacks())
         leads = role == "chief" or workers > 1
@@ -214,19 +181,18 @@ def _search(
         tuner = make_tuner(
             study.config,
             study.path,
-            model,
+            prepared.trial_model(workers),
             study.hyperparameters,
             max_trials,
-            lambda: told[0].update(),
+            lambda: displays[0].update(),
         )
         tuner.oracle.deadline = deadline
         progress = TrialProgress(
             study.config,
             tuner.oracle,
             lambda trial: reason_of(study.path / TRIALS / f"trial_{trial.trial_id}"),
-            workers,
         )
-        told.append(stack.enter_context(progress))
+        displays.append(stack.enter_context(progress))
         if max_trials and len(tuner.oracle.end_order) >= max_trials:
             return ""
         if not leads:
@@ -238,7 +204,7 @@ def _search(
         tuner.save()
         local = None
         if role == "alone":
-            local = processes.LocalWorkers(study.path, workers, timeout)
+            local = processes.LocalWorkers(study.path, workers, timeout, specs)
             stack.callback(local.stop)
         # KerasTuner's server prints each condition that a worker sends.
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
@@ -249,30 +215,28 @@ def _search(
 def _why_ended(oracle: Any, max_trials: int | None) -> str:
     trials = len(oracle.end_order)
     if oracle.exhausted == 1:
-        return "The search space has a single combination of values, and it was tried."
+        return "The search space has a single combination of values, which was tried."
     if oracle.exhausted:
         return f"The search space has {oracle.exhausted} combinations; all were tried."
-    asked = f" of {max_trials}" if max_trials else ""
+    total = f" of {max_trials}" if max_trials else ""
     if oracle.is_late:
-        return f"The search ended after {trials}{asked} trials: its time was up."
+        return f"The search ended after {trials}{total} trials: the time was up."
     if max_trials and trials < max_trials:
-        return f"The search ended after {trials}{asked} trials: its tuner has no more."
+        return (
+            f"The search ended after {trials}{total} trials: the tuner has no more "
+            "trials to run."
+        )
     return ""
 
 
 @contextlib.contextmanager
 def _without_tracebacks() -> Iterator[None]:
-    """Lets KerasTuner print none: the reason of a failure is told in a line."""
+    """Keeps KerasTuner from printing the tracebacks of failed trials."""
     before, keras_tuner_config.DEBUG = keras_tuner_config.DEBUG, False
     try:
         yield
     finally:
         keras_tuner_config.DEBUG = before
-
-
-def _trial_model(study: Study, prepared: Prepared, workers: int) -> TrialModel:
-    limit = study.config.memory_limit or default_limit(workers)
-    return TrialModel(study.config, prepared.space, prepared.examples, limit)
 
 
 def _is_of(record: dict[str, Any], config: dict[str, Any]) -> bool:
@@ -286,10 +250,10 @@ def _check(**settings: float | None) -> None:
 
 
 def _described(parameter: Any) -> tuple[str, str, str]:
-    if isinstance(parameter, kinds.Choice):
+    if isinstance(parameter, Choice):
         values = ", ".join(map(str, parameter.values))
-    elif isinstance(parameter, kinds.Fixed):
-        values = "held"
+    elif isinstance(parameter, Fixed):
+        values = "fixed"
     else:
         values = f"{parameter.min_value:g} ... {parameter.max_value:g}"
     default = parameter.default
