@@ -24,7 +24,7 @@ MODULES = (
     "fmlayers.optimizers",
     "fmlayers.plots",
     "fmlayers.retrieval",
-    "fmlayers.training",
+    "fmlayers.runs",
     "fmlayers.tuning",
 )
 GLOBALS = {

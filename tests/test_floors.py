@@ -16,9 +16,6 @@ FLOORS = {
     "fmlayers": 1,
 }
 
-# Private modules that another package imports all the same. Add none.
-EXCEPTIONS = {"fmlayers.data._stream", "fmlayers.retrieval._blocks"}
-
 
 def name_of(path):
     parts = path.relative_to(ROOT).with_suffix("").parts
@@ -139,7 +136,7 @@ def private_imports(name, tree):
 
 def test_no_package_imports_what_is_private_in_another():
     seen = {x for name, tree in MODULES.items() for x in private_imports(name, tree)}
-    assert seen == EXCEPTIONS
+    assert not seen
 
 
 @pytest.mark.parametrize(
