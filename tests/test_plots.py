@@ -305,10 +305,10 @@ def test_errors():
         lambda: plots.field_heat_map(np.zeros((2, 3)), NAMES),
     )
     check_error(
-        "with one of `labels` each.*and 2 labels",
+        "`labels` one entry per item.*and 2 labels",
         lambda: plots.item_map(VECTORS, ["a", "b"]),
     )
-    check_error("of two items", lambda: plots.item_map([[1.0]], ["a"]))
+    check_error("at least two items", lambda: plots.item_map([[1.0]], ["a"]))
     check_error("`shown` must be", lambda: plots.item_map(VECTORS, LABELS, shown=7))
 
 

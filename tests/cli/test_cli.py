@@ -215,7 +215,11 @@ def test_predict_errors(trained, tmp_path, capsys):
             "--resume",
             "no interrupted run to",
         ),
-        ("user,item,rating\n1,2,5\n1,3,4\n", "", "`test_fraction` must leave a row"),
+        (
+            "user,item,rating\n1,2,5\n1,3,4\n",
+            "",
+            "must leave at least one training row",
+        ),
     ],
 )
 def test_train_refuses_bad_input(content, options, message, tmp_path, capsys):
