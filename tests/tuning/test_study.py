@@ -570,9 +570,16 @@ def test_configuration_errors(changes, match):
             r"name hyperparameters among \['dim'.*Received: \['depth'",
         ),
         ({}, {"search": {"dim": "a:b"}}, "'dim' must be numbers.*Received: 'a'"),
+        ({}, {"search": {"dim": "4:inf"}}, "'dim' must be numbers.*Received: 'inf'"),
+        ({}, {"search": {"dim": "4,nan"}}, "'dim' must be numbers.*Received: 'nan'"),
+        (
+            {"model": "deepfm"},
+            {"search": {"dropout": "-1:0.5"}},
+            "'dropout' must be LOW:HIGH, with 0 <= LOW <= HIGH",
+        ),
         ({}, {"search": {"dim": "9:3"}}, "'dim' must be LOW:HIGH.*Received: '9:3'"),
-        ({}, {"search": {"l2": "0:1"}}, "'l2' must be LOW:HIGH, with LOW positive"),
-        ({"l2": 0.0}, {"search": {"l2": "0.1:1"}}, "'l2' must be positive by default"),
+        ({}, {"search": {"l2": "0:1"}}, "'l2' must be LOW:HIGH, with 0 < LOW <= HIGH"),
+        ({"l2": 0.0}, {"search": {"l2": "0.1:1"}}, "'l2' must have a positive default"),
         (
             {"model": "deepfm"},
             {"search": {"hidden_units": "8,many"}},
