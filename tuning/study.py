@@ -276,9 +276,9 @@ def _states(path: Path) -> Iterator[tuple[dict[str, Any], Path]]:
 
 
 def _check_same(
-    path: Path, begun: Mapping[str, Any], record: Mapping[str, Any]
+    path: Path, existing: Mapping[str, Any], record: Mapping[str, Any]
 ) -> None:
-    then, now = begun["fingerprints"], record["fingerprints"]
+    then, now = existing["fingerprints"], record["fingerprints"]
     if then["data"] != now["data"]:
         raise StudyError(
             f"{path} is a study of other data than "
@@ -290,7 +290,7 @@ def _check_same(
             "other validation rows. Choose another folder."
         )
     if then["space"] != now["space"]:
-        changed = _changed(_by_name(begun["space"]), _by_name(record["space"]))
+        changed = _changed(_by_name(existing["space"]), _by_name(record["space"]))
         raise StudyError(
             f"{path} is a study of another search space, which differs in "
             f"{', '.join(changed)}. Choose another folder."
@@ -298,7 +298,7 @@ def _check_same(
     # A record of an older version may lack a setting.
     was, is_now = (
         _flat(TuningConfig.from_dict(each["study"]).to_dict())
-        for each in (begun, record)
+        for each in (existing, record)
     )
     changed = [
         f"{name} {was.get(name)!r} (now {is_now.get(name)!r})"

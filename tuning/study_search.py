@@ -155,8 +155,8 @@ def finish(study: Study, ended: str = "") -> None:
     if is_run(out) and _is_of(read_json(out / "config.json"), best.to_dict()):
         return
     partial = partial_path(out) / "config.json"
-    begun = partial.is_file() and _is_of(read_json(partial), best.to_dict())
-    train(best, out, resume=begun, overwrite=not begun)
+    is_started = partial.is_file() and _is_of(read_json(partial), best.to_dict())
+    train(best, out, resume=is_started, overwrite=not is_started)
     write_report(study, notes)
     drop_replaced(study.path)
 

@@ -155,17 +155,18 @@ def _narrowed(parameter: Any, values: str) -> Any:
     name, default = parameter.name, parameter.default
     if isinstance(parameter, Fixed):
         raise ValueError(
-            f"{name!r} must be positive by default to be searched, since its scale is "
-            f"logarithmic. Received: a default of 0, and the values {values!r}."
+            f"{name!r} must have a positive default to be searched, since its scale is "
+            f"logarithmic. Received: default=0, values={values!r}."
         )
     options: dict[str, Any] = {"name": name, "conditions": parameter.conditions}
     low, colon, high = values.partition(":")
     if colon and isinstance(parameter, Int | Float):
         lowest, highest = _number(name, low), _number(name, high)
-        if not lowest <= highest or lowest <= 0 < parameter.min_value:
+        less = "<" if parameter.min_value > 0 else "<="
+        if not 0 <= lowest <= highest or (less == "<" and not lowest):
             raise ValueError(
-                f"The range of {name!r} must be LOW:HIGH, with LOW positive and not "
-                f"above HIGH. Received: {values!r}."
+                f"The range of {name!r} must be LOW:HIGH, with 0 {less} LOW <= HIGH. "
+                f"Received: {values!r}."
             )
         options["sampling"] = parameter.sampling
         default = min(max(default, lowest), highest)
@@ -202,12 +203,15 @@ def _narrowed(parameter: Any, values: str) -> Any:
 
 def _number(name: str, text: str) -> float:
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
         raise ValueError(
             f"The values of {name!r} must be numbers, LOW:HIGH or A,B,C. "
             f"Received: {text!r}."
-        ) from None
+        )
+    return number
 
 
 def _rounded(value: Any) -> Any:

@@ -30,7 +30,7 @@ from fmlayers.tuning.tuning_config import TuningConfig
 
 TRIALS = "trials"  # KerasTuner's folder in the folder of a study
 REASON = "failure.txt"  # in the folder of a trial
-MAX_LOSSES = 2  # lost workers after which a trial counts as failed
+MAX_LOST_WORKERS = 2  # lost workers after which a trial counts as failed
 # KerasTuner stops after a few failures in a row, but one says nothing of the next.
 MAX_FAILED_TRIALS = 2**31
 
@@ -95,28 +95,28 @@ class _StudyOracle(keras_tuner.Oracle):
     @keras_tuner.synchronized
     def create_trial(self, tuner_id: str) -> Trial:
         if time.monotonic() > self.deadline:
-            begun = len(self.trials) or 1
-            self.is_late |= self.max_trials is None or begun < self.max_trials
-            self.max_trials = begun
+            started = len(self.trials) or 1
+            self.is_late |= self.max_trials is None or started < self.max_trials
+            self.max_trials = started
         return super().create_trial(tuner_id)
 
     @keras_tuner.synchronized
     def release(self, tuner_id: str) -> None:
         """Returns the trial of a lost worker to the queue.
 
-        After `MAX_LOSSES` lost workers the trial counts as failed.
+        After `MAX_LOST_WORKERS` lost workers the trial counts as failed.
         """
         self.tuner_ids.discard(tuner_id)
         trial = self.ongoing_trials.pop(tuner_id, None)
         if trial is None:
             return
         self._run_times[trial.trial_id] += 1
-        if self._run_times[trial.trial_id] < MAX_LOSSES:
+        if self._run_times[trial.trial_id] < MAX_LOST_WORKERS:
             self._retry_queue.append(trial.trial_id)
             self.save()
             return
         trial.status = "FAILED"
-        trial.message = f"The trial lost its worker {MAX_LOSSES} times."
+        trial.message = f"The trial lost its worker {MAX_LOST_WORKERS} times."
         write_reason(Path(self._get_trial_dir(trial.trial_id)), trial.message)
         self.end_order.append(trial.trial_id)
         self._save_trial(trial)

@@ -25,14 +25,14 @@ def space():
 
 
 def test_active_values_alone_are_combined():
-    found = list(combinations(space().space))
-    assert len(found) == len({tuple(values.items()) for values in found}) == 14
-    assert found[0] == {"seed": 3, "dim": 2, "model": "fm"}
-    assert found[-1].keys() == {"seed", "dim", "model", "bias", "layers"}
-    assert {values.get("layers") for values in found} == {None, 1, 2, 3}
+    actual = list(combinations(space().space))
+    assert len(actual) == len({tuple(values.items()) for values in actual}) == 14
+    assert actual[0] == {"seed": 3, "dim": 2, "model": "fm"}
+    assert actual[-1].keys() == {"seed", "dim", "model", "bias", "layers"}
+    assert {values.get("layers") for values in actual} == {None, 1, 2, 3}
 
 
-def test_what_has_no_step_cannot_be_counted():
+def test_a_range_without_a_step_is_not_countable():
     hp = space()
     hp.Float("rate", 0.0, 1.0, step=0.5)
     assert is_countable(hp.space)

@@ -1,4 +1,4 @@
-"""The hyper models, on KerasTuner's own tuners and nothing else."""
+"""The `HyperModel`s with the tuners of KerasTuner."""
 
 import keras
 import keras_tuner
@@ -41,7 +41,7 @@ def every_model():
 
 
 def small(*scopes):
-    """Narrow a space to what trains at once, by KerasTuner's own means."""
+    """Return hyperparameters that limit a space to small models."""
     hp = keras_tuner.HyperParameters()
     for scope in scopes or [""]:
         hp.Int(f"{scope}dim", 2, 4, default=2)
@@ -74,15 +74,15 @@ def values(trials):
 
 
 def names(trials):
-    return {name for found in values(trials) for name in found}
+    return {name for actual in values(trials) for name in actual}
 
 
 def check_score(model, tuner, validation):
     """Check that the best model predicts what its trial was scored by."""
     x, y = validation
-    found = np.sqrt(np.mean((model.predict(x, verbose=0)[:, 0] - y) ** 2))
+    actual = np.sqrt(np.mean((model.predict(x, verbose=0)[:, 0] - y) ** 2))
     best = tuner.oracle.get_best_trials()[0]
-    np.testing.assert_allclose(found, best.score, rtol=1e-5)
+    np.testing.assert_allclose(actual, best.score, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -150,7 +150,7 @@ def test_hyperband_sets_the_epochs(batches, tmp_path):
     assert {t.hyperparameters.values["tuner/epochs"] for t in trials} == {1, 2}
 
 
-def test_epochs_are_searched_where_nobody_says_how_many(batches, tmp_path):
+def test_epochs_are_searched_by_default(batches, tmp_path):
     hp = small()
     hp.Fixed("epochs", 2)
     tuner = keras_tuner.BayesianOptimization(
@@ -178,20 +178,20 @@ def test_one_of_several_models_is_chosen(batches, tmp_path):
     trials = search(tuner, batches, epochs=1)
     assert [trial.status for trial in trials] == ["COMPLETED"] * 3
     chosen = values(trials)
-    assert len({found["model"] for found in chosen}) > 1
-    for found in chosen:
-        name = found["model"]
-        scoped = {n for n in found if n != "model"}
+    assert len({actual["model"] for actual in chosen}) > 1
+    for actual in chosen:
+        name = actual["model"]
+        scoped = {n for n in actual if n != "model"}
         assert {n.split("/")[0] for n in scoped if "/" in n} >= {name}
-        assert (f"{name}/dropout" in found) == (name in ("deepfm", "neumf"))
-        assert found[f"{name}/dim"] <= 4
-        assert found[f"{name}/batch_size"] == 64
+        assert (f"{name}/dropout" in actual) == (name in ("deepfm", "neumf"))
+        assert actual[f"{name}/dim"] <= 4
+        assert actual[f"{name}/batch_size"] == 64
     (model,) = tuner.get_best_models()
     best = tuner.get_best_hyperparameters()[0].values["model"]
     assert type(model) is (OF_FIELDS | OF_USER_AND_ITEM)[best][1]
 
 
-def test_batches_of_somebody_else_are_taken_as_they_come(batches):
+def test_ready_batches_keep_their_size(batches):
     (x, y), _ = batches
     hypermodel = hyper_model("fm")
     hp = small()
@@ -217,7 +217,7 @@ def test_each_feature_may_have_its_own_l2():
     assert {"l2/user", "l2/film", "l2/genres"} < {p.name for p in hp.space}
 
 
-def test_what_is_given_is_not_searched():
+def test_fixed_arguments_are_not_searched():
     encoder = fmlayers.data.Encoder({"user": "categorical"})
     scaler = fmlayers.RatingScaler(0, 1)
     hypermodel = tuning.HyperFactorizationMachine(
@@ -235,7 +235,7 @@ def test_no_models_error():
 
 
 def test_a_model_builds_in_a_loaded_space():
-    """What a trial's file holds builds the same model again."""
+    """The hyperparameters in a trial's file build the same model again."""
     hp = small()
     hypermodel = hyper_model("deepfm")
     model = hypermodel.build(hp)

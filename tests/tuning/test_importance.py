@@ -36,9 +36,9 @@ def test_against_loops(ordered, noise, rng):
     values = rng.choice([0.1, 0.3, 0.5, 0.9], 25)
     scores = (values - 0.4) ** 2 + noise * rng.random(25)
     scores[:4] = scores[4]  # ties
-    found = importance(values, scores, ordered=ordered)
-    np.testing.assert_allclose(found, by_loops(values, scores, ordered), rtol=1e-10)
-    assert found > 0.0
+    actual = importance(values, scores, ordered=ordered)
+    np.testing.assert_allclose(actual, by_loops(values, scores, ordered), rtol=1e-10)
+    assert actual > 0.0
 
 
 def test_a_decisive_and_an_irrelevant_hyperparameter(rng):

@@ -22,7 +22,7 @@ MORE = {"genres": "multi_categorical", "age": "numeric"}
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "lazy_adam"])
 @pytest.mark.parametrize("name", ["fm", "libfm", "deepfm", "mf", "neumf"])
-def test_the_estimate_is_what_a_model_takes(name, optimizer):
+def test_the_estimate_equals_the_size_of_a_model(name, optimizer):
     columns = COLUMNS if name in ("mf", "neumf") else COLUMNS | MORE
     encoder = Encoder(columns).fit(TABLE)
     config = TrainingConfig(model=name, optimizer=optimizer, dim=6)
@@ -32,12 +32,12 @@ def test_the_estimate_is_what_a_model_takes(name, optimizer):
     taken = sum(
         int(v.numpy().nbytes) for v in (*model.weights, *model.optimizer.variables)
     )
-    found = estimated_bytes(config, model.features)
+    actual = estimated_bytes(config, model.features)
     # The optimizer's own rate and count of steps are not in it.
-    assert 0 <= taken - found <= 16
+    assert 0 <= taken - actual <= 16
 
 
-def test_members_take_as_many_times():
+def test_members_multiply_the_estimate():
     features = Encoder(COLUMNS).fit(TABLE).features
     one = estimated_bytes(TrainingConfig(), features)
     assert estimated_bytes(TrainingConfig(members=3), features) == 3 * one

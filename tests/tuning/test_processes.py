@@ -1,4 +1,4 @@
-"""A chief and its workers, each a process of its own, on this machine."""
+"""A chief and its workers in separate processes on this machine."""
 
 import contextlib
 import json

@@ -41,10 +41,10 @@ def defaults(space, *arguments, **options):
 @pytest.mark.parametrize("model", MODELS)
 def test_defaults_are_the_models_own(model):
     own = defaults_of(FactorizationMachine) | defaults_of(model)
-    found = defaults(tuning.embedding_space) | defaults(tuning.linear_space)
+    actual = defaults(tuning.embedding_space) | defaults(tuning.linear_space)
     for name in ("l2", "linear_l2"):  # the space begins at the command's, for ratings
         low, high = search_values(name)
-        assert low <= own[name] <= found[name] <= high
+        assert low <= own[name] <= actual[name] <= high
     if model in (DeepFM, NeuralMatrixFactorization):
         given = [own["hidden_units"]] if model is NeuralMatrixFactorization else []
         tower = defaults(tuning.tower_space, *given)
@@ -61,15 +61,15 @@ def test_defaults_are_the_layers_own():
         assert defaults(tuning.pooling_space) == {"combiner": combiner}
     features = [fmlayers.Categorical("user", 5)]
     layer = fmlayers.FeatureEmbedding(features, 4)
-    found = defaults(tuning.embedding_space)["embeddings_initializer"]
-    assert found.stddev == layer.embeddings_initializer.stddev
+    actual = defaults(tuning.embedding_space)["embeddings_initializer"]
+    assert actual.stddev == layer.embeddings_initializer.stddev
 
 
 def test_defaults_are_the_command_s():
     config = TrainingConfig()
-    found = defaults(tuning.embedding_space)
-    assert (found["dim"], found["l2"]) == (config.dim, config.l2)
-    assert found["embeddings_initializer"].stddev == config.init_stddev
+    actual = defaults(tuning.embedding_space)
+    assert (actual["dim"], actual["l2"]) == (config.dim, config.l2)
+    assert actual["embeddings_initializer"].stddev == config.init_stddev
     assert defaults(tuning.linear_space)["linear_l2"] == config.linear_l2
     optimizer = defaults(tuning.optimizer_space)["optimizer"]
     assert type(optimizer) is Adagrad
@@ -114,7 +114,7 @@ def test_each_hyperparameter_is_documented():
 
 @pytest.mark.parametrize("parameter", registered().space, ids=lambda p: p.name)
 def test_defaults_can_be_sampled(parameter):
-    """A Gaussian process places the default on the same axis as all else."""
+    """A Gaussian process reads the default as a position on the axis."""
     probability = parameter.value_to_prob(parameter.default)
     assert 0.0 <= probability < 1.0
     again = parameter.prob_to_value(probability)
@@ -135,8 +135,8 @@ def test_a_space_is_serializable():
 def test_each_field_may_have_an_l2_of_its_own():
     hp = keras_tuner.HyperParameters()
     hp.Fixed("l2/film", 0.5)
-    found = tuning.embedding_space(hp, ["user", "film"])
-    assert found["l2"] == {"user": 0.06, "film": 0.5}
+    actual = tuning.embedding_space(hp, ["user", "film"])
+    assert actual["l2"] == {"user": 0.06, "film": 0.5}
     assert "l2" not in [p.name for p in hp.space]
 
 

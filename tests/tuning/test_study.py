@@ -89,9 +89,9 @@ def test_a_trial_is_the_first_phase_of_a_run(study, tmp_path):
         config = study.configured(number)
         config = replace(config, validation_fraction=0.1, max_epochs=2, refit=False)
         run = train(config, tmp_path / str(number))
-        found = study.trials()["val_rmse"][number]
+        actual = study.trials()["val_rmse"][number]
         # Settings are rounded to four digits in both.
-        np.testing.assert_allclose(run.metrics["validation_rmse"], found, rtol=1e-5)
+        np.testing.assert_allclose(run.metrics["validation_rmse"], actual, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -114,9 +114,9 @@ def test_the_best_is_an_ordinary_run(study, ratings, tmp_path, capsys):
     assert f"{run.metrics['rmse']:.4f}" in study.summary()
     served = tf.saved_model.load(tmp_path / "served").signatures["serving_default"]
     pairs = {"user": [1, 2, 0], "item": [3, 1, 2]}
-    found = served(**{name: tf.constant(ids, tf.int64) for name, ids in pairs.items()})
+    actual = served(**{name: tf.constant(ids, tf.int64) for name, ids in pairs.items()})
     expected = run.model({name: np.array(ids) for name, ids in pairs.items()})
-    np.testing.assert_allclose(found["rating"], expected, rtol=1e-6)
+    np.testing.assert_allclose(actual["rating"], expected, rtol=1e-6)
 
 
 def test_the_best_is_that_of_the_command_in_the_summary(study):
@@ -285,7 +285,7 @@ def test_a_folder_of_something_else_is_never_touched(make_config, tmp_path):
 
 
 @pytest.mark.slow
-def test_overwriting_begins_anew(study, make_config, tmp_path):
+def test_overwriting_starts_a_new_study(study, make_config, tmp_path):
     out, replaced = tmp_path / "s", tmp_path / "s.replaced"
     shutil.copytree(study.path, out)
     fails = make_config({"dim": 2}, search={"learning_rate": "1e30"})
@@ -295,9 +295,9 @@ def test_overwriting_begins_anew(study, make_config, tmp_path):
         assert values(Study(replaced)) == values(study)
         assert Study(out).config == fails
     other = make_config(search={"l2": ""})
-    found = tune(other, out, max_trials=1, overwrite=True)
-    assert len(found.trials()) == 1
-    assert found.config == other
+    actual = tune(other, out, max_trials=1, overwrite=True)
+    assert len(actual.trials()) == 1
+    assert actual.config == other
     assert not replaced.exists()
 
 
@@ -335,7 +335,9 @@ def test_a_search_without_a_result(make_config, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_would_not_fit_is_not_built(make_config, tmp_path, monkeypatch):
+def test_a_model_above_the_memory_limit_is_not_built(
+    make_config, tmp_path, monkeypatch
+):
     built = []
 
     def build(config, *arguments):
@@ -358,7 +360,7 @@ def test_what_would_not_fit_is_not_built(make_config, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_test_rows_are_not_looked_at(study, make_config, ratings, tmp_path):
+def test_test_rows_are_not_read(study, make_config, ratings, tmp_path):
     order = np.random.default_rng(0).permutation(len(ratings))
     changed = ratings.copy()
     test = order[len(ratings) - 160 :]
@@ -385,7 +387,7 @@ def test_a_top_n_metric_is_an_objective(make_config, tmp_path):
 
 
 def answered(config, folder, count):
-    """Let KerasTuner choose up to `count` trials, each with a figure by its values."""
+    """Let KerasTuner choose up to `count` trials, scored by their values."""
     prepared = Prepared(config)
     model = TrialModel(config, prepared.space, prepared.examples, None)
     oracle = make_tuner(config, folder, model, prepared.space.narrowed(), count).oracle
@@ -471,9 +473,9 @@ def test_hyperband_continues_from_trained_weights(make_config, tmp_path):
     options = {"validation_fraction": 0.1, "refit": False, "patience": 3}
     whole = replace(study.configured(number), **options)
     run = train(whole, tmp_path / "run")
-    found = trials.set_index("trial")["val_rmse"][number]
+    actual = trials.set_index("trial")["val_rmse"][number]
     assert run.metrics["epochs"] == 3
-    np.testing.assert_allclose(run.metrics["validation_rmse"], found, rtol=1e-4)
+    np.testing.assert_allclose(run.metrics["validation_rmse"], actual, rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -570,9 +572,16 @@ def test_configuration_errors(changes, match):
             r"name hyperparameters among \['dim'.*Received: \['depth'",
         ),
         ({}, {"search": {"dim": "a:b"}}, "'dim' must be numbers.*Received: 'a'"),
+        ({}, {"search": {"dim": "4:inf"}}, "'dim' must be numbers.*Received: 'inf'"),
+        ({}, {"search": {"dim": "4,nan"}}, "'dim' must be numbers.*Received: 'nan'"),
+        (
+            {"model": "deepfm"},
+            {"search": {"dropout": "-1:0.5"}},
+            "'dropout' must be LOW:HIGH, with 0 <= LOW <= HIGH",
+        ),
         ({}, {"search": {"dim": "9:3"}}, "'dim' must be LOW:HIGH.*Received: '9:3'"),
-        ({}, {"search": {"l2": "0:1"}}, "'l2' must be LOW:HIGH, with LOW positive"),
-        ({"l2": 0.0}, {"search": {"l2": "0.1:1"}}, "'l2' must be positive by default"),
+        ({}, {"search": {"l2": "0:1"}}, "'l2' must be LOW:HIGH, with 0 < LOW <= HIGH"),
+        ({"l2": 0.0}, {"search": {"l2": "0.1:1"}}, "'l2' must have a positive default"),
         (
             {"model": "deepfm"},
             {"search": {"hidden_units": "8,many"}},
