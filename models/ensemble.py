@@ -26,8 +26,7 @@ class Ensemble(ScoringModel):
     The training loss is the sum of the members' losses, each the compiled loss of one
     member's rating. A step therefore trains every member as if it were alone, on the
     same batches. Members differ only by their initial weights, so do not seed their
-    initializers. The metrics of training and evaluation, predictions and exports are
-    those of the mean.
+    initializers. Metrics, predictions and exports use the mean.
 
     The mean of factorization machines is a factorization machine with vectors M times
     as long. `decompose` returns these vectors, so retrieval remains one matrix product.
@@ -48,8 +47,8 @@ class Ensemble(ScoringModel):
 
     Output shape:
         `(batch, 1)`, in float32: the rating. A call of a compiled ensemble with
-        `training=True`, as in `fit`, returns `(batch, 1 + M)`: the rating, followed by
-        the rating of each member, from which `compute_loss` computes their losses.
+        `training=True`, as in `fit`, returns `(batch, 1 + M)`: the rating, then the
+        ratings of the members, which `compute_loss` needs.
 
     Raises:
         ValueError: If `members` is empty, or a member differs from the first in class,

@@ -32,7 +32,7 @@ def machine_weights(
     """Returns the number of weights of a factorization machine.
 
     Args:
-        rows: Integer, the number of rows of all tables together.
+        rows: Integer, the number of rows of all features, including unknown ids.
         fields: Integer, the number of fields.
         dim: Integer, the embedding dimension.
         hidden_units: Sizes of the hidden layers over the vectors; may be empty.
@@ -46,7 +46,7 @@ def two_tower_weights(
     """Returns the number of weights of a product of vectors plus hidden layers.
 
     Args:
-        rows: Integer, the number of rows of all tables together.
+        rows: Integer, the number of rows of all features, including unknown ids.
         fields: Integer, the number of fields.
         dim: Integer, the embedding dimension of both towers.
         hidden_units: Sizes of the hidden layers.

@@ -71,9 +71,8 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
         - `(batch, length)`, padded with 0. The cost grows with the longest row.
         - A pair of the ids of all rows `(values,)` and their row splits
           `(batch + 1,)`, a `tf.RaggedTensor` or a `tf.SparseTensor`. The cost grows
-          with the number of ids. Here, too, the id 0 is ignored: XLA compiles again
-          for every number of values, which zeros at the end of the last row can keep
-          constant.
+          with the number of ids. The id 0 is ignored here, too. XLA compiles again for
+          every number of ids: pad the last row with zeros to keep it constant.
 
     Output shape:
         `(batch, fields, dim)`, in the compute dtype.

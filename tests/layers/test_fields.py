@@ -71,6 +71,12 @@ def test_meanings_of_entries():
     ]
 
 
+def test_a_kind_defines_entries_and_rows():
+    assert all(issubclass(kind, features.Feature) for kind in _fields.FIELDS)
+    with pytest.raises(TypeError, match="entries.*num_rows"):
+        features.Feature("user")
+
+
 def test_rows_and_tables():
     assert [f.num_rows for f in FEATURES] == [5, 3, 1, 4, 2, 1, 6]
     tables = ["user", "sex", "one", "shared", None, None, "rated"]
