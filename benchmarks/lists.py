@@ -40,52 +40,59 @@ TRAIN += ["--max-epochs", "3", "--no-refit"]
 def of_a_run(path: Path) -> None:
     from fmlayers.runs import Run
     from fmlayers.runs.evaluation import evaluate
-    from fmlayers.runs.recommender import Recommender, recommend_all
+    from fmlayers.runs.recommender import Recommender
 
     run = Run(path)
     loading = _seconds(lambda: run.model)
     dataset = run.dataset(os.environ["FMLAYERS_DATA"] + "/ml-1m")
-    first = _seconds(lambda: recommend_all(run, dataset, k=K))
+
+    def recommend() -> Any:
+        recommender = Recommender(run, dataset)
+        return recommender.top_n(list(recommender.users), K)
+
+    first = _seconds(recommend)
     recommender = Recommender(run, dataset)
     users = list(recommender.users)
     taken = medians(
         {
-            "recommend_all": lambda: recommend_all(run, dataset, k=K),
-            "lists": lambda: recommender.lists(users, K),
+            "recommend": recommend,
+            "search": lambda: recommender.top_n(users, K),
             "evaluate": lambda: evaluate(run, dataset, k=K),
             "NumPy": lambda: full_sort(recommender, users),
         },
         rounds=5,
     )
-    _, positions = recommender.lists(users, K)
+    _, positions = recommender.top_n(users, K)
     same = float(np.mean(positions == full_sort(recommender, users)))
-    print(f"Top {K} of {len(users):,} users, {len(recommender.catalogue):,} items")
+    print(f"Top {K} of {len(users):,} users, {len(recommender.catalog):,} items")
     for name, seconds in (
         ("loading the model", loading),
         ("recommendations, first call", first),
-        ("recommendations, later calls", taken["recommend_all"]),
-        ("  search alone", taken["lists"]),
-        ("all metrics, in addition", taken["evaluate"] - taken["recommend_all"]),
+        ("recommendations, later calls", taken["recommend"]),
+        ("  search alone", taken["search"]),
+        ("all metrics, in addition", taken["evaluate"] - taken["recommend"]),
         ("NumPy, sorting all scores", taken["NumPy"]),
     ):
-        ratio = seconds / taken["lists"]
+        ratio = seconds / taken["search"]
         print(f"{name:32}{seconds:8.2f} s{ratio:8.1f}x the search")
     print(f"positions with the same item as NumPy: {same:.4%}")
 
 
 def full_sort(recommender: Any, users: list[str]) -> Any:
     """Returns positions `(users, K)` by sorting all scores of each user."""
-    top = recommender.top_n
+    top = recommender.index
     items = keras.ops.convert_to_numpy(top.item_vectors)
     constants = keras.ops.convert_to_numpy(top.item_constants)
     found = []
     for start in range(0, len(users), 1024):
         part = users[start : start + 1024]
-        sides = top.model.decompose(recommender.queries(part), top.query_features)
+        sides = top.model.decompose(
+            recommender.queries.encode(part), top.query_features
+        )
         constant, vectors = (keras.ops.convert_to_numpy(x) for x in sides)
         scores = vectors @ items.T + constant + constants
         for row, user in enumerate(recommender.users.get_indexer(part)):
-            scores[row, recommender._seen.of(user)] = -np.inf
+            scores[row, recommender.rated.seen.of(user)] = -np.inf
         found.append(np.argsort(-scores, axis=1, kind="stable")[:, :K])
     return np.concatenate(found)
 

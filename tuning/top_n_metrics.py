@@ -7,7 +7,7 @@ import pandas as pd
 
 from fmlayers.data import DataError, Dataset, Encoder, Split
 from fmlayers.data.encoder import as_text
-from fmlayers.runs.evaluation import judged_lists
+from fmlayers.runs.evaluation import evaluate_top_n
 from fmlayers.runs.examples import Examples
 from fmlayers.runs.recommender import Recommender
 
@@ -42,7 +42,7 @@ class TopNMetrics(keras.callbacks.Callback):
         examples = self.examples
         if logs is None or examples.validation is None:
             return
-        metrics = judged_lists(
+        metrics = evaluate_top_n(
             self.recommender, examples.dataset, examples.validation, k=self.k
         ).metrics()
         logs |= {"val_ndcg": metrics["ndcg"], "val_map": metrics["map"]}

@@ -1,4 +1,4 @@
-"""The command `fmlayers`: arguments in, text and files out; one command a module."""
+"""The command `fmlayers`, with one module per subcommand."""
 
 import argparse
 import os
@@ -22,25 +22,25 @@ from fmlayers.cli import (
 
 COMMANDS = {
     "train": (train, "train, evaluate and save a model"),
-    "tune": (tune, "search for the settings of a model, and train the best"),
-    "predict": (predict, "rate the rows of a table"),
-    "evaluate": (evaluate, "judge a run's ratings and its lists on the test rows"),
-    "recommend": (recommend, "list the best items of a user"),
-    "similar": (similar, "list the items most like one"),
-    "explain": (explain, "show what ratings are made of"),
-    "export": (export, "write the model for TensorFlow Serving, LiteRT or ONNX"),
+    "tune": (tune, "search for the hyperparameters of a model and train the best one"),
+    "predict": (predict, "predict the ratings of the rows of a table"),
+    "evaluate": (evaluate, "evaluate ratings and recommendations on the test rows"),
+    "recommend": (recommend, "recommend items to users"),
+    "similar": (similar, "list the items that are most similar to an item"),
+    "explain": (explain, "explain ratings by fields and pairs of fields"),
+    "export": (export, "export the model for TensorFlow Serving, LiteRT or ONNX"),
     "plot": (plot, "draw the pictures of a run"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns 0, 1 for a refused input, 130 where interrupted."""
+    """Runs a command. Returns 0, 1 after an error or 130 after an interruption."""
     options = _parser().parse_args(arguments)
     try:
         import_keras()
         code: int = options.command(options)
         sys.stdout.flush()
-    except BrokenPipeError:  # as `fmlayers predict ... | head` leaves it
+    except BrokenPipeError:  # from `fmlayers predict ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError, ImportError) as error:
@@ -50,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         resume = {
-            train.run: "; go on with --resume, from the last whole epoch",
-            tune.run: "; the same command goes on, from the last whole trial",
+            train.run: "; resume from the last complete epoch with --resume",
+            tune.run: "; run the same command to resume from the last complete trial",
         }
         print(
             "fmlayers: interrupted" + resume.get(options.command, ""), file=sys.stderr
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     debug: dict[str, Any] = {
         "action": "store_true",
-        "help": "show where an error came from",
+        "help": "show the traceback of an error",
     }
     parser.add_argument("--debug", **debug)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

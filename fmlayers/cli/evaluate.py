@@ -6,24 +6,34 @@ import argparse
 def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("run", metavar="RUN", help="folder of a finished run")
-    add("--data", metavar="SOURCE", help="the run's data, if they have moved")
-    add("--top", type=int, default=25, metavar="K", help="length of a list")
+    add("--data", metavar="SOURCE", help="source of the run's data, if they have moved")
+    add(
+        "--top",
+        type=int,
+        default=25,
+        metavar="K",
+        help="number of recommendations per user (default: 25)",
+    )
     relevance = parser.add_mutually_exclusive_group()
     relevance.add_argument(
         "--quantile",
         type=float,
         default=0.85,
-        help="relevant are a user's test items from this quantile of the user's own "
-        "test ratings on (default: 0.85)",
+        help="a test item is relevant if its rating is at least this quantile of the "
+        "user's test ratings (default: 0.85)",
     )
     relevance.add_argument(
-        "--threshold", type=float, metavar="RATING", help="relevant from this rating on"
+        "--threshold",
+        type=float,
+        metavar="RATING",
+        help="a test item is relevant if its rating is at least this",
     )
     add(
         "--candidates",
         type=int,
         metavar="N",
-        help="of a DeepFM: rank N items that its factorization machine finds, not all",
+        help="rank only the N best items of the factorization machine inside a larger "
+        "model such as deepfm, instead of all items",
     )
 
 

@@ -10,22 +10,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--format",
         choices=["saved_model", "litert", "onnx", "item_vectors"],
         default="saved_model",
-        help="for TensorFlow Serving, for LiteRT, for ONNX Runtime; or the items' "
-        "vectors for a vector index (default: saved_model)",
+        help="a model for TensorFlow Serving, LiteRT or ONNX Runtime, or the vectors "
+        "of the items for a vector index (default: saved_model)",
     )
     add(
         "--out",
         required=True,
         metavar="PATH",
-        help="a folder; a .tflite; an .onnx; a .npy or .parquet",
+        help="a folder, or a .tflite, .onnx, .npy or .parquet file",
     )
     add(
         "--weights",
         choices=["float32", "float16", "int8"],
         default="float32",
-        help="what LiteRT and ONNX keep the weights in (default: float32)",
+        help="data type of the weights for LiteRT and ONNX (default: float32)",
     )
-    add("--overwrite", action="store_true", help="replace an export that is there")
+    add("--overwrite", action="store_true", help="replace an existing export")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""Options that commands share."""
+"""Options of several commands."""
 
 import argparse
 from collections.abc import Sequence
@@ -25,7 +25,9 @@ class Numbers(argparse.Action):
             try:
                 numbers[name] = float(number)
             except ValueError:
-                parser.error(f"{option_string} takes NAME=NUMBER. Received: {text!r}.")
+                parser.error(
+                    f"{option_string} must be NAME=NUMBER. Received: {text!r}."
+                )
         setattr(namespace, self.dest, numbers)
 
 
@@ -34,11 +36,12 @@ def add_training_options(
 ) -> None:
     """Adds an option for each setting of `TrainingConfig`.
 
-    Left out, an option takes the default there.
+    An option that is left out has the default of `TrainingConfig`.
 
     Args:
         parser: The parser of a command.
-        several_models: Whether `--model` takes several, as `models`.
+        several_models: Whether `--model` takes several names, stored as `models`.
+            Defaults to `False`.
     """
     groups: dict[str, Any] = {}
     for name, setting in SETTINGS.items():
@@ -60,7 +63,7 @@ def _add_model(add: Any, several: bool) -> None:
     lines = "; ".join(f"{name}: {spec.summary}" for name, spec in specs.items())
     text = f"{lines} (default: {SETTINGS['model'].default})".replace("%", "%%")
     if several:
-        text = f"several are chosen among; {text}"
+        text = f"one or more to choose from; {text}"
         add("--model", nargs="+", dest="models", choices=list(specs), help=text)
     else:
         add("--model", choices=list(specs), help=text)
@@ -92,6 +95,6 @@ def _help(name: str, setting: Setting) -> str:
 
 
 def training_config(options: argparse.Namespace) -> TrainingConfig:
-    """Returns the configuration that the options above say."""
-    said = {name: value for name, value in vars(options).items() if name in SETTINGS}
-    return TrainingConfig(**said)
+    """Returns the configuration with the values of the options above."""
+    values = {name: value for name, value in vars(options).items() if name in SETTINGS}
+    return TrainingConfig(**values)

@@ -8,7 +8,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("run", metavar="RUN", help="folder of a finished run")
     add("--out", required=True, metavar="FOLDER", help="folder to write the PNGs to")
-    add("--data", metavar="SOURCE", help="the run's data, if they have moved")
+    add("--data", metavar="SOURCE", help="source of the run's data, if they have moved")
 
 
 def run(options: argparse.Namespace) -> int:

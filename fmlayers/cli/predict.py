@@ -10,14 +10,19 @@ from fmlayers.runs.config import as_separator
 def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("run", metavar="RUN", help="folder of a finished run")
-    add("--data", required=True, metavar="FILE", help="CSV or Parquet, a row a rating")
-    add("--out", metavar="FILE", help="CSV to write (default: standard output)")
+    add(
+        "--data",
+        required=True,
+        metavar="FILE",
+        help="CSV or Parquet file with a row per rating",
+    )
+    add("--out", metavar="FILE", help="CSV file to write (default: standard output)")
     add(
         "--separator",
         type=as_separator,
         default=",",
         metavar="CHAR",
-        help="between a CSV's fields, \\t for a tab (default: ,)",
+        help="character between the fields of a CSV file, \\t for a tab (default: ,)",
     )
 
 
@@ -33,12 +38,11 @@ def run(options: argparse.Namespace) -> int:
     finished = Run(options.run)
     table = finished.read_rows(options.data, options.separator)
     table["prediction"] = finished.predict(table)
-    for column in ("user", "item"):
-        unknown = sum(finished.is_unknown(column, table))
+    for column, unknown in finished.count_unknown(table).items():
         if unknown:
             print(
-                f"fmlayers: {unknown:,} of {len(table):,} rows have no {column} that "
-                "the training rows had; they are rated by the rest",
+                f"fmlayers: {unknown:,} of {len(table):,} rows have an unknown "
+                f"{column}; their predictions use the other fields",
                 file=sys.stderr,
             )
     if options.out is None:

@@ -11,25 +11,26 @@ if TYPE_CHECKING:
     from fmlayers.runs import Run
     from fmlayers.runs.recommender import Recommender
 
-LIKED_SHOWN = 5
+MAX_HISTORY = 5
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("run", metavar="RUN", help="folder of a finished run")
-    who = parser.add_argument_group("for whom")
+    who = parser.add_argument_group("users")
     one = who.add_mutually_exclusive_group()
     one.add_argument("--user", help="a user of the data")
     one.add_argument(
         "--users",
         metavar="all|FILE",
-        help="all users of the data, or those of a CSV's column of users; with --csv",
+        help="all users of the data, or those in the column of users of a CSV file; "
+        "needs --csv",
     )
     one.add_argument(
         "--liked",
         action="append",
         metavar="ITEM",
-        help="a new user likes this item, by id or title; may be repeated",
+        help="an item that a new user likes, by id or title; may be repeated",
     )
     who.add_argument(
         "--features",
@@ -37,56 +38,71 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=_assignment,
         default=[],
         metavar="COLUMN=VALUE",
-        help="what is known of a new user, as age=25, or of the moment; instead of "
-        "what the data say of a known one",
+        help="values of columns for the users or the moment, such as age=25; they "
+        "replace the values in the data",
     )
-    what = parser.add_argument_group("of what")
+    what = parser.add_argument_group("recommendations")
     add = what.add_argument
-    add("--top", type=int, default=10, metavar="N", help="items a list (default: 10)")
+    add(
+        "--top",
+        type=int,
+        default=10,
+        metavar="N",
+        help="number of recommendations per user (default: 10)",
+    )
     add(
         "--genre",
         action="append",
         default=[],
-        help="items of this genre alone; repeated, of all of them",
+        help="recommend only items of this genre; if repeated, of all these genres",
     )
-    add("--year", type=_years, metavar="YEAR[-YEAR]", help="items of these years alone")
+    add(
+        "--year",
+        type=_years,
+        metavar="YEAR[-YEAR]",
+        help="recommend only items of these years",
+    )
     add(
         "--include-seen",
         action="store_true",
-        help="items that the user has rated in the training rows, too",
+        help="also recommend items that the user rated in the training rows",
     )
     add(
         "--candidates",
         type=int,
         metavar="N",
-        help="of a model with more than a factorization machine in it: rank the N best "
-        "by that machine alone, instead of all items",
+        help="rank only the N best items of the factorization machine inside a larger "
+        "model such as deepfm, instead of all items",
     )
     add = parser.add_argument
-    add("--csv", metavar="FILE", help="CSV to write for --users: user_id,item_ids")
-    add("--data", metavar="SOURCE", help="the run's data, if they have moved")
+    add(
+        "--csv",
+        metavar="FILE",
+        help="CSV file to write for --users, with the columns user_id and item_ids",
+    )
+    add("--data", metavar="SOURCE", help="source of the run's data, if they have moved")
 
 
 def run(options: argparse.Namespace) -> int:
     from fmlayers.runs import Run
 
     if (options.users is None) != (options.csv is None):
-        raise ValueError("`--users` and `--csv` must be given together.")
+        raise ValueError("`--users` and `--csv` must be used together.")
     if not (options.user or options.users or options.liked or options.features):
         raise ValueError(
-            "Give `--user` or `--users` or, for a new user, `--liked` or `--features`."
+            "Use `--user` or `--users` or, for a new user, `--liked` or `--features`."
         )
     finished = Run(options.run)
     recommender = finished.recommender(options.data, candidates=options.candidates)
     allowed = None
     if options.genre or options.year:
-        allowed = recommender.catalogue.allowed(options.genre, options.year)
-    for column in recommender.missing:
+        allowed = recommender.catalog.allowed(options.genre, options.year)
+    for column in recommender.queries.context_columns:
         if column in dict(options.features):
             continue
         print(
-            f"fmlayers: {column!r} is of a rating, not of a user or an item: it counts "
-            f"as missing (--features {column}=... gives it)",
+            f"fmlayers: the column {column!r} describes a rating and is missing; set "
+            f"it with --features {column}=...",
             file=sys.stderr,
         )
     if options.users is not None:
@@ -105,28 +121,30 @@ def _show_known(
 ) -> None:
     from fmlayers.cli.tables import print_items
 
-    recommender.check_user(options.user)
+    recommender.queries.check_user(options.user)
     history = recommender.history(options.user)
     if len(history):
         print_items(
-            f"User {options.user} liked best, of {len(history)} in the training rows",
-            history.head(LIKED_SHOWN),
+            f"Highest ratings of user {options.user}, who has {len(history)} in the "
+            "training rows",
+            history.head(MAX_HISTORY),
         )
         print()
     else:
         print(
-            f"fmlayers: user {options.user} has no training rows; the list goes by the "
-            "rest",
+            f"fmlayers: user {options.user} has no training rows; the recommendations "
+            "use the other fields",
             file=sys.stderr,
         )
-    scores, positions = recommender.lists(
+    scores, positions = recommender.top_n(
         [options.user],
         options.top,
         include_seen=options.include_seen,
         allowed=allowed,
         known=dict(options.features),
     )
-    print_items(f"For user {options.user}", recommender.table(scores[0], positions[0]))
+    heading = f"Recommendations for user {options.user}"
+    print_items(heading, recommender.table(scores[0], positions[0]))
 
 
 def _show_new(
@@ -136,16 +154,15 @@ def _show_new(
 ) -> None:
     from fmlayers.cli.tables import print_items
 
-    liked = [recommender.catalogue.find(text) for text in options.liked or []]
+    liked = [recommender.catalog.find(text) for text in options.liked or []]
     if liked:
-        likes = recommender.catalogue.table.iloc[liked]
-        print_items("A new user likes", likes)
+        print_items("Liked items", recommender.catalog.table.iloc[liked])
         print()
     scores, positions = recommender.new_user(
         liked, options.top, allowed=allowed, known=dict(options.features)
     )
     known = ", ".join(f"{name} {value}" for name, value in options.features)
-    heading = "For a new user" + f" of {known}" * bool(known)
+    heading = "Recommendations for a new user" + f" with {known}" * bool(known)
     print_items(heading, recommender.table(scores[0], positions[0]))
 
 
@@ -158,15 +175,15 @@ def _write(
     from rich.console import Console
     from rich.progress import Progress
 
-    from fmlayers.runs.recommender import write_lists
+    from fmlayers.runs.recommendation_file import write_recommendations
 
     users = list(recommender.users)
     if options.users != "all":
-        users = recommender.users_of(finished.read_rows(options.users))
+        users = recommender.queries.users_in(finished.read_rows(options.users))
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("users", total=len(users))
-        write_lists(
+        write_recommendations(
             recommender,
             users,
             options.csv,
@@ -176,7 +193,7 @@ def _write(
             known=dict(options.features),
             on_batch=lambda count: bar.advance(task, count),
         )
-    print(f"{len(users):,} lists written to {options.csv}")
+    print(f"wrote the recommendations for {len(users):,} users to {options.csv}")
 
 
 def _assignment(text: str) -> tuple[str, str]:

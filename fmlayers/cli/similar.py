@@ -8,7 +8,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("run", metavar="RUN", help="folder of a finished run")
     add("--item", required=True, help="an item, by id or title")
-    add("--top", type=int, default=10, metavar="N", help="items to show (default: 10)")
+    add(
+        "--top", type=int, default=10, metavar="N", help="number of items (default: 10)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -16,14 +18,14 @@ def run(options: argparse.Namespace) -> int:
     from fmlayers.runs import Run
 
     finished = Run(options.run)
-    found = finished.similar(options.item, options.top)
+    items = finished.similar(options.item, options.top)
     if finished.model.decomposition != "exact":
         print(
-            "fmlayers: compared by the vectors of the model's factorization machine "
+            "fmlayers: the similarities are those of the model's factorization machine "
             "alone",
             file=sys.stderr,
         )
-    catalogue = finished.catalogue()
-    name = catalogue.name(catalogue.find(options.item))
-    print_items(f"Most like {name}", found)
+    catalog = finished.catalog()
+    name = catalog.name(catalog.find(options.item))
+    print_items(f"Most similar to {name}", items)
     return 0

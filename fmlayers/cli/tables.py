@@ -1,4 +1,4 @@
-"""Tables of items on the terminal, and as plain text off it."""
+"""Tables of items, formatted for a terminal or as plain text."""
 
 from typing import Any
 
@@ -14,16 +14,16 @@ NUMBERS = ("rank", "year", "rating", "score", "cosine")
 
 
 def print_items(heading: str, items: pd.DataFrame) -> None:
-    """Prints a heading and, of each item, what is known of the columns above."""
+    """Prints a heading and a table of the columns in `SHOWN` that the items have."""
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=10_000)  # nothing is cut
+        console = Console(highlight=False, width=10_000)  # no cell is truncated
     table = Table(box=box.SIMPLE_HEAD if console.is_terminal else None, pad_edge=False)
     names = [name for name in SHOWN if name in items]
     for name in names:
         table.add_column(name, justify="right" if name in NUMBERS else "left")
     for row in items[names].itertuples(index=False):
-        # As text: rich reads markup into a title like "[Rec]".
+        # In a string, rich would interpret a title like "[Rec]" as markup.
         cells = [_cell(name, x) for name, x in zip(names, row, strict=True)]
         table.add_row(*[Text(cell) for cell in cells])
     console.print(Text(heading))

@@ -8,7 +8,7 @@ from fmlayers.cli.options import add_training_options, training_config
 def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", required=True, metavar="RUN", help="folder to write the run to")
-    add("--resume", action="store_true", help="go on with an interrupted run")
+    add("--resume", action="store_true", help="resume an interrupted run")
     add("--overwrite", action="store_true", help="replace the run at RUN")
     add_training_options(parser)
 
@@ -22,6 +22,6 @@ def run(options: argparse.Namespace) -> int:
         resume=options.resume,
         overwrite=options.overwrite,
     )
-    print((finished.path / "summary.txt").read_text("utf-8"), end="")
+    print(finished.summary(), end="")
     print(f"\nwritten to {options.out}")
     return 0

@@ -15,12 +15,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--out",
         required=True,
         metavar="STUDY",
-        help="folder of the study; one that is there is gone on with, or extended",
+        help="folder of the study; an existing study is resumed or extended",
     )
     add(
         "--overwrite",
         action="store_true",
-        help="replace the study at STUDY, once the new one is done",
+        help="replace the study at STUDY when the new one is finished",
     )
     add(
         "--tuner",
@@ -32,52 +32,59 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--max-trials",
         type=int,
         metavar="N",
-        help="trials in all (default: 20; hyperband: as many as it needs)",
+        help="total number of trials (default: 20; hyperband: as many as it needs)",
     )
     add(
         "--max-minutes",
         type=float,
         metavar="M",
-        help="after which no trial begins (default: no limit)",
+        help="minutes after which no trial starts (default: no limit)",
     )
     add(
         "--objective",
         default="",
         metavar="NAME",
-        help="what is best on the validation rows: val_rmse, or by lists of their "
-        "users val_ndcg or val_map (default: val_rmse; clicks: val_bce or val_bpr)",
+        help="metric of the validation rows to optimize: val_rmse, val_ndcg or val_map "
+        "(default: val_rmse; for implicit feedback the loss, val_bce or val_bpr)",
     )
-    add("--top", type=int, default=10, metavar="K", help="length of a list")
+    add(
+        "--top",
+        type=int,
+        default=10,
+        metavar="K",
+        help="number of recommendations for val_ndcg and val_map (default: 10)",
+    )
     add(
         "--search",
         nargs="+",
         action=Search,
         metavar="NAME[=VALUES]",
-        help="search these alone, each with the VALUES LOW:HIGH or A,B,C or all that "
-        "it may have; --list names them (default: all but what an option below sets)",
+        help="hyperparameters to search, each with optional VALUES LOW:HIGH or A,B,C; "
+        "--list prints them (default: all except those that an option below sets)",
     )
-    add("--list", action="store_true", help="print what would be searched, and stop")
-    add("--tuner-seed", type=int, default=0, metavar="SEED", help="of the trials")
+    add("--list", action="store_true", help="print the search space and exit")
+    add("--tuner-seed", type=int, default=0, metavar="SEED", help="seed of the trials")
     add(
         "--workers",
         type=int,
         default=1,
         metavar="N",
-        help="processes of this machine that run trials (default: 1)",
+        help="number of local processes that run trials (default: 1)",
     )
     add(
         "--worker-timeout",
         type=float,
         default=120.0,
         metavar="SECONDS",
-        help="of silence after which a worker counts as gone (default: 120)",
+        help="seconds without a sign of life after which a worker counts as lost "
+        "(default: 120)",
     )
     add(
         "--memory-limit",
         type=int,
         metavar="MB",
-        help="of a trial's weights and its optimizer's numbers (default: half of the "
-        "machine's memory, parted among the workers)",
+        help="memory for the weights and the optimizer of a trial (default: half of "
+        "the machine's memory, divided among the workers)",
     )
     add_training_options(parser, several_models=True)
 
@@ -92,27 +99,27 @@ class Search(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        parted = [text.partition("=") for text in values or ()]
-        setattr(namespace, self.dest, {name: told for name, _, told in parted})
+        pairs = [text.partition("=") for text in values or ()]
+        setattr(namespace, self.dest, {name: values for name, _, values in pairs})
 
 
 def run(options: argparse.Namespace) -> int:
     from fmlayers.tuning import TuningConfig, searched, tune
 
     models = getattr(options, "models", ())
-    given = [name for name in SETTINGS if name in vars(options)]
+    fixed = [name for name in SETTINGS if name in vars(options)]
     if models:
-        # The default one: the first that takes all settings, if there is any.
-        takers = [m for m in models if all(find(m).takes(name) for name in given)]
-        options.model = (takers or models)[0]
+        # The first model that takes all of these settings, if there is one.
+        candidates = [m for m in models if all(find(m).takes(name) for name in fixed)]
+        options.model = (candidates or models)[0]
     if len(models) == 1:
-        given.append("model")
-    given += [f"l2/{feature}" for feature in getattr(options, "l2_of", {})]
+        fixed.append("model")
+    fixed += [f"l2/{feature}" for feature in getattr(options, "l2_of", {})]
     config = TuningConfig(
         training=training_config(options),
         models=models,
         search=options.search,
-        fixed=given,
+        fixed=fixed,
         tuner=options.tuner,
         objective=options.objective,
         k=options.top,

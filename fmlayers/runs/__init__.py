@@ -1,4 +1,4 @@
-"""Runs: train a model from a table, and do with the result what you like."""
+"""Runs: train a model on a table of ratings, evaluate it and use it."""
 
 from typing import TYPE_CHECKING
 

@@ -11,14 +11,14 @@ from fmlayers._files import whole_file
 
 @dataclass
 class Progress:
-    """How far a run has come: what `--resume` goes on from.
+    """The progress of a run, from which `--resume` continues.
 
     Attributes:
-        history: A dict an epoch: phase, epoch (from 1), seconds, loss and metrics.
+        history: One dict per epoch: phase, epoch (from 1), seconds, loss and metrics.
         weights: Dict from phase to the file of its latest weights.
-        best: File of the weights of the best epoch, where there is no refit.
-        metric: What to stop on, the lower the better: the key of `history` is this
-            with `val_` before it.
+        best: File with the weights of the best epoch, for a run without refit.
+        metric: Name of the metric for early stopping, without the prefix `val_`. Lower
+            is better.
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -41,21 +41,27 @@ class Progress:
         return [row for row in self.history if row["phase"] == phase]
 
     def best_epoch(self) -> int:
-        """Returns the epoch (from 1) of the lowest figure on the validation rows."""
+        """Returns the epoch (from 1) with the lowest validation metric."""
         rows = self.epochs("search")
         return int(min(rows, key=lambda row: row[f"val_{self.metric}"])["epoch"])
 
     def is_stale(self, patience: int) -> bool:
-        """Tells whether the last `patience` epochs brought nothing better."""
+        """Returns whether the last `patience` epochs did not improve the metric."""
         rows = self.epochs("search")
         return bool(rows) and rows[-1]["epoch"] - self.best_epoch() >= patience
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Writes weights, optimizer and history at the end of each epoch.
+    """Saves the weights, the optimizer and the history at the end of each epoch.
 
-    The weights go to a new file; the epoch counts from the moment that
-    `progress.json`, which names it, is replaced.
+    Each epoch writes a new file of weights and then replaces `progress.json`, which
+    names that file. An interruption in between repeats the epoch.
+
+    Args:
+        folder: The folder of the run.
+        progress: The progress, which is updated.
+        phase: `"search"` or `"refit"`.
+        keep_best: Whether to keep the weights of the best epoch. Defaults to `False`.
     """
 
     def __init__(
@@ -72,8 +78,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         seconds = round(time.perf_counter() - self.started, 3)
-        figures = {name: float(value) for name, value in (logs or {}).items()}
-        row = {"phase": self.phase, "epoch": epoch + 1, "seconds": seconds, **figures}
+        metrics = {name: float(value) for name, value in (logs or {}).items()}
+        row = {"phase": self.phase, "epoch": epoch + 1, "seconds": seconds, **metrics}
         self.progress.history.append(row)
         name = f"{self.phase}-{epoch + 1:04d}.weights.h5"
         self.model.save_weights(self.folder / name)
@@ -88,9 +94,13 @@ class Checkpoint(keras.callbacks.Callback):
 
 
 class EarlyStop(keras.callbacks.Callback):
-    """Stops once `patience` epochs in a row have brought nothing better.
+    """Stops training after `patience` epochs in a row without a better metric.
 
-    It judges by the history, and so goes on rightly after an interruption.
+    It reads the history of `progress`, so a resumed run stops at the same epoch.
+
+    Args:
+        progress: The progress of the run.
+        patience: Positive integer.
     """
 
     def __init__(self, progress: Progress, patience: int) -> None:

@@ -7,7 +7,10 @@ from rich.progress import TimeElapsedColumn as Elapsed
 
 
 def new_bar(console: Console) -> Progress:
-    """Returns a bar whose tasks have `figures`; it is not drawn off a terminal."""
+    """Returns a progress bar whose tasks have a text field `figures`.
+
+    It is drawn on a terminal only.
+    """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -20,7 +23,17 @@ def new_bar(console: Console) -> Progress:
 
 
 class EpochProgress(keras.callbacks.Callback):
-    """One bar for all epochs, with the metric so far; plain lines off a terminal."""
+    """Shows a progress bar for all epochs, with the latest metric.
+
+    If the output is not a terminal, it prints one line per epoch.
+
+    Args:
+        title: The title of the bar.
+        epochs: Total number of epochs.
+        initial_epoch: Number of epochs that are done. Defaults to 0.
+        metric: Name of the metric to show, for training and validation rows. Defaults
+            to `"rmse"`.
+    """
 
     def __init__(
         self, title: str, epochs: int, initial_epoch: int = 0, *, metric: str = "rmse"

@@ -1,4 +1,4 @@
-"""A run judged on its test rows: its ratings, and its lists."""
+"""Evaluation of a run on its test rows: rating prediction and top-N recommendation."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fmlayers._text_tables import aligned
 from fmlayers.data import DataError, Dataset, Encoder, Split, SyntheticDataset
 from fmlayers.data.encoder import UNKNOWN, as_text
 from fmlayers.metrics import (
@@ -17,63 +18,55 @@ from fmlayers.metrics import (
     relevant_by_threshold,
     rmse,
 )
-from fmlayers.retrieval import SeenItems
+from fmlayers.runs.positions import positions_of
 from fmlayers.runs.prediction import predict
-from fmlayers.runs.recommender import Recommender, positions_of
+from fmlayers.runs.rated_items import RatedItems
+from fmlayers.runs.recommender import Recommender
 from fmlayers.runs.saved_run import SavedRun
 from fmlayers.scoring_model import ScoringModel
-
-__all__ = ["Evaluation", "evaluate"]
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What a run's test rows say of it.
+    """The metrics of a run on its test rows.
 
     Attributes:
-        ratings: RMSE and MAE of the ratings, and of the training rows' mean; empty
-            for a model whose scores are no ratings.
-        lists: Metrics of the lists by name, as of `ranking_metrics`.
-        popular: The same of one list for all, the items with the most training rows
-            that a user has not rated.
-        k: Length of a list.
-        relevant: What counts as relevant, in words.
+        ratings: RMSE and MAE of the model and of the mean of the training ratings.
+            Empty for a run on implicit feedback, which predicts no ratings.
+        top_n: Metrics of the top-N recommendations by name; see
+            `fmlayers.metrics.ranking_metrics`.
+        popular: The same metrics of a baseline, which recommends the items with the
+            most training rows that a user has not rated.
+        k: Number of recommendations per user.
+        relevant: Description of the relevant items.
     """
 
     ratings: dict[str, float]
-    lists: dict[str, float]
+    top_n: dict[str, float]
     popular: dict[str, float]
     k: int
     relevant: str
 
     def text(self) -> str:
-        """Returns the metrics as a table."""
-        lines = []
+        """Returns the metrics as text tables."""
+        tables = []
         if self.ratings:
-            lines += [f"{'ratings of the test rows':26}{'RMSE':>10}{'MAE':>10}"]
-            for name, prefix in (
-                ("the model", ""),
-                ("mean predictor", "mean_predictor_"),
-            ):
-                rmse, mae = (self.ratings[prefix + x] for x in ("rmse", "mae"))
-                lines.append(f"{name:26}{rmse:10.4f}{mae:10.4f}")
-            lines.append("")
-        names = [name for name in self.lists if name != "users"]
-        title = f"lists of {self.k}"
-        lines += [title.ljust(26) + "".join(f"{name:>10}" for name in names)]
-        for name, figures in (
-            ("the model", self.lists),
-            ("most popular", self.popular),
-        ):
-            row = "".join(f"{figures[metric]:10.4f}" for metric in names)
-            lines.append(f"{name:26}{row}")
-        lines += [
-            "",
-            f"means over {int(self.lists['users']):,} users; lists of the whole "
-            "catalogue without what the user rated in training;",
-            f"relevant: {self.relevant}",
-        ]
-        return "\n".join(lines) + "\n"
+            rows: list[tuple[str, ...]] = [("rating prediction", "RMSE", "MAE")]
+            for name, prefix in (("model", ""), ("mean predictor", "mean_predictor_")):
+                errors = [self.ratings[prefix + metric] for metric in ("rmse", "mae")]
+                rows.append((name, *(f"{error:.4f}" for error in errors)))
+            tables.append(aligned(rows))
+        metrics = [name for name in self.top_n if name != "users"]
+        ranking: list[tuple[str, ...]] = [(f"top {self.k}", *metrics)]
+        for name, values in (("model", self.top_n), ("most popular", self.popular)):
+            ranking.append((name, *(f"{values[metric]:.4f}" for metric in metrics)))
+        tables.append(aligned(ranking))
+        notes = (
+            f"means over {int(self.top_n['users']):,} users; the whole catalog is "
+            "ranked, without the items that the user rated in the training rows\n"
+            f"relevant: {self.relevant}\n"
+        )
+        return "\n".join([*tables, notes])
 
 
 def evaluate(
@@ -85,24 +78,24 @@ def evaluate(
     threshold: float | None = None,
     candidates: int | None = None,
 ) -> Evaluation:
-    """Judges a run by the ratings of its test rows and by a list for each user.
+    """Evaluates the ratings and the top-N recommendations of a run on its test rows.
 
-    A list is made of the whole catalogue, the items of the training rows, without
-    those that the user rated there. An item that has no training row is in no list,
-    and counts where it is relevant as one not found.
+    The recommendations rank the whole catalog, the items of the training rows, without
+    the items that the user rated there. An item without training rows is never
+    recommended. If it is relevant, it counts as a miss.
 
     Args:
         run: The run.
-        dataset: Optional data, `run.dataset()` if left out.
-        k: Positive integer, the length of a list. Defaults to 25.
-        quantile: Relevant are a user's test items from this quantile of the user's
-            own test ratings on. Defaults to 0.85.
-        threshold: Optional rating from which on an item is relevant, in place of
+        dataset: Optional data of the run. Defaults to `run.dataset()`.
+        k: Positive integer, the number of recommendations per user. Defaults to 25.
+        quantile: An item of a user's test rows is relevant if its rating is at least
+            this quantile of the user's test ratings. Defaults to 0.85.
+        threshold: Optional rating from which on an item is relevant, instead of
             `quantile`.
-        candidates: As of `fmlayers.retrieval.retrieve`.
+        candidates: See `fmlayers.retrieval.retrieve`.
 
     Raises:
-        DataError: If the data are gone or not those of the run.
+        DataError: If the data are missing or have changed, or no test row is relevant.
         ValueError: If an argument breaks its constraint.
     """
     dataset = run.dataset() if dataset is None else dataset
@@ -111,54 +104,57 @@ def evaluate(
     if run.config.has_ratings:
         ratings = rating_metrics(run.model, run.encoder, dataset, split)
     recommender = Recommender(run, dataset, candidates=candidates)
-    judged = judged_lists(
+    top_n = evaluate_top_n(
         recommender, dataset, split.test, k=k, quantile=quantile, threshold=threshold
     )
     if threshold is None:
-        words = (
-            f"a user's test items from the {quantile:g} quantile of their ratings on"
+        relevant = (
+            f"test items with a rating of at least the {quantile:g} quantile of the "
+            "user's test ratings"
         )
     else:
-        words = f"test items rated {threshold:g} or higher"
-    train = dataset.ratings.iloc[split.train]
-    popular = _popular(
-        positions_of(train["user"], judged.users),
-        positions_of(train["item"], judged.items),
-        (len(judged.users), len(judged.items)),
-        k,
-    )
-    return Evaluation(ratings, judged.metrics(), judged.metrics(popular), k, words)
+        relevant = f"test items with a rating of at least {threshold:g}"
+    assert recommender.rated is not None
+    popular = _popular(recommender.rated, len(recommender.catalog), k)
+    return Evaluation(ratings, top_n.metrics(), top_n.metrics(popular), k, relevant)
 
 
 @dataclass(frozen=True, eq=False)
-class JudgedLists:
-    """Lists for all users of the data, and what some rows say is relevant.
+class TopNEvaluation:
+    """The top-N recommendations of all users, and the items that are relevant to them.
 
     Attributes:
-        lists: `(users, k)`, positions in `items`.
-        relevant: The relevant items of each user, of whom some may be in no list.
-        users: The users as text.
-        items: The catalogue's items as text.
-        num_tested: How many items there are together with those of no list.
+        positions: Integers `(users, k)`, the recommended items, best first, padded with
+            -1.
+        relevant: The relevant items of each user. They may be outside the catalog.
+        num_items: Number of items in the catalog.
+        num_evaluated: Number of items in the catalog or in the evaluated rows.
     """
 
-    lists: npt.NDArray[np.int32]
+    positions: npt.NDArray[np.int32]
     relevant: Relevance
-    users: pd.Index
-    items: pd.Index
-    num_tested: int
+    num_items: int
+    num_evaluated: int
 
-    def metrics(self, lists: npt.NDArray[np.int32] | None = None) -> dict[str, float]:
-        """Returns what `ranking_metrics` does, of these lists or of others."""
-        lists = self.lists if lists is None else lists
-        k = lists.shape[1]
-        metrics = ranking_metrics(lists, self.relevant, self.num_tested, k=k)
-        # Of the catalogue, which the items of test rows alone are not in.
-        share = self.num_tested / len(self.items)
+    def metrics(
+        self, positions: npt.NDArray[np.int32] | None = None
+    ) -> dict[str, float]:
+        """Returns the metrics; see `fmlayers.metrics.ranking_metrics`.
+
+        Args:
+            positions: Optional other recommendations for the same users. Defaults to
+                `self.positions`.
+        """
+        positions = self.positions if positions is None else positions
+        metrics = ranking_metrics(
+            positions, self.relevant, self.num_evaluated, k=positions.shape[1]
+        )
+        # The coverage is that of the catalog.
+        share = self.num_evaluated / self.num_items
         return metrics | {"coverage": metrics["coverage"] * share}
 
 
-def judged_lists(
+def evaluate_top_n(
     recommender: Recommender,
     dataset: Dataset,
     rows: npt.NDArray[np.int64],
@@ -166,65 +162,62 @@ def judged_lists(
     k: int,
     quantile: float = 0.85,
     threshold: float | None = None,
-) -> JudgedLists:
-    """Makes a list for every user, to be judged by some rows of the data.
+) -> TopNEvaluation:
+    """Recommends items to all users and finds their relevant items in some rows.
 
     Args:
-        recommender: Makes the lists.
-        dataset: The data that it has seen some rows of.
-        rows: Others of its rows.
-        k, quantile, threshold: As of `evaluate`.
+        recommender: The recommender, made with `dataset`.
+        dataset: The data.
+        rows: The rows of `dataset` to evaluate on.
+        k: See `evaluate`.
+        quantile: See `evaluate`.
+        threshold: See `evaluate`.
 
     Raises:
         DataError: If no row is relevant.
     """
-    users, items = recommender.users, recommender.catalogue.keys
-    _, lists = recommender.lists(list(users), k)
-    # Items of these rows alone follow those of the catalogue.
+    users, items = recommender.users, recommender.catalog.keys
+    _, positions = recommender.top_n(list(users), k)
     test = dataset.ratings.iloc[rows]
-    tested = pd.Index(test["item"].map(as_text).unique(), dtype=object)
-    every = items.append(tested.difference(items))
-    pairs = positions_of(test["user"], users), positions_of(test["item"], every)
-    values = test["rating"].to_numpy()
+    test_items = pd.Index(test["item"].map(as_text).unique(), dtype=object)
+    # The positions of items outside the catalog follow those of the catalog.
+    all_items = items.append(test_items.difference(items))
+    pairs = positions_of(test["user"], users), positions_of(test["item"], all_items)
+    ratings = test["rating"].to_numpy()
     if threshold is None:
-        relevant = relevant_by_quantile(*pairs, values, quantile=quantile)
+        relevant = relevant_by_quantile(*pairs, ratings, quantile=quantile)
     else:
-        relevant = relevant_by_threshold(*pairs, values, threshold)
+        relevant = relevant_by_threshold(*pairs, ratings, threshold)
     if not len(relevant.users):
-        raise DataError(f"No test row has a rating of {threshold:g} or higher.")
-    return JudgedLists(lists, relevant, users, items, len(every))
+        raise DataError(
+            f"At least one test row must have a rating of {threshold:g} or more."
+        )
+    return TopNEvaluation(positions, relevant, len(items), len(all_items))
 
 
-def _popular(
-    users: npt.NDArray[np.int64],
-    items: npt.NDArray[np.int64],
-    shape: tuple[int, int],
-    k: int,
-) -> npt.NDArray[np.int32]:
-    """Returns for each user the first k unseen items of those most often rated."""
-    num_users, num_items = shape
-    seen = SeenItems(users, items, num_users)
-    counts = np.bincount(items[items >= 0], minlength=num_items)
+def _popular(rated: RatedItems, num_items: int, k: int) -> npt.NDArray[np.int32]:
+    """Returns the k unseen items with the most training rows, for each user."""
+    counts = np.bincount(rated.items[rated.items >= 0], minlength=num_items)
     order = np.argsort(-counts, kind="stable").astype(np.int32)
-    lists = np.full((num_users, k), -1, np.int32)
-    for user in range(num_users):
-        fresh = np.ones(num_items, bool)
-        fresh[seen.of(user)] = False
-        best = order[fresh[order]][:k]
-        lists[user, : len(best)] = best
-    return lists
+    positions = np.full((len(rated.users), k), -1, np.int32)
+    for user in range(len(rated.users)):
+        is_unseen = np.ones(num_items, bool)
+        is_unseen[rated.seen.of(user)] = False
+        best = order[is_unseen[order]][:k]
+        positions[user, : len(best)] = best
+    return positions
 
 
 def rating_metrics(
     model: ScoringModel, encoder: Encoder, dataset: Dataset, split: Split
 ) -> dict[str, Any]:
-    """Returns RMSE and MAE on the test rows, beside those of the mean predictor."""
+    """Returns RMSE and MAE on the test rows, of a model and of the mean predictor."""
     table = dataset.table().iloc[split.test]
     truth = table["rating"].to_numpy(np.float64)
     inputs = encoder.transform(table)
     ratings = predict(model, inputs)
     mean = np.full_like(truth, dataset.ratings["rating"].iloc[split.train].mean())
-    figures = {
+    metrics = {
         "rmse": rmse(truth, ratings),
         "mae": mae(truth, ratings),
         "mean_predictor_rmse": rmse(truth, mean),
@@ -236,5 +229,5 @@ def rating_metrics(
         },
     }
     if isinstance(dataset, SyntheticDataset):
-        figures["floor_rmse"] = dataset.floor_rmse(split.test)
-    return figures
+        metrics["floor_rmse"] = dataset.floor_rmse(split.test)
+    return metrics

@@ -1,4 +1,4 @@
-"""What a finished run has learned: scores taken apart, and its pictures."""
+"""Explanations of a run's predictions by fields and pairs of fields."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fmlayers import plots
+from fmlayers._text_tables import aligned
 from fmlayers.data.encoder import MISSING, UNKNOWN, as_text
 from fmlayers.explain import (
     Explanation,
@@ -19,19 +20,19 @@ from fmlayers.explain import (
 )
 from fmlayers.runs.saved_run import SavedRun
 
-MOST_TERMS = 10
+MAX_TERMS = 10
 MEASURES = {"std": "standard deviation", "abs": "mean absolute value"}
 
 
 @dataclass(frozen=True, eq=False)
 class PairReport:
-    """Why a user and an item get their rating.
+    """The explanation of the rating of one user and one item.
 
     Attributes:
-        values: Value of each field, as text.
-        parts: The explanation, of a batch of one.
-        rating: The rating, on the scale of the data; `None` where the run was trained
-            on clicks, whose scores rank and are no ratings.
+        values: The value of each field, as text.
+        parts: The `fmlayers.explain.Explanation`, with a batch size of 1.
+        rating: The rating, on the scale of the data. `None` for a run on implicit
+            feedback, whose scores are not ratings.
     """
 
     values: Sequence[str]
@@ -39,7 +40,7 @@ class PairReport:
     rating: float | None
 
     def text(self) -> str:
-        """Returns the fields, the largest pairs and what they add up to."""
+        """Returns tables of the fields, of the largest pairs, and of their sums."""
         matrix = self.parts.matrix[0]
         terms = ranked_terms(matrix, self.parts.fields)
         pairs = [(_named(names), _signed(x)) for names, x in terms if len(names) == 2]
@@ -56,12 +57,12 @@ class PairReport:
             sums.append(("rating", f"{self.rating:.4f}"))
         if not self.parts.rest.any():
             del sums[3]
-        fields = [("field", "value", "alone")]
+        fields = [("field", "value", "first order")]
         fields += [(field, value, _signed(x)) for field, value, x in rows]
         tables = [
-            _aligned(fields, 2),
-            _aligned([(_heading("pair", pairs), "together"), *pairs[:MOST_TERMS]]),
-            _aligned(sums),
+            aligned(fields, 2),
+            aligned([(_heading("pair", pairs), "interaction"), *pairs[:MAX_TERMS]]),
+            aligned(sums),
         ]
         return "\n".join(tables)
 
@@ -72,12 +73,16 @@ class PairReport:
 
 @dataclass(frozen=True, eq=False)
 class FieldReport:
-    """Which fields and pairs move the scores of the test rows."""
+    """The sizes of the fields' and pairs' terms in the scores of the test rows.
+
+    Attributes:
+        sizes: The `fmlayers.explain.TermSizes`.
+    """
 
     sizes: TermSizes
 
     def text(self) -> str:
-        """Returns the matrix and the largest of its terms."""
+        """Returns tables of all terms and of the largest ones."""
         sizes, fields = self.sizes, self.sizes.fields
         matrix = [
             (name, *("" if g < f else f"{x:.4f}" for g, x in enumerate(row)))
@@ -86,21 +91,21 @@ class FieldReport:
         ranked = ranked_terms(sizes.matrix, fields)
         terms = [(_named(names), f"{x:.4f}") for names, x in ranked]
         tables = [
-            _aligned([("", *fields), *matrix]),
-            _aligned([(_heading("term", terms), ""), *terms[:MOST_TERMS]]),
+            aligned([("", *fields), *matrix]),
+            aligned([(_heading("term", terms), ""), *terms[:MAX_TERMS]]),
         ]
-        whole = []
+        totals = []
         if sizes.rest:
-            whole.append(("rest (deep part)", f"{sizes.rest:.4f}"))
+            totals.append(("rest (deep part)", f"{sizes.rest:.4f}"))
         if sizes.measure == "std":
-            whole.append(("raw score", f"{sizes.score:.4f}"))
-        if whole:
-            tables.append(_aligned(whole))
+            totals.append(("raw score", f"{sizes.score:.4f}"))
+        if totals:
+            tables.append(aligned(totals))
         title = f"{self._label()}, over {sizes.rows:,} test rows\n\n"
         return title + "\n".join(tables)
 
     def plot(self, path: str | Path) -> None:
-        """Draws the matrix as a heat map."""
+        """Draws the terms as a heat map."""
         plots.field_heat_map(
             self.sizes.matrix, self.sizes.fields, path, label=self._label()
         )
@@ -110,23 +115,24 @@ class FieldReport:
 
 
 def explain_pair(run: SavedRun, user: str, item: str) -> PairReport:
-    """Takes the rating of a user and an item apart.
+    """Explains the rating of a user and an item by fields and pairs of fields.
 
-    A column that describes a rating itself, such as its day, counts as missing.
+    The other fields come from the run's tables of users and items. A column that
+    describes a single rating, such as its day, counts as missing.
 
     Args:
-        run: The run; its own users and items give the other fields.
+        run: The run.
         user: The user, as in the data.
         item: The item, as in the data.
 
     Raises:
-        ValueError: If the model is not made of fields and their pairs.
+        ValueError: If the model defines no `terms`.
     """
-    known = {"user", "item"}
+    side_columns = {"user", "item"}
     for side in (run.side_table("users"), run.side_table("items")):
-        known |= set() if side is None else set(side.columns)
-    of_the_rating = dict.fromkeys(set(run.encoder.columns) - known)
-    pair = pd.DataFrame({"user": [user], "item": [item], **of_the_rating})
+        side_columns |= set() if side is None else set(side.columns)
+    context = dict.fromkeys(set(run.encoder.columns) - side_columns)
+    pair = pd.DataFrame({"user": [user], "item": [item], **context})
     table = run.with_side_columns(pair)
     parts = explain(run.model, run.inputs(table))
     values = [_value(run, field, table) for field in parts.fields]
@@ -137,25 +143,19 @@ def explain_pair(run: SavedRun, user: str, item: str) -> PairReport:
 def explain_fields(
     run: SavedRun, data: str | None = None, *, measure: Measure = "std"
 ) -> FieldReport:
-    """Measures on the test rows how much each field and each pair matters.
+    """Measures how much each field and each pair of fields matters on the test rows.
 
     Args:
         run: The run.
-        data: As of `Run.dataset`.
+        data: See `Run.dataset`.
         measure: `"std"` or `"abs"`; see `fmlayers.explain.term_sizes`.
 
     Raises:
-        ValueError: If the model is not made of fields and their pairs.
-        DataError: If the data are gone, or no longer the same.
+        ValueError: If the model defines no `terms`.
+        DataError: If the data are missing or have changed.
     """
-    inputs = run.inputs(test_rows(run, data))
+    inputs = run.inputs(run.test_table(data))
     return FieldReport(term_sizes(run.model, inputs, measure=measure))
-
-
-def test_rows(run: SavedRun, data: str | None = None) -> pd.DataFrame:
-    """Returns the test rows of a run, joined with what is known of users and items."""
-    dataset = run.dataset(data)
-    return dataset.table().iloc[run.split(dataset).test]
 
 
 def _value(run: SavedRun, field: str, table: pd.DataFrame) -> str:
@@ -184,19 +184,6 @@ def _signed(x: float) -> str:
 
 
 def _heading(kind: str, terms: Sequence[object]) -> str:
-    if len(terms) <= MOST_TERMS:
+    if len(terms) <= MAX_TERMS:
         return kind
-    return f"{kind} (the {MOST_TERMS} largest of {len(terms)})"
-
-
-def _aligned(rows: Sequence[Sequence[str]], texts: int = 1) -> str:
-    """Returns rows as lines, the first `texts` columns flush left, the others right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if k < texts else cell.rjust(width)
-            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip() + "\n")
-    return "".join(lines)
+    return f"{kind} (the {MAX_TERMS} largest of {len(terms)})"

@@ -1,5 +1,3 @@
-"""A model of a configuration, compiled, and fitted to examples."""
-
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -12,18 +10,21 @@ from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.examples import Examples, streams
 from fmlayers.runs.model import build_model
 
-# Chosen on validation rows. In units of 1 / batch_size, in which a row's gradient
-# comes, it makes the first steps of a row like those of plain gradient descent.
+# Chosen on validation rows, in units of 1 / batch_size, the scale of a row's gradient.
+# The first steps of a row are then like those of plain gradient descent.
 ADAGRAD_START = 1.6
-# From here on XLA saves more than the two or three seconds that it compiles for.
-XLA_ROWS = 200_000
-MOST_STEPS = 32  # an execution
+# With this many rows, XLA saves more than the 2 to 3 seconds of its compilation.
+MIN_XLA_ROWS = 200_000
+MAX_STEPS_PER_EXECUTION = 32
 
 
 def compiled_model(
     config: TrainingConfig, examples: Examples, batch_size: int
 ) -> keras.Model:
-    """Returns a new model, its optimizer built, the same for the same seed."""
+    """Returns a new compiled model, the same for the same seed.
+
+    Its optimizer is built, so `load_weights` restores the optimizer, too.
+    """
     keras.utils.set_random_seed(config.seed)
     model = build_model(config, examples.encoder, examples.table)
     model.compile(
@@ -45,12 +46,12 @@ def fit(
     initial_epoch: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> keras.callbacks.History:
-    """Trains what `compiled_model` has made, up to `epochs`."""
+    """Trains a model of `compiled_model` from `initial_epoch` to `epochs`."""
     batches = examples.batches(batch_size, epoch=initial_epoch)
     return model.fit(
         batches.stream() if streams() else batches,
         steps_per_epoch=_steps(examples, batch_size),
-        # Keras would shuffle the batches once more, by a state that no file keeps.
+        # Keras would shuffle the batches by a random state that is not saved.
         shuffle=False,
         epochs=epochs,
         initial_epoch=initial_epoch,
@@ -63,7 +64,7 @@ def fit(
 def make_optimizer(
     name: str, learning_rate: float, batch_size: int
 ) -> keras.optimizers.Optimizer:
-    """Returns the optimizer of a name of `TrainingConfig.optimizer`."""
+    """Returns the optimizer with a name of `TrainingConfig.optimizer`."""
     if name == "lazy_adam":
         return LazyAdam(learning_rate)
     start = (ADAGRAD_START / batch_size) ** 2
@@ -75,20 +76,20 @@ def _steps(examples: Examples, batch_size: int) -> int:
 
 
 def _compiles_with_xla(config: TrainingConfig, rows: int) -> bool:
-    """Tells whether to ask for XLA where Keras would not: TensorFlow on a CPU."""
-    # The lists of a batch are as long as its data say, which XLA cannot compile.
-    return streams() and rows >= XLA_ROWS and not config.histories
+    """Returns whether to use XLA, which Keras does not by default on a CPU."""
+    # The shapes of histories depend on the data of a batch. XLA cannot compile them.
+    return streams() and rows >= MIN_XLA_ROWS and not config.histories
 
 
 def _steps_per_execution(steps: int) -> int:
-    """Returns how many of an epoch's steps to take between two visits to Python."""
+    """Returns the largest allowed divisor of the steps of an epoch."""
     if not streams():
         return 1
-    return max(n for n in range(1, MOST_STEPS + 1) if steps % n == 0)
+    return max(n for n in range(1, MAX_STEPS_PER_EXECUTION + 1) if steps % n == 0)
 
 
 def _loss(config: TrainingConfig) -> dict[str, Any]:
-    """Returns the loss, and the same without L2 as the metric to stop on."""
+    """Returns the loss, and the loss without L2 as metric for early stopping."""
     if config.has_ratings:
         metric = keras.metrics.RootMeanSquaredError(name="rmse")
         return {"loss": "mse", "metrics": [metric]}

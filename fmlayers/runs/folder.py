@@ -1,5 +1,3 @@
-"""The folder of a run: begun, locked against other processes, and finished."""
-
 import importlib
 import json
 import shutil
@@ -13,12 +11,12 @@ from fmlayers._files import whole_file
 fcntl: Any
 try:
     fcntl = importlib.import_module("fcntl")
-except ImportError:  # Windows, where a folder goes without a lock
+except ImportError:  # on Windows, folders are not locked
     fcntl = None
 
 
 class RunError(ValueError):
-    """A run's folder that is not as a command needs it."""
+    """Raised if the folder of a run is missing, taken, unfinished or damaged."""
 
 
 def is_run(path: Path) -> bool:
@@ -30,11 +28,17 @@ def partial_path(path: Path) -> Path:
 
 
 def begin(path: Path, config: dict[str, Any], *, resume: bool, overwrite: bool) -> Path:
-    """Returns the folder to work in, made or found; touches no finished run.
+    """Returns the folder to train in, beside that of the finished run.
+
+    Args:
+        path: The folder of the finished run, which stays as it is.
+        config: The configuration, a dict of JSON values.
+        resume: Whether to return the folder of an interrupted run.
+        overwrite: Whether a run at `path` may be replaced later.
 
     Raises:
-        RunError: If `path` is taken, there is nothing to resume, or what is there
-            was begun with another configuration.
+        RunError: If `path` is taken, there is no run to resume, or the interrupted run
+            has another configuration.
     """
     partial = partial_path(path)
     if (
@@ -42,14 +46,14 @@ def begin(path: Path, config: dict[str, Any], *, resume: bool, overwrite: bool) 
         and not is_run(path)
         and (not path.is_dir() or any(path.iterdir()))
     ):
-        raise RunError(f"{path} exists and is not a run: choose another folder.")
+        raise RunError(f"{path} exists and is not a run. Choose another folder.")
     if partial.exists() and not (partial / "config.json").is_file():
-        raise RunError(f"{partial} exists and is not a run: move it away.")
+        raise RunError(f"{partial} exists and is not a run. Move it away.")
     resumable = resume and partial.exists()
     if is_run(path) and not overwrite and not resumable:
         raise RunError(
-            f"{path} holds a finished run: choose another folder, or replace it with "
-            "`--overwrite`."
+            f"{path} holds a finished run. Choose another folder, or replace the run "
+            "with `--overwrite`."
         )
     if partial.exists():
         with locked(partial):
@@ -57,22 +61,22 @@ def begin(path: Path, config: dict[str, Any], *, resume: bool, overwrite: bool) 
     if partial.exists() and not resume:
         if not overwrite:
             raise RunError(
-                f"{partial} holds an interrupted run: go on with `--resume`, or begin "
-                "anew with `--overwrite`."
+                f"{partial} holds an interrupted run. Resume it with `--resume`, or "
+                "start again with `--overwrite`."
             )
         shutil.rmtree(partial)
     if resume:
         if not partial.exists():
             raise RunError(f"There is no interrupted run to resume at {partial}.")
-        begun = read_json(partial / "config.json")
+        previous = read_json(partial / "config.json")
         changed = [
-            f"{name} {begun.get(name)!r} (now {config.get(name)!r})"
-            for name in sorted({*begun, *config})
-            if begun.get(name) != config.get(name)
+            f"{name} {previous.get(name)!r} (now {config.get(name)!r})"
+            for name in sorted({*previous, *config})
+            if previous.get(name) != config.get(name)
         ]
         if changed:
             raise RunError(
-                f"{partial} was begun with another configuration: {', '.join(changed)}."
+                f"{partial} has another configuration: {', '.join(changed)}."
             )
         return partial
     partial.mkdir(parents=True)
@@ -82,10 +86,10 @@ def begin(path: Path, config: dict[str, Any], *, resume: bool, overwrite: bool) 
 
 @contextmanager
 def locked(partial: Path) -> Iterator[None]:
-    """Holds a folder to work in against other processes.
+    """Locks a folder against other processes.
 
     Raises:
-        RunError: If another process works in it.
+        RunError: If another process holds the lock.
     """
     if fcntl is None:
         yield
@@ -94,7 +98,7 @@ def locked(partial: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise RunError(f"{partial} is being written by another process.") from error
+            raise RunError(f"Another process is writing to {partial}.") from error
         yield
 
 
@@ -104,7 +108,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise RunError(f"{path} is not a JSON file: {error}") from error
     if not isinstance(content, dict):
-        raise RunError(f"{path} must hold a JSON object. It holds {content!r:.60}.")
+        raise RunError(f"{path} must contain a JSON object. Received: {content!r:.60}.")
     return content
 
 

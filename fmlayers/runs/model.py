@@ -1,5 +1,3 @@
-"""From a configuration to a model."""
-
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,18 +20,18 @@ Pairs = npt.NDArray[np.int64]
 def build_model(
     config: TrainingConfig, encoder: Encoder, table: pd.DataFrame
 ) -> keras.Model:
-    """Returns a new model, as a configuration describes it.
+    """Returns a new model with the settings of a configuration.
 
     Args:
         config: The configuration of a run.
-        encoder: Fitted on `table`.
-        table: The rows to train on. The bias starts at the mean of their ratings, the
-            scaler's bounds are the lowest and the highest; the histories are of their
-            users and items.
+        encoder: The encoder, fitted on `table`.
+        table: The rows to train on. The bias starts at their mean rating, the bounds of
+            the scaler are their lowest and highest rating, and the histories contain
+            their users and items.
 
     Raises:
-        DataError: If all ratings are the same.
-        ValueError: If the model cannot have the encoder's columns.
+        DataError: If all ratings are equal.
+        ValueError: If the model does not support the columns of the encoder.
     """
     spec = find(config.model)
     check_columns(spec, list(encoder.columns), histories=config.histories)
@@ -53,10 +51,10 @@ def build_model(
 
 
 def check_columns(spec: ModelSpec, columns: list[str], *, histories: bool) -> None:
-    """Checks that a model can have some columns, with or without histories.
+    """Checks that a model supports some columns, with or without histories.
 
     Raises:
-        ValueError: If it cannot.
+        ValueError: If it does not.
     """
     if spec.columns == "user and item" and (columns != ["user", "item"] or histories):
         raise ValueError(
@@ -68,12 +66,12 @@ def check_columns(spec: ModelSpec, columns: list[str], *, histories: bool) -> No
 def features_of(
     config: TrainingConfig, encoder: Encoder, num_pairs: int
 ) -> list[Feature]:
-    """Returns the features of a run's model: the encoder's, and the histories.
+    """Returns the features of a run's model: those of the encoder and the histories.
 
     Args:
         config: The configuration of the run.
         encoder: The encoder.
-        num_pairs: How many pairs of a user and an item the histories have.
+        num_pairs: Number of distinct pairs of a user and an item in the histories.
     """
     features: list[Feature] = [
         replace(feature, combiner=config.combiner)
@@ -83,7 +81,7 @@ def features_of(
     ]
     if not config.histories:
         return features
-    # With the id 0.
+    # The vocabulary does not include the id 0.
     sizes = {key: len(encoder.vocabulary(key)) + 1 for key in ("user", "item")}
     for name, key, value in zip(
         HISTORIES, ("user", "item"), ("item", "user"), strict=True
@@ -125,14 +123,15 @@ def _common_arguments(
 def _scaler_and_bias(
     config: TrainingConfig, table: pd.DataFrame
 ) -> tuple[RatingScaler | None, float]:
-    if not config.has_ratings:  # of clicks, where scores are no ratings
+    if not config.has_ratings:
         return None, 0.0
     ratings = table["rating"].to_numpy(np.float32)
     lowest, highest = float(ratings.min()), float(ratings.max())
     if lowest == highest:
         raise DataError(
-            f"All {len(ratings):,} training ratings are {lowest}: there is nothing "
-            'to tell apart. Take them as clicks, with the loss "bce" or "bpr".'
+            "The training ratings must have at least two values. Received: "
+            f"{len(ratings):,} ratings of {lowest}. Train on them as implicit "
+            'feedback, with the loss "bce" or "bpr".'
         )
     scaler = RatingScaler(lowest, highest, config.scaler)
     return scaler, scaler.inverse(float(ratings.mean(dtype=np.float64)))
@@ -153,11 +152,11 @@ def _model(
 
 
 def _pairs(encoder: Encoder, table: pd.DataFrame) -> Pairs:
-    """Returns the ids of users and items that go together in `table`, each once."""
+    """Returns the distinct pairs of user id and item id in `table`."""
     for column in ("user", "item"):
         if encoder.columns.get(column) != "categorical":
             raise ValueError(
-                "`histories` need the features user and item. "
+                "`histories` must be used with the features user and item. "
                 f"Received: features={list(encoder.columns)}."
             )
     ids = [encoder.encode(column, table[column]) for column in ("user", "item")]

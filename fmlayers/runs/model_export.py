@@ -1,15 +1,12 @@
-"""Exports of a finished training run, with all that it knows."""
-
 import os
 from pathlib import Path
 from typing import Any
 
 from fmlayers.export.exporter import Weights, export
 from fmlayers.export.item_vectors import write_item_vectors
-from fmlayers.runs.recommender import Recommender, catalogue_of
+from fmlayers.runs.catalog import Catalog
+from fmlayers.runs.recommender import Recommender
 from fmlayers.runs.saved_run import SavedRun
-
-DATA = ("fingerprint", "split", "seed", "test_fraction")
 
 
 def export_run(
@@ -20,53 +17,41 @@ def export_run(
     overwrite: bool = False,
     weights: Weights = "float32",
 ) -> Path:
-    """Writes a run's model for use outside of Python; see `export`.
-
-    The encoder's vocabularies, the catalogue, metrics and the fingerprint of the data
-    are the run's.
+    """Exports a run's model with its encoder, the catalog of items and the metrics.
 
     Args:
         run: The run.
-        path: As of `export`; for item vectors, of `write_item_vectors`.
-        format: As of `export`; or `"item_vectors"`, for a vector index.
-        overwrite: As of `export`.
-        weights: As of `export`.
+        path: See `fmlayers.export.export`, and for item vectors
+            `fmlayers.export.write_item_vectors`.
+        format: A format of `fmlayers.export.export`, or `"item_vectors"` for a vector
+            index.
+        overwrite: Whether to replace an existing export. Defaults to `False`.
+        weights: See `fmlayers.export.export`.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: As of `export`; or if the model has no item vectors.
-        FileExistsError: If `path` is there, and may not be replaced.
+        ValueError: If an argument breaks its constraint, or the model has no item
+            vectors.
+        FileExistsError: If `path` exists and must not be replaced.
     """
     model: Any = run.model
     if format == "item_vectors":
         if model.decomposition is None:
             raise ValueError(
-                "Item vectors are a factorization machine's, and the run's model has "
-                f"none: it is a {type(model).__name__}."
+                "The model of the run must have item vectors to export them. "
+                f"Received: a {type(model).__name__}."
             )
         recommender = Recommender(run)
-        keys = list(recommender.catalogue.keys)
-        return write_item_vectors(recommender.top_n, keys, path, overwrite=overwrite)
-    metrics = run.metrics
+        keys = list(recommender.catalog.keys)
+        return write_item_vectors(recommender.index, keys, path, overwrite=overwrite)
     items = None
     if format in ("saved_model", "tf_saved_model"):
-        table = catalogue_of(run).table
-        of_items = [column for column in run.encoder.columns if column in table]
-        if of_items and len(of_items) < len(run.encoder.columns):
+        table = Catalog.of(run.encoder, run.side_table("items")).table
+        item_columns = [column for column in run.encoder.columns if column in table]
+        if item_columns and len(item_columns) < len(run.encoder.columns):
             items = table
-    details = {
-        "metrics": {
-            name: value
-            for name, value in metrics.items()
-            if isinstance(value, (int, float))
-        },
-        "data": {
-            **{name: metrics["config"][name] for name in DATA},
-            **{f"{name} rows": count for name, count in metrics["rows"].items()},
-        },
-    }
     return export(
         model,
         path,
@@ -75,5 +60,23 @@ def export_run(
         items=items,
         item_key=None if items is None else "item",
         weights=weights,
-        details=details,
+        details=_details(run),
     )
+
+
+def _details(run: SavedRun) -> dict[str, Any]:
+    """Returns what the card of an export says of the run."""
+    config = run.config
+    metrics = {
+        name: value
+        for name, value in run.metrics.items()
+        if isinstance(value, (int, float))
+    }
+    data = {
+        "fingerprint": run.fingerprint,
+        "split": config.split,
+        "seed": config.seed,
+        "test_fraction": config.test_fraction,
+        **{f"{name} rows": count for name, count in run.metrics["rows"].items()},
+    }
+    return {"metrics": metrics, "data": data}

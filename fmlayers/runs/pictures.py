@@ -1,5 +1,3 @@
-"""The pictures of a run, named after the functions of `fmlayers.plots`."""
-
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +7,7 @@ from keras import ops
 
 from fmlayers import plots
 from fmlayers.explain import term_sizes
-from fmlayers.runs.explanation import FieldReport, test_rows
+from fmlayers.runs.explanation import FieldReport
 from fmlayers.runs.prediction import predict
 from fmlayers.runs.saved_run import SavedRun
 
@@ -17,22 +15,21 @@ from fmlayers.runs.saved_run import SavedRun
 def write_pictures(
     run: SavedRun, folder: str | Path, data: str | None = None
 ) -> tuple[list[Path], list[str]]:
-    """Writes the pictures of a run, named after the functions of `fmlayers.plots`.
+    """Draws the pictures of a run, named after the functions of `fmlayers.plots`.
 
     Args:
         run: The run.
-        folder: Where to; made if it is not there.
-        data: As of `Run.dataset`.
+        folder: The folder to write to, created if it does not exist.
+        data: See `Run.dataset`.
 
     Returns:
-        The files, and a sentence for each picture that this run or this machine
-        cannot have.
+        The files, and a sentence for each picture that cannot be drawn.
 
     Raises:
-        DataError: If the data are gone, or no longer the same.
+        DataError: If the data are missing or have changed.
         ImportError: If matplotlib is not installed.
     """
-    table = test_rows(run, data)
+    table = run.test_table(data)
     inputs = run.inputs(table)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +38,7 @@ def write_pictures(
 
     def draw_predictions(path: Path) -> None:
         if not run.config.has_ratings:
-            raise ValueError("The scores of the run rank and are no ratings.")
+            raise ValueError("The scores of the run rank items and are not ratings.")
         ratings = table["rating"].to_numpy(np.float64)
         plots.predicted_against_true(ratings, predict(run.model, inputs), path)
 
@@ -72,13 +69,13 @@ def write_pictures(
 
 
 def _items_of(run: SavedRun) -> tuple[npt.NDArray[np.float32], list[str | None]]:
-    """Returns the vectors and the first genres of the items of the training rows.
+    """Returns the vectors and the first genres of the items in the training rows.
 
-    An item's vector is what the user's is multiplied with: the sum of the vectors of
-    all fields that are the item's own, such as its genres.
+    The vector of an item is the sum of the vectors of all its fields, such as its
+    genres.
 
     Raises:
-        ValueError: If the run knows no genres, or its model has no such vectors.
+        ValueError: If the items have no genres, or the model has no item vectors.
     """
     items = run.side_table("items")
     if items is None or "genres" not in items:
@@ -88,7 +85,7 @@ def _items_of(run: SavedRun) -> tuple[npt.NDArray[np.float32], list[str | None]]
     names = run.model.features_within(columns)
     if run.model.decomposition is None or not names:
         raise ValueError(
-            "`model` must have vectors of the items' fields. "
+            "The model of the run must have item vectors. "
             f"Received: a {type(run.model).__name__}."
         )
     inputs = {column: run.encoder.encode(column, items[column]) for column in columns}

@@ -7,7 +7,7 @@ import pandas as pd
 from fmlayers.data.encoder import as_text
 from fmlayers.explain import Measure
 from fmlayers.export.exporter import Weights
-from fmlayers.runs.catalogue import Catalogue
+from fmlayers.runs.catalog import Catalog
 from fmlayers.runs.evaluation import Evaluation, evaluate
 from fmlayers.runs.explanation import (
     FieldReport,
@@ -17,26 +17,26 @@ from fmlayers.runs.explanation import (
 )
 from fmlayers.runs.model_export import export_run
 from fmlayers.runs.pictures import write_pictures
-from fmlayers.runs.recommender import Recommender, catalogue_of
+from fmlayers.runs.recommender import Recommender
 from fmlayers.runs.saved_run import SavedRun
 
 
 class Run(SavedRun):
-    """A finished run: a folder with the model and all that is known of it.
+    """A finished run: a trained model with its configuration, metrics and tables.
 
-    The folder holds `model.keras` (the encoder inside), `metrics.json`,
-    `config.json`, `history.csv`, `history.png`, `summary.txt`, and `users.csv` and
-    `items.csv` where the data had them. It appears as a whole when the run is done;
-    until then there is a folder beside it whose name ends in `.partial`.
+    The folder contains `model.keras` (with the encoder), `metrics.json`, `config.json`,
+    `history.csv`, `history.png` and `summary.txt`, and `users.csv` and `items.csv` if
+    the data have these tables. It appears when the run is finished. Until then, the
+    files are in a folder with the suffix `.partial`.
+
+    Loading a run executes no code from the folder. Its classes are those of Keras and
+    fmlayers, and a model with a `Lambda` layer is refused.
 
     Args:
         path: The folder.
 
-    Loading runs no code of the folder: configurations and weights are data, classes
-    are those of Keras and of fmlayers, and a model with a `Lambda` is refused.
-
     Raises:
-        RunError: If there is no finished run, or a file of it is not what it should be.
+        RunError: If there is no finished run, or one of its files is invalid.
     """
 
     def evaluate(
@@ -72,9 +72,9 @@ class Run(SavedRun):
             candidates=candidates,
         )
 
-    def catalogue(self) -> Catalogue:
-        """Returns the items that the model knows, with their titles and other columns."""
-        return catalogue_of(self)
+    def catalog(self) -> Catalog:
+        """Returns the items that the model can score, with their columns."""
+        return Catalog.of(self.encoder, self.side_table("items"))
 
     def recommender(
         self, data: str | None = None, *, candidates: int | None = None
@@ -122,8 +122,8 @@ class Run(SavedRun):
         recommender = self.recommender(data, candidates=candidates)
         keys = [as_text(user) for user in users]
         for key in keys:
-            recommender.check_user(key)
-        scores, positions = recommender.lists(
+            recommender.queries.check_user(key)
+        scores, positions = recommender.top_n(
             keys, k, include_seen=include_seen, known=known
         )
         tables = []
@@ -150,9 +150,9 @@ class Run(SavedRun):
             ValueError: If there is no such item, or the model has no item vectors.
         """
         recommender = Recommender(self)
-        position = recommender.catalogue.find(as_text(item))
+        position = recommender.catalog.find(as_text(item))
         cosines, positions = recommender.similar(position, k)
-        table = recommender.described(positions[0])
+        table = recommender.item_table(positions[0])
         return table.assign(cosine=cosines[0][positions[0] >= 0])
 
     def explain(self, user: object, item: object) -> PairReport:
@@ -160,12 +160,14 @@ class Run(SavedRun):
 
         Args:
             user: The user, as in the data.
-            item: The item, as in the data.
+            item: The item, by id or title.
 
         Raises:
-            ValueError: If the model defines no `terms`.
+            ValueError: If there is no such item, or the model defines no `terms`.
         """
-        return explain_pair(self, as_text(user), as_text(item))
+        catalog = self.catalog()
+        key = catalog.keys[catalog.find(as_text(item))]
+        return explain_pair(self, as_text(user), key)
 
     def explain_fields(
         self, data: str | None = None, *, measure: Measure = "std"

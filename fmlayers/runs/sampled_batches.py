@@ -1,41 +1,47 @@
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 import numpy.typing as npt
 
 from fmlayers._checks import integer
-from fmlayers.data.batches import ShuffledBatches
-from fmlayers.data.ragged import Batch, Column, length, stacked, take
+from fmlayers.data import ShuffledBatches
+from fmlayers.data.pipelines import PIECE, stream
+from fmlayers.data.ragged import Batch, Column, check_lengths, length, stacked, take
 
 
-class SampledBatches(ShuffledBatches):
+class SampledBatches(keras.utils.PyDataset):
     """Batches of rated items, each followed by items that its user has not rated.
 
-    For losses that take a rating, of whatever height, as a click: the rows come in
-    groups of 1 + `negatives`, the first labelled 1 and the others 0. These are drawn
-    evenly from the catalogue, anew each epoch, without the items of the user (one
-    who has rated everything gets any).
+    For losses that treat a rating of any value as positive implicit feedback. The rows
+    come in groups of 1 + `negatives`: the rated item with the label 1, then the
+    negatives with the label 0. The negatives are drawn uniformly from the catalog, anew
+    in each epoch, without the items that the user has rated. If a user has rated every
+    item, the negatives are any items.
 
     Args:
-        inputs: Dict of arrays, a row a rating.
-        catalogue: Dict of arrays, a row an item: the entries of `inputs` that an item
-            brings along, such as its id and its genres.
-        items: Integers `(rows,)`, the row of `catalogue` of each rating.
+        inputs: Dict of arrays, one row per rating.
+        catalog: Dict of arrays, one row per item: the entries of `inputs` that belong
+            to the item, such as its id and its genres.
+        items: Integers `(rows,)`, the row in `catalog` of each rating's item.
         users: Integers `(rows,)`, at least 0, the user of each rating.
-        batch_size: Positive integer, ratings a batch; it has 1 + `negatives` times as
-            many rows.
-        negatives: Positive integer, items drawn for each rating.
+        batch_size: Positive integer, ratings per batch. A batch has 1 + `negatives`
+            times as many rows.
+        negatives: Positive integer, negatives sampled per rating.
         seed: Integer.
         seen: Optional arrays of users and items, the pairs that are never drawn.
-            Defaults to those of `users` and `items`.
-        epoch, group_by, groups: As of `ShuffledBatches`.
+            Defaults to the pairs in `users` and `items`.
+        epoch: See `fmlayers.data.ShuffledBatches`.
+        group_by: See `fmlayers.data.ShuffledBatches`.
+        groups: See `fmlayers.data.ShuffledBatches`.
     """
 
     def __init__(
         self,
         inputs: Mapping[str, Column],
-        catalogue: Mapping[str, Column],
+        catalog: Mapping[str, Column],
         items: npt.NDArray[np.int64],
         users: npt.NDArray[np.int64],
         batch_size: int,
@@ -47,8 +53,19 @@ class SampledBatches(ShuffledBatches):
         group_by: Sequence[str] = (),
         groups: int = 1,
     ) -> None:
-        super().__init__(
-            inputs,
+        super().__init__()
+        check_lengths(inputs, len(items))
+        self.inputs = inputs
+        self.catalog = catalog
+        self.items = items
+        self.users = users
+        self.negatives = integer("negatives", negatives)
+        self.num_items = length(next(iter(catalog.values())))
+        seen_users, seen_items = (users, items) if seen is None else seen
+        self.seen = np.unique(self._pair(seen_users, seen_items))
+        # The row numbers of the ratings, batch by batch.
+        self._ratings = ShuffledBatches(
+            {name: inputs[name] for name in group_by},
             np.arange(len(items)),
             batch_size,
             seed=seed,
@@ -56,17 +73,18 @@ class SampledBatches(ShuffledBatches):
             group_by=group_by,
             groups=groups,
         )
-        self.catalogue = catalogue
-        self.items = items
-        self.users = users
-        self.negatives = integer("negatives", negatives)
-        self.num_items = length(next(iter(catalogue.values())))
-        seen_users, seen_items = (users, items) if seen is None else seen
-        self.seen = np.unique(self._pair(seen_users, seen_items))
+
+    @property
+    def epoch(self) -> int:
+        """The number of epochs that came before."""
+        return self._ratings.epoch
+
+    def __len__(self) -> int:
+        return len(self._ratings)
 
     def __getitem__(self, index: int) -> Batch:
-        rows = self._rows(index)
-        rng = np.random.default_rng((self.seed, self.epoch, index))
+        _, rows = self._ratings[index]
+        rng = np.random.default_rng((self._ratings.seed, self.epoch, index))
         drawn = self._draw(rng, np.repeat(self.users[rows], self.negatives))
         drawn = drawn.reshape(len(rows), self.negatives)
         items = np.concatenate([self.items[rows][:, None], drawn], axis=1).ravel()
@@ -74,15 +92,22 @@ class SampledBatches(ShuffledBatches):
         labels = np.zeros((len(rows), 1 + self.negatives), np.float32)
         labels[:, 0] = 1.0
         batch = {
-            name: take(self.catalogue[name], items)
-            if name in self.catalogue
+            name: take(self.catalog[name], items)
+            if name in self.catalog
             else take(self.inputs[name], context)
             for name in self.inputs
         }
         return batch, labels.ravel()
 
+    def on_epoch_end(self) -> None:
+        self._ratings.on_epoch_end()
+
+    def stream(self) -> Any:
+        """Returns a `tf.data.Dataset`; see `fmlayers.data.ShuffledBatches.stream`."""
+        return stream(self._pieces, self[0])
+
     def whole(self) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[Any]]:
-        """Returns the epoch's batches as one: rows to validate on.
+        """Returns all batches of the epoch as one, for validation.
 
         Multi-valued inputs must be padded.
         """
@@ -92,23 +117,30 @@ class SampledBatches(ShuffledBatches):
         }
         return inputs, np.concatenate([y for _, y in batches])
 
-    def _piece(self, first: int, end: int) -> Batch:
-        return stacked([self[index] for index in range(first, end)])
+    def _pieces(self) -> Iterator[Batch]:
+        # The stream runs ahead of `fit`, which moves this object's epoch.
+        ahead = copy.copy(self)
+        ahead._ratings = copy.copy(self._ratings)
+        while True:
+            for first in range(0, len(ahead), PIECE):
+                end = min(first + PIECE, len(ahead))
+                yield stacked([ahead[index] for index in range(first, end)])
+            ahead.on_epoch_end()
 
     def _draw(
         self, rng: np.random.Generator, users: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.int64]:
-        """Returns an item for each of `users` that it has not rated."""
+        """Returns an item for each of `users` that the user has not rated."""
         drawn = rng.integers(self.num_items, size=len(users))
         for _ in range(5):
             again = np.flatnonzero(self._is_seen(users, drawn))
             drawn[again] = rng.integers(self.num_items, size=len(again))
-        # Those of users who have rated most items, one by one.
+        # A user who has rated most items needs a draw from the rest.
         for row in np.flatnonzero(self._is_seen(users, drawn)):
             every = np.arange(self.num_items)
-            left = every[~self._is_seen(users[row], every)]
-            if len(left):
-                drawn[row] = rng.choice(left)
+            unseen = every[~self._is_seen(users[row], every)]
+            if len(unseen):
+                drawn[row] = rng.choice(unseen)
         return drawn
 
     def _pair(self, users: Any, items: Any) -> npt.NDArray[np.int64]:
@@ -118,7 +150,7 @@ class SampledBatches(ShuffledBatches):
     def _is_seen(self, users: Any, items: Any) -> npt.NDArray[np.bool_]:
         pairs = self._pair(users, items)
         places = np.searchsorted(self.seen, pairs)
-        found: npt.NDArray[np.bool_] = (
+        is_seen: npt.NDArray[np.bool_] = (
             self.seen[np.minimum(places, len(self.seen) - 1)] == pairs
         )
-        return found
+        return is_seen

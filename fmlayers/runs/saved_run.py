@@ -24,10 +24,17 @@ from fmlayers.scoring_model import ScoringModel
 
 
 class SavedRun:
-    """The folder of a finished run, read: its model, data and rows.
+    """Reads the folder of a finished run: its model, its data and new rows.
 
     Args:
         path: The folder.
+
+    Attributes:
+        path: The folder.
+        metrics: The content of `metrics.json`.
+
+    Raises:
+        RunError: If there is no finished run, or `metrics.json` is invalid.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -35,61 +42,75 @@ class SavedRun:
         if not is_run(self.path):
             hint = ""
             if partial_path(self.path).exists():
-                hint = " It was begun: go on with `fmlayers train ... --resume`."
+                hint = (
+                    " It was interrupted: resume it with `fmlayers train ... --resume`."
+                )
             raise RunError(f"{self.path} is not a finished run.{hint}")
         self.metrics: dict[str, Any] = read_json(self.path / "metrics.json")
 
     @cached_property
     def config(self) -> TrainingConfig:
-        """The configuration that the run was trained by.
+        """The configuration of the run.
 
         Raises:
-            RunError: If it is none, or its model is not registered.
+            RunError: If it is invalid, or its model is not registered.
         """
         try:
             return TrainingConfig.from_dict(self.metrics["config"])
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(
-                f"{self.path} has no configuration that can be used: {error}"
+                f"{self.path} has no valid configuration: {error}"
             ) from error
 
     @cached_property
     def model(self) -> ScoringModel:
-        """The trained model."""
+        """The trained model.
+
+        Raises:
+            RunError: If the file does not load, or its model has no encoder.
+        """
         path = self.path / "model.keras"
         try:
             model = keras.models.load_model(path, safe_mode=True)
-        except Exception as error:  # zipfile's, h5py's, json's, Keras' own, ...
+        except Exception as error:  # zipfile, h5py, json and Keras raise their own
             raise RunError(f"{path} is not a model that loads: {error}") from error
         if not isinstance(model, ScoringModel) or model.encoder is None:
-            raise RunError(
-                f"{path} is not the model of a run: there is no encoder in it."
-            )
+            raise RunError(f"{path} is not the model of a run: it has no encoder.")
         return model
 
     @property
     def encoder(self) -> Encoder:
         """The encoder, fitted on the training rows."""
         encoder = self.model.encoder
-        assert encoder is not None  # see `model`
+        assert encoder is not None  # `model` checks it
         return encoder
 
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the data; see `fmlayers.data.Dataset.fingerprint`."""
+        fingerprint: str = self.metrics["config"]["fingerprint"]
+        return fingerprint
+
+    def summary(self) -> str:
+        """Returns the content of `summary.txt`."""
+        return (self.path / "summary.txt").read_text("utf-8")
+
     def dataset(self, data: str | None = None) -> Dataset:
-        """Returns the data of the run, read again from where it was.
+        """Reads the data of the run again.
 
         Args:
-            data: Optional source to read in place of the one that the run names,
-                which may have moved.
+            data: Optional source. Defaults to the source in the configuration. Pass the
+                new source if the data have moved.
 
         Raises:
-            DataError: If they are gone, or no longer the same.
+            DataError: If the data are missing or have changed.
         """
         source = data or self.config.data
         dataset = load(source, **self.config.columns_of_a_table())
-        if dataset.fingerprint() != self.metrics["config"]["fingerprint"]:
+        if dataset.fingerprint() != self.fingerprint:
             raise DataError(
                 f"{source} no longer holds the ratings that {self.path} was trained "
-                "on. Give those with `--data`."
+                "on. Name the source of these ratings with `--data`."
             )
         return dataset
 
@@ -98,26 +119,50 @@ class SavedRun:
         config = self.config
         return split_rows(dataset, config.split, config.test_fraction, config.seed)
 
+    def test_table(self, data: str | None = None) -> pd.DataFrame:
+        """Returns the test rows, joined with the columns of their users and items.
+
+        Args:
+            data: See `dataset`.
+
+        Raises:
+            DataError: See `dataset`.
+        """
+        dataset = self.dataset(data)
+        return dataset.table().iloc[self.split(dataset).test]
+
     def side_table(self, name: str) -> pd.DataFrame | None:
-        """Returns `"users"` or `"items"` as the training data had them."""
+        """Returns the table of users or items of the training data.
+
+        Args:
+            name: `"users"` or `"items"`.
+
+        Returns:
+            The table, or `None` if the data had none.
+        """
         path = self.path / f"{name}.csv"
         if not path.exists():
             return None
         return read_table(path, text_columns={name[:-1], *self._text_columns()})
 
     def read_rows(self, path: str | Path, separator: str = ",") -> pd.DataFrame:
-        """Reads rows to predict, their columns named as in the training data.
+        """Reads rows to predict. The columns get the names `user` and `item`.
+
+        Args:
+            path: A CSV or Parquet file.
+            separator: The character between the fields of a CSV file. Defaults to
+                `","`.
 
         Raises:
-            DataError: Naming the file, and the line, that cannot be used.
+            DataError: If the file cannot be read. The message names the line.
         """
         names = {self.config.user: "user", self.config.item: "item"}
         text = {*names, *self._text_columns()}
         table = read_table(path, separator=separator, text_columns=text)
-        for given, name in names.items():
-            if given != name and given in table and name in table:
+        for column, name in names.items():
+            if column != name and column in table and name in table:
                 raise DataError(
-                    f"{path} has the columns {given!r} and {name!r}, which mean the "
+                    f"{path} has the columns {column!r} and {name!r}, which mean the "
                     "same in this run. Leave one out."
                 )
         return table.rename(columns=names)
@@ -125,11 +170,11 @@ class SavedRun:
     def with_side_columns(self, table: pd.DataFrame) -> pd.DataFrame:
         """Returns a table with all columns that the model needs.
 
-        Those that it lacks are looked up among the run's own users and items; what
-        remains unknown counts as missing.
+        Missing columns are looked up in the run's tables of users and items. A user or
+        an item that is not there has missing values.
 
         Raises:
-            DataError: If neither has a column that the model needs.
+            DataError: If a column is in none of the tables.
         """
         table = table.reset_index(drop=True)
         for key in ("user", "item"):
@@ -143,34 +188,50 @@ class SavedRun:
         for column in self.encoder.columns:
             if column not in table:
                 raise DataError(
-                    f"The rows lack the column {column!r}, which the run's own users "
-                    f"and items do not have either. They have {list(table.columns)}."
+                    f"The rows lack the column {column!r}, which the run's tables of "
+                    f"users and items lack, too. They have {list(table.columns)}."
                 )
         return table
 
     def inputs(self, table: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
-        """Returns the model's inputs for the rows of a table, as of `predict`."""
+        """Returns the model's inputs for the rows of a table; see `predict`."""
         return self.encoder.transform(self.with_side_columns(table))
 
     def predict(self, table: pd.DataFrame) -> npt.NDArray[np.float32]:
-        """Returns a rating for each row, on the scale of the data.
+        """Returns the predicted rating of each row, on the scale of the data.
 
-        Columns that the model needs and the table lacks are looked up among the
-        run's own users and items; what remains unknown counts as missing.
+        A run on implicit feedback predicts raw scores.
+
+        Args:
+            table: Rows with the columns of the model. Columns of users and items may be
+                left out; see `with_side_columns`.
 
         Raises:
-            DataError: If neither has a column that the model needs.
+            DataError: See `with_side_columns`.
         """
         return predict(self.model, self.inputs(table))
 
     def is_unknown(self, column: str, table: pd.DataFrame) -> npt.NDArray[np.bool_]:
-        """Tells of each row whether its value is missing or not in the vocabulary."""
+        """Returns whether the value of each row is missing or not in the vocabulary.
+
+        Args:
+            column: Name of a categorical column. All rows are known if the table or the
+                model does not have it.
+            table: The rows.
+        """
         if column not in table or column not in self.encoder.columns:
             return np.zeros(len(table), bool)
-        unseen: npt.NDArray[np.bool_] = np.isin(
+        unknown: npt.NDArray[np.bool_] = np.isin(
             self.encoder.encode(column, table[column]), (MISSING, UNKNOWN)
         )
-        return unseen
+        return unknown
+
+    def count_unknown(self, table: pd.DataFrame) -> dict[str, int]:
+        """Returns the numbers of rows with an unknown user and an unknown item."""
+        return {
+            column: int(self.is_unknown(column, table).sum())
+            for column in ("user", "item")
+        }
 
     def _text_columns(self) -> set[str]:
         columns: dict[str, str] = self.metrics["config"]["columns"]

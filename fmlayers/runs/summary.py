@@ -1,38 +1,47 @@
 from collections.abc import Mapping
 from typing import Any
 
+from fmlayers._text_tables import aligned
 from fmlayers.runs.config import TrainingConfig
 
 
 def summary(metrics: Mapping[str, Any], plotted: bool = True) -> str:
-    """Returns what a person wants to know of a run, as text."""
+    """Returns the content of `summary.txt`.
+
+    Args:
+        metrics: The content of `metrics.json`.
+        plotted: Whether `history.png` was drawn. Defaults to `True`.
+    """
     config, rows = TrainingConfig.from_dict(metrics["config"]), metrics["rows"]
     lines = [
         f"{config.model} on {config.data}, split {config.split}, seed {config.seed}",
         *metrics["described"],
-        f"rows: {rows['train']:,} train (of these {rows['validation']:,} to choose "
-        f"the epochs on), {rows['test']:,} test",
-        f"epochs: {metrics['epochs']} of {metrics['batch_size']:,} rows a batch, "
-        f"{metrics['seconds']} seconds in all",
+        f"rows: {rows['train']:,} train ({rows['validation']:,} of them held out for "
+        f"early stopping), {rows['test']:,} test",
+        f"epochs: {metrics['epochs']}, batch size {metrics['batch_size']:,}, "
+        f"{metrics['seconds']} seconds in total",
+        "",
     ]
     if config.has_ratings:
-        lines += [
-            "",
-            f"{'on the test rows':24}{'RMSE':>8}{'MAE':>8}",
-            f"{config.model:24}{metrics['rmse']:8.4f}{metrics['mae']:8.4f}",
-            f"{'mean predictor':24}{metrics['mean_predictor_rmse']:8.4f}"
-            f"{metrics['mean_predictor_mae']:8.4f}",
-        ]
+        lines += _rating_table(config.model, metrics).splitlines()
     else:
         lines += [
-            "",
-            "scores rank and are no ratings: `fmlayers evaluate` judges the lists",
+            "The scores rank items and are not ratings. `fmlayers evaluate` evaluates "
+            "the recommendations."
         ]
-    if "floor_rmse" in metrics:
-        lines.append(f"{'best reachable':24}{metrics['floor_rmse']:8.4f}")
     if not rows["validation"]:
-        lines.append("no validation rows: trained for all of the epochs allowed")
+        lines.append("no validation rows: trained for all epochs")
     lines += [f"repaired: {repair}" for repair in metrics["repairs"]]
     if not plotted:
         lines.append("history.png is missing: it needs `pip install fmlayers[plot]`.")
     return "\n".join(lines) + "\n"
+
+
+def _rating_table(model: str, metrics: Mapping[str, Any]) -> str:
+    rows: list[tuple[str, ...]] = [("test rows", "RMSE", "MAE")]
+    for name, prefix in ((model, ""), ("mean predictor", "mean_predictor_")):
+        values = [metrics[prefix + metric] for metric in ("rmse", "mae")]
+        rows.append((name, *(f"{value:.4f}" for value in values)))
+    if "floor_rmse" in metrics:
+        rows.append(("lowest possible", f"{metrics['floor_rmse']:.4f}", ""))
+    return aligned(rows)

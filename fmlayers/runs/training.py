@@ -1,5 +1,3 @@
-"""The main job: from a source of ratings to a trained, evaluated, saved model."""
-
 import importlib.metadata
 import platform
 import shutil
@@ -49,22 +47,27 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
 ) -> Run:
-    """Trains as `config` says and writes the run to `out`.
+    """Trains and evaluates a model, and writes the run to a folder.
 
-    Reads and splits the data; cuts validation rows from the training rows and trains
-    with early stopping on them; trains again on all training rows for the epochs
-    found; evaluates on the test rows, which nothing before has seen.
+    1. Reads the data and splits it into training and test rows.
+    2. Holds out validation rows from the training rows and trains with early stopping.
+    3. Trains a new model on all training rows, for the best number of epochs.
+    4. Evaluates this model on the test rows, which no earlier step reads.
 
     Args:
-        config: What to do.
-        out: Folder of the run; appears when all is done.
-        resume: Whether to go on with an interrupted run. Defaults to `False`.
-        overwrite: Whether a finished or interrupted run at `out` may be replaced. It
-            stays until the new one is done. Defaults to `False`.
+        config: The configuration.
+        out: Folder of the run. It appears when the run is finished.
+        resume: Whether to resume an interrupted run. Defaults to `False`.
+        overwrite: Whether to replace a finished or interrupted run at `out`. A finished
+            run stays until the new one is finished. Defaults to `False`.
+
+    Returns:
+        The `Run`.
 
     Raises:
-        DataError: If the data cannot be used.
-        RunError: If `out` is taken, or not as `resume` needs it.
+        DataError: If the data are invalid.
+        RunError: If `out` is taken, or there is no interrupted run to resume with this
+            configuration.
     """
     out = Path(out).resolve()
     dataset = sources.load(config.data, **config.columns_of_a_table())
@@ -97,7 +100,7 @@ def _train_in(
         model = trainer.run(split.train)
     except BaseException:
         if not trainer.progress.history:
-            shutil.rmtree(folder)  # nothing in it to go on from
+            shutil.rmtree(folder)  # it contains no epoch to resume from
         raise
     metrics = {
         **(
@@ -121,13 +124,16 @@ def _train_in(
 
 
 class Trainer:
-    """The two phases of a run: search for the number of epochs, then refit.
+    """Trains the model of a run in two phases.
+
+    The phase "search" finds the number of epochs by early stopping, and the phase
+    "refit" trains on all training rows.
 
     Args:
-        config: What to do.
-        columns: Kinds of the columns to encode.
-        dataset: The ratings with their side tables.
-        folder: Where the progress is kept, and taken up from.
+        config: The configuration.
+        columns: Dict from the names of the columns to encode to their kinds.
+        dataset: The data.
+        folder: The folder where the progress is saved and resumed from.
     """
 
     def __init__(
@@ -149,7 +155,7 @@ class Trainer:
         self.best: float | None = None
 
     def run(self, train: Rows) -> keras.Model:
-        """Returns the model, trained on the rows `train` of the table."""
+        """Returns the model, trained on the rows `train` of the ratings."""
         config = self.config
         fitting, validation = split_validation(config, train)
         self.rows = {"train": len(train), "validation": len(validation)}
@@ -201,12 +207,12 @@ class Trainer:
 
 
 def metric_of(config: TrainingConfig) -> str:
-    """Returns the name of the metric to stop on, which is the loss without L2."""
+    """Returns the name of the metric for early stopping, the loss without L2."""
     return "rmse" if config.has_ratings else config.loss
 
 
 def columns_of(config: TrainingConfig, dataset: Dataset) -> dict[str, Kind]:
-    """Returns the kinds of the columns that the model of a configuration reads."""
+    """Returns the kinds of the columns that the model reads, by name."""
     features = config.features
     if features is None and find(config.model).columns == "user and item":
         features = ("user", "item")
@@ -237,7 +243,7 @@ def _write(
 
 
 def _plotted(history: pd.DataFrame, path: Path) -> bool:
-    """Draws the history; returns False where matplotlib is not installed."""
+    """Draws the history. Returns `False` if matplotlib is not installed."""
     try:
         plots.learning_curves(history, path)
     except ImportError:

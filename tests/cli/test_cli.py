@@ -261,13 +261,16 @@ def test_a_missing_package_is_named(trained, tmp_path, capsys, monkeypatch):
     assert "install it with `pip install fmlayers[parquet]`" in capsys.readouterr().err
 
 
-def test_an_interruption_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+def test_an_interruption_says_how_to_resume(tmp_path, capsys, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("fmlayers.runs.train", interrupted)
     assert cli.main(["train", "--out", str(tmp_path / "run")]) == 130
-    assert "interrupted; go on with --resume" in capsys.readouterr().err
+    assert (
+        "interrupted; resume from the last complete epoch with --resume"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(
@@ -334,4 +337,4 @@ def test_tabs_can_be_named_and_unknown_rows_are_counted(trained, tmp_path, capsy
     assert cli.main(command) == 0
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) == 3
-    assert "2 of 2 rows have no user that" in printed.err
+    assert "2 of 2 rows have an unknown user" in printed.err

@@ -62,8 +62,8 @@ def test_data_that_have_moved_are_given(trained, tmp_path, capsys):
 
 def test_errors(trained, tmp_path, capsys):
     for options, message in (
-        (["--user", "1"], "`--user` and `--item` must be given together."),
-        (["--item", "1"], "`--user` and `--item` must be given together."),
+        (["--user", "1"], "`--user` and `--item` must be used together."),
+        (["--item", "1"], "`--user` and `--item` must be used together."),
         (["--user", "1", "--item", "none"], "There is no item 'none'"),
         (["--plot", str(tmp_path / "no" / "x.png")], "there is no folder"),
         (["--plot", str(tmp_path / "x.doc")], "Format 'doc' is not supported"),

@@ -11,7 +11,7 @@ from fmlayers.data import write_csv
 from fmlayers.runs import Run
 from fmlayers.runs.recommender import Recommender
 
-DAY = "'day' is of a rating, not of a user or an item: it counts as missing"
+DAY = "the column 'day' describes a rating and is missing"
 
 
 def recommend(run, *options):
@@ -47,12 +47,14 @@ def test_a_user(film_run, recommender, capsys):
     captured = capsys.readouterr()
     history = recommender.history("3")
     liked, listed = tables_of(captured.out).items()
-    assert liked[0] == f"User 3 liked best, of {len(history)} in the training rows"
+    assert liked[0] == (
+        f"Highest ratings of user 3, who has {len(history)} in the training rows"
+    )
     assert liked[1]["title"].tolist() == history["title"].head(5).tolist()
     assert liked[1]["rating"].astype(float).tolist() == history["rating"][:5].tolist()
-    assert listed[0] == "For user 3"
+    assert listed[0] == "Recommendations for user 3"
     assert listed[1]["rank"].tolist() == ["1", "2", "3", "4"]
-    check(listed[1], recommender, *recommender.lists(["3"], 4))
+    check(listed[1], recommender, *recommender.top_n(["3"], 4))
     assert DAY in captured.err
     assert captured.err.count("\n") == 1
 
@@ -72,25 +74,25 @@ def test_filters(film_run, recommender, films, capsys):
     for genre in genres[:2]:
         command += ["--genre", genre.upper()]
     assert recommend(film_run, *command) == 0
-    table = tables_of(capsys.readouterr().out)["For user 3"]
+    table = tables_of(capsys.readouterr().out)["Recommendations for user 3"]
     expected = [
         str(row.item)
         for row in films.items.itertuples()
         if set(genres[:2]) <= set(row.genres) and 1980 <= row.year <= 1999
     ]
     assert sorted(table["item"]) == sorted(expected)
-    allowed = recommender.catalogue.allowed(genres[:2], (1980, 1999))
-    lists = recommender.lists(["3"], 25, include_seen=True, allowed=allowed)
+    allowed = recommender.catalog.allowed(genres[:2], (1980, 1999))
+    lists = recommender.top_n(["3"], 25, include_seen=True, allowed=allowed)
     check(table, recommender, *lists)
 
 
 def test_the_moment_may_be_given(film_run, recommender, capsys):
-    day = recommender.encoder.vocabulary("day")[0]
+    day = recommender.queries.encoder.vocabulary("day")[0]
     assert recommend(film_run, "--user", 3, "--features", f"day={day}") == 0
     captured = capsys.readouterr()
     assert captured.err == ""
-    lists = recommender.lists(["3"], known={"day": day})
-    check(tables_of(captured.out)["For user 3"], recommender, *lists)
+    lists = recommender.top_n(["3"], known={"day": day})
+    check(tables_of(captured.out)["Recommendations for user 3"], recommender, *lists)
 
 
 def test_a_new_user(film_run, recommender, films, capsys):
@@ -99,13 +101,15 @@ def test_a_new_user(film_run, recommender, films, capsys):
     command += ["--features", "age=25", "sex=F", "--top", 5]
     assert recommend(film_run, *command) == 0
     found = tables_of(capsys.readouterr().out)
-    assert found["A new user likes"]["title"].tolist() == [titles[3], titles[7]]
-    liked = [recommender.catalogue.find(str(films.items["item"][i])) for i in (3, 7)]
+    assert found["Liked items"]["title"].tolist() == [titles[3], titles[7]]
+    liked = [recommender.catalog.find(str(films.items["item"][i])) for i in (3, 7)]
     lists = recommender.new_user(liked, 5, known={"age": 25, "sex": "F"})
-    check(found["For a new user of age 25, sex F"], recommender, *lists)
+    check(
+        found["Recommendations for a new user with age 25, sex F"], recommender, *lists
+    )
     assert recommend(film_run, "--features", "age=25") == 0
     (heading,) = (found := tables_of(capsys.readouterr().out))
-    assert heading == "For a new user of age 25"
+    assert heading == "Recommendations for a new user with age 25"
     lists = recommender.new_user(known={"age": 25})
     check(found[heading], recommender, *lists)
 
@@ -120,31 +124,33 @@ def test_a_user_of_the_test_rows_alone(film_run, recommender, capsys, tmp_path):
     assert recommend(run, "--user", 31) == 0
     captured = capsys.readouterr()
     assert "user 31 has no training rows" in captured.err
-    assert list(tables_of(captured.out)) == ["For user 31"]
+    assert list(tables_of(captured.out)) == ["Recommendations for user 31"]
 
 
 def test_all_users(film_run, recommender, films, capsys, tmp_path):
     path = tmp_path / "submission.csv"
     assert recommend(film_run, "--users", "all", "--csv", path, "--top", 3) == 0
     captured = capsys.readouterr()
-    assert captured.out == f"30 lists written to {path}\n"
+    assert captured.out == f"wrote the recommendations for 30 users to {path}\n"
     table = pd.read_csv(path, dtype=str)
     assert table.columns.tolist() == ["user_id", "item_ids"]
     assert table["user_id"].tolist() == list(recommender.users)
-    _, positions = recommender.lists(list(recommender.users), 3)
-    keys = recommender.catalogue.keys
+    _, positions = recommender.top_n(list(recommender.users), 3)
+    keys = recommender.catalog.keys
     assert table["item_ids"].tolist() == [" ".join(keys[row]) for row in positions]
 
 
 def test_users_of_a_file(film_run, recommender, capsys, tmp_path):
     rows, path = tmp_path / "rows.csv", tmp_path / "out.csv"
     rows.write_text("user,item\n7,1\n3,1\n7,2\n")
-    allowed = recommender.catalogue.allowed((), (1990, 1999))
+    allowed = recommender.catalog.allowed((), (1990, 1999))
     command = ["--users", rows, "--csv", path, "--year", "1990-1999"]
     assert recommend(film_run, *command, "--include-seen") == 0
-    assert capsys.readouterr().out == f"2 lists written to {path}\n"
-    lists = recommender.lists(["7", "3"], include_seen=True, allowed=allowed)
-    keys = recommender.catalogue.keys
+    assert (
+        capsys.readouterr().out == f"wrote the recommendations for 2 users to {path}\n"
+    )
+    lists = recommender.top_n(["7", "3"], include_seen=True, allowed=allowed)
+    keys = recommender.catalog.keys
     expected = [" ".join(keys[row[row >= 0]]) for row in lists[1]]
     assert pd.read_csv(path, dtype=str)["item_ids"].tolist() == expected
 
@@ -154,15 +160,15 @@ def test_users_of_a_file(film_run, recommender, capsys, tmp_path):
     [
         (
             [],
-            "Give `--user` or `--users` or, for a new user, `--liked` or `--features`",
+            "Use `--user` or `--users` or, for a new user, `--liked` or `--features`",
         ),
-        (["--users", "all"], "`--users` and `--csv` must be given together."),
-        (["--user", "3", "--csv", "x.csv"], "`--users` and `--csv` must be given"),
+        (["--users", "all"], "`--users` and `--csv` must be used together."),
+        (["--user", "3", "--csv", "x.csv"], "`--users` and `--csv` must be used"),
         (["--user", "nobody"], "There is no user 'nobody' among the 30"),
         (["--liked", "no such film"], "There is no item 'no such film'"),
-        (["--liked", "the"], "'the' may be"),
+        (["--liked", "the"], "'the' matches"),
         (["--user", "3", "--genre", "Rock"], "There is no genre 'Rock'"),
-        (["--user", "3", "--year", "1800"], "No item is left"),
+        (["--user", "3", "--year", "1800"], "No item has all"),
         (["--features", "shoe=42"], "The model has no column 'shoe' of users."),
         (["--features", "sex=X"], "The training rows have no sex 'X'."),
         (["--user", "3", "--top", "0"], "`k` must be a positive integer."),

@@ -14,12 +14,12 @@ def test_similar(by_id, film_run, films, capsys):
     captured = capsys.readouterr()
     assert captured.err == ""
     heading, names, *rows = captured.out.splitlines()
-    assert heading == f"Most like {title}"
+    assert heading == f"Most similar to {title}"
     assert names.split() == ["rank", "item", "title", "genres", "year", "cosine"]
     recommender = Recommender(Run(film_run))
-    position = recommender.catalogue.find(item)
+    position = recommender.catalog.find(item)
     cosines, positions = recommender.similar(position, 3)
-    keys = recommender.catalogue.keys[positions[0]]
+    keys = recommender.catalog.keys[positions[0]]
     assert [row.split()[1] for row in rows] == keys.tolist()
     assert [row.split()[-1] for row in rows] == [f"{x:.2f}" for x in cosines[0]]
     assert item not in keys
@@ -28,7 +28,7 @@ def test_similar(by_id, film_run, films, capsys):
 def test_similar_says_which_item(film_run, capsys):
     for named, message in (
         ("nothing of this name", "There is no item 'nothing of this name'"),
-        ("the", "'the' may be"),
+        ("the", "'the' matches"),
     ):
         assert cli.main(["similar", str(film_run), "--item", named]) == 1
         assert message in capsys.readouterr().err
@@ -54,9 +54,9 @@ def test_models_of_more_than_pairs(model, tmp_path, capsys):
     captured = capsys.readouterr()
     if model == "neumf":
         assert code == 1
-        assert "the run's model has none" in captured.err
+        assert "must have item embeddings" in captured.err
     else:
         assert code == 0
-        assert "factorization machine alone" in captured.err
-        assert captured.out.splitlines()[0] == "Most like 1"
+        assert "factorization machine " in captured.err
+        assert captured.out.splitlines()[0] == "Most similar to 1"
         assert len(captured.out.splitlines()) == 2 + 8

@@ -165,7 +165,7 @@ def test_an_interruption_says_how_to_go_on(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr("fmlayers.tuning.tune", interrupted)
     assert cli.main(["tune", "--out", str(tmp_path / "s")]) == 130
-    assert "interrupted; the same command goes on" in capsys.readouterr().err
+    assert "interrupted; run the same command to resume" in capsys.readouterr().err
 
 
 def test_the_table_has_a_row_a_trial(searched):

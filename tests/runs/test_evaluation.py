@@ -10,7 +10,7 @@ from fmlayers.runs.evaluation import evaluate
 
 @pytest.fixture(scope="module", params=["mse", "bpr"])
 def run(request, tmp_path_factory):
-    """Train on clicks or on ratings of generated data."""
+    """Train on implicit feedback or on ratings of generated data."""
     config = TrainingConfig(
         data="synthetic",
         features=("user", "item"),
@@ -23,18 +23,18 @@ def run(request, tmp_path_factory):
     return train(config, tmp_path_factory.mktemp("runs") / "run")
 
 
-def test_lists_are_judged_as_loops_judge_them(run):
+def test_top_n_metrics_equal_those_of_loops(run):
     """Scores every pair, and sorts each user's."""
     k = 7
     found = evaluate(run, k=k)
     dataset = run.dataset()
     split = run.split(dataset)
     train_rows, test_rows = (dataset.ratings.iloc[rows] for rows in split)
-    catalogue = train_rows["item"].unique()
+    catalog = train_rows["item"].unique()
     pairs = (
         test_rows[["user"]]
         .drop_duplicates()
-        .merge(pd.DataFrame({"item": catalogue}), how="cross")
+        .merge(pd.DataFrame({"item": catalog}), how="cross")
     )
     pairs["score"] = np.asarray(run.model.score(run.encoder.transform(pairs)))[:, 0]
     scores = {user: own.to_numpy() for user, own in pairs.groupby("user")["score"]}
@@ -44,23 +44,23 @@ def test_lists_are_judged_as_loops_judge_them(run):
         bar = np.quantile(rows["rating"], 0.85)
         relevant = set(rows["item"][rows["rating"] >= bar])
         seen = set(train_rows["item"][train_rows["user"] == user])
-        fresh = np.array([item for item in catalogue if item not in seen])
-        keep = ~np.isin(catalogue, list(seen))
+        fresh = np.array([item for item in catalog if item not in seen])
+        keep = ~np.isin(catalog, list(seen))
         best = fresh[np.argsort(-scores[user][keep], kind="stable")][:k]
         hits.append(len(relevant & set(best)) / k)
         recalls.append(len(relevant & set(best)) / len(relevant))
         top = max(len(relevant & set(fresh[np.argsort(-counts[fresh])][:k])), 0)
         popular_hits.append(top / k)
-    assert found.lists["users"] == len(hits)
-    np.testing.assert_allclose(found.lists["precision"], np.mean(hits), atol=1e-3)
-    np.testing.assert_allclose(found.lists["recall"], np.mean(recalls), atol=1e-3)
+    assert found.top_n["users"] == len(hits)
+    np.testing.assert_allclose(found.top_n["precision"], np.mean(hits), atol=1e-3)
+    np.testing.assert_allclose(found.top_n["recall"], np.mean(recalls), atol=1e-3)
     # Items of one count are in any order: as many hits but for these.
     np.testing.assert_allclose(
         found.popular["precision"], np.mean(popular_hits), rtol=0.1
     )
 
 
-def test_ratings_are_judged_where_there_are_any(run):
+def test_rating_metrics_of_a_run_on_ratings(run):
     found = evaluate(run)
     if run.metrics["config"]["loss"] == "mse":
         for name in ("rmse", "mae", "mean_predictor_rmse"):
@@ -73,11 +73,11 @@ def test_ratings_are_judged_where_there_are_any(run):
 
 
 def test_threshold_takes_the_place_of_the_quantile(run):
-    lists = evaluate(run, threshold=4.5).lists
+    top_n = evaluate(run, threshold=4.5).top_n
     dataset = run.dataset()
     test = dataset.ratings.iloc[run.split(dataset).test]
-    assert lists["users"] == test["user"][test["rating"] >= 4.5].nunique()
-    with pytest.raises(DataError, match="No test row has a rating of 6"):
+    assert top_n["users"] == test["user"][test["rating"] >= 4.5].nunique()
+    with pytest.raises(DataError, match="one test row must have a rating of 6"):
         evaluate(run, threshold=6.0)
 
 
@@ -86,7 +86,7 @@ def test_command(run, capsys):
     printed = capsys.readouterr().out
     figures = evaluate(run, k=5)
     assert printed == figures.text()
-    assert "lists of 5" in printed
+    assert "top 5 " in printed
     for name in ("precision", "recall", "map", "ndcg", "hit_rate", "coverage"):
-        assert f"{figures.lists[name]:.4f}" in printed
+        assert f"{figures.top_n[name]:.4f}" in printed
     assert ("RMSE" in printed) == (run.metrics["config"]["loss"] == "mse")

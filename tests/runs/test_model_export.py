@@ -89,9 +89,9 @@ def answers(served, requests):
 def test_lists_are_those_of_the_run(film_run, served, card):
     recommender = Recommender(film_run)
     users = ["3", "7", "nobody"]
-    scores, positions = recommender.lists(users, 4, known={"age": 30})
-    expected = recommender.catalogue.keys.to_numpy()[positions].tolist()
-    rows = recommender._users.reindex(users)
+    scores, positions = recommender.top_n(users, 4, known={"age": 30})
+    expected = recommender.catalog.keys.to_numpy()[positions].tolist()
+    rows = recommender.queries.table.reindex(users)
     request = {
         "signature_name": "recommend",
         "inputs": {
@@ -184,10 +184,10 @@ def test_item_vectors(suffix, film_run, tmp_path):
     else:
         table = pd.read_parquet(path)
         keys, vectors = table["key"].tolist(), np.stack(table["vector"])
-    assert keys == list(recommender.catalogue.keys)
+    assert keys == list(recommender.catalog.keys)
     assert vectors.shape == (len(keys), 4)
-    scores, positions = recommender.lists(["3"], len(keys))
-    queries = recommender.queries(["3"])
+    scores, positions = recommender.top_n(["3"], len(keys))
+    queries = recommender.queries.encode(["3"])
     from fmlayers.export import query_vectors
 
     query, constant = (np.asarray(x) for x in query_vectors(recommender.top_n, queries))

@@ -6,12 +6,9 @@ from keras import ops
 from fmlayers.data import DataError, sources, synthetic, write_csv
 from fmlayers.data.encoder import UNKNOWN
 from fmlayers.runs import TrainingConfig, train
-from fmlayers.runs.recommender import (
-    Recommender,
-    positions_of,
-    recommend_all,
-    write_lists,
-)
+from fmlayers.runs.positions import positions_of
+from fmlayers.runs.recommendation_file import write_recommendations
+from fmlayers.runs.recommender import Recommender
 
 
 @pytest.fixture(scope="module")
@@ -78,57 +75,57 @@ def check(found, keys, expected):
     np.testing.assert_allclose(scores[taken], expected[0], rtol=1e-4, atol=1e-5)
 
 
-def test_lists_are_the_best_of_all_pairs(recommender, film_run, films):
+def test_top_n_has_the_best_of_all_pairs(recommender, film_run, films):
     users = ["3", "17", "nobody", "30"]
-    found = recommender.lists(users, 8)
+    found = recommender.top_n(users, 8)
     for row, user in enumerate(users):
         seen = set() if user == "nobody" else seen_by(film_run, films, user)
         assert seen or user == "nobody"
         expected = best(film_run, films, user, 8, seen)
-        check([x[row] for x in found], recommender.catalogue.keys, expected)
+        check([x[row] for x in found], recommender.catalog.keys, expected)
 
 
 def test_seen_items_may_be_included(recommender, film_run, films):
-    found = recommender.lists(["3"], 25, include_seen=True)
+    found = recommender.top_n(["3"], 25, include_seen=True)
     expected = best(film_run, films, "3", 25)
-    check([x[0] for x in found], recommender.catalogue.keys, expected)
+    check([x[0] for x in found], recommender.catalog.keys, expected)
     assert set(expected[1]) & seen_by(film_run, films, "3")
-    unaware = Recommender(film_run).lists(["3"], 25)
+    unaware = Recommender(film_run).top_n(["3"], 25)
     np.testing.assert_array_equal(unaware[1], found[1])
 
 
 def test_filters(recommender, film_run, films):
     genre = next(cell[0] for cell in films.items["genres"] if cell)
-    allowed = recommender.catalogue.allowed([genre])
+    allowed = recommender.catalog.allowed([genre])
     others = {
         str(row.item) for row in films.items.itertuples() if genre not in row.genres
     }
-    found = recommender.lists(["3"], 25, allowed=allowed)
+    found = recommender.top_n(["3"], 25, allowed=allowed)
     expected = best(film_run, films, "3", 25, others | seen_by(film_run, films, "3"))
     assert 0 < len(expected[1]) < 20
-    check([x[0] for x in found], recommender.catalogue.keys, expected)
+    check([x[0] for x in found], recommender.catalog.keys, expected)
 
 
-def test_columns_of_the_rating_are_missing_unless_given(recommender, film_run, films):
-    assert recommender.missing == ["day"]
+def test_context_columns_are_missing_unless_known(recommender, film_run, films):
+    assert recommender.queries.context_columns == ["day"]
     day = film_run.encoder.vocabulary("day")[0]
     known = {"day": day, "age": 70}
-    found = recommender.lists(["3"], 25, include_seen=True, known=known)
+    found = recommender.top_n(["3"], 25, include_seen=True, known=known)
     expected = best(film_run, films, "3", 25, day=day, age=70)
-    check([x[0] for x in found], recommender.catalogue.keys, expected)
-    bare = recommender.lists(["3"], 25, include_seen=True)
+    check([x[0] for x in found], recommender.catalog.keys, expected)
+    bare = recommender.top_n(["3"], 25, include_seen=True)
     assert np.abs(found[0] - bare[0]).max() > 1e-4
 
 
 def test_batches_of_users(recommender, monkeypatch):
     users = [str(user) for user in range(1, 31)]
-    together = recommender.lists(users, 4)
+    together = recommender.top_n(users, 4)
     monkeypatch.setattr("fmlayers.runs.recommender.BATCH_SIZE", 7)
-    apart = recommender.lists(users, 4)
+    apart = recommender.top_n(users, 4)
     assert [len(x) for x, _ in recommender.batches(users)] == [7, 7, 7, 7, 2]
     np.testing.assert_array_equal(apart[1], together[1])
     np.testing.assert_allclose(apart[0], together[0], rtol=1e-5, atol=1e-6)
-    scores, positions = recommender.lists([], 4)
+    scores, positions = recommender.top_n([], 4)
     assert scores.shape == positions.shape == (0, 4)
 
 
@@ -136,7 +133,7 @@ def test_a_new_user_of_features(recommender, film_run, films):
     known = {"age": "33", "sex": "F"}
     found = recommender.new_user((), 25, known=known)
     expected = best(film_run, films, "nobody", 25, age=33, sex="F")
-    check([x[0] for x in found], recommender.catalogue.keys, expected)
+    check([x[0] for x in found], recommender.catalog.keys, expected)
     older = recommender.new_user((), 25, known={"age": "71", "sex": "F"})
     assert np.abs(older[0] - found[0]).max() > 1e-4
 
@@ -161,9 +158,9 @@ def test_a_new_user_is_near_a_known_one_of_the_same_ratings(films, make_run):
     train = films.ratings.iloc[run.split(films).train]
     user = train["user"].value_counts().index[0]
     own = train[train["user"] == user]
-    positions = positions_of(own["item"], recommender.catalogue.keys)
+    positions = positions_of(own["item"], recommender.catalog.keys)
     found = recommender.new_user(positions, 25, ratings=own["rating"])
-    known = recommender.lists([str(user)], 25)
+    known = recommender.top_n([str(user)], 25)
     ranks = (
         np.argsort(found[1][0][: 25 - len(own)]),
         np.argsort(known[1][0][: 25 - len(own)]),
@@ -180,27 +177,27 @@ def test_what_is_known_is_checked(recommender):
         ({"age": "old"}, "Column 'age', row 0: must be a finite number"),
     ):
         with pytest.raises(ValueError, match=message):
-            recommender.queries(["3"], known)
+            recommender.queries.encode(["3"], known)
 
 
 def test_unknown_users(recommender, film_run):
-    recommender.check_user("3")
+    recommender.queries.check_user("3")
     with pytest.raises(
-        ValueError, match="no user '31' among the 30 of the run's data, such as "
+        ValueError, match="no user '31' among the 30 users of the run's data, such as "
     ):
-        recommender.check_user("31")
+        recommender.queries.check_user("31")
     unaware = Recommender(film_run)
-    unaware.check_user("3")
+    unaware.queries.check_user("3")
     with pytest.raises(ValueError, match="no user '31' among the 30"):
-        unaware.check_user("31")
-    assert recommender.users_of(pd.DataFrame({"user": [3, 4.0, "3", None]})) == [
-        *("3", "4")
-    ]
+        unaware.queries.check_user("31")
+    assert recommender.queries.users_in(
+        pd.DataFrame({"user": [3, 4.0, "3", None]})
+    ) == [*("3", "4")]
     with pytest.raises(ValueError, match="no user '31'"):
-        recommender.users_of(pd.DataFrame({"user": [3, 31]}))
+        recommender.queries.users_in(pd.DataFrame({"user": [3, 31]}))
     with pytest.raises(DataError, match="lack the column 'user'"):
-        recommender.users_of(pd.DataFrame({"who": [3]}))
-    assert recommender.queries(["31"])["user"] == [UNKNOWN]
+        recommender.queries.users_in(pd.DataFrame({"who": [3]}))
+    assert recommender.queries.encode(["31"])["user"] == [UNKNOWN]
 
 
 def test_history(recommender, film_run, films):
@@ -215,12 +212,12 @@ def test_history(recommender, film_run, films):
     titles = films.items.set_index("item")["title"]
     assert history["title"].tolist() == titles[keys].tolist()
     assert not len(recommender.history("nobody"))
-    with pytest.raises(ValueError, match="needs `dataset`"):
+    with pytest.raises(ValueError, match="`dataset` must not be"):
         Recommender(film_run).history("3")
 
 
 def test_table(recommender, films):
-    scores, positions = recommender.lists(["3"], 25)
+    scores, positions = recommender.top_n(["3"], 25)
     table = recommender.table(scores[0], positions[0])
     assert table["rank"].tolist() == list(range(1, len(table) + 1))
     np.testing.assert_allclose(table["rating"], np.clip(table["score"], 1, 5))
@@ -233,7 +230,7 @@ def test_similar(recommender, film_run):
     cosines, positions = recommender.similar(4, 6)
     model = film_run.model
     inputs = film_run.inputs(
-        pd.DataFrame({"user": None, "day": None, "item": recommender.catalogue.keys})
+        pd.DataFrame({"user": None, "day": None, "item": recommender.catalog.keys})
     )
     _, s = model.decompose(inputs, ["item", "genres", "year"])
     s = ops.convert_to_numpy(s)
@@ -244,22 +241,22 @@ def test_similar(recommender, film_run):
     np.testing.assert_allclose(cosines[0], expected[order], rtol=1e-4)
 
 
-def test_recommend_all(film_run, films):
-    users, items, positions = recommend_all(film_run, films, k=5)
+def test_all_users_of_the_data(recommender, film_run, films):
+    users, items = recommender.users, recommender.catalog.keys
+    _, positions = recommender.top_n(list(users), 5)
     assert users.tolist() == [str(u) for u in films.ratings["user"].unique()]
     assert items.tolist() == film_run.encoder.vocabulary("item")
     for row in (0, 11, 29):
         seen = seen_by(film_run, films, users[row])
         expected = best(film_run, films, users[row], 5, seen)[1]
         assert items[positions[row]].tolist() == expected
-    # Other rows that count as seen, other users.
     rows = np.flatnonzero(films.ratings["user"] == 7)[:2]
-    users, _, found = recommend_all(film_run, films, rows, 25, users=["7", "8"])
+    recommender = Recommender(film_run, films, train_rows=rows)
+    _, found = recommender.top_n(["7", "8"], 25)
     seven = set(films.ratings["item"].iloc[rows].astype(str))
     assert set(items[found[0, :23]]) == set(items) - seven
     assert (found[0, 23:] == -1).all()
     assert (found[1] >= 0).all()
-    assert users.tolist() == ["7", "8"]
 
 
 def test_positions_of():
@@ -275,13 +272,13 @@ def test_ids_of_a_csv_stay_as_they_are(films, make_run):
     dataset = run.dataset()
     recommender = Recommender(run, dataset)
     vocabulary = run.encoder.vocabulary("item")
-    assert recommender.catalogue.keys.tolist() == vocabulary
+    assert recommender.catalog.keys.tolist() == vocabulary
     assert 0 < len(vocabulary) < 25  # rare items are no vectors of their own
     rare = next(u for u in recommender.users if u not in run.encoder.vocabulary("user"))
-    found = recommender.lists([rare, "3"], 25)
+    found = recommender.top_n([rare, "3"], 25)
     for row, user in enumerate((rare, "3")):
         expected = best(run, films, user, 25, seen_by(run, films, user))
-        check([x[row] for x in found], recommender.catalogue.keys, expected)
+        check([x[row] for x in found], recommender.catalog.keys, expected)
     assert "title" not in recommender.table(found[0][0], found[1][0])
 
 
@@ -290,19 +287,19 @@ def test_models_of_more_than_pairs(model, films, make_run):
     run = make_run(model=model, features=["user", "item"])
     recommender = Recommender(run, films)
     assert not recommender.is_exact
-    found = recommender.lists(["3"], 8)
+    found = recommender.top_n(["3"], 8)
     expected = best(run, films, "3", 8, seen_by(run, films, "3"))
-    check([x[0] for x in found], recommender.catalogue.keys, expected)
-    with pytest.raises(ValueError, match="whose sides make up their score"):
+    check([x[0] for x in found], recommender.catalog.keys, expected)
+    with pytest.raises(ValueError, match="product of query and item embeddings"):
         recommender.new_user([1, 2])
     assert recommender.new_user((), 4)[1].shape == (1, 4)
     if model == "neumf":
-        with pytest.raises(ValueError, match="the run's model has none"):
+        with pytest.raises(ValueError, match="must have item embeddings"):
             recommender.similar(1)
         return
     assert recommender.similar(1, 3)[1].shape == (1, 3)
     for candidates in (8, 25):
-        few = Recommender(run, films, candidates=candidates).lists(["3"], 8)
+        few = Recommender(run, films, candidates=candidates).top_n(["3"], 8)
         by_pairs = few[1][0][np.argsort(-few[0][0], kind="stable")]
         np.testing.assert_array_equal(few[1][0], by_pairs)
     np.testing.assert_array_equal(few[1], found[1])
@@ -313,11 +310,11 @@ def test_histories_and_ensembles(films, make_run):
     run = make_run(features=["user", "item"], histories=True, members=2, max_epochs=1)
     recommender = Recommender(run, films)
     assert recommender.is_exact
-    assert recommender.top_n.query_features == ["user", "user_history"]
-    found = recommender.lists(["3", "17"], 25)
+    assert recommender.index.query_features == ["user", "user_history"]
+    found = recommender.top_n(["3", "17"], 25)
     for row, user in enumerate(("3", "17")):
         expected = best(run, films, user, 25, seen_by(run, films, user))
-        check([x[row] for x in found], recommender.catalogue.keys, expected)
+        check([x[row] for x in found], recommender.catalog.keys, expected)
     assert recommender.new_user([1, 2], 4)[1].shape == (1, 4)
 
 
@@ -325,52 +322,56 @@ def test_items_without_ids(films, make_run):
     """Items that are known by their genres alone: all of the table's."""
     run = make_run(features=["user", "genres"], max_epochs=1)
     recommender = Recommender(run, films)
-    assert recommender.catalogue.keys.tolist() == [str(i) for i in films.items["item"]]
-    found = recommender.lists(["3"], 25)[1][0]
-    left = set(recommender.catalogue.keys) - seen_by(run, films, "3")
-    assert set(recommender.catalogue.keys[found[found >= 0]]) == left
+    assert recommender.catalog.keys.tolist() == [str(i) for i in films.items["item"]]
+    found = recommender.top_n(["3"], 25)[1][0]
+    left = set(recommender.catalog.keys) - seen_by(run, films, "3")
+    assert set(recommender.catalog.keys[found[found >= 0]]) == left
 
 
-def test_a_side_may_not_be_empty(films, make_run):
+def test_a_model_without_item_columns_error(films, make_run):
     run = make_run(features=["user", "age"], max_epochs=1)
-    with pytest.raises(ValueError, match="must have columns of users and of items"):
+    with pytest.raises(
+        ValueError, match="must have columns of users and columns of items"
+    ):
         Recommender(run, films)
 
 
-def test_clicks_have_no_highest_rating(films, make_run):
+def test_implicit_feedback_has_no_highest_rating(films, make_run):
     run = make_run(features=["user", "item"], loss="bpr", max_epochs=1)
     recommender = Recommender(run, films)
-    table = recommender.table(*(x[0] for x in recommender.lists(["3"], 3)))
+    table = recommender.table(*(x[0] for x in recommender.top_n(["3"], 3)))
     assert "score" in table
     assert "rating" not in table
     with pytest.raises(ValueError, match="trained on ratings"):
         recommender.new_user([1, 2])
 
 
-def test_write_lists(recommender, film_run, tmp_path):
+def test_write_recommendations(recommender, film_run, tmp_path):
     users = ["3", "nobody", "17"]
     counts = []
     path = tmp_path / "lists.csv"
-    write_lists(recommender, users, path, 25, on_batch=counts.append)
+    write_recommendations(recommender, users, path, 25, on_batch=counts.append)
     assert counts == [3]
     table = pd.read_csv(path, dtype=str)
     assert table.columns.tolist() == ["user_id", "item_ids"]
     assert table["user_id"].tolist() == users
-    keys = recommender.catalogue.keys
-    _, positions = recommender.lists(users, 25)
+    keys = recommender.catalog.keys
+    _, positions = recommender.top_n(users, 25)
     expected = [" ".join(keys[row[row >= 0]]) for row in positions]
     assert table["item_ids"].tolist() == expected
     assert len(expected[0].split()) < len(expected[1].split()) == 25
-    write_lists(recommender, users[:1], path, 2, include_seen=True, allowed=None)
-    _, positions = recommender.lists(["3"], 2, include_seen=True)
+    write_recommendations(
+        recommender, users[:1], path, 2, include_seen=True, allowed=None
+    )
+    _, positions = recommender.top_n(["3"], 2, include_seen=True)
     assert path.read_text() == f"user_id,item_ids\n3,{' '.join(keys[positions[0]])}\n"
 
 
-def test_write_lists_writes_all_or_nothing(
+def test_write_recommendations_writes_all_or_nothing(
     recommender, film_run, tmp_path, monkeypatch
 ):
     with pytest.raises(DataError, match="there is no folder"):
-        write_lists(recommender, ["3"], tmp_path / "no" / "lists.csv")
+        write_recommendations(recommender, ["3"], tmp_path / "no" / "lists.csv")
     path = tmp_path / "lists.csv"
     path.write_text("before")
 
@@ -378,10 +379,10 @@ def test_write_lists_writes_all_or_nothing(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_lists(recommender, ["3"], path, on_batch=interrupted)
+        write_recommendations(recommender, ["3"], path, on_batch=interrupted)
     assert [file.name for file in tmp_path.iterdir()] == ["lists.csv"]
     assert path.read_text() == "before"
     other = Recommender(film_run)
-    other.catalogue.keys = other.catalogue.keys[:-1].append(pd.Index(["a b"]))
-    with pytest.raises(DataError, match="'a b' of an item has a space"):
-        write_lists(other, ["3"], path)
+    other.catalog.keys = other.catalog.keys[:-1].append(pd.Index(["a b"]))
+    with pytest.raises(DataError, match="must not contain spaces.*Received: 'a b'"):
+        write_recommendations(other, ["3"], path)

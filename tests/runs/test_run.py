@@ -183,7 +183,7 @@ def test_not_a_run_error(run, tmp_path):
     with pytest.raises(RunError, match=r"half is not a finished run\.$"):
         Run(tmp_path / "half")
     (tmp_path / "half.partial").mkdir()
-    with pytest.raises(RunError, match="It was begun: go on with .*--resume"):
+    with pytest.raises(RunError, match="It was interrupted: resume it with .*--resume"):
         Run(tmp_path / "half")
 
 
@@ -225,7 +225,9 @@ def test_an_empty_folder_is_free(tmp_path):
 def test_an_interrupted_run_is_not_begun_anew_unasked(tmp_path):
     partial = begin(tmp_path / "run", {"a": 1}, resume=False, overwrite=False)
     (partial / "progress.json").write_text("{}")
-    with pytest.raises(RunError, match="interrupted run: go on with `--resume`, or"):
+    with pytest.raises(
+        RunError, match="interrupted run. Resume it with `--resume`, or"
+    ):
         begin(tmp_path / "run", {"a": 1}, resume=False, overwrite=False)
     assert begin(tmp_path / "run", {"a": 1}, resume=True, overwrite=False)
     assert set(contents(partial)) == {"config.json", "progress.json"}
@@ -268,7 +270,7 @@ with locked(Path({str(partial)!r})):
     ) as other:
         assert other.stdout.readline() == "locked\n"
         for resume in (False, True):
-            with pytest.raises(RunError, match="written by another process"):
+            with pytest.raises(RunError, match="Another process is writing"):
                 begin(tmp_path / "run", {}, resume=resume, overwrite=True)
         other.communicate("\n")
     begin(tmp_path / "run", {}, resume=True, overwrite=False)
@@ -314,7 +316,7 @@ def test_a_model_cut_short_is_named(broken):
 def test_a_foreign_model_is_refused(broken):
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.save(broken / "model.keras")
-    with pytest.raises(RunError, match=r"not the model of a run: there is no encoder"):
+    with pytest.raises(RunError, match=r"not the model of a run: it has no encoder"):
         _ = Run(broken).model
 
 
@@ -331,7 +333,11 @@ def test_a_lambda_is_refused(broken):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("[1]", "must hold a JSON object"), ("{", "not a JSON file"), ("7", "It holds 7")],
+    [
+        ("[1]", "must contain a JSON object"),
+        ("{", "not a JSON file"),
+        ("7", "Received: 7"),
+    ],
 )
 def test_foreign_metrics_are_refused(text, message, broken):
     (broken / "metrics.json").write_text(text)
@@ -352,5 +358,5 @@ def test_a_configuration_that_cannot_be_used_error(changes, run, tmp_path):
     metrics["config"] |= changes
     (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
     (name,) = changes
-    with pytest.raises(RunError, match=f"has no configuration.*`{name}` must"):
+    with pytest.raises(RunError, match=f"has no valid configuration.*`{name}` must"):
         Run(tmp_path / "run").config  # noqa: B018

@@ -30,7 +30,7 @@ def test_recommends_a_row_per_item(film_run, films):
     table = film_run.recommend([3, "7"], k=4)
     assert table["user"].tolist() == [3] * 4 + ["7"] * 4
     assert table["rank"].tolist() == [1, 2, 3, 4] * 2
-    scores, positions = Recommender(film_run, films).lists(["3", "7"], 4)
+    scores, positions = Recommender(film_run, films).top_n(["3", "7"], 4)
     np.testing.assert_allclose(table["score"], scores.ravel())
     items = np.asarray(film_run.encoder.vocabulary("item"))[positions.ravel()]
     assert table["item"].tolist() == items.tolist()
@@ -51,11 +51,11 @@ def test_recommends_to_nobody(film_run):
 
 def test_finds_similar_items(film_run):
     recommender = Recommender(film_run)
-    item = recommender.catalogue.keys[5]
+    item = recommender.catalog.keys[5]
     table = film_run.similar(item, k=3)
     cosines, positions = recommender.similar(5, 3)
     np.testing.assert_allclose(table["cosine"], cosines[0])
-    assert table["item"].tolist() == recommender.catalogue.keys[positions[0]].tolist()
+    assert table["item"].tolist() == recommender.catalog.keys[positions[0]].tolist()
 
 
 def test_explains(film_run):

@@ -8,20 +8,20 @@ from fmlayers.runs.sampled_batches import SampledBatches
 
 def make(rng, **options):
     users, items = rng.integers(0, 20, 300), rng.integers(0, 30, 300)
-    catalogue = {"item": np.arange(30) + 100, "genres": rng.integers(0, 5, (30, 2))}
+    catalog = {"item": np.arange(30) + 100, "genres": rng.integers(0, 5, (30, 2))}
     inputs = {
         "user": users + 50,
         "day": rng.normal(size=300),
-        "item": catalogue["item"][items],
-        "genres": catalogue["genres"][items],
+        "item": catalog["item"][items],
+        "genres": catalog["genres"][items],
     }
     defaults = {"negatives": 3, "seed": 5}
-    batches = SampledBatches(inputs, catalogue, items, users, 64, **defaults | options)
-    return batches, inputs, catalogue, users, items
+    batches = SampledBatches(inputs, catalog, items, users, 64, **defaults | options)
+    return batches, inputs, catalog, users, items
 
 
 def test_groups_of_one_rating_and_items_not_rated(rng):
-    batches, inputs, catalogue, users, items = make(rng)
+    batches, inputs, catalog, users, items = make(rng)
     rated = set(zip(users.tolist(), items.tolist(), strict=True))
     days = []
     for index in range(len(batches)):
@@ -32,7 +32,7 @@ def test_groups_of_one_rating_and_items_not_rated(rng):
         for name in ("user", "day"):
             groups = x[name].reshape(-1, 4)
             np.testing.assert_array_equal(groups, groups[:, :1].repeat(4, axis=1))
-        np.testing.assert_array_equal(x["genres"], catalogue["genres"][x["item"] - 100])
+        np.testing.assert_array_equal(x["genres"], catalog["genres"][x["item"] - 100])
         pairs = zip(x["user"] - 50, x["item"] - 100, y, strict=True)
         assert all(((u, i) in rated) == (label == 1) for u, i, label in pairs)
     assert set(np.concatenate(days)) == set(inputs["day"])
@@ -66,12 +66,12 @@ def test_one_who_rated_everything_gets_something(rng):
 
 
 def test_a_stream_has_the_same_batches(rng):
-    _, inputs, catalogue, users, items = make(rng)
+    _, inputs, catalog, users, items = make(rng)
     options = {"negatives": 3, "seed": 5}
-    padded = SampledBatches(inputs, catalogue, items, users, 8, **options)
+    padded = SampledBatches(inputs, catalog, items, users, 8, **options)
     ragged = SampledBatches(
         {**inputs, "genres": without_padding(inputs["genres"])},
-        {**catalogue, "genres": without_padding(catalogue["genres"])},
+        {**catalog, "genres": without_padding(catalog["genres"])},
         items,
         users,
         8,
@@ -91,3 +91,22 @@ def test_a_stream_has_the_same_batches(rng):
             for row, genres in zip(rows, expected["genres"], strict=True):
                 np.testing.assert_array_equal(row[row > 0], genres[genres > 0])
         padded.on_epoch_end()
+    assert ragged.epoch == 0  # `fit` moves it, the stream does not
+
+
+def test_the_batches_of_a_seed_stay_the_same():
+    """A resumed run of an older version continues with the same rows."""
+    batches, *_ = make(np.random.default_rng(0), group_by=("user",), groups=3)
+    assert len(batches) == 5
+    for epoch, index, users, items, checksum in (
+        (0, 0, [0, 17], [21, 25, 0, 0, 29, 24, 0, 4], 3735072),
+        (0, 4, [14, 19], [23, 4, 21, 27, 2, 21, 9, 25], 3743067),
+        (1, 0, [8, 8], [22, 3, 23, 23, 21, 14, 23, 8], 3767358),
+        (1, 4, [17, 13], [20, 28, 0, 23, 12, 14, 1, 8], 3740404),
+    ):
+        if batches.epoch != epoch:
+            batches.on_epoch_end()
+        x, _ = batches[index]
+        assert (x["user"][:8:4] - 50).tolist() == users
+        assert (x["item"][:8] - 100).tolist() == items
+        assert (x["item"] * np.arange(256)).sum() == checksum

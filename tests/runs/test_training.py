@@ -118,7 +118,7 @@ def test_metrics_are_those_of_the_saved_model(run, ratings):
     summary = (run.path / "summary.txt").read_text()
     assert f"{run.metrics['rmse']:.4f}" in summary
     assert f"{run.metrics['mean_predictor_rmse']:.4f}" in summary
-    assert "2,400 train (of these 240 to choose the epochs on), 600 test" in summary
+    assert "2,400 train (240 of them held out for early stopping), 600 test" in summary
 
 
 def test_the_best_reachable_is_said_where_known(film_run, films):
@@ -327,7 +327,7 @@ def test_nothing_to_resume(make_config, tmp_path, failing):
         (
             {},
             "user,item,rating\n" + "".join(f"{i},{i},3\n" for i in range(20)),
-            r"All 14 training ratings are 3\.0",
+            r"at least two values. Received: 14 ratings of 3\.0",
         ),
     ],
 )
@@ -380,7 +380,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(long_run, tmp_path):
     history = kill_in("search", command, partial)
     assert len(history) < 16
     assert names(tmp_path) == {"run.partial"}
-    with pytest.raises(RunError, match="It was begun: go on with"):
+    with pytest.raises(RunError, match="It was interrupted: resume it with"):
         Run(out)
     assert main(command) == 1  # not begun anew unasked
 
@@ -442,18 +442,18 @@ def test_the_other_optimizer(make_config, tmp_path):
     assert run.metrics["rmse"] < run.metrics["mean_predictor_rmse"]
 
 
-@pytest.mark.parametrize("rows", [fitting.XLA_ROWS - 1, fitting.XLA_ROWS])
+@pytest.mark.parametrize("rows", [fitting.MIN_XLA_ROWS - 1, fitting.MIN_XLA_ROWS])
 @pytest.mark.parametrize("histories", [False, True])
 def test_xla_compiles_large_runs_without_histories(rows, histories, backend):
     found = fitting._compiles_with_xla(TrainingConfig(histories=histories), rows)
-    large = rows == fitting.XLA_ROWS
+    large = rows == fitting.MIN_XLA_ROWS
     assert found is (large and not histories and backend == "tensorflow")
 
 
 def test_xla_trains_as_without(make_config, tmp_path, monkeypatch, backend):
     """Large runs and small ones give the same numbers."""
     plain = train(make_config(), tmp_path / "plain")
-    monkeypatch.setattr(fitting, "XLA_ROWS", 1)
+    monkeypatch.setattr(fitting, "MIN_XLA_ROWS", 1)
     compiled = train(make_config(), tmp_path / "compiled")
     if backend == "tensorflow":
         assert (plain.model.jit_compile, compiled.model.jit_compile) == (False, True)
@@ -539,7 +539,7 @@ def test_learns_from_clicks_to_rank(loss, make_config, tmp_path, rng):
     np.testing.assert_allclose(
         run.metrics[f"validation_{loss}"], search[f"val_{loss}"].min()
     )
-    assert "scores rank" in (run.path / "summary.txt").read_text()
+    assert "scores rank items" in (run.path / "summary.txt").read_text()
     unseen = pairs[~clicked]
     scores = run.predict(unseen)
     alike = ((unseen["user"] + unseen["item"]) % 2 == 0).to_numpy()

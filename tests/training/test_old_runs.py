@@ -23,9 +23,9 @@ def test_an_old_run_is_as_it_was(path):
     ratings = run.predict(run.read_rows(path / "rows.csv"))
     np.testing.assert_allclose(ratings, expected["ratings"], rtol=1e-5)
     recommender = Recommender(run)
-    scores, positions = recommender.lists(expected["users"], 5)
+    scores, positions = recommender.top_n(expected["users"], 5)
     np.testing.assert_allclose(scores, expected["scores"], rtol=1e-5)
-    keys = recommender.catalogue.keys.to_numpy()
+    keys = recommender.catalog.keys.to_numpy()
     assert keys[positions].tolist() == expected["items"]
     kinds = {type(feature).__name__ for feature in run.model.features}
     assert kinds == {"Categorical", "MultiCategorical", "Numeric", "History"}

@@ -32,12 +32,12 @@ def main(out: Path) -> None:
     (out / "history.png").unlink(missing_ok=True)  # a picture is all that it would be
     rows = films.table()[["user", "item", "day"]].head(20)
     rows.to_csv(out / "rows.csv", index=False)
-    scores, positions = Recommender(run).lists(USERS, K)
+    scores, positions = Recommender(run).top_n(USERS, K)
     expected = {
         "ratings": run.predict(run.read_rows(out / "rows.csv")).tolist(),
         "users": USERS,
         "scores": scores.tolist(),
-        "items": np.array(Recommender(run).catalogue.keys)[positions].tolist(),
+        "items": np.array(Recommender(run).catalog.keys)[positions].tolist(),
     }
     (out / "expected.json").write_text(json.dumps(expected) + "\n", "utf-8")
 
