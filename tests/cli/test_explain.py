@@ -87,7 +87,7 @@ def test_what_cannot_be_explained_is_named(trained, capsys, monkeypatch):
     assert cli.main(["explain", str(trained), "--user", "1", "--item", "2"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "must add up to its score" in captured.err
+    assert "The `terms` of `model` must add up to its score" in captured.err
 
 
 def test_help(capsys):
