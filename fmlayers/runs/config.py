@@ -52,10 +52,10 @@ def _of_which_units() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """What a run is made of; the same configuration gives the same run.
+    """The settings of a run. The same configuration gives the same run.
 
-    The defaults were chosen on validation rows of MovieLens 100K and 1M. Some depend
-    on what is learned: ratings or, where the loss is not `"mse"`, clicks.
+    The defaults were chosen on validation rows of MovieLens 100K and 1M. Some depend on
+    the task: ratings or, if the loss is not `"mse"`, implicit feedback.
     """
 
     data: str = setting(
@@ -105,7 +105,8 @@ class TrainingConfig:
     validation_fraction: float = real(
         0.1,
         "data",
-        "Share of the training rows to stop on; 0 trains for all epochs",
+        "Share of the training rows held out for early stopping; 0 trains for all "
+        "epochs",
         check=share,
         metavar="SHARE",
     )
@@ -130,27 +131,27 @@ class TrainingConfig:
     loss: Loss = choice(
         "mse",
         "model",
-        "Loss on ratings, mse, or on ratings taken as clicks, bce or bpr",
+        "Loss on ratings, mse, or on ratings as implicit feedback, bce or bpr",
         Loss,
-        more="Cross-entropy or `fmlayers.losses.BPR`. A model of clicks ranks; its "
-        "scores are no ratings.",
+        more="Cross-entropy or `fmlayers.losses.BPR`. With implicit feedback, the "
+        "scores rank items and are not ratings.",
     )
     negatives: int = whole(
         4,
         "model",
-        "Items drawn for each rating that its user has not rated, for bce and bpr",
+        "Negatives sampled per positive, for bce and bpr",
     )
     members: int = whole(
         1,
         "model",
-        "Models that are trained side by side and averaged",
+        "Number of models that are trained together and averaged",
         more="See `Ensemble`.",
     )
-    dim: int = whole(64, "model", "Size of a vector", searched=(4, 256))
+    dim: int = whole(64, "model", "Embedding dimension", searched=(4, 256))
     init_stddev: float = real(
         0.01,
         "model",
-        "Standard deviation of the numbers that vectors start from",
+        "Standard deviation of the initial embeddings",
         more="Many averaged members may start further apart, 0.03 to 0.05.",
         metavar="S",
         searched=(0.001, 0.1),
@@ -158,7 +159,7 @@ class TrainingConfig:
     l2: float = real(
         ByTask(0.06, clicks=0.002),
         "model",
-        "L2 of the vectors",
+        "L2 of the embeddings",
         metavar="L2",
         more="See `FeatureEmbedding`.",
         check=coefficient,
@@ -167,7 +168,7 @@ class TrainingConfig:
     l2_of: Mapping[str, float] = setting(
         {},
         "model",
-        "L2 of the vectors of single features, in place of that of all",
+        "L2 of the embeddings of single features, instead of l2",
         more="The default of histories stands here, once the configuration is made.",
         otherwise=f"{HISTORY_L2} for histories, on ratings",
         check=coefficients,
@@ -237,22 +238,22 @@ class TrainingConfig:
     batch_size: int | None = whole(
         None,
         "training",
-        "Rows a step",
+        "Rows per step",
         otherwise="the power of two that makes about 160 steps an epoch, from 16 to "
         "8192",
         metavar="ROWS",
         searched=(16, 8192),
     )
-    max_epochs: int = whole(100, "training", "Epochs at the most")
+    max_epochs: int = whole(100, "training", "Maximum number of epochs")
     patience: int = whole(
         3, "training", "Epochs without a better validation metric before stopping"
     )
     refit: bool = flag(
         True,
         "training",
-        "Whether to train again on all training rows, for the epochs found",
-        option_help="keep the model of the search, which has not seen the validation "
-        "rows",
+        "Whether to train again on all training rows, for the best number of epochs",
+        option_help="keep the model of the search, which was not trained on the "
+        "validation rows",
     )
 
     def __post_init__(self) -> None:
@@ -275,7 +276,7 @@ class TrainingConfig:
 
     @property
     def has_ratings(self) -> bool:
-        """Whether ratings are learned, and not clicks."""
+        """Whether the run trains on ratings and not on implicit feedback."""
         return self.loss == "mse"
 
     def columns_of_a_table(self) -> dict[str, Any]:

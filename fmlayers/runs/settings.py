@@ -17,12 +17,12 @@ Check = Callable[[str, Any], Any]
 
 @dataclass(frozen=True)
 class ByTask:
-    """A default that depends on what is learned.
+    """A default that depends on the task.
 
     Args:
         ratings: The default for ratings.
-        clicks: That for ratings taken as clicks.
-        histories: That for ratings with histories, if it is another.
+        clicks: The default for implicit feedback.
+        histories: Optional default for ratings with histories.
     """
 
     ratings: float
@@ -44,7 +44,7 @@ class ByTask:
         text = f"{self.ratings:g}"
         if self.histories is not None:
             text += f", with histories {self.histories:g}"
-        return f"{text}, for clicks {self.clicks:g}"
+        return f"{text}, for implicit feedback {self.clicks:g}"
 
 
 @dataclass(frozen=True)

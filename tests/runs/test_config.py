@@ -19,10 +19,10 @@ def test_each_setting_is_documented_once():
     assert re.findall(r"^        (\w+): ", section, re.M) == list(SETTINGS)
     assert max(map(len, TrainingConfig.__doc__.splitlines())) <= 88
     for name, text in {
-        "dim": "Size of a vector. Defaults to 64.",
+        "dim": "Embedding dimension. Defaults to 64.",
         "scaler": 'Defaults to `"clip"`.',
         "dropout": "For deepfm and neumf. Defaults to 0.",
-        "l2": "Defaults to 0.06, for clicks 0.002.",
+        "l2": "Defaults to 0.06, for implicit feedback 0.002.",
         "timestamp": "Optional.",
     }.items():
         (entry,) = re.findall(rf"^        {name}: (.*(?:\n {{12}}.*)*)", section, re.M)
