@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from fmlayers._checks import integer
+from fmlayers._checks import choice, integer
 from fmlayers._types import Tensor
 from fmlayers.scoring_model import ScoringModel, Terms
 
@@ -174,10 +174,7 @@ def term_sizes(
         ValueError: If there are no examples, an argument violates its constraint, or
             the model cannot be explained (see `explain`).
     """
-    if measure not in get_args(Measure):
-        raise ValueError(
-            f'`measure` must be "std" or "abs". Received: measure={measure!r}.'
-        )
+    choice("measure", measure, get_args(Measure))
     batch_size = integer("batch_size", batch_size)
     rows = int(next(iter(inputs.values())).shape[0])
     if not rows:

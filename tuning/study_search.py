@@ -14,6 +14,7 @@ from keras_tuner import HyperParameters
 from keras_tuner.engine.hyperparameters import Choice, Fixed
 from keras_tuner.src import config as keras_tuner_config
 
+from fmlayers._checks import positive
 from fmlayers.runs import train
 from fmlayers.runs.folder import is_run, locked, partial_path, read_json
 from fmlayers.tuning import processes
@@ -245,8 +246,8 @@ def _is_of(record: dict[str, Any], config: dict[str, Any]) -> bool:
 
 def _check(**settings: float | None) -> None:
     for name, value in settings.items():
-        if value is not None and not value > 0:
-            raise ValueError(f"`{name}` must be positive. Received: {name}={value}.")
+        if value is not None:
+            positive(name, value)
 
 
 def _described(parameter: Any) -> tuple[str, str, str]:

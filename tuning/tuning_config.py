@@ -2,7 +2,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
-from fmlayers._checks import integer
+from fmlayers._checks import choice, integer
 from fmlayers.models.specs import find, registered
 from fmlayers.runs import TrainingConfig
 from fmlayers.runs.training import metric_of
@@ -80,11 +80,7 @@ class TuningConfig:
             "objective": self.objective or default,
         }.items():
             object.__setattr__(self, name, value)
-        if self.tuner not in get_args(TunerName):
-            raise ValueError(
-                f"`tuner` must be among {list(get_args(TunerName))}. "
-                f"Received: tuner={self.tuner!r}."
-            )
+        choice("tuner", self.tuner, get_args(TunerName))
         if self.objective not in objectives:
             raise ValueError(
                 f"`objective` must be among {objectives} for the loss "

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fmlayers._checks import integer, number
+from fmlayers._checks import integer, positive
 from fmlayers.data.dataset import Dataset
 
 _Floats = npt.NDArray[np.float64]
@@ -150,7 +150,7 @@ def synthetic(
             f"Received: num_ratings={num_ratings}, num_users={num_users}, "
             f"num_items={num_items}."
         )
-    noise = number("noise", noise, "positive", lambda x: x > 0.0)
+    noise = positive("noise", noise)
     rng = np.random.default_rng(seed)
     users = _draw_users(rng, num_users)
     items = _draw_items(rng, num_items)

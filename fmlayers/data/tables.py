@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fmlayers._checks import choice
 from fmlayers._files import whole_file
 from fmlayers.data.dataset import RATING_COLUMNS, Dataset
 from fmlayers.data.errors import DataError
@@ -68,11 +69,7 @@ def read_ratings(
     Raises:
         DataError: If the file cannot be used. The message names the line or column.
     """
-    if on_duplicate not in ("last", "error", "keep"):
-        raise ValueError(
-            "`on_duplicate` must be 'last', 'error' or 'keep'. "
-            f"Received: on_duplicate={on_duplicate!r}."
-        )
+    choice("on_duplicate", on_duplicate, ("last", "error", "keep"))
     source = _read(path, separator)
     if timestamp is None and "timestamp" in source.frame:
         timestamp = "timestamp"

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from fmlayers._backend import portable_graph
+from fmlayers._checks import choice
 from fmlayers.export.card import Card, answer_of, card_of, text_of
 from fmlayers.export.signature import Signature, signature_of
 from fmlayers.scoring_model import ScoringModel
@@ -194,16 +195,8 @@ def _encoder_of(
 
 
 def _check(path: Path, format: str, weights: str, items: Any, overwrite: bool) -> None:
-    if format not in FORMATS:
-        raise ValueError(
-            '`format` must be "saved_model", "litert" or "onnx". '
-            f"Received: format={format!r}."
-        )
-    if weights not in get_args(Weights):
-        raise ValueError(
-            '`weights` must be "float32", "float16" or "int8". '
-            f"Received: weights={weights!r}."
-        )
+    choice("format", format, get_args(Format))
+    choice("weights", weights, get_args(Weights))
     suffix = SUFFIXES.get(format)
     if suffix is None and weights != "float32":
         raise ValueError(

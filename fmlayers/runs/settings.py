@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, Literal, get_args
 
+from fmlayers import _checks
 from fmlayers._checks import boolean, coefficient, integer, integers, number
 
 Group = Literal["data", "model", "training"]
@@ -156,26 +157,16 @@ def whole(default: int | None, group: Group, help: str, **facts: Any) -> Any:
 
 def real(default: Any, group: Group, help: str, **facts: Any) -> Any:
     """Returns a field that is a number, by default a positive one."""
-    return setting(default, group, help, **{"check": positive, "read": float, **facts})
+    return setting(
+        default, group, help, **{"check": _checks.positive, "read": float, **facts}
+    )
 
 
 def choice(default: str, group: Group, help: str, values: Any, **facts: Any) -> Any:
     """Returns a field that is one of the values of a `Literal`."""
     choices = get_args(values)
-    check = partial(one_of, choices)
+    check = partial(_checks.choice, choices=choices)
     return setting(default, group, help, choices=choices, check=check, **facts)
-
-
-def one_of(choices: tuple[str, ...], name: str, value: Any) -> Any:
-    if value not in choices:
-        quoted = [f'"{choice}"' for choice in choices]
-        either = f"{', '.join(quoted[:-1])} or {quoted[-1]}"
-        raise ValueError(f"`{name}` must be {either}. Received: {name}={value!r}.")
-    return value
-
-
-def positive(name: str, value: Any) -> float:
-    return number(name, value, "positive", lambda x: x > 0.0)
 
 
 def open_share(name: str, value: Any) -> float:
