@@ -127,7 +127,7 @@ def test_errors():
     encoder = Encoder({"user": "categorical"}).fit(TABLE)
     for changes, message in (
         ({"model": "neumf"}, "must be user and item"),
-        ({"histories": True}, "`histories` need the features user and item"),
+        ({"histories": True}, "`histories` must be used with the features user and item"),
     ):
         config = TrainingConfig(**changes)
         check_error(message, lambda c=config: build_model(c, encoder, TABLE))
