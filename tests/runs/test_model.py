@@ -117,7 +117,7 @@ def test_scores_of_clicks_are_no_ratings(loss):
     encoder = Encoder(COLUMNS).fit(same)
     build_model(TrainingConfig(loss=loss), encoder, same)
     check_error(
-        "nothing to tell apart",
+        "must have at least two values",
         lambda: build_model(TrainingConfig(), encoder, same),
     )
 
@@ -127,7 +127,10 @@ def test_errors():
     encoder = Encoder({"user": "categorical"}).fit(TABLE)
     for changes, message in (
         ({"model": "neumf"}, "must be user and item"),
-        ({"histories": True}, "`histories` need the features user and item"),
+        (
+            {"histories": True},
+            "`histories` must be used with the features user and item",
+        ),
     ):
         config = TrainingConfig(**changes)
         check_error(message, lambda c=config: build_model(c, encoder, TABLE))

@@ -190,7 +190,7 @@ def test_item_vectors(suffix, film_run, tmp_path):
     queries = recommender.queries.encode(["3"])
     from fmlayers.export import query_vectors
 
-    query, constant = (np.asarray(x) for x in query_vectors(recommender.top_n, queries))
+    query, constant = (np.asarray(x) for x in query_vectors(recommender.index, queries))
     products = (vectors @ query.T)[:, 0]
     np.testing.assert_allclose(products[positions[0]] + constant, scores, atol=1e-5)
 
@@ -219,5 +219,5 @@ def test_no_item_vectors_error(films, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, "synthetic", lambda: films)
         run = train(config, tmp_path / "run")
-    with pytest.raises(ValueError, match="none: it is a NeuralMatrixFactorization"):
+    with pytest.raises(ValueError, match="item vectors.*NeuralMatrixFactorization"):
         Run(run.path).export(tmp_path / "v.npy", "item_vectors")
