@@ -12,13 +12,13 @@ import pandas as pd
 from keras_tuner.engine.hyperparameters import Fixed
 
 from fmlayers._files import whole_file
+from fmlayers._text_tables import aligned
 from fmlayers.runs import TrainingConfig
 from fmlayers.runs.folder import is_run
 from fmlayers.tuning import study_plots
 from fmlayers.tuning.importance import MIN_TRIALS, importance
 from fmlayers.tuning.study import BEST, Study, StudyError
 from fmlayers.tuning.study_plots import Axis, axis_of
-from fmlayers.tuning.text_table import text_table
 
 # Settings that the defaults of other settings depend on.
 DECIDING = ("model", "loss", "histories", "optimizer")
@@ -183,7 +183,7 @@ def _summary(study: Study, trials: pd.DataFrame, shares: Mapping[str, float]) ->
         ["trial", config.objective, "epochs", "seconds", *_present(best, varying)]
     ]
     cells = [list(map(_cell, row)) for row in shown.itertuples(index=False)]
-    lines += ["", text_table([list(shown.columns), *cells], align="right").rstrip()]
+    lines += ["", aligned([list(shown.columns), *cells], left=0).rstrip()]
     if shares:
         listed = ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
         lines += ["", f"importance: {listed}"]

@@ -15,6 +15,7 @@ from keras_tuner.engine.hyperparameters import Choice, Fixed
 from keras_tuner.src import config as keras_tuner_config
 
 from fmlayers._checks import positive
+from fmlayers._text_tables import aligned
 from fmlayers.runs import train
 from fmlayers.runs.folder import is_run, locked, partial_path, read_json
 from fmlayers.tuning import processes
@@ -27,7 +28,6 @@ from fmlayers.tuning.study import (
     reason_of,
 )
 from fmlayers.tuning.study_report import write_pictures, write_report
-from fmlayers.tuning.text_table import text_table
 from fmlayers.tuning.trial_progress import TrialProgress
 from fmlayers.tuning.tuners import TRIALS, make_tuner
 from fmlayers.tuning.tuning_config import TuningConfig
@@ -51,7 +51,7 @@ def searched(config: TuningConfig) -> str:
     """
     parameters = Prepared(config).space.narrowed().space
     head = ("hyperparameter", "values", "default")
-    return text_table([head, *map(_described, parameters)])
+    return aligned([head, *map(_described, parameters)], left=len(head))
 
 
 def tune(

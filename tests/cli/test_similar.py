@@ -57,6 +57,6 @@ def test_models_of_more_than_pairs(model, tmp_path, capsys):
         assert "must have item embeddings" in captured.err
     else:
         assert code == 0
-        assert "factorization machine " in captured.err
+        assert "factorization machine alone" in captured.err
         assert captured.out.splitlines()[0] == "Most similar to 1"
         assert len(captured.out.splitlines()) == 2 + 8

@@ -11,7 +11,7 @@ from fmlayers.models.specs import OPTIONAL_SETTINGS
 from fmlayers.runs import Run, TrainingConfig
 from fmlayers.runs.config import SETTINGS
 
-OLD = sorted((Path(__file__).parent / "old").glob("run-*"))
+OLD = sorted((Path(__file__).parents[1] / "training" / "old").glob("run-*"))
 
 
 def test_each_setting_is_documented_once():
