@@ -103,6 +103,7 @@ def test_hidden_units_as_an_array(units):
     assert json.dumps(model.get_config()["hidden_units"]) == "[3, 2]"
 
 
+@pytest.mark.slow
 def test_a_model_of_numpy_numbers_is_saved_and_loaded(tmp_path):
     model = MAKERS["neumf"](*TYPES["arrays"])
     model.compile(MAKERS["adagrad"](*TYPES["scalars"]), BPR(np.int64(2)))

@@ -59,6 +59,7 @@ def test_layer_of_many_fields(fields, rng, backend, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
 def test_second_derivatives(training, backend):
     if backend != "tensorflow":

@@ -41,7 +41,9 @@ def test_a_range_without_a_step_is_not_countable():
     assert not is_countable(hp.space)
 
 
-@pytest.mark.parametrize("tuner", ["random", "bayesian"])
+@pytest.mark.parametrize(
+    "tuner", ["random", pytest.param("bayesian", marks=pytest.mark.slow)]
+)
 def test_all_combinations_are_tried_once(tuner, tmp_path):
     if tuner == "bayesian":
         pytest.importorskip("sklearn")

@@ -156,6 +156,7 @@ def test_a_chief_does_not_wait_for_a_killed_worker(
     assert result.trials()["trial"].tolist() == [0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ignored", [False, True])
 def test_a_worker_does_not_wait_for_a_lost_chief(
     ignored, as_worker, study, tmp_path, request

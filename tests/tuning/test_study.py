@@ -521,6 +521,7 @@ def test_minutes_bound_a_search(make_config, tmp_path):
     assert sentence in study.summary()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_search_says_that_its_space_is_exhausted(workers, make_config, tmp_path):
     config = make_config({"max_epochs": 1}, search={"l2": "0.02,0.2"})
@@ -532,6 +533,7 @@ def test_a_search_says_that_its_space_is_exhausted(workers, make_config, tmp_pat
         assert f"<p>{sentence}</p>" in (study.path / "report.html").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_a_search_of_one_combination_says_so(make_config, tmp_path):
     config = make_config({"max_epochs": 1}, search={})
     study = tune(config, tmp_path / "s", max_trials=2)
