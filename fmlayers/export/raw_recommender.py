@@ -70,9 +70,9 @@ class RawRecommender:
         self._model = model
         self._raw = raw
         self._key = key
-        catalogue = {c: encoder.encode(c, items[c]) for c in item_columns}
+        catalog = {c: encoder.encode(c, items[c]) for c in item_columns}
         self._has_ids = encoder.columns.get(key) == "categorical"
-        ids = catalogue[key].tolist() if self._has_ids else range(len(keys))
+        ids = catalog[key].tolist() if self._has_ids else range(len(keys))
         self._first_key = keys[0]
         # A rank without an item, -1, is mapped to the last entry.
         self._keys = tf.constant([*keys, ""], tf.string)
@@ -81,17 +81,16 @@ class RawRecommender:
         self.resources: list[Any] = [self._positions]
         self.top_n: TopN | None = None
         if method_of(model) == "product":
-            names = model.features_within(catalogue)
+            names = model.features_within(catalog)
             self.top_n = TopN(model, names, len(keys), block_size=BLOCK_SIZE)
-            self.top_n.index(catalogue)
+            self.top_n.index(catalog)
             self.resources += [v.value for v in self.top_n.variables]
         else:
             # As variables, since a graph can contain at most 2 GB of constants.
-            self._catalogue = {
-                column: tf.Variable(x, trainable=False)
-                for column, x in catalogue.items()
+            self._catalog = {
+                column: tf.Variable(x, trainable=False) for column, x in catalog.items()
             }
-            self.resources += list(self._catalogue.values())
+            self.resources += list(self._catalog.values())
 
     def signatures(self) -> list[Signature]:
         """Returns `recommend` and, with an exact decomposition, `query_vectors`."""
@@ -193,7 +192,7 @@ class RawRecommender:
                 name: tf.repeat(x[tf.newaxis], size, axis=0)
                 for name, x in query.items()
             }
-            for name, x in self._catalogue.items():
+            for name, x in self._catalog.items():
                 pairs[name] = x[start : start + size]
             scores = tf.cast(self._model.score(pairs), tf.float32)
             scores = tf.where(tf.math.is_nan(scores), float("-inf"), scores)

@@ -23,7 +23,7 @@ MAX_PAIRS = 65_536
 def retrieve(
     model: ScoringModel,
     queries: Mapping[str, Any],
-    catalogue: Mapping[str, Any],
+    catalog: Mapping[str, Any],
     k: int = 10,
     *,
     exclude: npt.ArrayLike | None = None,
@@ -50,7 +50,7 @@ def retrieve(
     Args:
         model: A `ScoringModel`.
         queries: Dict with the entries of the query features, one row per query.
-        catalogue: Dict with the entries of the item features, one row per item. Its
+        catalog: Dict with the entries of the item features, one row per item. Its
             keys determine which features of the model are item features.
         k: Positive integer, the number of items per query. Defaults to 10.
         exclude: Optional integers of shape `(queries, length)`, the positions of items
@@ -82,7 +82,7 @@ def retrieve(
     References:
         See `TopN`.
     """
-    search = ItemSearch(model, catalogue, candidates=candidates)
+    search = ItemSearch(model, catalog, candidates=candidates)
     if search.method == "candidates":
         integer("candidates", candidates, "at least `k`", least=k, of=f", k={k}")
     return search.best(
@@ -110,7 +110,7 @@ class ItemSearch:
 
     Args:
         model: Same as in `retrieve`.
-        catalogue: Same as in `retrieve`.
+        catalog: Same as in `retrieve`.
         candidates: Same as in `retrieve`. At least `k` candidates are reranked.
 
     Attributes:
@@ -132,12 +132,12 @@ class ItemSearch:
     def __init__(
         self,
         model: ScoringModel,
-        catalogue: Mapping[str, Any],
+        catalog: Mapping[str, Any],
         *,
         candidates: int | None = None,
     ) -> None:
         self.model = model
-        self.catalogue = catalogue
+        self.catalog = catalog
         self.method = method_of(model, candidates)
         if self.method == "candidates":
             candidates = integer("candidates", candidates)
@@ -146,14 +146,14 @@ class ItemSearch:
     @cached_property
     def top_n(self) -> TopN:
         """The `TopN` of the catalog."""
-        names = self.model.features_within(self.catalogue)
-        top_n = TopN(self.model, names, _rows(self.catalogue))
-        return top_n.index(self.catalogue)
+        names = self.model.features_within(self.catalog)
+        top_n = TopN(self.model, names, _rows(self.catalog))
+        return top_n.index(self.catalog)
 
     def refresh(self) -> None:
         """Recomputes the item embeddings, after further training of the model."""
         if "top_n" in vars(self):
-            self.top_n.index(self.catalogue)
+            self.top_n.index(self.catalog)
 
     def best(
         self,
@@ -177,12 +177,12 @@ class ItemSearch:
             Same as in `retrieve`.
         """
         k, batch_size = integer("k", k), integer("batch_size", batch_size)
-        model, catalogue = self.model, self.catalogue
+        model, catalog = self.model, self.catalog
         if self.method == "scores":
             return score_all(
                 model,
                 queries,
-                catalogue,
+                catalog,
                 k,
                 exclude=exclude,
                 allowed=allowed,
@@ -199,13 +199,13 @@ class ItemSearch:
         )
         if self.method == "product":
             return scores, positions
-        return rerank(model, queries, catalogue, positions, k, batch_size=batch_size)
+        return rerank(model, queries, catalog, positions, k, batch_size=batch_size)
 
 
 def score_all(
     model: ScoringModel,
     queries: Mapping[str, Any],
-    catalogue: Mapping[str, Any],
+    catalog: Mapping[str, Any],
     k: int = 10,
     *,
     exclude: npt.ArrayLike | None = None,
@@ -220,7 +220,7 @@ def score_all(
     Args:
         model: A `ScoringModel`.
         queries: Same as in `retrieve`.
-        catalogue: Same as in `retrieve`.
+        catalog: Same as in `retrieve`.
         k: Same as in `retrieve`.
         exclude: Same as in `retrieve`.
         allowed: Same as in `retrieve`.
@@ -240,7 +240,7 @@ def score_all(
     (2, 5)
     """
     k, batch_size = integer("k", k), integer("batch_size", batch_size)
-    num_items = _rows(catalogue)
+    num_items = _rows(catalog)
     penalty = np.where(True if allowed is None else np.asarray(allowed), 0.0, -np.inf)
     penalty = np.broadcast_to(penalty.astype("float32"), (num_items,)).copy()
 
@@ -249,7 +249,7 @@ def score_all(
         size = max(1, MAX_PAIRS // max(rows, 1))
         top = nothing(ops.zeros((rows, 1), "float32"), k)
         for start in range(0, num_items, size):
-            block = {name: x[start : start + size] for name, x in catalogue.items()}
+            block = {name: x[start : start + size] for name, x in catalog.items()}
             scores = _score(model, _pairs(part, block), (rows, _rows(block)))
             scores = scores + ops.convert_to_tensor(penalty[start : start + size])
             scores = ops.pad(scores, ((0, 0), (0, 1)), constant_values=float("-inf"))
@@ -262,7 +262,7 @@ def score_all(
 def rerank(
     model: ScoringModel,
     queries: Mapping[str, Any],
-    catalogue: Mapping[str, Any],
+    catalog: Mapping[str, Any],
     candidates: npt.ArrayLike,
     k: int = 10,
     *,
@@ -273,7 +273,7 @@ def rerank(
     Args:
         model: A `ScoringModel`.
         queries: Same as in `retrieve`.
-        catalogue: Same as in `retrieve`.
+        catalog: Same as in `retrieve`.
         candidates: Integers of shape `(queries, n)`, the positions of the candidates
             in any order, padded with -1, such as those returned by `TopN`.
         k: Same as in `retrieve`.
@@ -304,7 +304,7 @@ def rerank(
         rows, length = positions.shape
         places = np.maximum(positions, 0).ravel()
         pairs = {name: np.repeat(np.asarray(x), length, 0) for name, x in part.items()}
-        pairs |= {name: np.asarray(x)[places] for name, x in catalogue.items()}
+        pairs |= {name: np.asarray(x)[places] for name, x in catalog.items()}
         scores = _score(model, pairs, (rows, length))
         scores = ops.where(positions < 0, float("-inf"), scores)
         values, order = top_k(scores, min(k, length))

@@ -86,11 +86,11 @@ class TopN(Exportable, keras.Model):
     ... ]
     >>> model = fmlayers.models.FactorizationMachine(features, dim=16)
     >>> top = fmlayers.retrieval.TopN(model, ["item", "genres"], num_items=1682, k=5)
-    >>> catalogue = {
+    >>> catalog = {
     ...     "item": np.arange(1682),
     ...     "genres": np.random.default_rng(0).integers(19, size=(1682, 3)),
     ... }
-    >>> scores, positions = top.index(catalogue)({"user": np.array([3, 7])})
+    >>> scores, positions = top.index(catalog)({"user": np.array([3, 7])})
     >>> tuple(positions.shape)
     (2, 5)
 
@@ -165,11 +165,11 @@ class TopN(Exportable, keras.Model):
         """Whether the scores are those of the full model."""
         return self.model.decomposition == "exact"
 
-    def index(self, catalogue: Mapping[str, Any], batch_size: int = 8192) -> Self:
+    def index(self, catalog: Mapping[str, Any], batch_size: int = 8192) -> Self:
         """Computes and stores the constants and vectors of all items.
 
         Args:
-            catalogue: Dict with the entries of the item features, arrays of
+            catalog: Dict with the entries of the item features, arrays of
                 `num_items` rows. The position of an item is its row.
             batch_size: Positive integer, the number of items per batch. Defaults to
                 8192.
@@ -178,10 +178,10 @@ class TopN(Exportable, keras.Model):
             The `TopN`.
         """
         batch_size = integer("batch_size", batch_size)
-        rows = {name: len(x) for name, x in catalogue.items()}
+        rows = {name: len(x) for name, x in catalog.items()}
         if set(rows.values()) != {self.num_items}:
             raise ValueError(
-                f"`catalogue` must have {self.num_items} rows in every entry. "
+                f"`catalog` must have {self.num_items} rows in every entry. "
                 f"Received: {rows}."
             )
         constants = np.empty(self.num_items, "float64")
@@ -189,14 +189,14 @@ class TopN(Exportable, keras.Model):
         for start in range(0, self.num_items, batch_size):
             part = slice(start, start + batch_size)
             constant, vector = self.decompose(
-                {name: x[part] for name, x in catalogue.items()}, self.item_features
+                {name: x[part] for name, x in catalog.items()}, self.item_features
             )
             constants[part] = ops.convert_to_numpy(constant)[:, 0]
             vectors[part] = ops.convert_to_numpy(vector)
         broken = ~(np.isfinite(constants) & np.isfinite(vectors).all(axis=1))
         if broken.any():
             raise ValueError(
-                "`catalogue` and the weights of the model must yield finite item "
+                "`catalog` and the weights of the model must yield finite item "
                 f"vectors. Received: {broken.sum()} of {self.num_items} that are not "
                 f"finite, the first in row {broken.argmax()}."
             )

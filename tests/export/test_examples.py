@@ -146,8 +146,8 @@ def _asked(http, server, seconds=60):
 def test_the_nearest_are_the_list(machine, encoder, films, tmp_path):
     known = films.items["item"].astype(str).isin(encoder.vocabulary("item"))
     items = films.items[known][["item", "genres"]]
-    catalogue = {name: encoder.encode(name, items[name]) for name in items}
-    top = TopN(machine, ["item", "genres"], len(items), k=25).index(catalogue)
+    catalog = {name: encoder.encode(name, items[name]) for name in items}
+    top = TopN(machine, ["item", "genres"], len(items), k=25).index(catalog)
     keys = items["item"].astype(str).tolist()
     write_item_vectors(top, keys, tmp_path / "items.npy")
     export(machine, tmp_path / "served", items=items)

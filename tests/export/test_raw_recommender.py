@@ -60,7 +60,7 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def exported(encoder, items, shaken, tmp_path_factory):
-    """Export each model once, its catalogue gone through in blocks of 7."""
+    """Export each model once, its catalog gone through in blocks of 7."""
     import tensorflow as tf
 
     from fmlayers.export import raw_recommender
@@ -94,8 +94,8 @@ def expected_of(model, encoder, items, k, exclude=None):
         "user": encoder.encode("user", pd.Series([u or None for u in USERS])),
         "age": encoder.encode("age", pd.Series(AGES)),
     }
-    catalogue = {name: encoder.encode(name, items[name]) for name in ("item", "genres")}
-    return retrieve(model, queries, catalogue, k, exclude=exclude), catalogue
+    catalog = {name: encoder.encode(name, items[name]) for name in ("item", "genres")}
+    return retrieve(model, queries, catalog, k, exclude=exclude), catalog
 
 
 @pytest.mark.slow
@@ -106,13 +106,13 @@ def test_lists_are_those_of_retrieve(name, exported, encoder, items):
     texts = items["item"].astype(str)
     exclude = [[texts[i] if i >= 0 else "" for i in row] for row in seen]
     exclude[3] = ["no such item", ""]
-    (scores, positions), catalogue = expected_of(model, encoder, items, 5, seen)
+    (scores, positions), catalog = expected_of(model, encoder, items, 5, seen)
     assert (positions >= 0).all()
     found = call(signatures["recommend"], exclude=exclude)
     np.testing.assert_allclose(found["scores"], scores, atol=1e-5)
     keys = np.vectorize(bytes.decode)(found["keys"])
     np.testing.assert_array_equal(keys, texts.to_numpy()[positions])
-    np.testing.assert_array_equal(found["ids"], catalogue["item"][positions])
+    np.testing.assert_array_equal(found["ids"], catalog["item"][positions])
     if model.scaler is None:
         assert "ratings" not in found
     else:
@@ -152,8 +152,8 @@ def test_vectors_rank_as_the_lists_do(exported, encoder, items):
     from fmlayers.retrieval import TopN
 
     model, signatures = exported["fm"]
-    (scores, positions), catalogue = expected_of(model, encoder, items, len(items))
-    top = TopN(model, ["item", "genres"], len(items)).index(catalogue)
+    (scores, positions), catalog = expected_of(model, encoder, items, len(items))
+    top = TopN(model, ["item", "genres"], len(items)).index(catalog)
     run = signatures["query_vectors"]
     found = run(user=tf.constant(USERS), age=tf.constant(AGES))
     products = found["vectors"].numpy() @ item_vectors(top).T
@@ -206,7 +206,7 @@ def test_names_that_are_taken(films, shaken, tmp_path):
         (lambda t: pd.concat([t, t]), "must not have duplicates in the column 'item'"),
     ],
 )
-def test_items_that_make_no_catalogue(change, message, machine, items, tmp_path):
+def test_items_that_make_no_catalog(change, message, machine, items, tmp_path):
     with pytest.raises(ValueError, match=message):
         export(machine, tmp_path / "model", items=change(items))
     assert list(tmp_path.iterdir()) == []

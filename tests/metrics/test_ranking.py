@@ -53,7 +53,7 @@ def random_case(rng, num_users=60, num_items=40, places=12):
 
 @st.composite
 def cases(draw):
-    """Small catalogues, so that lists are full of hits, empty places and edges."""
+    """Small catalogs, so that lists are full of hits, empty places and edges."""
     num_items = draw(st.integers(1, 8))
     num_users = draw(st.integers(1, 5))
     places = draw(st.integers(1, num_items + 2))
@@ -280,7 +280,7 @@ class TestErrors:
             metric([[0.0, 1.0], [1.0, 0.0]], self.relevant, 2, k=2)
 
     @pytest.mark.parametrize("item", [-2, 3])
-    def test_outside_the_catalogue(self, metric, item):
+    def test_outside_the_catalog(self, metric, item):
         match = rf"Received: {item} in row 1, with num_items=3\."
         with pytest.raises(ValueError, match=match):
             metric([[0, 1], [2, item]], self.relevant, 3, k=2)

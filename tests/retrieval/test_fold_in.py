@@ -32,7 +32,7 @@ def mf(**options):
 @pytest.fixture
 def make(rng):
     """Make a `TopN` of a model of random weights."""
-    catalogue = {
+    catalog = {
         "item": np.arange(NUM_ITEMS),
         "genres": rng.integers(0, 6, (NUM_ITEMS, 2)),
     }
@@ -40,9 +40,9 @@ def make(rng):
     def build(model):
         for weight in model.trainable_weights:
             weight.assign(rng.normal(size=weight.shape))
-        names = [name for name in catalogue if name in {f.name for f in model.features}]
+        names = [name for name in catalog if name in {f.name for f in model.features}]
         top = TopN(model, names, NUM_ITEMS)
-        return top.index({name: catalogue[name] for name in names})
+        return top.index({name: catalog[name] for name in names})
 
     return build
 

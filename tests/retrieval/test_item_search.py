@@ -40,7 +40,7 @@ def neumf():
 @pytest.fixture
 def make(rng):
     """Make a model of random weights, and the two sides of its inputs."""
-    catalogue = {
+    catalog = {
         "item": np.arange(NUM_ITEMS),
         "genres": rng.integers(0, 6, (NUM_ITEMS, 3)),
     }
@@ -53,18 +53,18 @@ def make(rng):
         names = {feature.name for feature in model.features}
         return model, *(
             {name: x for name, x in side.items() if name in names}
-            for side in (queries, catalogue)
+            for side in (queries, catalog)
         )
 
     return build
 
 
-def expected_lists(model, queries, catalogue, k, exclude=None, allowed=None):
+def expected_lists(model, queries, catalog, k, exclude=None, allowed=None):
     scores = np.full((5, k), -np.inf, "float32")
     positions = np.full((5, k), -1)
     for row in range(5):
         one = {n: np.repeat(x[row : row + 1], NUM_ITEMS, 0) for n, x in queries.items()}
-        own = ops.convert_to_numpy(model.score(one | catalogue))[:, 0]
+        own = ops.convert_to_numpy(model.score(one | catalog))[:, 0]
         left = set(range(NUM_ITEMS))
         if exclude is not None:
             left -= set(exclude[row])
@@ -94,25 +94,25 @@ def machine():
     ],
 )
 def test_any_model_equals_scoring_every_pair(kind, pairs, make, monkeypatch):
-    model, queries, catalogue = make(kind)
+    model, queries, catalog = make(kind)
     monkeypatch.setattr(item_search, "MAX_PAIRS", pairs)
     for find, k in ((score_all, 3), (retrieve, 20)):
         found = find(
-            *(model, queries, catalogue, k),
+            *(model, queries, catalog, k),
             exclude=EXCLUDE,
             allowed=ALLOWED,
             batch_size=2,
         )
-        check(found, expected_lists(model, queries, catalogue, k, EXCLUDE, ALLOWED))
+        check(found, expected_lists(model, queries, catalog, k, EXCLUDE, ALLOWED))
     check(
-        score_all(model, queries, catalogue, 4),
-        expected_lists(model, queries, catalogue, 4),
+        score_all(model, queries, catalog, 4),
+        expected_lists(model, queries, catalog, 4),
     )
 
 
 def test_the_product_is_taken_where_it_is_exact(make, monkeypatch):
-    model, queries, catalogue = make(machine)
-    expected = expected_lists(model, queries, catalogue, 4, EXCLUDE, ALLOWED)
+    model, queries, catalog = make(machine)
+    expected = expected_lists(model, queries, catalog, 4, EXCLUDE, ALLOWED)
 
     def pairwise(inputs):
         raise AssertionError("scored pair by pair")
@@ -120,7 +120,7 @@ def test_the_product_is_taken_where_it_is_exact(make, monkeypatch):
     monkeypatch.setattr(model, "score", pairwise)
     for candidates in (None, 4, 2):  # which changes nothing
         found = retrieve(
-            *(model, queries, catalogue, 4),
+            *(model, queries, catalog, 4),
             exclude=EXCLUDE,
             allowed=ALLOWED,
             candidates=candidates,
@@ -129,61 +129,61 @@ def test_the_product_is_taken_where_it_is_exact(make, monkeypatch):
 
 
 def test_candidates_are_the_factorization_machine_s(make):
-    model, queries, catalogue = make(deepfm)
+    model, queries, catalog = make(deepfm)
     options = {"exclude": EXCLUDE, "allowed": ALLOWED}
-    whole = expected_lists(model, queries, catalogue, 4, EXCLUDE, ALLOWED)
-    found = retrieve(model, queries, catalogue, 4, candidates=NUM_ITEMS, **options)
+    whole = expected_lists(model, queries, catalog, 4, EXCLUDE, ALLOWED)
+    found = retrieve(model, queries, catalog, 4, candidates=NUM_ITEMS, **options)
     check(found, whole)
-    top = TopN(model, ["item", "genres"], NUM_ITEMS, 4).index(catalogue)
+    top = TopN(model, ["item", "genres"], NUM_ITEMS, 4).index(catalog)
     chosen = ops.convert_to_numpy(top(queries, **options)[1])
     others = [sorted(set(range(NUM_ITEMS)) - set(row)) for row in chosen]
-    found = retrieve(model, queries, catalogue, 4, candidates=4, **options)
-    check(found, expected_lists(model, queries, catalogue, 4, others))
+    found = retrieve(model, queries, catalog, 4, candidates=4, **options)
+    check(found, expected_lists(model, queries, catalog, 4, others))
     assert (found[1] != whole[1]).any()
 
 
 def test_rerank(make):
-    model, queries, catalogue = make(neumf)
+    model, queries, catalog = make(neumf)
     candidates = np.array(
         [[7, 3, -1], [16, 0, 15], [-1, -1, -1], [2, 4, 1], [9, -1, 8]]
     )
     others = [set(range(NUM_ITEMS)) - set(row) for row in candidates]
     for k in (1, 2, 5):
-        found = rerank(model, queries, catalogue, candidates, k, batch_size=2)
-        check(found, expected_lists(model, queries, catalogue, k, others))
+        found = rerank(model, queries, catalog, candidates, k, batch_size=2)
+        check(found, expected_lists(model, queries, catalog, k, others))
 
 
 def test_equal_scores_are_ranked_by_position(make):
-    model, queries, catalogue = make(deepfm)
+    model, queries, catalog = make(deepfm)
     for weight in model.weights:
         weight.assign(np.zeros(weight.shape))
-    _, positions = score_all(model, queries, catalogue, 4)
+    _, positions = score_all(model, queries, catalog, 4)
     np.testing.assert_array_equal(positions, [[0, 1, 2, 3]] * 5)
-    _, positions = rerank(model, queries, catalogue, [[9, -1, 4, 16]] * 5, 4)
+    _, positions = rerank(model, queries, catalog, [[9, -1, 4, 16]] * 5, 4)
     np.testing.assert_array_equal(positions, [[4, 9, 16, -1]] * 5)
 
 
 def test_nan_is_no_score(make):
-    model, queries, catalogue = make(neumf)
+    model, queries, catalog = make(neumf)
     table = ops.convert_to_numpy(model.gmf_factors.tables["item"].value).copy()
     table[3] = np.nan
     model.gmf_factors.tables["item"].assign(table)
-    _, positions = score_all(model, queries, catalogue, NUM_ITEMS)
+    _, positions = score_all(model, queries, catalog, NUM_ITEMS)
     assert 3 not in positions
     np.testing.assert_array_equal(positions[:, -1], -1)
 
 
 def test_no_queries(make):
     for kind in (deepfm, lambda: FactorizationMachine(FEATURES, 4)):
-        model, queries, catalogue = make(kind)
+        model, queries, catalog = make(kind)
         none = {name: x[:0] for name, x in queries.items()}
-        scores, positions = retrieve(model, none, catalogue, 4)
+        scores, positions = retrieve(model, none, catalog, 4)
         assert scores.shape == positions.shape == (0, 4)
 
 
 def test_errors(make):
-    model, queries, catalogue = make(deepfm)
-    both = (queries, catalogue)
+    model, queries, catalog = make(deepfm)
+    both = (queries, catalog)
     check_error(
         "`candidates` must be at least `k`. Received: candidates=3, k=4",
         lambda: retrieve(model, *both, 4, candidates=3),
@@ -199,8 +199,8 @@ def test_errors(make):
             f"`{name}` must be a positive integer",
             lambda options=options: rerank(model, *both, [[1]] * 5, **options),
         )
-    model, queries, catalogue = make(neumf)
+    model, queries, catalog = make(neumf)
     check_error(
         "`model` must be a `ScoringModel` with a `decomposition`",
-        lambda: retrieve(model, queries, catalogue, 4, candidates=5),
+        lambda: retrieve(model, queries, catalog, 4, candidates=5),
     )

@@ -41,7 +41,7 @@ ITEM_FEATURES = ["item", "genres", "year"]
 
 
 @pytest.fixture
-def catalogue(rng):
+def catalog(rng):
     return {
         "item": np.arange(NUM_ITEMS),
         "genres": rng.integers(0, 6, (NUM_ITEMS, 3)),
@@ -99,23 +99,23 @@ def randomize(model, rng, draw=None):
     return model
 
 
-def sides_of(model, catalogue, queries):
+def sides_of(model, catalog, queries):
     """Return what of the two the model reads."""
     names = {name for feature in model.features for name in feature.inputs}
-    return [{n: x for n, x in d.items() if n in names} for d in (catalogue, queries)]
+    return [{n: x for n, x in d.items() if n in names} for d in (catalog, queries)]
 
 
-def index(model, catalogue, k=5, **options):
-    names = [f.name for f in model.features if set(f.inputs) <= set(catalogue)]
-    return TopN(model, names, NUM_ITEMS, k, **options).index(catalogue)
+def index(model, catalog, k=5, **options):
+    names = [f.name for f in model.features if set(f.inputs) <= set(catalog)]
+    return TopN(model, names, NUM_ITEMS, k, **options).index(catalog)
 
 
-def all_scores(model, catalogue, queries):
+def all_scores(model, catalog, queries):
     """Return `model.score` of every pair, one query at a time."""
     rows = []
     for row in range(len(queries["user"])):
         one = {n: np.repeat(x[row : row + 1], NUM_ITEMS, 0) for n, x in queries.items()}
-        rows.append(ops.convert_to_numpy(model.score(one | catalogue))[:, 0])
+        rows.append(ops.convert_to_numpy(model.score(one | catalog))[:, 0])
     return np.array(rows)
 
 
@@ -149,12 +149,12 @@ ALLOWED = np.arange(NUM_ITEMS) % 3 != 1
 
 @pytest.mark.parametrize("block_size", [1, 7, NUM_ITEMS, 100])
 @pytest.mark.parametrize("name", MODELS)
-def test_equals_scoring_every_pair(name, block_size, catalogue, queries, rng):
+def test_equals_scoring_every_pair(name, block_size, catalog, queries, rng):
     model = randomize(MODELS[name](), rng)
-    catalogue, queries = sides_of(model, catalogue, queries)
-    top = index(model, catalogue, block_size=block_size)
+    catalog, queries = sides_of(model, catalog, queries)
+    top = index(model, catalog, block_size=block_size)
     assert top.is_exact
-    scores = all_scores(model, catalogue, queries)
+    scores = all_scores(model, catalog, queries)
     check(top(queries), best(scores, 5))
     check(top(queries, exclude=EXCLUDE), best(scores, 5, EXCLUDE))
     check(top(queries, allowed=ALLOWED), best(scores, 5, None, ALLOWED))
@@ -163,16 +163,16 @@ def test_equals_scoring_every_pair(name, block_size, catalogue, queries, rng):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block_size", [1, 7, NUM_ITEMS, 100])
-def test_of_equal_scores_the_first_comes_first(block_size, catalogue, queries, rng):
+def test_of_equal_scores_the_first_comes_first(block_size, catalog, queries, rng):
     """Whole numbers make sums exact in any order, and many scores the same."""
     model = randomize(fm(), rng, lambda shape: rng.integers(-1, 2, shape))
-    catalogue["year"] = rng.integers(-1, 2, NUM_ITEMS).astype("float32")
-    catalogue["genres"] = catalogue["genres"][:, :1]
+    catalog["year"] = rng.integers(-1, 2, NUM_ITEMS).astype("float32")
+    catalog["genres"] = catalog["genres"][:, :1]
     queries["age"] = np.array([1.0, np.nan, -1.0, 0.0, 1.0], "float32")
-    scores = all_scores(model, catalogue, queries)
+    scores = all_scores(model, catalog, queries)
     assert max(len(row) - len(set(row)) for row in scores) > 5
     for k in (3, 10, NUM_ITEMS):
-        top = index(model, catalogue, k, block_size=block_size)
+        top = index(model, catalog, k, block_size=block_size)
         for exclude in (None, EXCLUDE):
             found = [ops.convert_to_numpy(x) for x in top(queries, exclude)]
             expected = best(scores, k, exclude)
@@ -181,10 +181,10 @@ def test_of_equal_scores_the_first_comes_first(block_size, catalogue, queries, r
 
 
 @pytest.mark.parametrize("block_size", [7, 100])
-def test_fewer_items_than_places(block_size, catalogue, queries, rng):
+def test_fewer_items_than_places(block_size, catalog, queries, rng):
     model = randomize(fm(), rng)
-    top = index(model, catalogue, 30, block_size=block_size)
-    scores = all_scores(model, catalogue, queries)
+    top = index(model, catalog, 30, block_size=block_size)
+    scores = all_scores(model, catalog, queries)
     check(top(queries), best(scores, 30))
     allowed = np.arange(NUM_ITEMS) == 5
     found = top(queries, EXCLUDE, allowed, k=3)
@@ -196,30 +196,30 @@ def test_fewer_items_than_places(block_size, catalogue, queries, rng):
 
 def test_histories_leave_out_items_that_are_not_in_them(rng):
     model = randomize(with_history(), rng)
-    catalogue = {"item": np.arange(NUM_ITEMS)}
+    catalog = {"item": np.arange(NUM_ITEMS)}
     queries = {"user": np.array([1, 8, -1, 0, 3])}
     exclude = np.array(
         [[5, 6, 22], [1, 5, -1], [-1, -1, -1], [-1, -1, -1], [9, -1, -1]]
     )
-    top = index(model, catalogue, k=20, block_size=7)
+    top = index(model, catalog, k=20, block_size=7)
     assert top.item_features == ["item", "seen_by"]
     assert top.query_features == ["user", "seen"]
-    expected = best(all_scores(model, catalogue, queries), 20, exclude)
+    expected = best(all_scores(model, catalog, queries), 20, exclude)
     check(top(queries, exclude=exclude), expected)
     # An entry of the other side would change the lists that the query's side pools.
     check(top(queries | {"item": np.array([5] * 5)}, exclude=exclude), expected)
 
 
-def test_a_row_sees_itself_alone(catalogue, queries, rng):
-    top = index(randomize(fm(), rng), catalogue)
+def test_a_row_sees_itself_alone(catalog, queries, rng):
+    top = index(randomize(fm(), rng), catalog)
     together = [ops.convert_to_numpy(x) for x in top(queries, EXCLUDE)]
     for row in range(5):
         one = {name: x[row : row + 1] for name, x in queries.items()}
         check(top(one, EXCLUDE[row : row + 1]), [x[row : row + 1] for x in together])
 
 
-def test_no_queries(catalogue, queries, rng):
-    top = index(randomize(fm(), rng), catalogue, block_size=7)
+def test_no_queries(catalog, queries, rng):
+    top = index(randomize(fm(), rng), catalog, block_size=7)
     scores, positions = top({name: x[:0] for name, x in queries.items()})
     assert tuple(scores.shape) == tuple(positions.shape) == (0, 5)
 
@@ -227,16 +227,16 @@ def test_no_queries(catalogue, queries, rng):
 @pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("block_size", [7, 100])
-def test_predicts_compiled(jit_compile, block_size, catalogue, queries, rng, backend):
+def test_predicts_compiled(jit_compile, block_size, catalog, queries, rng, backend):
     if backend == "torch" and jit_compile:
         pytest.skip("Keras compiles for PyTorch on request alone, and warns of it")
-    top = index(randomize(fm(), rng), catalogue, block_size=block_size)
+    top = index(randomize(fm(), rng), catalog, block_size=block_size)
     top.jit_compile = jit_compile
     scores, positions = top.predict(queries, batch_size=2, verbose=0)
     check((scores, positions), [ops.convert_to_numpy(x) for x in top(queries)])
 
 
-def test_blocks_are_no_larger_than_asked(catalogue, queries, rng, monkeypatch):
+def test_blocks_are_no_larger_than_asked(catalog, queries, rng, monkeypatch):
     from fmlayers.retrieval import top_n
 
     widths = []
@@ -246,12 +246,12 @@ def test_blocks_are_no_larger_than_asked(catalogue, queries, rng, monkeypatch):
         return real(best, scores, start, exclude)
 
     monkeypatch.setattr(top_n, "merge", merge)
-    index(randomize(fm(), rng), catalogue, block_size=4)(queries)
+    index(randomize(fm(), rng), catalog, block_size=4)(queries)
     assert set(widths) == {5, 4}  # each with a column of no item
 
 
-def test_is_a_layer_of_a_functional_model(catalogue, queries, rng):
-    top = index(randomize(fm(), rng), catalogue)
+def test_is_a_layer_of_a_functional_model(catalog, queries, rng):
+    top = index(randomize(fm(), rng), catalog)
     inputs = {f.name: f.keras_input() for f in FEATURES if f.name in queries}
     scores, positions = top(inputs)
     assert scores.shape == positions.shape == (None, 5)
@@ -263,17 +263,17 @@ def test_is_a_layer_of_a_functional_model(catalogue, queries, rng):
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_precision(policy, catalogue, queries, rng):
+def test_mixed_precision(policy, catalog, queries, rng):
     model = randomize(fm(dtype=policy), rng)
-    top = index(model, catalogue, dtype=policy)
+    top = index(model, catalog, dtype=policy)
     assert top.item_vectors.dtype == "float32"
-    catalogue["year"] = catalogue["year"].astype("float32")
-    check(top(queries), best(all_scores(model, catalogue, queries), 5))
+    catalog["year"] = catalog["year"].astype("float32")
+    check(top(queries), best(all_scores(model, catalog, queries), 5))
 
 
-def test_a_query_that_is_nan_gets_nothing(catalogue, queries, rng):
+def test_a_query_that_is_nan_gets_nothing(catalog, queries, rng):
     model = randomize(fm(), rng)
-    top = index(model, catalogue)
+    top = index(model, catalog)
     expected = [ops.convert_to_numpy(x).copy() for x in top(queries)]
     expected[0][0], expected[1][0] = -np.inf, -1
     table = ops.convert_to_numpy(model.factors.tables["user"].value).copy()
@@ -288,27 +288,27 @@ def test_before_index_there_is_nothing(queries, rng):
     assert (ops.convert_to_numpy(top.similar([3])[1]) == -1).all()
 
 
-def test_index_follows_the_model(catalogue, queries, rng):
+def test_index_follows_the_model(catalog, queries, rng):
     model = randomize(fm(), rng)
-    top = index(model, catalogue)
+    top = index(model, catalog)
     randomize(model, rng)
-    assert top.index(catalogue, batch_size=4) is top
-    check(top(queries), best(all_scores(model, catalogue, queries), 5))
+    assert top.index(catalog, batch_size=4) is top
+    check(top(queries), best(all_scores(model, catalog, queries), 5))
 
 
-def test_rank_takes_sides(catalogue, queries, rng):
+def test_rank_takes_sides(catalog, queries, rng):
     model = randomize(fm(), rng)
-    top = index(model, catalogue)
+    top = index(model, catalog)
     sides = model.decompose(queries, ["user", "age", "likes", "sex"])
     expected = [ops.convert_to_numpy(x) for x in top(queries, EXCLUDE, ALLOWED)]
     check(top.rank(*sides, EXCLUDE, ALLOWED), expected)
 
 
 @pytest.mark.parametrize("block_size", [7, 100])
-def test_similar(block_size, catalogue, rng):
+def test_similar(block_size, catalog, rng):
     model = randomize(fm(), rng)
-    top = index(model, catalogue, block_size=block_size)
-    _, s = (ops.convert_to_numpy(x) for x in model.decompose(catalogue, ITEM_FEATURES))
+    top = index(model, catalog, block_size=block_size)
+    _, s = (ops.convert_to_numpy(x) for x in model.decompose(catalog, ITEM_FEATURES))
     expected = np.full((3, NUM_ITEMS), 0.0)
     for row, i in enumerate((4, 0, 22)):
         for j in range(NUM_ITEMS):
@@ -328,7 +328,7 @@ def test_a_zero_vector_is_like_nothing(rng):
     assert cosines[1][positions[1] == 7] == 0.0
 
 
-def test_says_what_is_exact(catalogue, queries, rng):
+def test_says_what_is_exact(catalog, queries, rng):
     class Louder(FactorizationMachine):
         def score(self, inputs, training=None):
             return super().score(inputs, training) + 1.0
@@ -349,8 +349,8 @@ def test_says_what_is_exact(catalogue, queries, rng):
     for part in ("factors", "linear"):
         getattr(plain, part).set_weights(getattr(model, part).get_weights())
     plain.bias.assign(model.bias)
-    expected = best(all_scores(plain, catalogue, queries), 5)
-    check(index(model, catalogue)(queries), expected)
+    expected = best(all_scores(plain, catalog, queries), 5)
+    check(index(model, catalog)(queries), expected)
 
 
 LOAD = """
@@ -367,10 +367,10 @@ assert top.model.optimizer.learning_rate == 0.25
 
 
 @pytest.mark.slow
-def test_saves_and_loads_in_a_fresh_process(catalogue, queries, rng, tmp_path):
+def test_saves_and_loads_in_a_fresh_process(catalog, queries, rng, tmp_path):
     model = randomize(fm(), rng)
     model.compile(keras.optimizers.SGD(0.25), loss="mse")
-    top = index(model, catalogue, k=7, block_size=10)
+    top = index(model, catalog, k=7, block_size=10)
     top.save(tmp_path / "top.keras")
     np.savez(tmp_path / "queries.npz", **queries)
     subprocess.run([sys.executable, "-c", LOAD], check=True, cwd=tmp_path)
@@ -397,7 +397,7 @@ def test_trains_no_item_vectors():
     assert len(top.trainable_weights) == len(model.trainable_weights)
 
 
-def test_errors(catalogue, rng):
+def test_errors(catalog, rng):
     model = fm()
     for name in ("num_items", "k", "block_size"):
         for wrong in (0, 2.0, True):
@@ -420,13 +420,13 @@ def test_errors(catalogue, rng):
     top = TopN(model, ITEM_FEATURES, NUM_ITEMS)
     check_error("must have 23 rows", lambda: top.index({"item": np.arange(3)}))
     check_error(
-        "must have 23 rows", lambda: top.index(catalogue | {"year": np.arange(22.0)})
+        "must have 23 rows", lambda: top.index(catalog | {"year": np.arange(22.0)})
     )
     check_error("`k` must be", lambda: top.similar([1], k=0))
     table = rng.normal(size=(24, 4))
     table[7:9] = np.nan
     model.factors.tables["item"].assign(table)
-    check_error("Received: 2 of 23 .* in row 7", lambda: top.index(catalogue))
+    check_error("Received: 2 of 23 .* in row 7", lambda: top.index(catalog))
 
 
 def test_the_batch_of_a_symbolic_call_is_the_queries_own():
