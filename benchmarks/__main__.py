@@ -8,22 +8,22 @@ from benchmarks import (
     cold_start,
     epoch,
     fm_interaction,
-    lists,
     serving,
     tables,
     time_to_rmse,
+    top_n,
     training,
 )
 from benchmarks._report import print_machine
 
-# `lists` and `serving` have parts that need no data.
+# `top_n` and `serving` have parts that need no data.
 OF_NOTHING: tuple[ModuleType, ...] = (
     cold_start,
     fm_interaction,
     tables,
     batches,
     training,
-    lists,
+    top_n,
     serving,
 )
 OF_MOVIELENS: tuple[ModuleType, ...] = (epoch, time_to_rmse)

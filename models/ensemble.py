@@ -175,7 +175,7 @@ class Ensemble(ScoringModel):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        if not training:
+        if y_pred.shape[1] == 1:  # not in training: no ratings of the members
             return super().compute_loss(x, y, y_pred, sample_weight, training)
         regularization = sum(self.losses)
         # Keras adds the regularization of all members to each of these losses.

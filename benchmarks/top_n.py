@@ -1,6 +1,6 @@
 """Times top-25 search for all users of MovieLens 1M, and among a million items.
 
-    FMLAYERS_DATA=folder python -m benchmarks.lists [RUN]
+    FMLAYERS_DATA=folder python -m benchmarks.top_n [RUN]
 
 RUN is a run of MovieLens 1M. If omitted, a model is trained for three epochs. The
 search ranks the whole catalog, except the items that a user rated in the training rows.
@@ -157,7 +157,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"\nTop {K} of {QUERIES} users, {ITEMS:,} items, 128 excluded")
     print(f"{'dim':>4}{'first, s':>10}{'later, s':>10}{'users/s':>9}{'memory':>11}")
     for dim in (16, 64):
-        command = [sys.executable, "-m", "benchmarks.lists", "--million", str(dim)]
+        command = [sys.executable, "-m", "benchmarks.top_n", "--million", str(dim)]
         output = subprocess.run(command, check=True, capture_output=True).stdout
         found = json.loads(output)
         print(
