@@ -128,6 +128,27 @@ class TuningConfig:
         }
 
     @classmethod
+    def from_settings(
+        cls, settings: Mapping[str, Any], models: Sequence[str] = (), **options: Any
+    ) -> "TuningConfig":
+        """Returns a configuration that fixes some settings and searches the others.
+
+        Args:
+            settings: Arguments of `TrainingConfig`, by name. With several `models`, the
+                default model is the first that takes all of these settings.
+            models: See the class.
+            **options: Other arguments of the class.
+        """
+        fixed = [*settings, *(f"l2/{name}" for name in settings.get("l2_of", ()))]
+        if len(models) == 1:
+            fixed.append("model")
+        if models:
+            able = [m for m in models if all(map(find(m).takes, settings))]
+            settings = {**settings, "model": (able or models)[0]}
+        training = TrainingConfig(**settings)
+        return cls(training=training, models=models, fixed=fixed, **options)
+
+    @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "TuningConfig":
         training = TrainingConfig.from_dict(config["training"])
         return cls(**{**config, "training": training})

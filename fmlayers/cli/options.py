@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fmlayers.models.specs import registered
-from fmlayers.runs.config import SETTINGS, TrainingConfig, models_of
+from fmlayers.runs.config import SETTINGS, models_of
 from fmlayers.runs.settings import Setting
 
 
@@ -94,7 +94,6 @@ def _help(name: str, setting: Setting) -> str:
     return text.replace("%", "%%")
 
 
-def training_config(options: argparse.Namespace) -> TrainingConfig:
-    """Returns the configuration with the values of the options above."""
-    values = {name: value for name, value in vars(options).items() if name in SETTINGS}
-    return TrainingConfig(**values)
+def settings_in(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the settings of `TrainingConfig` whose options are set."""
+    return {name: value for name, value in vars(options).items() if name in SETTINGS}

@@ -2,7 +2,7 @@
 
 import argparse
 
-from fmlayers.cli.options import add_training_options, training_config
+from fmlayers.cli.options import add_training_options, settings_in
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -14,10 +14,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from fmlayers.runs import train
+    from fmlayers.runs import TrainingConfig, train
 
     finished = train(
-        training_config(options),
+        TrainingConfig(**settings_in(options)),
         options.out,
         resume=options.resume,
         overwrite=options.overwrite,

@@ -4,9 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from fmlayers.cli.options import add_training_options, training_config
-from fmlayers.models.specs import find
-from fmlayers.runs.config import SETTINGS
+from fmlayers.cli.options import add_training_options, settings_in
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -106,20 +104,10 @@ class Search(argparse.Action):
 def run(options: argparse.Namespace) -> int:
     from fmlayers.tuning import TuningConfig, searched, tune
 
-    models = getattr(options, "models", ())
-    fixed = [name for name in SETTINGS if name in vars(options)]
-    if models:
-        # The first model that takes all of these settings, if there is one.
-        candidates = [m for m in models if all(find(m).takes(name) for name in fixed)]
-        options.model = (candidates or models)[0]
-    if len(models) == 1:
-        fixed.append("model")
-    fixed += [f"l2/{feature}" for feature in getattr(options, "l2_of", {})]
-    config = TuningConfig(
-        training=training_config(options),
-        models=models,
+    config = TuningConfig.from_settings(
+        settings_in(options),
+        vars(options).get("models", ()),
         search=options.search,
-        fixed=fixed,
         tuner=options.tuner,
         objective=options.objective,
         k=options.top,
