@@ -119,7 +119,7 @@ def _show_known(
     recommender: "Recommender",
     allowed: "npt.NDArray[np.bool_] | None",
 ) -> None:
-    from fmlayers.cli.tables import print_items
+    from fmlayers.cli.item_table import print_items
 
     recommender.queries.check_user(options.user)
     history = recommender.history(options.user)
@@ -152,7 +152,7 @@ def _show_new(
     recommender: "Recommender",
     allowed: "npt.NDArray[np.bool_] | None",
 ) -> None:
-    from fmlayers.cli.tables import print_items
+    from fmlayers.cli.item_table import print_items
 
     liked = [recommender.catalog.find(text) for text in options.liked or []]
     if liked:

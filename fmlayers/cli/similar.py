@@ -14,7 +14,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from fmlayers.cli.tables import print_items
+    from fmlayers.cli.item_table import print_items
     from fmlayers.runs import Run
 
     finished = Run(options.run)

@@ -2,7 +2,7 @@ from typing import Any
 
 import keras
 
-from fmlayers import _named_weights as named
+from fmlayers import _named_weights
 from fmlayers.layers._history_lists import HistoryLists
 
 
@@ -18,7 +18,7 @@ class SavedByName(keras.layers.Layer):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._fault = named.LastMessage()
+        self._fault = _named_weights.LastMessage()
 
     def named_weights(self) -> dict[tuple[str, str], Any]:
         """Returns the layer's weights by role and name, in the order of `build`."""
@@ -27,10 +27,12 @@ class SavedByName(keras.layers.Layer):
     def save_own_variables(self, store: Any) -> None:
         if not self.built:
             return
-        named.save(store, self._weights_by_key())
+        _named_weights.save(store, self._weights_by_key())
         for name, history in self.histories.items():
             if history.is_first_in(store):
-                named.save(store, {named.key_of("history", name): history.parts()})
+                _named_weights.save(
+                    store, {_named_weights.key_of("history", name): history.parts()}
+                )
 
     def load_own_variables(self, store: Any) -> None:
         if not self.built:
@@ -50,11 +52,11 @@ class SavedByName(keras.layers.Layer):
         weights = self._weights_by_key()
         histories = {}
         for name, each in self.histories.items():
-            key = named.key_of("history", name)
-            if named.has(store, key):
+            key = _named_weights.key_of("history", name)
+            if _named_weights.has(store, key):
                 histories[key] = each.parts()
                 each.is_loaded = True
-        faults = named.load(store, {**weights, **histories}, weights)
+        faults = _named_weights.load(store, {**weights, **histories}, weights)
         if not faults:
             return ""
         return (
@@ -65,4 +67,6 @@ class SavedByName(keras.layers.Layer):
 
     def _weights_by_key(self) -> dict[str, dict[str, Any]]:
         weights = self.named_weights()
-        return {named.key_of(*key): {"": weight} for key, weight in weights.items()}
+        return {
+            _named_weights.key_of(*key): {"": weight} for key, weight in weights.items()
+        }

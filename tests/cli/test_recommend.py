@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 
 from fmlayers import cli
-from fmlayers.cli import tables
 from fmlayers.data import write_csv
 from fmlayers.runs import Run
 from fmlayers.runs.recommender import Recommender
