@@ -220,7 +220,7 @@ def test_titles_are_no_markup(capsys):
             "cosine": [0.123, -1.0],
         }
     )
-    tables.print_items("Like [bold]", items)
+    item_table.print_items("Like [bold]", items)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Like [bold]"
     assert re.fullmatch(r" +1  \[Rec\] \[red\] +War, Drama +2007 +0\.12 *", lines[2])
