@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from fmlayers import cli
+from fmlayers.cli import item_table
 from fmlayers.data import write_csv
 from fmlayers.runs import Run
 from fmlayers.runs.recommender import Recommender
