@@ -65,7 +65,7 @@ def export_run(
 
 
 def _details(run: SavedRun) -> dict[str, Any]:
-    """Returns what the card of an export says of the run."""
+    """Returns the facts about the run that the card of an export contains."""
     config = run.config
     metrics = {
         name: value
