@@ -96,7 +96,7 @@ def evaluate(
 
     Raises:
         DataError: If the data are missing or have changed, or no test row is relevant.
-        ValueError: If an argument breaks its constraint.
+        ValueError: If an argument violates its constraint.
     """
     dataset = run.dataset() if dataset is None else dataset
     split = run.split(dataset)

@@ -32,7 +32,7 @@ def export_run(
         The path.
 
     Raises:
-        ValueError: If an argument breaks its constraint, or the model has no item
+        ValueError: If an argument violates its constraint, or the model has no item
             vectors.
         FileExistsError: If `path` exists and must not be replaced.
     """

@@ -42,8 +42,8 @@ class Recommender:
     The catalog contains the items of the training rows (without rare items, if the run
     has a `min_count`). The model has no embedding for other items.
 
-    The results are exact, except with `candidates` and a model that is not exact; see
-    `is_exact` and `fmlayers.retrieval.retrieve`.
+    The results are exact unless `candidates` applies to the model, such as a `DeepFM`;
+    see `fmlayers.retrieval.retrieve`.
 
     Args:
         run: A `Run`, or an object with the same `model`, `encoder`, `side_table` and
@@ -52,7 +52,7 @@ class Recommender:
             as seen.
         train_rows: Optional integers, the rows of `dataset` whose items count as seen.
             Defaults to the training rows of the run.
-        candidates: Optional integer. A model that is not exact then ranks only this
+        candidates: Optional integer. A model such as `DeepFM` then ranks only this
             number of candidates; see `fmlayers.retrieval.retrieve`.
 
     Attributes:
@@ -209,7 +209,7 @@ class Recommender:
     def similar(self, position: int, k: int = 10) -> TopItems:
         """Returns the items whose embeddings are most similar to that of an item.
 
-        If the model is not exact, the embeddings are those of its factorization
+        For a model such as `DeepFM`, the embeddings are those of its factorization
         machine.
 
         Args:

@@ -61,7 +61,7 @@ class Run(SavedRun):
 
         Raises:
             DataError: If the data are missing or have changed.
-            ValueError: If an argument breaks its constraint.
+            ValueError: If an argument violates its constraint.
         """
         return evaluate(
             self,
@@ -204,7 +204,7 @@ class Run(SavedRun):
             The path.
 
         Raises:
-            ValueError: If an argument breaks its constraint, or the model has no item
+            ValueError: If an argument violates its constraint, or the model has no item
                 vectors.
             FileExistsError: If `path` exists and must not be replaced.
         """
