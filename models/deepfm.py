@@ -25,9 +25,9 @@ class DeepFM(FactorizationMachine):
         rating = scaler(score)
 
     As in the paper, the three parts are added without weights: each part can learn its
-    scale. The deep part <h, a> is linear in the last hidden layer a: a ReLU of it could
-    raise scores but never lower them, and would stop learning where it is 0. The deep
-    part has no bias, which would duplicate b.
+    scale. The deep part <h, a> is linear in the last hidden layer a. With a ReLU on its
+    output, it could raise scores but never lower them, and would stop learning where it
+    is 0. It has no bias, which would duplicate b.
 
     `first_order`, `pairs` and `deep` compute the parts separately, and `part` returns a
     model of one part. The inherited `decompose` is that of the factorization machine,

@@ -58,7 +58,8 @@ def two_tower_weights(
 class ModelSpec:
     """Describes a model to runs, search spaces and the command.
 
-    Pass it to `register` to train, evaluate and tune a custom model by its name.
+    Pass it to `register` to train and evaluate a custom model by its name, and to
+    search over its hyperparameters.
 
     Args:
         name: String, the name of the model, as in `TrainingConfig(model=...)`.

@@ -10,7 +10,7 @@ from fmlayers.runs.settings import Setting
 
 
 class Numbers(argparse.Action):
-    """Parses NAME=NUMBER ... to a dict."""
+    """Parses NAME=NUMBER ... into a dict."""
 
     def __call__(
         self,

@@ -47,7 +47,7 @@ def fit(
     initial_epoch: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> keras.callbacks.History:
-    """Trains a model from `compiled_model`, from `initial_epoch` to `epochs`."""
+    """Trains a model that `compiled_model` returned, up to the epoch `epochs`."""
     batches = examples.batches(batch_size, epoch=initial_epoch)
     return model.fit(
         batches.stream() if streams() else batches,
@@ -65,7 +65,7 @@ def fit(
 def make_optimizer(
     name: str, learning_rate: float, batch_size: int
 ) -> keras.optimizers.Optimizer:
-    """Returns the optimizer with a name, one of those of `TrainingConfig.optimizer`."""
+    """Returns the optimizer that `name`, as in `TrainingConfig.optimizer`, selects."""
     if name == "lazy_adam":
         return LazyAdam(learning_rate)
     start = (ADAGRAD_START / batch_size) ** 2

@@ -24,7 +24,7 @@ from fmlayers.scoring_model import ScoringModel
 
 
 class SavedRun:
-    """A finished run as its folder stores it, and predictions for new rows.
+    """A finished run, read from its folder: its model, its data and its predictions.
 
     Args:
         path: The folder.
@@ -72,7 +72,7 @@ class SavedRun:
         path = self.path / "model.keras"
         try:
             model = keras.models.load_model(path, safe_mode=True)
-        except Exception as error:  # zipfile, h5py, json and Keras differ
+        except Exception as error:  # errors of zipfile, h5py, json and Keras
             raise RunError(f"{path} is not a model that loads: {error}") from error
         if not isinstance(model, ScoringModel) or model.encoder is None:
             raise RunError(f"{path} is not the model of a run: it has no encoder.")

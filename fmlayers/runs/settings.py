@@ -119,7 +119,7 @@ class Setting:
         return self.default.of(config) if self.has_rule else self.default
 
     def is_default(self, value: Any) -> bool:
-        """Returns whether a value is the default of any task and optimizer."""
+        """Returns whether a value is the default for any task and optimizer."""
         if self.has_rule:
             return value in self.default.every()
         return bool(value == self.default)
