@@ -60,7 +60,8 @@ class Run(SavedRun):
             candidates: See `fmlayers.retrieval.retrieve`.
 
         Raises:
-            DataError: If the data are missing or have changed.
+            DataError: If the data are missing or have changed, or no test row is
+                relevant.
             ValueError: If an argument violates its constraint.
         """
         return evaluate(
