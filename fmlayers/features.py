@@ -233,7 +233,7 @@ class Numeric(_SingleEntry):
 @keras.saving.register_keras_serializable(package="fmlayers")
 @dataclass(frozen=True)
 class History(_TableFeature):
-    """The ids that belong to another id: the items that the example's user has rated.
+    """The ids that belong to another id, such as the items that a user has rated.
 
     The histories are part of the layer. Set them once with
     `FeatureEmbedding.set_history`; they are saved with the layer, and the input dict
@@ -252,7 +252,7 @@ class History(_TableFeature):
         num_keys: Positive integer, the number of keys. Keys are 0 ... `num_keys` - 1;
             the history of any other id is empty.
         values: String, the entry of the input dict that has the example's own value.
-            The entry is optional; without it nothing is excluded.
+            The entry is optional; without it, nothing is excluded.
         num_pairs: Positive integer, the number of values in all histories together.
         combiner: `"mean"`, `"sum"` or `"sqrtn"`; see `MaskedMeanPooling`.
             Defaults to `"sqrtn"`.

@@ -1,4 +1,4 @@
-"""Ready-made models, which are subclassed Keras models of the layers."""
+"""Ready-made models: subclassed Keras models that are built from the layers."""
 
 from typing import TYPE_CHECKING
 

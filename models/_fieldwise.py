@@ -14,10 +14,10 @@ from fmlayers._named_weights import LastMessage
 class Fieldwise(keras.layers.Layer):
     """Mixin for a Keras layer that saves the names of its fields.
 
-    A model with the same features in another order loads the right weights for each
+    A model whose features are in another order then loads the right weights for each
     field. Files of version 0.1.0 have no names and load by position.
 
-    Put it before the Keras class.
+    List it before the Keras class among the base classes.
 
     Args:
         fields: Names of the fields, in the order of the layer's weights.

@@ -31,7 +31,7 @@ def warm_start(
 
     Use it to retrain on new data: an encoder fitted on new rows has more values in
     another order, and features may have been added or removed. It changes the weights
-    of `model`, which is built on the new encoder, and not those of `trained`. It copies
+    of `model`, which is built for the new encoder; `trained` stays the same. It copies:
 
     - from each table, the rows of the values that both encoders have, the row of the
       id 0 and the row of unknown ids. The rows of new values keep their initial values.
@@ -46,9 +46,10 @@ def warm_start(
     Weights are matched by their attribute paths and by the names of features and
     tables, so a `DeepFM` can start from a `FactorizationMachine`. The histories of a
     `History` are not copied; set them with `set_history`. Without encoders, equal ids
-    are taken to be equal values. With encoders, the rows of a `keras.layers.Embedding`
-    are not copied, since it does not name a column. Optimizers and scalers are not
-    copied either: use the same bounds, so that a score maps to the same rating.
+    are assumed to mean equal values. With encoders, the rows of a
+    `keras.layers.Embedding` are not copied, since it does not name a column. Optimizers
+    and scalers are not copied either: use the same bounds, so that a score maps to the
+    same rating.
 
     Args:
         model: The model to initialize, built.
@@ -144,7 +145,7 @@ class _Vocabularies:
         self.new, self.old = new, old
 
     def ids(self, new: Any, old: Any, table: str) -> tuple[Array, Array]:
-        """Returns the ids, in both layers, of the values in both vocabularies."""
+        """Returns the ids, in each layer, of the values that both vocabularies have."""
         sizes = [_size(layer, table) for layer in (new, old)]
         if self.new is None or self.old is None:
             same = np.arange(min(sizes))
@@ -193,7 +194,7 @@ def _copy(
         fieldwise = new.fieldwise
     else:
         fieldwise = ()
-    # The rows of an `Embedding` are ids of an unknown column.
+    # The rows of an `Embedding` belong to the ids of an unknown column.
     is_table_of_ids = isinstance(new, keras.layers.Embedding) and vocabularies.new
     weights, old_weights = _weights(new), _weights(old)
     for name in dict.fromkeys([*weights, *old_weights]):
@@ -286,7 +287,7 @@ def _weights(layer: keras.layers.Layer | None) -> dict[str, Any]:
 
 
 def _encoder_of(model: keras.Model) -> "Encoder | None":
-    """Returns the encoder of a model or of the models in it."""
+    """Returns the encoder of a model or of a model in it."""
     parts = (model, *sublayers(model).values())
     encoders = (part.encoder for part in parts if isinstance(part, ScoringModel))
     return next(filter(None, encoders), None)

@@ -25,9 +25,9 @@ class DeepFM(FactorizationMachine):
         rating = scaler(score)
 
     As in the paper, the three parts are added without weights: each part can learn its
-    scale. The deep part <h, a> is linear in the last hidden layer a: with a ReLU it
-    could raise scores but never lower them, and would stop learning where it is 0. It
-    has no bias, which would duplicate b.
+    scale. The deep part <h, a> is linear in the last hidden layer a. With a ReLU on its
+    output, it could raise scores but never lower them, and would stop learning where it
+    is 0. It has no bias, which would duplicate b.
 
     `first_order`, `pairs` and `deep` compute the parts separately, and `part` returns a
     model of one part. The inherited `decompose` is that of the factorization machine,
@@ -47,8 +47,8 @@ class DeepFM(FactorizationMachine):
         activation: Activation of the hidden layers. Defaults to `"relu"`.
         **kwargs: `l2`, `linear_l2`, `out_of_range`, `embeddings_initializer`,
             `bias_initializer` and `encoder` of `FactorizationMachine`, with the same
-            defaults, and arguments of `keras.Model`. `l2`
-            applies to the vectors, not to the weights of the hidden layers.
+            defaults, and arguments of `keras.Model`. `l2` applies to the vectors, not
+            to the weights of the hidden layers.
 
     Call arguments:
         inputs: Dict from feature name to ids or numbers.
@@ -179,8 +179,8 @@ class DeepFM(FactorizationMachine):
 class _Part(ScoringModel):
     """A model whose score is a function of another model.
 
-    It has the layers that the function uses as attributes: compiled code treats the
-    weights of any other layer as constants.
+    The layers that the function uses are attributes of the model: compiled code treats
+    the weights of any other layer as constants.
     """
 
     def __init__(

@@ -114,7 +114,7 @@ class Ensemble(ScoringModel):
         if self.built:
             return
         for member in self.members:
-            member.build(input_shapes(self.features))  # for the shapes of a summary
+            member.build(input_shapes(self.features))  # `summary` then shows shapes
         self.built = True
 
     @property

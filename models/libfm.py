@@ -35,11 +35,12 @@ class LibFM(FactorizationMachine):
         batch_normalization: Boolean, whether to normalize the F products
             <v_f, S - v_f> over the batch, each with a learned scale and shift, before
             they are summed. The weight of a pair is then the mean of the scales of its
-            two fields, so the score has no `decompose`. Defaults to `False`.
+            two fields, so `decompose` is not available. Defaults to `False`.
         positive: Boolean, whether the rating is softplus(score) = log(1 + exp(score)),
             which is positive and has no upper bound, for counts, prices or times. A
-            ReLU would stop learning where it is 0. It excludes `scaler`. With a bias
-            of log(exp(mean) - 1) the ratings start at the mean. Defaults to `False`.
+            ReLU would stop learning where it is 0. It cannot be combined with `scaler`.
+            With a bias of log(exp(mean) - 1), the ratings start at the mean. Defaults
+            to `False`.
         **kwargs: `l2`, `linear_l2`, `out_of_range`, `embeddings_initializer`,
             `bias_initializer` and `encoder` of `FactorizationMachine`, with the same
             defaults, and arguments of `keras.Model`.

@@ -58,7 +58,8 @@ def two_tower_weights(
 class ModelSpec:
     """Describes a model to runs, search spaces and the command.
 
-    Pass it to `register` to train, evaluate and search over a custom model by its name.
+    Pass it to `register` to train and evaluate a custom model by its name, and to
+    search over its hyperparameters.
 
     Args:
         name: String, the name of the model, as in `TrainingConfig(model=...)`.
@@ -72,8 +73,8 @@ class ModelSpec:
         columns: The first arguments of the constructor: `"any"` (a list of features)
             or `"user and item"` (a user feature and an item feature). Defaults to
             `"any"`.
-        settings: Those of `linear_l2`, `hidden_units` and `dropout` that are arguments
-            of the constructor. Defaults to `("linear_l2",)`.
+        settings: The names among `linear_l2`, `hidden_units` and `dropout` that are
+            arguments of the constructor. Defaults to `("linear_l2",)`.
         hidden_units: The default of the argument `hidden_units`, if there is one.
         num_weights: Function with the arguments of `machine_weights` that returns the
             number of weights of a model, for the memory estimate. Defaults to
@@ -136,7 +137,8 @@ class ModelSpec:
         """Returns a new model.
 
         Args:
-            features: List of features; with `"user and item"`, these two.
+            features: List of features. If `columns` is `"user and item"`, the user
+                feature and the item feature.
             **arguments: Other arguments of the constructor.
         """
         columns = features if self.columns == "user and item" else [list(features)]

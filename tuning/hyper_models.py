@@ -1,4 +1,4 @@
-"""KerasTuner's `HyperModel`s of the models in `fmlayers.models`."""
+"""KerasTuner `HyperModel`s for the models in `fmlayers.models`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -119,7 +119,7 @@ class HyperRegistered(keras_tuner.HyperModel):
         return arguments
 
     def make(self, features: Sequence[Feature], **arguments: Any) -> keras.Model:
-        """Returns the model that `arguments` configure."""
+        """Returns the model with these arguments."""
         return self.spec.make(features, **arguments)
 
     def vectors(self, hp: HyperParameters) -> dict[str, Any]:

@@ -73,8 +73,8 @@ def register_learning_rate(
 ) -> float:
     """Registers `learning_rate/OPTIMIZER`; returns the rate of `optimizer`.
 
-    Each optimizer needs a name of its own. If two conditional hyperparameters share a
-    name, KerasTuner drops the active value together with the inactive one.
+    The rate of each optimizer needs a separate name. If two conditional hyperparameters
+    share a name, KerasTuner drops the active value together with the inactive one.
     """
     if is_registered(hp, "learning_rate"):
         return float(hp.get("learning_rate"))

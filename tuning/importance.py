@@ -31,7 +31,7 @@ def importance(
 
     References:
         Nadaraya, E. (1964). On Estimating Regression. Theory of Probability and Its
-        Applications 9(1) (f).
+        Applications 9(1) (the regression f).
     """
     x, y = np.asarray(values, np.float64), np.asarray(scores, np.float64)
     if len(x) < MIN_TRIALS or len(np.unique(x)) < 2:

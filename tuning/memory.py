@@ -18,7 +18,7 @@ def estimated_bytes(config: TrainingConfig, features: Sequence[Feature]) -> int:
         config: Configuration of the run.
         features: The features of its model.
     """
-    # Each table has one more row, for unknown ids.
+    # Each table has an additional row for unknown ids.
     rows = sum(f.num_rows + (f.table_name is not None) for f in features)
     spec = find(config.model)
     units = config.hidden_units or spec.hidden_units
@@ -27,7 +27,7 @@ def estimated_bytes(config: TrainingConfig, features: Sequence[Feature]) -> int:
 
 
 def default_limit(workers: int = 1) -> int | None:
-    """Returns the bytes for each worker, which share half of the machine's memory.
+    """Returns the memory limit of each worker. They share half of the machine's memory.
 
     Args:
         workers: Number of workers on this machine. Defaults to 1.

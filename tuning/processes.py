@@ -34,8 +34,9 @@ VARIABLES = (
     "KERASTUNER_ORACLE_IP",
     "KERASTUNER_ORACLE_PORT",
 )
-# The chief writes its `sys.path` and the models to the standard input. With `-m`, the
-# package of the module would import Keras before its log lines are switched off.
+# The chief writes its `sys.path` and the models to the standard input of a worker. With
+# `-m`, the package of the module would import Keras before its log lines are switched
+# off.
 START = """
 import pickle, sys
 sys.path[:] = pickle.load(sys.stdin.buffer)
@@ -205,7 +206,7 @@ class LocalWorkers:
     def take_ended(self) -> list[tuple[str, bool]]:
         """Returns the workers that ended since the last call, and whether they failed.
 
-        They leave `processes`.
+        It removes them from `processes`.
         """
         codes = {name: process.poll() for name, process in self.processes.items()}
         ended = [(name, code != 0) for name, code in codes.items() if code is not None]
@@ -347,7 +348,7 @@ def wait_for(path: Path, timeout: float) -> None:
     """Waits until the chief has created the study.
 
     Raises:
-        StudyError: If the study is not there after `timeout` seconds.
+        StudyError: If the study does not exist after `timeout` seconds.
     """
     started = time.monotonic()
     while not (path / "config.json").is_file():

@@ -1,4 +1,4 @@
-"""Search spaces of single layers, for a `build(hp)` function of your own.
+"""Search spaces of single layers, for custom `build(hp)` functions.
 
 Each function registers its hyperparameters with `hp` and returns keyword arguments:
 `fmlayers.FeatureEmbedding(features, **embedding_space(hp))`. The defaults are those of

@@ -28,9 +28,10 @@ from fmlayers.tuning.tuners import REASON, TRIALS
 from fmlayers.tuning.tuning_config import TuningConfig
 
 BEST = "best"  # folder of the best run
-# Entries that may change: the location of the same data, and the words of a space.
+# Entries that may change. The data and the search space that result from them may not:
+# their fingerprints are compared.
 MAY_CHANGE = ("training", "data", "fields", "search", "fixed")
-HYPERBAND = "tuner/"  # prefix of the values that Hyperband keeps for itself
+HYPERBAND = "tuner/"  # prefix of the values that Hyperband stores for itself
 
 
 class StudyError(ValueError):
@@ -120,7 +121,7 @@ class Study:
         """The run of the best trial.
 
         Raises:
-            RunError: If the best configuration was not trained yet.
+            RunError: If the best configuration has not been trained yet.
         """
         return Run(self.path / BEST)
 
@@ -204,7 +205,7 @@ def begin(path: Path, record: dict[str, Any], *, overwrite: bool) -> Study:
     """Returns the study at a folder, and creates it if it does not exist.
 
     Raises:
-        StudyError: If the folder holds something else or another study.
+        StudyError: If the folder contains another study or other files.
     """
     if _is_study(path):
         with locked(path):
@@ -221,7 +222,7 @@ def begin(path: Path, record: dict[str, Any], *, overwrite: bool) -> Study:
 
 
 def _set_aside(path: Path) -> None:
-    """Moves a study aside; one without a best run is removed if it replaced another."""
+    """Moves a study aside, or removes it if it has no best run and replaced another."""
     replaced = _replaced_by(path)
     if _is_study(replaced) and not is_run(path / BEST):
         shutil.rmtree(path)

@@ -55,7 +55,7 @@ def best_so_far(
 
     Args:
         trials: The table that `Study.trials` returns.
-        objective: Name of its column with the objective.
+        objective: Name of the column with the objective.
         direction: `"min"` or `"max"`.
         path: Optional file to write.
     """
@@ -130,7 +130,7 @@ def parallel_coordinates(
     direction: str,
     path: File | None = None,
 ) -> Figure:
-    """Draws each trial as a line through its values, better trials darker.
+    """Draws each trial as a line through its values, with better trials darker.
 
     Args:
         hyperparameters: One axis per hyperparameter.
@@ -218,7 +218,7 @@ def importance_bars(
 
 
 def _limits(scores: Floats, direction: str) -> tuple[float, float]:
-    """Returns the limits of the objective's axis, which leave outliers out."""
+    """Returns the limits of the objective's axis, which exclude outliers."""
     if not len(scores):
         return 0.0, 1.0
     low, high = float(scores.min()), float(scores.max())

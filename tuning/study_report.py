@@ -34,7 +34,7 @@ def write_pictures(study: Study) -> str:
     """Writes the pictures of a study into its folder.
 
     Returns:
-        Why there are no pictures; `""` if there are.
+        The reason why there are no pictures, or `""` if there are.
     """
     trials = study.trials()
     axes = axes_of(study, completed(trials))
@@ -63,7 +63,8 @@ def write_report(study: Study, notes: Sequence[str] = ()) -> None:
         "report.html": _page(study, trials, shares, pictures, notes),
     }.items():
         with whole_file(study.path / name) as written:
-            # People share reports. The reason of a failure may contain the path, too.
+            # Reports are shared and must not contain the path. The reason for a failure
+            # may contain it, too.
             text = text.replace(str(study.path), study.path.name)
             written.write_text(text, "utf-8")
 

@@ -73,7 +73,7 @@ def tune(
     `out/best`. The test rows are read only then.
 
     The folder holds one study. The same call resumes an interrupted search: completed
-    trials are kept, and an interrupted trial starts again. With a larger `max_trials`
+    trials are kept, and an interrupted trial starts again. With a larger `max_trials`,
     the call extends the study. If KerasTuner's three environment variables are set,
     the process is the chief or one of the workers of a distributed search.
 
@@ -82,13 +82,13 @@ def tune(
         out: Folder of the study.
         max_trials: Total number of trials. Defaults to 20; Hyperband runs as many
             trials as it needs.
-        max_minutes: Optional number of minutes after which no trial starts.
+        max_minutes: Optional number of minutes after which no more trials start.
         hyperparameters: Optional KerasTuner hyperparameters that replace
             `config.search` and `config.fixed`. Hyperparameters that they leave out are
             searched, too.
-        workers: Number of processes on this machine that run trials. Defaults to 1,
-            this process. With more, each worker process imports the class of a model
-            that you have registered, so define the class in a module.
+        workers: Number of processes on this machine that run trials. Defaults to 1
+            (this process). With more workers, each worker process imports the classes
+            of the models that you have registered, so define them in a module.
         worker_timeout: Seconds without a sign of life after which a worker counts as
             lost, and its trial starts again on another worker.
         overwrite: Boolean, whether to replace a study at `out`. Until the new study has
@@ -100,9 +100,9 @@ def tune(
 
     Raises:
         DataError: If the data cannot be used.
-        StudyError: If `out` holds something else or another study, no trial was
+        StudyError: If `out` contains another study or other files, no trial was
             completed, or all workers are lost.
-        ValueError: If an argument breaks its constraint.
+        ValueError: If an argument violates its constraint.
     """
     out = Path(out).resolve()
     if max_trials is None and config.tuner != "hyperband":
@@ -143,7 +143,7 @@ def finish(study: Study, ended: str = "") -> None:
 
     Args:
         study: The study.
-        ended: Why the search ended before `max_trials`, if it did.
+        ended: The reason why the search ended before `max_trials`, if it did.
 
     Raises:
         StudyError: If no trial was completed.
@@ -172,7 +172,7 @@ def _search(
     role: processes.Role,
     specs: bytes,
 ) -> str:
-    """Returns why the search ended before `max_trials`; "" if it did not."""
+    """Returns why the search ended before `max_trials`, or `""` if it did not."""
     displays: list[TrialProgress] = []
     with ExitStack() as stack:
         stack.enter_context(_without_tracebacks())

@@ -40,8 +40,8 @@ class StudySpace:
         rows: Number of training rows.
 
     Raises:
-        ValueError: If a model does not take the columns, or `config.fields` names
-            another feature.
+        ValueError: If a model does not take the columns, or `config.fields` names an
+            unknown feature.
     """
 
     def __init__(
@@ -85,8 +85,8 @@ class StudySpace:
         values["optimizer"] = register_setting(hp, "optimizer", base.optimizer)
         rates = {name: self._rate(name) for name in search_values("optimizer")}
         values["learning_rate"] = register_learning_rate(hp, values["optimizer"], rates)
-        # With much smaller batches, an epoch takes long; with much larger ones, it has
-        # too few steps.
+        # With much smaller batches, an epoch takes too long; with much larger ones, it
+        # has too few steps.
         low, high = search_values("batch_size")
         bounds = max(low, self.batch_size // 8), min(high, self.batch_size * 8)
         values["batch_size"] = register_int(hp, "batch_size", self.batch_size, bounds)
@@ -151,7 +151,7 @@ class StudySpace:
 
 
 def _narrowed(parameter: Any, values: str) -> Any:
-    """Returns a hyperparameter with some of its values."""
+    """Returns a hyperparameter with the values from `TuningConfig.search`."""
     name, default = parameter.name, parameter.default
     if isinstance(parameter, Fixed):
         raise ValueError(

@@ -16,9 +16,10 @@ class TopNMetrics(keras.callbacks.Callback):
     """Adds `val_ndcg` and `val_map` to the metrics of an epoch.
 
     It evaluates the top `k` recommendations of each user on the user's validation rows,
-    as `fmlayers evaluate` does on test rows. They are chosen among all items of the
-    training rows that the user has not rated there. A validation row is relevant if its
-    rating is at or above the 0.85 quantile of the user's ratings.
+    as `fmlayers evaluate` does on test rows. The recommendations are chosen among all
+    items of the training rows that the user has not rated there. A validation row is
+    relevant if its rating is at least the 0.85 quantile of the user's validation
+    ratings.
 
     Args:
         examples: The training rows and the validation rows.

@@ -1,10 +1,12 @@
 """KerasTuner's three tuners, adapted to studies.
 
-KerasTuner chooses the trials. This module adds that the first trial has the default
-values, that a killed process leaves no half-written file, that a resumed Bayesian
-search chooses the same trials as an uninterrupted one, that the trial of a lost worker
-starts again on another, and that the reason of a failure reaches the study from every
-worker.
+KerasTuner chooses the trials. This module makes sure that
+
+- the first trial has the default values,
+- a killed process leaves no half-written file,
+- a resumed Bayesian search chooses the same trials as an uninterrupted one,
+- the trial of a lost worker starts again on another worker,
+- the study records the reason of each failure, on whichever worker it happened.
 """
 
 import contextlib
@@ -31,7 +33,8 @@ from fmlayers.tuning.tuning_config import TuningConfig
 TRIALS = "trials"  # KerasTuner's folder in the folder of a study
 REASON = "failure.txt"  # in the folder of a trial
 MAX_LOST_WORKERS = 2  # lost workers after which a trial counts as failed
-# KerasTuner stops after a few failures in a row, but one says nothing of the next.
+# KerasTuner stops after a few failures in a row, but a failed trial does not mean that
+# the next one fails.
 MAX_FAILED_TRIALS = 2**31
 
 
@@ -73,7 +76,7 @@ class _StudyOracle(keras_tuner.Oracle):
 
     def _random_values(self) -> dict[str, Any] | None:
         if self.trials:
-            # KerasTuner gives up after a few samples of known values.
+            # KerasTuner gives up after it has sampled known values a few times.
             return super()._random_values() or self._untried_values()
         defaults = HyperParameters()
         for parameter in self.hyperparameters.space:
@@ -104,7 +107,7 @@ class _StudyOracle(keras_tuner.Oracle):
     def release(self, tuner_id: str) -> None:
         """Returns the trial of a lost worker to the queue.
 
-        After `MAX_LOST_WORKERS` lost workers the trial counts as failed.
+        After `MAX_LOST_WORKERS` lost workers, the trial counts as failed.
         """
         self.tuner_ids.discard(tuner_id)
         trial = self.ongoing_trials.pop(tuner_id, None)
@@ -143,7 +146,7 @@ class _BayesianOracle(_StudyOracle, oracles.BayesianOptimizationOracle):
         # KerasTuner does not save this state.
         self._random_state = np.random.RandomState(self.seed + len(self.trials))
         with warnings.catch_warnings():
-            # About the length scale of a kernel, at the end of its range.
+            # The warnings are about the length scale of a kernel at a bound.
             warnings.simplefilter("ignore")
             proposed = super().populate_space(trial_id)
         if proposed["values"] and self._duplicate(proposed["values"]):
@@ -196,7 +199,7 @@ def make_tuner(
     max_trials: int | None,
     on_trial_end: Callable[[], None] = lambda: None,
 ) -> keras_tuner.Tuner:
-    """Returns the tuner of a study, with the trials that have ended.
+    """Returns the tuner of a study, which includes the trials that have ended.
 
     Args:
         config: Configuration of the study.

@@ -20,8 +20,8 @@ class TuningConfig:
             validation rows, `max_epochs` and `patience`. Its values of the
             hyperparameters are the defaults, which the first trial uses.
         models: Names of the models to search over. Defaults to `training.model`.
-        fields: Names of features with an L2 hyperparameter of their own, `l2/FIELD`,
-            in addition to those in `training.l2_of` and `search`.
+        fields: Names of features with a separate L2 hyperparameter, `l2/FIELD`, in
+            addition to those in `training.l2_of` and `search`.
         search: Optional dict from the name of a hyperparameter to its values: a range
             `"0.01:0.1"`, some values `"16,32"`, or `""` for all of them (see
             `fmlayers.tuning.spaces`). All other hyperparameters keep their defaults. If
@@ -29,10 +29,10 @@ class TuningConfig:
         fixed: Names of hyperparameters that keep their defaults unless `search` names
             them.
         tuner: `"random"`, `"bayesian"` or `"hyperband"`. Defaults to `"random"`.
-        objective: Metric of the validation rows that trials are compared by:
-            `"val_rmse"`, or for top-N recommendations `"val_ndcg"` or `"val_map"`. For
-            implicit feedback also `"val_bce"` or `"val_bpr"`. Defaults to the metric
-            of the loss.
+        objective: Metric on the validation rows by which trials are compared:
+            `"val_rmse"` for ratings, `"val_bce"` or `"val_bpr"` for implicit feedback
+            (the one of the loss), or `"val_ndcg"` or `"val_map"` for top-N
+            recommendations. Defaults to the metric of the loss.
         k: Number of recommendations per user. Defaults to 10.
         seed: Seed of the tuner. `training.seed` is the seed of the rows, weights and
             batches of each trial. Defaults to 0.
@@ -40,7 +40,7 @@ class TuningConfig:
             Defaults to half of the machine's memory, divided among its workers.
 
     Raises:
-        ValueError: If an argument breaks its constraint.
+        ValueError: If an argument violates its constraint.
     """
 
     training: TrainingConfig = field(default_factory=TrainingConfig)

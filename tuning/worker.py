@@ -64,14 +64,15 @@ def main() -> None:
 
 
 def portable_specs(models: Sequence[str], workers: int) -> bytes:
-    """Returns the `ModelSpec`s of models for worker processes to register.
+    """Returns the pickled `ModelSpec`s of models, for worker processes to register.
 
     Args:
         models: Names of the models.
-        workers: Number of the processes.
+        workers: Number of worker processes.
 
     Raises:
-        ValueError: If another process cannot import what a model is made of.
+        ValueError: If another process cannot import the class of a model or its
+            `num_weights`.
     """
     specs = [find(model) for model in models]
     for spec in specs:

@@ -34,7 +34,10 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command. Returns 0, 1 after an error or 130 after an interruption."""
+    """Runs a command and returns its exit code.
+
+    The code is 0, 1 after an error, or 130 after an interruption.
+    """
     options = _parser().parse_args(arguments)
     try:
         import_keras()

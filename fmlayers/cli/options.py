@@ -1,4 +1,4 @@
-"""Options of several commands."""
+"""Options that several commands share."""
 
 import argparse
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from fmlayers.runs.settings import Setting
 
 
 class Numbers(argparse.Action):
-    """Reads NAME=NUMBER ... into a dict."""
+    """Parses NAME=NUMBER ... into a dict."""
 
     def __call__(
         self,

@@ -88,7 +88,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 class Search(argparse.Action):
-    """Reads NAME[=VALUES] ... into a dict."""
+    """Parses NAME[=VALUES] ... into a dict."""
 
     def __call__(
         self,

@@ -20,7 +20,7 @@ class BatchHistories(NamedTuple):
         owners: `(pairs,)`, the index of the history of each id, in ascending order.
         lengths: `(histories,)`, the number of ids in each history.
         index: `(batch,)`, the index of the history of each example.
-        own: `(batch,)`, the example's own value if its history has it, else 0.
+        own: `(batch,)`, the example's own value if its history contains it, else 0.
     """
 
     values: Tensor
@@ -34,8 +34,8 @@ class HistoryLists(keras.layers.Layer):
     """Stores the histories of a `History` and looks up those of a batch.
 
     A history that several examples of a batch share is looked up once. XLA needs shapes
-    that do not depend on the data: on JAX every batch looks up *all* histories; on
-    TensorFlow the layer turns off `jit_compile="auto"`.
+    that do not depend on the data: on JAX, every batch looks up *all* histories; on
+    TensorFlow, the layer turns off `jit_compile="auto"`.
 
     The name of the class is part of the paths in saved files.
 
@@ -57,7 +57,7 @@ class HistoryLists(keras.layers.Layer):
     def build(self, input_shape: Any = None) -> None:
         if self.built:
             return
-        # One key more: the empty history of unknown keys.
+        # One additional key has the empty history of unknown keys.
         self.offsets = self._add_integers("offsets", self.feature.num_keys + 2)
         self.values = self._add_integers("values", self.feature.num_pairs)
         self.built = True
@@ -67,7 +67,7 @@ class HistoryLists(keras.layers.Layer):
         return {"offsets": self.offsets, "values": self.values}
 
     def is_first_in(self, store: Any) -> bool:
-        """Returns whether `store` does not have the histories yet."""
+        """Returns whether `store` does not contain the histories yet."""
         is_first = self._saved.of(store) is None
         self._saved.set(store)
         return is_first
@@ -131,9 +131,9 @@ class HistoryLists(keras.layers.Layer):
         return BatchHistories(ops.take(values, positions), owners, lengths, index, own)
 
     def _own_in_list(self, keys: Tensor, own: Tensor) -> Tensor:
-        """Returns `own` where the history of its key has it, else 0.
+        """Returns `own` where the history of its key contains it, else 0.
 
-        A binary search in the sorted values of each key.
+        It is a binary search in the sorted values of each key.
         """
         low = ops.take(self.offsets, keys)
         end = ops.take(self.offsets, keys + 1)

@@ -38,8 +38,8 @@ class SavedByName(keras.layers.Layer):
         if not self.built:
             super().load_own_variables(store)
             return
-        # After an error Keras tries other paths, where the file has nothing, and
-        # reports the last error: raise the first one again.
+        # After an error, Keras tries other paths, where the file is empty, and reports
+        # the last error: raise the first one again.
         message = None if store.keys() else self._fault.of(store)
         if message is None:
             message = self._load(store)
@@ -48,7 +48,7 @@ class SavedByName(keras.layers.Layer):
             raise ValueError(message)
 
     def _load(self, store: Any) -> str:
-        """Loads the weights in a file; returns a message about the others, or `""`."""
+        """Loads the weights; returns a message about those that fail, or `""`."""
         weights = self._weights_by_key()
         histories = {}
         for name, each in self.histories.items():

@@ -50,11 +50,11 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
         dim: Positive integer, the embedding dimension.
         out_of_range: `"unknown"`, `"zero"` or `"error"`. Defaults to `"unknown"`.
         l2: Float, or a dict from feature name to float (0 for missing names). Adds one
-            loss per feature, in the order of the features: l2 * the mean over the
-            batch of the squared norm of the rows that an example looks up. The cost
-            grows with the batch, not with the table, and a row is regularized each
-            time it is used. The combiner of a multi-valued feature applies to the
-            squared norms of its rows, too. Defaults to 0.
+            loss per feature with a positive coefficient, in the order of the features:
+            l2 * the mean over the batch of the squared norm of the rows that an example
+            looks up. The cost grows with the batch, not with the table, and a row is
+            regularized each time it is used. The combiner of a multi-valued feature
+            applies to the squared norms of its rows, too. Defaults to 0.
         embeddings_initializer: Initializer of tables and vectors. Defaults to
             `RandomNormal(stddev=0.01)`.
         **kwargs: Arguments of `keras.layers.Layer`.
@@ -100,7 +100,8 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
 
     References:
         Rendle, S. (2010). Factorization Machines. ICDM, equation 1. A field is a block
-        of x; a multi-valued field is a block with several nonzero entries.
+        of the input vector x; a multi-valued field is a block with several nonzero
+        entries.
     """
 
     def __init__(

@@ -22,16 +22,16 @@ class FMInteraction(keras.layers.Layer):
           = 1/2 sum_d [ (sum_i x_id)^2 - sum_i x_id^2 ]
           = sum_d sum_j x_jd (x_1d + ... + x_{j-1,d})
 
-    The second form, Rendle's lemma, costs O(fields * dim) where the first costs
+    The second form, Rendle's lemma, costs O(fields * dim), whereas the first costs
     O(fields^2 * dim). It subtracts squares, which cancel where one field is large.
-    The layer computes the third: the second, telescoped over the fields, at the
-    same cost. With `reduce="none"` the sum over d is left out (bi-interaction
+    The layer computes the third form, which telescopes the second over the fields at
+    the same cost. With `reduce="none"`, the sum over d is left out (bi-interaction
     pooling, an input for further layers).
 
     The layer has no first-order term, no bias and no sigmoid. The sums are accumulated
     and returned in float32 (float64 under a float64 policy), whatever the compute
-    dtype. With the machine epsilon of that dtype (2^-23 for float32), however much the
-    fields differ in size:
+    dtype. With the machine epsilon of the accumulation dtype (2^-23 for float32), and
+    however much the fields differ in size:
 
         |error of y| <= (fields + dim) / 2 * epsilon * sum_{i<j} sum_d |x_id| |x_jd|
 
@@ -47,8 +47,8 @@ class FMInteraction(keras.layers.Layer):
         mask: Optional Boolean tensor `(batch, fields)`; for a list of inputs also a
             list of `(batch,)` tensors or `None`. A field whose entry is `False` is in
             no pair.
-        training: Optional Boolean, passed by Keras: whether a gradient follows. It
-            selects the faster program; the numbers agree up to rounding.
+        training: Optional Boolean, passed by Keras: whether gradients are needed. It
+            selects the faster program; the results agree up to rounding.
 
     Input shape:
         `(batch, fields, dim)`, or a list of `(batch, dim)`.
@@ -58,7 +58,7 @@ class FMInteraction(keras.layers.Layer):
         A single field gives zeros. The layer emits no mask.
 
     Raises:
-        ValueError: If `reduce` is unknown, the inputs or the mask have another rank,
+        ValueError: If `reduce` is unknown, the inputs or the mask have the wrong rank,
             or the vectors of a list differ in shape.
 
     Example:

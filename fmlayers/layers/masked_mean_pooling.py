@@ -10,7 +10,7 @@ from fmlayers._types import Combiner, Tensor
 
 @keras.saving.register_keras_serializable(package="fmlayers")
 class MaskedMeanPooling(keras.layers.Layer):
-    """Pools the vectors of a field into one; without vectors the result is zeros.
+    """Pools the vectors of a field into one vector, zeros if there are none.
 
     For vectors x_l with weights w_l (1 without `weights`, 0 where masked):
 
@@ -57,8 +57,8 @@ class MaskedMeanPooling(keras.layers.Layer):
     Raises:
         ValueError: If `combiner` is unknown, `axis` is the batch axis or not an axis of
             the inputs, the mask or the weights have the wrong rank, the weights are
-            not ragged although the inputs are, or `row_splits` are used with another
-            `axis` than 1.
+            not ragged although the inputs are, or `row_splits` are used with an `axis`
+            other than 1.
 
     Example:
 
@@ -116,7 +116,7 @@ class MaskedMeanPooling(keras.layers.Layer):
         w = ops.ones_like(x[(..., *[slice(0, 1)] * (rank - axis - 1))])
         if weights is not None:
             w = w * _align("weights", ops.cast(weights, dtype), rank, axis)
-            # 0 times infinity is NaN. Finite vectors stay, for the weight's gradient.
+            # 0 times infinity is NaN. The gradient of the weights needs finite vectors.
             is_used = ops.logical_or(w != 0.0, ops.isfinite(x))
             x = ops.where(is_used, x, 0.0)
         if mask is not None:
@@ -133,7 +133,7 @@ class MaskedMeanPooling(keras.layers.Layer):
             count = ops.shape(row_splits)[0] - 1
 
             def pool(values: Tensor) -> Tensor:
-                # One segment more: Keras on PyTorch ignores `num_segments=0`.
+                # One additional segment: Keras on PyTorch ignores `num_segments=0`.
                 return ops.segment_sum(values, rows, count + 1)[:count]
 
         total = pool(x * w)
@@ -190,7 +190,7 @@ class MaskedMeanPooling(keras.layers.Layer):
         return axis
 
     def _axis(self, rank: int, is_ragged: bool) -> int:
-        """Returns the axis to pool; of ragged rows, the axis of all values."""
+        """Returns the axis to pool; for ragged rows, the axis of all values."""
         axis = self._axis_within(rank + is_ragged)
         if is_ragged and axis != 1:
             raise ValueError(

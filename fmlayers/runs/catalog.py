@@ -17,7 +17,7 @@ _ARTICLE = re.compile(r"^(.*), (the|a|an)$")
 
 
 class Catalog:
-    """The items of a run, which are found by id or title and filtered.
+    """The items of a run, which can be looked up by id or title and filtered.
 
     Args:
         keys: Items as text. The position of an item is its index in `keys`.
@@ -41,7 +41,7 @@ class Catalog:
     def of(cls, encoder: Encoder, items: pd.DataFrame | None) -> Self:
         """Returns the catalog of the items that a model can score.
 
-        These are the items in the vocabulary of the encoder or, if it has no column
+        These are the items in the encoder's vocabulary or, if the encoder has no column
         `item`, all items of the table.
 
         Args:
@@ -71,7 +71,7 @@ class Catalog:
     def find(self, text: str) -> int:
         """Returns the position of the item with an id or title.
 
-        The first of these rules that any item satisfies determines the item:
+        The first of these rules that any item satisfies applies:
 
         1. Its id equals `text`.
         2. Its title equals `text`, with or without the year.
@@ -81,8 +81,8 @@ class Catalog:
         Titles are compared without case, and "Matrix, The" equals "The Matrix".
 
         Raises:
-            ValueError: If no item satisfies a rule, or several satisfy the first one
-                that any item satisfies.
+            ValueError: If no item satisfies any rule, or several items satisfy the rule
+                that applies.
         """
         if text in self.keys:
             return int(self.keys.get_indexer(pd.Index([text]))[0])
@@ -113,18 +113,19 @@ class Catalog:
         genres: Sequence[str] = (),
         years: tuple[float, float] | None = None,
     ) -> npt.NDArray[np.bool_]:
-        """Returns which items have all of some genres and a year in a range.
+        """Returns which items have all of `genres` and a year within `years`.
 
         Args:
-            genres: Names of genres, in any case. Defaults to `()`, no restriction.
+            genres: Names of genres, case-insensitive. Defaults to `()` (no
+                restriction).
             years: Optional first and last year, both included.
 
         Returns:
             Booleans `(items,)`.
 
         Raises:
-            ValueError: If the items have no such column or genre, or no item satisfies
-                all conditions.
+            ValueError: If the items have no column to filter by, no item has one of the
+                genres, or no item satisfies all conditions.
         """
         allowed = np.ones(len(self), bool)
         if genres:

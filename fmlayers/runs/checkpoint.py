@@ -55,11 +55,11 @@ class Checkpoint(keras.callbacks.Callback):
     """Saves the weights, the optimizer and the history at the end of each epoch.
 
     Each epoch writes a new file of weights and then replaces `progress.json`, which
-    names that file. An interruption in between repeats the epoch.
+    names that file. If training is interrupted in between, the epoch is repeated.
 
     Args:
         folder: The folder of the run.
-        progress: The progress, which is updated.
+        progress: The progress to update.
         phase: `"search"` or `"refit"`.
         keep_best: Whether to keep the weights of the best epoch. Defaults to `False`.
     """

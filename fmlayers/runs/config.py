@@ -30,13 +30,13 @@ from fmlayers.runs.settings import (
 )
 
 HISTORIES = ("user_history", "item_history")
-HISTORY_L2 = 0.01  # of ratings; a history is many vectors pooled into one
-# Sizes of hidden layers that a search takes.
+HISTORY_L2 = 0.01  # on ratings; a history is many vectors pooled into one
+# Sizes of the hidden layers that a search tries.
 UNITS = ("16", "64", "32-16", "64-32", "64-64", "128-64", "64-32-16", "128-64-32")
 
 
 def as_separator(text: str) -> str:
-    """Returns the separator that an option's text means."""
+    """Returns the separator for the text of an option."""
     return "\t" if text in (r"\t", "tab") else text
 
 
@@ -280,7 +280,7 @@ class TrainingConfig:
         return self.loss == "mse"
 
     def columns_of_a_table(self) -> dict[str, Any]:
-        """Returns the arguments of `fmlayers.data.load` that a CSV needs."""
+        """Returns the arguments of `fmlayers.data.load` that describe a CSV file."""
         names = ("user", "item", "rating", "timestamp", "separator")
         return {name: getattr(self, name) for name in names}
 
@@ -295,9 +295,9 @@ class TrainingConfig:
     def from_dict(cls, record: Mapping[str, Any]) -> "TrainingConfig":
         """Returns the configuration in a run's record, of this version or an older one.
 
-        What a record has besides is ignored, and so is a setting that its model does
-        not take. One that is missing has its default, which is what versions without it
-        did.
+        Other entries of the record are ignored, and so are settings that its model does
+        not take. A missing setting has its default, which is how versions without the
+        setting behaved.
         """
         spec = find(record.get("model", "fm"))
         names = [name for name in settings_of(cls) if spec.takes(name)]
@@ -308,7 +308,7 @@ SETTINGS: Mapping[str, Setting] = settings_of(TrainingConfig)
 
 
 def models_of(name: str) -> str:
-    """Returns which models a setting is for, as text; `""` if it is for all."""
+    """Returns the models that a setting is for, as text, or `""` if it is for all."""
     *others, last = taking(name)
     text = f"{', '.join(others)} and {last}" if others else last
     return text if name in OPTIONAL_SETTINGS else ""

@@ -9,7 +9,7 @@ from rich.progress import TimeElapsedColumn as Elapsed
 def new_bar(console: Console) -> Progress:
     """Returns a progress bar whose tasks have a text field `figures`.
 
-    It is drawn on a terminal only.
+    It is drawn only on a terminal.
     """
     return Progress(
         TextColumn("{task.description}"),

@@ -35,8 +35,8 @@ class Evaluation:
             Empty for a run on implicit feedback, which predicts no ratings.
         top_n: Metrics of the top-N recommendations by name; see
             `fmlayers.metrics.ranking_metrics`.
-        popular: The same metrics of a baseline, which recommends the items with the
-            most training rows that a user has not rated.
+        popular: The same metrics of a baseline that recommends the most popular items:
+            those with the most training rows, without the items that the user rated.
         k: Number of recommendations per user.
         relevant: Description of the relevant items.
     """
@@ -90,13 +90,13 @@ def evaluate(
         k: Positive integer, the number of recommendations per user. Defaults to 25.
         quantile: An item of a user's test rows is relevant if its rating is at least
             this quantile of the user's test ratings. Defaults to 0.85.
-        threshold: Optional rating from which on an item is relevant, instead of
-            `quantile`.
+        threshold: Optional. An item is relevant if its rating is at least this value,
+            instead of `quantile`.
         candidates: See `fmlayers.retrieval.retrieve`.
 
     Raises:
         DataError: If the data are missing or have changed, or no test row is relevant.
-        ValueError: If an argument breaks its constraint.
+        ValueError: If an argument violates its constraint.
     """
     dataset = run.dataset() if dataset is None else dataset
     split = run.split(dataset)
@@ -149,7 +149,7 @@ class TopNEvaluation:
         metrics = ranking_metrics(
             positions, self.relevant, self.num_evaluated, k=positions.shape[1]
         )
-        # The coverage is that of the catalog.
+        # The coverage is a share of the catalog.
         share = self.num_evaluated / self.num_items
         return metrics | {"coverage": metrics["coverage"] * share}
 
@@ -163,10 +163,10 @@ def evaluate_top_n(
     quantile: float = 0.85,
     threshold: float | None = None,
 ) -> TopNEvaluation:
-    """Recommends items to all users and finds their relevant items in some rows.
+    """Recommends items to all users and finds the relevant items of each user.
 
     Args:
-        recommender: The recommender, made with `dataset`.
+        recommender: The recommender, created with `dataset`.
         dataset: The data.
         rows: The rows of `dataset` to evaluate on.
         k: See `evaluate`.
@@ -196,7 +196,7 @@ def evaluate_top_n(
 
 
 def _popular(rated: RatedItems, num_items: int, k: int) -> npt.NDArray[np.int32]:
-    """Returns the k unseen items with the most training rows, for each user."""
+    """Returns, for each user, the k unseen items with the most training rows."""
     counts = np.bincount(rated.items[rated.items >= 0], minlength=num_items)
     order = np.argsort(-counts, kind="stable").astype(np.int32)
     positions = np.full((len(rated.users), k), -1, np.int32)
@@ -211,7 +211,7 @@ def _popular(rated: RatedItems, num_items: int, k: int) -> npt.NDArray[np.int32]
 def rating_metrics(
     model: ScoringModel, encoder: Encoder, dataset: Dataset, split: Split
 ) -> dict[str, Any]:
-    """Returns RMSE and MAE on the test rows, of a model and of the mean predictor."""
+    """Returns RMSE and MAE of a model and of the mean predictor on the test rows."""
     table = dataset.table().iloc[split.test]
     truth = table["rating"].to_numpy(np.float64)
     inputs = encoder.transform(table)

@@ -65,7 +65,7 @@ class Examples:
         return self.whole.iloc[self.fitting]
 
     def batches(self, batch_size: int, *, epoch: int = 0) -> Batches:
-        """Returns the batches of an epoch and of the epochs after it."""
+        """Returns the batches of `epoch` and of the epochs after it."""
         config = self.config
         inputs, ratings = self._fitting
         options: dict[str, Any] = {"seed": config.seed, "epoch": epoch}
@@ -125,9 +125,9 @@ class Examples:
 
     @cached_property
     def _pairs(self) -> tuple[Inputs, Rows, Rows]:
-        """The inputs of the fitted items, and the users and items of all rows.
+        """The inputs of the items in the rows to fit to, and all rows' users and items.
 
-        Items are positions in these inputs, -1 for an item that is not fitted.
+        Items are positions in these inputs, -1 for an item without a row to fit to.
         """
         catalog = self.table.drop_duplicates("item")
         inputs = {

@@ -13,7 +13,8 @@ from fmlayers.runs.model import build_model
 # Chosen on validation rows, in units of 1 / batch_size, the scale of a row's gradient.
 # The first steps of a row are then like those of plain gradient descent.
 ADAGRAD_START = 1.6
-# With this many rows, XLA saves more than the 2 to 3 seconds of its compilation.
+# From this number of rows on, XLA saves more than the 2 to 3 seconds that it takes to
+# compile the model.
 MIN_XLA_ROWS = 200_000
 MAX_STEPS_PER_EXECUTION = 32
 
@@ -23,7 +24,7 @@ def compiled_model(
 ) -> keras.Model:
     """Returns a new compiled model, the same for the same seed.
 
-    Its optimizer is built, so `load_weights` restores the optimizer, too.
+    Its optimizer is built, so that `load_weights` restores the optimizer, too.
     """
     keras.utils.set_random_seed(config.seed)
     model = build_model(config, examples.encoder, examples.table)
@@ -46,12 +47,12 @@ def fit(
     initial_epoch: int = 0,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> keras.callbacks.History:
-    """Trains a model of `compiled_model` from `initial_epoch` to `epochs`."""
+    """Trains a model that `compiled_model` returned, up to the epoch `epochs`."""
     batches = examples.batches(batch_size, epoch=initial_epoch)
     return model.fit(
         batches.stream() if streams() else batches,
         steps_per_epoch=_steps(examples, batch_size),
-        # Keras would shuffle the batches by a random state that is not saved.
+        # Keras would shuffle the batches with a random state that is not saved.
         shuffle=False,
         epochs=epochs,
         initial_epoch=initial_epoch,
@@ -64,7 +65,7 @@ def fit(
 def make_optimizer(
     name: str, learning_rate: float, batch_size: int
 ) -> keras.optimizers.Optimizer:
-    """Returns the optimizer with a name of `TrainingConfig.optimizer`."""
+    """Returns the optimizer that `name`, as in `TrainingConfig.optimizer`, selects."""
     if name == "lazy_adam":
         return LazyAdam(learning_rate)
     start = (ADAGRAD_START / batch_size) ** 2
@@ -76,7 +77,7 @@ def _steps(examples: Examples, batch_size: int) -> int:
 
 
 def _compiles_with_xla(config: TrainingConfig, rows: int) -> bool:
-    """Returns whether to use XLA, which Keras does not by default on a CPU."""
+    """Returns whether to use XLA, which Keras does not use by default on a CPU."""
     # The shapes of histories depend on the data of a batch. XLA cannot compile them.
     return streams() and rows >= MIN_XLA_ROWS and not config.histories
 
@@ -89,7 +90,7 @@ def _steps_per_execution(steps: int) -> int:
 
 
 def _loss(config: TrainingConfig) -> dict[str, Any]:
-    """Returns the loss, and the loss without L2 as metric for early stopping."""
+    """Returns the loss, and the loss without L2 as the metric for early stopping."""
     if config.has_ratings:
         metric = keras.metrics.RootMeanSquaredError(name="rmse")
         return {"loss": "mse", "metrics": [metric]}

@@ -28,7 +28,7 @@ def partial_path(path: Path) -> Path:
 
 
 def begin(path: Path, config: dict[str, Any], *, resume: bool, overwrite: bool) -> Path:
-    """Returns the folder to train in, beside that of the finished run.
+    """Returns the folder to train in, next to that of the finished run.
 
     Args:
         path: The folder of the finished run, which stays as it is.

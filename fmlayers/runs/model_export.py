@@ -32,7 +32,7 @@ def export_run(
         The path.
 
     Raises:
-        ValueError: If an argument breaks its constraint, or the model has no item
+        ValueError: If an argument violates its constraint, or the model has no item
             vectors.
         FileExistsError: If `path` exists and must not be replaced.
     """
@@ -65,7 +65,7 @@ def export_run(
 
 
 def _details(run: SavedRun) -> dict[str, Any]:
-    """Returns what the card of an export says of the run."""
+    """Returns the facts about the run that the card of an export contains."""
     config = run.config
     metrics = {
         name: value

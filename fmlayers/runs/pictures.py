@@ -69,7 +69,7 @@ def write_pictures(
 
 
 def _items_of(run: SavedRun) -> tuple[npt.NDArray[np.float32], list[str | None]]:
-    """Returns the vectors and the first genres of the items in the training rows.
+    """Returns the vector and the first genre of each item in the training rows.
 
     The vector of an item is the sum of the vectors of all its fields, such as its
     genres.

@@ -19,5 +19,5 @@ def positions_of(values: "pd.Series[Any]", keys: pd.Index) -> npt.NDArray[np.int
     """
     codes, distinct = pd.factorize(values)
     positions = keys.get_indexer(pd.Index([as_text(value) for value in distinct]))
-    # `factorize` gives missing values the code -1, the position of the last entry.
+    # `factorize` gives missing values the code -1, which indexes the last entry.
     return np.append(positions, -1)[codes].astype(np.int64)

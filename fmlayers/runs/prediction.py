@@ -10,7 +10,7 @@ from fmlayers.data.pipelines import in_order
 def predict(
     model: keras.Model, inputs: dict[str, npt.NDArray[Any]], batch_size: int = 8192
 ) -> npt.NDArray[np.float32]:
-    """Returns the predictions of a model `(rows,)`. `inputs` may have no rows."""
+    """Returns the predictions of a model, `(rows,)`. `inputs` may have no rows."""
     if len(next(iter(inputs.values()))) == 0:
         return np.empty(0, np.float32)
     if keras.backend.backend() == "tensorflow":

@@ -59,8 +59,8 @@ class Queries:
                 They replace the values of the table of users.
 
         Raises:
-            ValueError: If `known` has a column that is no query column, or a value that
-                the training rows do not have.
+            ValueError: If `known` has a column that is not a query column, or a value
+                that the training rows do not have.
         """
         known = known or {}
         self._check_columns(known)
@@ -89,7 +89,7 @@ class Queries:
         Raises:
             ValueError: See `encode`.
         """
-        # No user of the table has the name `None`.
+        # The table of users has no user `None`, so all other columns are missing.
         inputs = self.encode([None], known)  # type: ignore[list-item]
         if "user" in inputs:
             inputs["user"][:] = UNKNOWN

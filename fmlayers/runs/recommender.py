@@ -42,8 +42,8 @@ class Recommender:
     The catalog contains the items of the training rows (without rare items, if the run
     has a `min_count`). The model has no embedding for other items.
 
-    The results are exact, except with `candidates` and a model that they apply to; see
-    `fmlayers.retrieval.retrieve`.
+    The results are exact unless `candidates` applies to the model, such as a `DeepFM`;
+    see `fmlayers.retrieval.retrieve`.
 
     Args:
         run: A `Run`, or an object with the same `model`, `encoder`, `side_table` and
@@ -52,11 +52,11 @@ class Recommender:
             as seen.
         train_rows: Optional integers, the rows of `dataset` whose items count as seen.
             Defaults to the training rows of the run.
-        candidates: Optional integer. A model that is not exact then ranks only this
+        candidates: Optional integer. A model such as `DeepFM` then ranks only this
             number of candidates; see `fmlayers.retrieval.retrieve`.
 
     Attributes:
-        catalog: The `Catalog`. Positions of items are its rows.
+        catalog: The `Catalog`. The position of an item is its row.
         queries: The `Queries`, which encodes users.
         rated: The `RatedItems` of the training rows, `None` without `dataset`.
         search: The `fmlayers.retrieval.ItemSearch` of the catalog.
@@ -184,8 +184,8 @@ class Recommender:
             Scores `(1, k)` and positions `(1, k)`; see `top_n`.
 
         Raises:
-            ValueError: If `liked` is not empty and the model is not exact, or has no
-                ratings.
+            ValueError: If `liked` is not empty and the model is not exact, or `ratings`
+                is omitted and the model was trained on implicit feedback.
         """
         k = integer("k", k)
         queries = self.queries.encode_new(known)
@@ -207,9 +207,9 @@ class Recommender:
         return _numpy(self.index.rank(*embedding, np.asarray([liked]), allowed, k))
 
     def similar(self, position: int, k: int = 10) -> TopItems:
-        """Returns the items whose embeddings are most similar to those of an item.
+        """Returns the items whose embeddings are most similar to that of an item.
 
-        For a model that is not exact, the embeddings are those of its factorization
+        For a model such as `DeepFM`, the embeddings are those of its factorization
         machine.
 
         Args:

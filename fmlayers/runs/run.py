@@ -29,8 +29,8 @@ class Run(SavedRun):
     the data have these tables. It appears when the run is finished. Until then, the
     files are in a folder with the suffix `.partial`.
 
-    Loading a run executes no code from the folder. Its classes are those of Keras and
-    fmlayers, and a model with a `Lambda` layer is refused.
+    Loading a run executes no code from the folder: the model consists of classes of
+    Keras and fmlayers, and a model with a `Lambda` layer is rejected.
 
     Args:
         path: The folder.
@@ -55,13 +55,14 @@ class Run(SavedRun):
             k: Positive integer, the number of recommendations per user. Defaults to 25.
             quantile: An item of a user's test rows is relevant if its rating is at
                 least this quantile of the user's test ratings. Defaults to 0.85.
-            threshold: Optional rating from which on an item is relevant, instead of
-                `quantile`.
+            threshold: Optional. An item is relevant if its rating is at least this
+                value, instead of `quantile`.
             candidates: See `fmlayers.retrieval.retrieve`.
 
         Raises:
-            DataError: If the data are missing or have changed.
-            ValueError: If an argument breaks its constraint.
+            DataError: If the data are missing or have changed, or no test row is
+                relevant.
+            ValueError: If an argument violates its constraint.
         """
         return evaluate(
             self,
@@ -99,7 +100,7 @@ class Run(SavedRun):
     ) -> pd.DataFrame:
         """Returns the top-N recommendations of some users.
 
-        For new users, filters and repeated calls use `recommender`.
+        For new users, filters and repeated calls, use `recommender`.
 
         Args:
             users: Users as in the data.
@@ -107,8 +108,8 @@ class Run(SavedRun):
             data: See `dataset`.
             include_seen: Whether items that the user rated in the training rows may be
                 recommended. Defaults to `False`.
-            known: Optional values of columns, instead of those that the data have for
-                the users, such as `{"day": 3}`.
+            known: Optional values of columns, such as `{"day": 3}`. They replace the
+                values of the run's table of users.
             candidates: See `fmlayers.retrieval.retrieve`.
 
         Returns:
@@ -117,7 +118,7 @@ class Run(SavedRun):
             raw `score`.
 
         Raises:
-            ValueError: If the data do not have a user.
+            ValueError: If a user is not in the data.
         """
         recommender = self.recommender(data, candidates=candidates)
         keys = [as_text(user) for user in users]
@@ -136,7 +137,7 @@ class Run(SavedRun):
         return pd.concat(tables, ignore_index=True)
 
     def similar(self, item: object, k: int = 10) -> pd.DataFrame:
-        """Returns the items whose vectors are most similar to those of an item.
+        """Returns the items whose vectors are most similar to that of an item.
 
         Args:
             item: An item, by id or title.
@@ -204,7 +205,7 @@ class Run(SavedRun):
             The path.
 
         Raises:
-            ValueError: If an argument breaks its constraint, or the model has no item
+            ValueError: If an argument violates its constraint, or the model has no item
                 vectors.
             FileExistsError: If `path` exists and must not be replaced.
         """

@@ -23,8 +23,8 @@ class SampledBatches(keras.utils.PyDataset):
 
     Args:
         inputs: Dict of arrays, one row per rating.
-        catalog: Dict of arrays, one row per item: the entries of `inputs` that belong
-            to the item, such as its id and its genres.
+        catalog: Dict of arrays, one row per item: the entries of `inputs` that describe
+            the item, such as its id and its genres.
         items: Integers `(rows,)`, the row in `catalog` of each rating's item.
         users: Integers `(rows,)`, at least 0, the user of each rating.
         batch_size: Positive integer, ratings per batch. A batch has 1 + `negatives`
@@ -107,7 +107,7 @@ class SampledBatches(keras.utils.PyDataset):
         return stream(self._pieces, self[0])
 
     def whole(self) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[Any]]:
-        """Returns all batches of the epoch as one, for validation.
+        """Returns all batches of the epoch as one batch, for validation.
 
         Multi-valued inputs must be padded.
         """
@@ -118,7 +118,7 @@ class SampledBatches(keras.utils.PyDataset):
         return inputs, np.concatenate([y for _, y in batches])
 
     def _pieces(self) -> Iterator[Batch]:
-        # The stream runs ahead of `fit`, which moves this object's epoch.
+        # The stream runs ahead of `fit`, which advances the epoch of this object.
         ahead = copy.copy(self)
         ahead._ratings = copy.copy(self._ratings)
         while True:
@@ -135,7 +135,7 @@ class SampledBatches(keras.utils.PyDataset):
         for _ in range(5):
             again = np.flatnonzero(self._is_seen(users, drawn))
             drawn[again] = rng.integers(self.num_items, size=len(again))
-        # A user who has rated most items needs a draw from the rest.
+        # For a user who has rated most items, draw from the remaining ones.
         for row in np.flatnonzero(self._is_seen(users, drawn)):
             every = np.arange(self.num_items)
             unseen = every[~self._is_seen(users[row], every)]

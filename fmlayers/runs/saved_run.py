@@ -24,7 +24,7 @@ from fmlayers.scoring_model import ScoringModel
 
 
 class SavedRun:
-    """Reads the folder of a finished run: its model, its data and new rows.
+    """A finished run, read from its folder: its model, its data and its predictions.
 
     Args:
         path: The folder.
@@ -72,7 +72,7 @@ class SavedRun:
         path = self.path / "model.keras"
         try:
             model = keras.models.load_model(path, safe_mode=True)
-        except Exception as error:  # zipfile, h5py, json and Keras raise their own
+        except Exception as error:  # errors of zipfile, h5py, json and Keras
             raise RunError(f"{path} is not a model that loads: {error}") from error
         if not isinstance(model, ScoringModel) or model.encoder is None:
             raise RunError(f"{path} is not the model of a run: it has no encoder.")
@@ -138,7 +138,7 @@ class SavedRun:
             name: `"users"` or `"items"`.
 
         Returns:
-            The table, or `None` if the data had none.
+            The table, or `None` if the data have no such table.
         """
         path = self.path / f"{name}.csv"
         if not path.exists():
@@ -171,7 +171,7 @@ class SavedRun:
         """Returns a table with all columns that the model needs.
 
         Missing columns are looked up in the run's tables of users and items. A user or
-        an item that is not there has missing values.
+        an item that is not in these tables has missing values.
 
         Raises:
             DataError: If a column is in none of the tables.
@@ -227,7 +227,7 @@ class SavedRun:
         return unknown
 
     def count_unknown(self, table: pd.DataFrame) -> dict[str, int]:
-        """Returns the numbers of rows with an unknown user and an unknown item."""
+        """Returns the number of rows with an unknown user, and with an unknown item."""
         return {
             column: int(self.is_unknown(column, table).sum())
             for column in ("user", "item")

@@ -1,7 +1,7 @@
-"""What is known of a setting of a run.
+"""The descriptions of the settings of a run.
 
-`TrainingConfig` describes each of its fields by one `Setting`; its check, its line in
-the documentation, its option of the command and its values in a search follow.
+`TrainingConfig` describes each of its fields by one `Setting`, from which its check,
+its documentation, its command-line option and its values in a search are derived.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +31,7 @@ class ByTask:
     histories: float | None = None
 
     def of(self, config: Any) -> float:
-        """Returns the default in a configuration of which the loss is known."""
+        """Returns the default for a configuration whose loss is known."""
         if not config.has_ratings:
             return self.clicks
         if config.histories and self.histories is not None:
@@ -50,7 +50,10 @@ class ByTask:
 
 @dataclass(frozen=True)
 class ByOptimizer:
-    """A default that depends on the optimizer, too; the first is the default one."""
+    """A default that depends on the optimizer and the task.
+
+    The first rule is that of the default optimizer.
+    """
 
     rules: Mapping[str, ByTask]
 
@@ -73,22 +76,24 @@ def text(name: str, value: Any) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What is known of a setting.
+    """The description of a setting.
 
     Args:
-        group: Which of the options' groups it belongs to.
-        help: What it is, in a line that begins with a capital, without a full stop.
-        more: Sentences for the documentation that an option has no room for.
-        option_help: What the option does, if that is not what the setting is.
+        group: The group of options that it belongs to.
+        help: One line that begins with a capital letter and has no full stop.
+        more: Additional sentences for the documentation, not shown by the command.
+        option_help: Optional help of the option, if it differs from `help`.
         default: The default, or the rule by which it depends on other settings.
-        otherwise: Text of the default where `default` does not tell it.
-        check: Returns a value as Python's, or raises; called with the name and it.
-        read: Makes a value of an option's text. `None` if the option takes none.
-        many: Whether the option takes several.
-        choices: All values, if they are few.
-        metavar: Name of the value in the option's help.
-        searched: What a search takes it from: the lowest and the highest value, those
-            of each optimizer, or all values.
+        otherwise: Text of the default, if `default` does not describe it.
+        check: Function of the name and a value that returns the value as a Python
+            object or raises.
+        read: Converts the text of an option to a value. `None` if the option takes no
+            value.
+        many: Whether the option takes several values.
+        choices: All values, if there are only a few.
+        metavar: Name of the value in the help of the option.
+        searched: The values that a search tries: the lowest and the highest value, a
+            dict from optimizer to these two, or all values.
     """
 
     group: Group
@@ -110,11 +115,11 @@ class Setting:
         return self.default is None
 
     def chosen(self, config: Any) -> Any:
-        """Returns the default in a configuration."""
+        """Returns the default for a configuration."""
         return self.default.of(config) if self.has_rule else self.default
 
     def is_default(self, value: Any) -> bool:
-        """Returns whether a value is the default, of whatever task."""
+        """Returns whether a value is the default for any task and optimizer."""
         if self.has_rule:
             return value in self.default.every()
         return bool(value == self.default)
@@ -124,7 +129,7 @@ class Setting:
         return isinstance(self.default, ByTask | ByOptimizer)
 
     def default_text(self) -> str:
-        """Returns the default as text, `""` if there is none to speak of."""
+        """Returns the default as text, or `""` if the setting has no default."""
         if self.otherwise:
             return (
                 self.otherwise if isinstance(self.otherwise, str) else self.otherwise()
@@ -204,5 +209,5 @@ def coefficients(name: str, value: Any) -> dict[str, float]:
 
 
 def settings_of(config_class: type[Any]) -> dict[str, Setting]:
-    """Returns what is known of each setting, by name."""
+    """Returns the description of each setting, by name."""
     return {f.name: f.metadata["setting"] for f in fields(config_class)}

@@ -51,8 +51,9 @@ def train(
 
     1. Reads the data and splits it into training and test rows.
     2. Holds out validation rows from the training rows and trains with early stopping.
-    3. Trains a new model on all training rows, for the best number of epochs.
-    4. Evaluates this model on the test rows, which no earlier step reads.
+    3. Trains a new model on all training rows, for the best number of epochs, unless
+       `config.refit` is `False`.
+    4. Evaluates the model on the test rows, which no earlier step reads.
 
     Args:
         config: The configuration.
@@ -133,7 +134,7 @@ class Trainer:
         config: The configuration.
         columns: Dict from the names of the columns to encode to their kinds.
         dataset: The data.
-        folder: The folder where the progress is saved and resumed from.
+        folder: The folder in which the progress is saved and from which it is resumed.
     """
 
     def __init__(

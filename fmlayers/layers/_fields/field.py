@@ -13,7 +13,7 @@ F = TypeVar("F", bound=Feature)
 
 
 class Field(ABC, Generic[F]):
-    """The weights of a feature in a `FeatureEmbedding`, and the vectors computed.
+    """The weights of a feature in a `FeatureEmbedding`, and the vectors they compute.
 
     The weights are in the `tables`, `vectors`, `biases` and `histories` of the layer:
     features may share tables, and layers may share histories.
@@ -32,7 +32,7 @@ class Field(ABC, Generic[F]):
 
     @abstractmethod
     def build(self) -> None:
-        """Adds the weights to the layer, except those that it has already."""
+        """Adds the weights to the layer, except those that it already has."""
 
     @abstractmethod
     def weights(self) -> Iterator[tuple[tuple[str, str], Any]]:
@@ -43,10 +43,10 @@ class Field(ABC, Generic[F]):
 
     @abstractmethod
     def embed(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Returns the vectors of a batch, and the squared norms of its L2.
+        """Returns the vectors of a batch, and the squared norms for the L2.
 
         Args:
-            inputs: The input dict, which is checked already.
+            inputs: The input dict, already checked.
 
         Returns:
             The vectors `(batch, dim)` and the squared norms `(batch,)` or `(batch, 1)`,
@@ -54,7 +54,7 @@ class Field(ABC, Generic[F]):
         """
 
     def fresh_initializer(self) -> Any:
-        """Returns the initializer for one more weight.
+        """Returns the initializer for a new weight.
 
         Without a copy, two weights of the same shape would start with equal values.
         """

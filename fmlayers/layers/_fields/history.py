@@ -12,16 +12,17 @@ from fmlayers.layers._history_lists import BatchHistories, HistoryLists
 # A combiner divides the sum of n vectors by n to this power.
 _POWERS = {"sum": 0.0, "sqrtn": 0.5, "mean": 1.0}
 
-# If keys times values are at most this many cells, the sums of a batch are the product
-# of a dense matrix of ones and the table. On MovieLens, where one cell in twenty is a
-# pair, this is five times as fast as gathering rows.
+# If the matrix of keys and values has at most this many cells, the sums of a batch are
+# the product of a dense matrix of ones and the table. On MovieLens, where one cell in
+# twenty is a pair, this is five times as fast as gathering rows.
 MAX_DENSE_CELLS = 2**25
 
 
 class HistoryField(TableField[History]):
     """The pooled table rows of the history of an id, without the example's own value.
 
-    With an L2, the squared norms of the rows are one more column, pooled with the rows.
+    With an L2, the squared norms of the rows are an additional column that is pooled
+    with the rows.
     """
 
     def build(self) -> None:
@@ -58,13 +59,13 @@ class HistoryField(TableField[History]):
     ) -> Tensor:
         """Returns the sums of `count` histories, as one product of matrices."""
         size = self.feature.vocabulary_size
-        # A row that is not finite must reach only the histories that have it.
+        # A row that is not finite must reach only the histories that contain it.
         finite = ops.all(ops.isfinite(table[:size]), axis=-1, keepdims=True)
         rows = self._with_squares(ops.where(finite, table[:size], 0.0))
         broken = ops.cast(ops.logical_not(finite), rows.dtype)
         cells = histories.owners * size + histories.values
         ones = ops.ones_like(cells, dtype=rows.dtype)
-        # One segment more: Keras on PyTorch ignores `num_segments=0`.
+        # One additional segment: Keras on PyTorch ignores `num_segments=0`.
         ones_of_pairs = ops.segment_sum(ones, cells, count * size + 1)[:-1]
         sums = ops.matmul(
             ops.reshape(ones_of_pairs, (count, size)),

@@ -24,7 +24,7 @@ class MultiCategoricalField(TableField[MultiCategorical]):
     def embed(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         (entry,) = self.feature.entries
         ids, row_splits = entry.read(inputs)
-        # Missing values are zeros already: a NaN that only the pooling masks would
+        # `look_up` sets missing values to zero: a NaN that only the pooling masks would
         # reach the gradient.
         vectors, present = self.look_up(ids, mask_zero=True)
         squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
