@@ -221,7 +221,7 @@ def _why_ended(oracle: Any, max_trials: int | None) -> str:
         return f"The search space has {oracle.exhausted} combinations; all were tried."
     total = f" of {max_trials}" if max_trials else ""
     if oracle.is_late:
-        return f"The search ended after {trials}{total} trials: the time was up."
+        return f"The search ended after {trials}{total} trials, at the time limit."
     if max_trials and trials < max_trials:
         return (
             f"The search ended after {trials}{total} trials: the tuner has no more "

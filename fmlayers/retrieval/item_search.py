@@ -35,7 +35,8 @@ def retrieve(
 
     The method depends on the `decomposition` of the model:
 
-    - Exact (`FactorizationMachine`, `MatrixFactorization` and an `Ensemble` of them):
+    - Exact (`FactorizationMachine`, `LibFM`, `MatrixFactorization` and an `Ensemble` of
+      them):
       a matrix product of query and item embeddings, see `TopN`. Exact and fast.
     - Any other: the scores of all pairs of queries and items, see `score_all`. Exact
       but slow.
@@ -58,7 +59,8 @@ def retrieve(
         allowed: Optional Booleans of shape `(items,)`, the items that may be returned
             for any query.
         candidates: Optional integer of at least k, the number of candidates to rerank.
-            Ignored if the decomposition is exact.
+            Ignored if the decomposition is exact; a model without a decomposition
+            cannot use it.
         batch_size: Positive integer, the number of queries per batch. Defaults to 256.
 
     Returns:

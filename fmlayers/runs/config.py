@@ -75,32 +75,35 @@ class TrainingConfig:
         metavar="COLUMN",
         otherwise=_of_which_columns,
     )
-    user: str = setting("user", "data", "A CSV's column of users", metavar="COLUMN")
-    item: str = setting("item", "data", "A CSV's column of items", metavar="COLUMN")
+    user: str = setting(
+        "user", "data", "Column of the users in a CSV file", metavar="COLUMN"
+    )
+    item: str = setting(
+        "item", "data", "Column of the items in a CSV file", metavar="COLUMN"
+    )
     rating: str = setting(
-        "rating", "data", "A CSV's column of ratings", metavar="COLUMN"
+        "rating", "data", "Column of the ratings in a CSV file", metavar="COLUMN"
     )
     timestamp: str | None = setting(
-        None, "data", "A CSV's column of timestamps", metavar="COLUMN"
+        None, "data", "Column of the timestamps in a CSV file", metavar="COLUMN"
     )
     separator: str = setting(
         ",",
         "data",
-        r"Character between a CSV's fields, \t for a tab",
+        r"Character between the fields of a CSV file, \t for a tab",
         read=as_separator,
         metavar="CHAR",
     )
     min_count: int = whole(
-        1, "data", "Occurrences below which a value counts as unknown"
+        1, "data", "Minimum number of occurrences; rarer values count as unknown"
     )
     split: str = setting(
         "random",
         "data",
-        "How rows to test on are chosen: random, user, time or the "
-        "name of an official fold",
+        "How test rows are chosen: random, user, time or the name of an official fold",
     )
     test_fraction: float = real(
-        0.2, "data", "Share of the rows to test on", check=open_share, metavar="SHARE"
+        0.2, "data", "Share of the test rows", check=open_share, metavar="SHARE"
     )
     validation_fraction: float = real(
         0.1,
@@ -122,11 +125,11 @@ class TrainingConfig:
     histories: bool = flag(
         False,
         "model",
-        "Whether the model has the items that a user has rated, and the users who have "
-        "rated an item, as fields",
+        "Whether to add the items that a user has rated, and the users who have rated "
+        "an item, as fields",
         more="See `History`.",
-        option_help="the items that a user has rated, and the users who have rated an "
-        "item, as fields",
+        option_help="add the items that a user has rated, and the users who have rated "
+        "an item, as fields",
     )
     loss: Loss = choice(
         "mse",
@@ -195,7 +198,7 @@ class TrainingConfig:
     dropout: float = real(
         0.0,
         "model",
-        "Share of a hidden layer's outputs that training drops",
+        "Dropout rate of the hidden layers",
         check=share,
         metavar="SHARE",
         searched=(0.0, 0.6),
@@ -221,7 +224,7 @@ class TrainingConfig:
         "training",
         "Optimizer",
         OptimizerName,
-        more="Of `fmlayers.optimizers`.",
+        more="One of `fmlayers.optimizers`.",
     )
     learning_rate: float = real(
         ByOptimizer(
@@ -332,7 +335,7 @@ def _documented(settings: Mapping[str, Setting]) -> str:
             subsequent_indent=" " * 12,
             break_on_hyphens=False,
         )
-    raises = "ValueError: If a setting breaks its constraint or is not for the model."
+    raises = "ValueError: If a setting violates its constraint or is not for the model."
     lines += ["", "    Raises:", f"        {raises}", "    "]
     return "\n".join(lines)
 

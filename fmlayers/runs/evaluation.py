@@ -189,9 +189,8 @@ def evaluate_top_n(
     else:
         relevant = relevant_by_threshold(*pairs, ratings, threshold)
     if not len(relevant.users):
-        raise DataError(
-            f"At least one test row must have a rating of {threshold:g} or more."
-        )
+        least = "" if threshold is None else f" of {threshold:g} or more"
+        raise DataError(f"At least one test row must have a rating{least}.")
     return TopNEvaluation(positions, relevant, len(items), len(all_items))
 
 

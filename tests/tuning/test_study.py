@@ -517,7 +517,7 @@ def test_minutes_bound_a_search(make_config, tmp_path):
     study = tune(make_config(), tmp_path / "s", max_trials=50, max_minutes=0.02)
     assert 0 < len(study.trials()) < 20
     count = len(study.trials())
-    sentence = f"The search ended after {count} of 50 trials: the time was up.\n"
+    sentence = f"The search ended after {count} of 50 trials, at the time limit.\n"
     assert sentence in study.summary()
 
 
