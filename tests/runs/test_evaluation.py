@@ -5,7 +5,7 @@ import pytest
 from fmlayers.cli import main
 from fmlayers.data import DataError
 from fmlayers.runs import TrainingConfig, train
-from fmlayers.runs.evaluation import evaluate
+from fmlayers.runs.evaluation import evaluate, evaluate_top_n
 
 
 @pytest.fixture(scope="module", params=["mse", "bpr"])
@@ -79,6 +79,9 @@ def test_threshold_takes_the_place_of_the_quantile(run):
     assert top_n["users"] == test["user"][test["rating"] >= 4.5].nunique()
     with pytest.raises(DataError, match="one test row must have a rating of 6"):
         evaluate(run, threshold=6.0)
+    recommender, none = run.recommender(), np.empty(0, np.int64)
+    with pytest.raises(DataError, match=r"At least one test row must have a rating\."):
+        evaluate_top_n(recommender, dataset, none, k=3)
 
 
 def test_command(run, capsys):
