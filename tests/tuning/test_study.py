@@ -546,7 +546,7 @@ def test_a_search_of_one_combination_says_so(make_config, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"tuner": "grid"}, "`tuner` must be among .*Received: tuner='grid'"),
+        ({"tuner": "grid"}, "`tuner` must be \"random\", .*Received: tuner='grid'"),
         ({"objective": "val_mae"}, "`objective` must be among .* the loss 'mse'"),
         ({"objective": "val_bpr"}, "`objective` must be among .* the loss 'mse'"),
         ({"models": ("fm", "svd")}, "`models` must be among .*'svd'"),
