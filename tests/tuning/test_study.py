@@ -639,7 +639,7 @@ with locked(Path({str(study.path)!r})):
         text=True,
     ) as other:
         assert other.stdout.readline() == "locked\n"
-        with pytest.raises(ValueError, match="written by another process"):
+        with pytest.raises(ValueError, match="Another process is writing"):
             tune(make_config(), study.path, max_trials=7)
         other.communicate("\n")
 
