@@ -142,7 +142,9 @@ class ModelSpec:
             **arguments: Other arguments of the constructor.
         """
         columns = features if self.columns == "user and item" else [list(features)]
-        return self.load()(*columns, **arguments)
+        model = self.load()(*columns, **arguments)
+        model.build()  # a subclass of `ScoringModel` may leave it to the first call
+        return model
 
 
 _SPECS: dict[str, ModelSpec] = {}

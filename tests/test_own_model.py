@@ -9,10 +9,12 @@ import keras_tuner
 import numpy as np
 import pytest
 from checks import check_error
+from keras import ops
 
 import fmlayers
 from fmlayers import cli, models
 from fmlayers.data import sources, synthetic
+from fmlayers.explain import Terms
 from fmlayers.models import ModelSpec, specs
 from fmlayers.runs import Run, RunError, TrainingConfig, train
 from fmlayers.tuning import HyperRegistered, TuningConfig, searched, tune
@@ -115,3 +117,48 @@ def test_it_is_searched_and_exported(config, tmp_path, backend):
         [sys.executable, "-c", SERVES, tmp_path / "served", tmp_path / "inputs.npz"],
         check=True,
     )
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Sums(fmlayers.ScoringModel):
+    """A direct subclass without `build`, whose pairs are all of its score."""
+
+    decomposition = "exact"
+
+    def __init__(self, features, dim, scaler=None, *, l2=0.0, encoder=None, **kwargs):
+        for name in ("embeddings_initializer", "bias_initializer"):
+            kwargs.pop(name, None)
+        super().__init__(features, scaler, encoder=encoder, **kwargs)
+        self.vectors = fmlayers.FeatureEmbedding(features, dim, l2=l2)
+        self.interaction = fmlayers.FMInteraction()
+
+    def score(self, inputs, training=None):
+        return self.interaction(self.vectors(inputs))
+
+    def decompose(self, inputs, names):
+        vectors = self.vectors.fields(inputs, names)
+        return self.interaction(vectors), ops.sum(vectors, axis=1)
+
+    def terms(self, inputs):
+        return Terms.of_pairs(self.vectors(inputs))
+
+    def get_config(self):
+        config = {"dim": self.vectors.dim, "l2": self.vectors.l2}
+        return {**super().get_config(), **config}
+
+
+def test_a_direct_subclass_is_trained_and_used_as_a_run(config, tmp_path):
+    spec = ModelSpec(
+        name="sums", model_class=Sums, summary="pairs of fields", settings=()
+    )
+    models.register(spec)
+    train(replace(config, model="sums"), tmp_path / "run")
+    run = Run(tmp_path / "run")
+    assert type(run.model) is Sums
+    table = run.recommend(["7"], 3)
+    assert table["score"].is_monotonic_decreasing
+    expected = run.predict(table[["user", "item"]])
+    np.testing.assert_allclose(table["rating"], expected, rtol=1e-4)
+    parts = run.explain("7", table["item"][0]).parts
+    np.testing.assert_allclose(parts.matrix.sum(), parts.score[0], rtol=1e-4)
+    assert run.evaluate(k=3).top_n["users"] > 0
