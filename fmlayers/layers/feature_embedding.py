@@ -153,14 +153,19 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
         self.built = True
 
     def call(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        fields = []
+        fields, losses = [], []
         for field in self._fields:
             vectors, squared_norm = field.embed(inputs)
             fields.append(vectors)
             if field.l2:
                 batch = ops.cast(ops.shape(squared_norm)[0], field.dtype)
                 mean = ops.sum(squared_norm) / ops.maximum(batch, 1.0)
-                self.add_loss(field.l2 * mean)
+                losses.append(field.l2 * mean)
+                self.add_loss(losses[-1])
+        # On JAX, Keras finds the losses of a layer by `id`. It forgets those of the
+        # last call only in the next, after another layer may have added a loss that
+        # has the `id` of a dead one. So these must live until then.
+        self._losses_of_last_call = losses
         return ops.cast(ops.stack(fields, axis=1), self.compute_dtype)
 
     def fields(self, inputs: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:

@@ -123,6 +123,21 @@ def test_l2_is_reported_feature_by_feature():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_every_call_adds_the_losses_of_every_layer():
+    """Calls that Keras makes on JAX must not mix up the losses of several layers."""
+    inputs = {"age": keras.Input((), name="age")}
+    layers = [FeatureEmbedding([Numeric("age")], 2, l2=0.5) for _ in range(8)]
+    model = keras.Model(inputs, [ops.sum(layer(inputs)) for layer in layers])
+    weights = [v.value for v in model.trainable_variables]
+    batch = {"age": np.ones(2, "float32")}
+    counts = set()
+    for _ in range(200):
+        *_, losses = model.stateless_call(weights, [], batch, return_losses=True)
+        counts.add(len(losses))
+        del losses  # frees their ids
+    assert counts == {8}
+
+
 def test_error_policy_passes_valid_ids(tmp_path):
     valid = {
         **BATCH,
