@@ -108,7 +108,9 @@ class ScoringModel(ChecksInputs, Exportable, keras.Model):
         training: Optional Boolean, passed to `score`.
 
     Input shape:
-        A dict, as for `FeatureEmbedding`.
+        A dict, as for `FeatureEmbedding`. An entry with one value per example has the
+        shape `(batch,)` or `(batch, 1)`, and may alternate between them from call to
+        call.
 
     Output shape:
         `(batch, 1)`, in float32.
