@@ -1,9 +1,21 @@
+import errno
 import os
+import signal
 import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from fmlayers._files import put_in_place, whole_file, whole_folder
+from fmlayers import _files
+from fmlayers._files import (
+    MARK,
+    put_in_place,
+    remove_leftovers,
+    whole_file,
+    whole_folder,
+)
 
 
 @pytest.mark.parametrize("old", [None, "old, and longer than the new content"])
@@ -105,3 +117,144 @@ def test_what_cannot_be_put_in_place_leaves_what_was_there(tmp_path):
         put_in_place(tmp_path / "gone", target)
     assert (target / "old").read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.fixture(params=["in one step", "in two steps"])
+def exchange(request, monkeypatch):
+    """Replaces folders as Linux does, and as other systems do."""
+    if request.param == "in two steps":
+        monkeypatch.setattr(_files, "_exchange", lambda one, other: False)
+
+
+@pytest.mark.parametrize("name", ["served.replaced", ".served-old", f".served{MARK}1"])
+def test_other_folders_stay(name, exchange, tmp_path):
+    """Whatever their names, folders that somebody else made are not touched."""
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "thesis.tex").write_text("years of work")
+    for content in ("one", "two"):
+        with whole_folder(tmp_path / "served") as written:
+            (written / "content").write_text(content)
+    assert (tmp_path / name / "thesis.tex").read_text() == "years of work"
+    assert (tmp_path / "served" / "content").read_text() == "two"
+    assert {path.name for path in tmp_path.iterdir()} == {name, "served"}
+
+
+def killed(script, folder):
+    """Runs a script in another process, which kills itself."""
+    kill = "os.kill(os.getpid(), signal.SIGKILL)"
+    script = f"""
+import os, signal
+from pathlib import Path
+from fmlayers import _files
+folder = Path({str(folder)!r})
+{script.replace("KILL", kill)}
+"""
+    assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+def test_leftovers_of_killed_processes_are_removed(tmp_path):
+    killed(
+        """
+with _files.whole_folder(folder / "served") as written:
+    (written / "half").write_text("half")
+    with _files.whole_file(folder / "half.json") as file:
+        file.write_text("half")
+        KILL
+""",
+        tmp_path,
+    )
+    left = [path for path in tmp_path.iterdir() if MARK in path.name]
+    assert len(left) == 2
+    with whole_file(tmp_path / "other") as written:
+        assert [path for path in tmp_path.iterdir() if MARK in path.name] == [written]
+        with whole_folder(tmp_path / "folder"):
+            remove_leftovers(tmp_path)
+            assert written.exists()  # this process lives
+    assert {path.name for path in tmp_path.iterdir()} == {"other", "folder"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL")
+def test_a_folder_moved_aside_is_moved_back(tmp_path):
+    put_old(tmp_path / "served", "folder")
+    killed(
+        """
+_files._exchange = lambda one, other: False
+replace = Path.replace
+def kill_later(path, target):
+    if path.name != "served":
+        KILL
+    return replace(path, target)
+Path.replace = kill_later
+with _files.whole_folder(folder / "served") as written:
+    (written / "new").write_text("new")
+""",
+        tmp_path,
+    )
+    assert not (tmp_path / "served").exists()
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["served", "old"]
+
+
+def test_leftovers_of_another_host_stay_for_a_week(tmp_path):
+    names = [f".a.json{MARK}00000000-1-{i:08}.json" for i in range(2)]
+    for name in names:
+        (tmp_path / name).write_text("half")
+    os.utime(tmp_path / names[0], (0, 0))
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == names[1:]
+
+
+def test_a_folder_that_cannot_be_removed_only_warns(exchange, tmp_path, monkeypatch):
+    def fail(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    put_old(tmp_path / "served", "folder")
+    monkeypatch.setattr(_files, "_remove", fail)
+    written = tmp_path / "written"
+    written.mkdir()
+    (written / "new").write_text("new")
+    with pytest.warns(UserWarning, match="could not be removed: .*Permission denied"):
+        put_in_place(written, tmp_path / "served")
+    assert [path.name for path in (tmp_path / "served").iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("writer", [whole_file, whole_folder])
+def test_a_full_disk_names_the_target(writer, tmp_path):
+    def write():
+        with writer(tmp_path / "target"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left on device: .*target'") as error:
+        write()
+    assert error.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_contents_reach_the_disk_before_their_names(tmp_path, monkeypatch):
+    """Files and folders are flushed, then renamed, then the folder that names them."""
+    events = []
+    sync, replace = os.fsync, type(tmp_path).replace
+
+    def flush(number):
+        events.append(str(Path(f"/proc/self/fd/{number}").readlink()))
+        sync(number)
+
+    def rename(path, target):
+        events.append("rename")
+        return replace(path, target)
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("needs the names of open files")
+    monkeypatch.setattr(os, "fsync", flush)
+    monkeypatch.setattr(type(tmp_path), "replace", rename)
+    with whole_folder(tmp_path / "served") as folder:
+        (folder / "part").mkdir()
+        (folder / "part" / "file").write_text("x")
+    part = str(folder / "part")
+    assert sorted(events[:3]) == [str(folder), part, f"{part}/file"]
+    assert events[3:] == ["rename", str(tmp_path)]
+    events.clear()
+    with whole_file(tmp_path / "file") as written:
+        written.write_text("x")
+    assert events == [str(written), "rename", str(tmp_path)]
