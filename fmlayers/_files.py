@@ -65,6 +65,37 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
+def whole_files(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Writes a file and those next to it, each of them atomically.
+
+    The context manager yields the temporary path of the file, in a folder of its own.
+    At the end of the block, all files of that folder are moved next to `path`, and the
+    file itself last. If the process is killed in between, old files are next to new
+    ones, so one of them should contain the digests of the others.
+
+    Args:
+        path: Path of the file.
+
+    Raises:
+        OSError: If the disk is full or a file cannot be written. The error names
+            `path`.
+    """
+    target = Path(path)
+    with _naming(target):
+        remove_leftovers(target.parent)
+        folder = temporary_path(target)
+        folder.mkdir()
+        try:
+            yield folder / target.name
+            _sync_tree(folder)
+            for file in sorted(folder.iterdir(), key=lambda x: x.name == target.name):
+                file.replace(target.with_name(file.name))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        _sync(target.parent)
+
+
+@contextmanager
 def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Writes a folder atomically.
 
