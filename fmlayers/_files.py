@@ -129,14 +129,16 @@ def put_in_place(written: Path, path: Path) -> None:
     Elsewhere, what was at `path` is moved aside first; `remove_leftovers` moves it back
     if the process is killed in between.
     """
-    _sync_tree(written)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        written.replace(path)
-        replaced = None
-    elif _exchange(written, path):
-        replaced = written
+        publish(written, path)
+        return
+    _sync_tree(written)
+    replaced = temporary_path(path, _ASIDE)
+    if _exchange(written, path):
+        # Under a temporary name, it can be removed even after a kill.
+        replaced = temporary_path(path)
+        written.replace(replaced)
     else:
-        replaced = temporary_path(path, _ASIDE)
         path.replace(replaced)
         try:
             written.replace(path)
@@ -144,8 +146,27 @@ def put_in_place(written: Path, path: Path) -> None:
             replaced.replace(path)
             raise
     _sync(path.parent)
-    if replaced is not None:
-        discard(replaced)
+    discard(replaced)
+
+
+def publish(written: Path, path: Path) -> None:
+    """Moves a finished folder to `path`, which must be free or an empty folder.
+
+    Raises:
+        FileExistsError: If another process has put something at `path`.
+    """
+    _sync_tree(written)
+    try:
+        with contextlib.suppress(OSError):
+            path.rmdir()  # Windows replaces no folder
+        written.replace(path)
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+        raise FileExistsError(
+            errno.EEXIST, os.strerror(errno.EEXIST), str(path)
+        ) from error
+    _sync(path.parent)
 
 
 def discard(path: Path) -> None:

@@ -12,6 +12,7 @@ from kill_points import kill_points
 from fmlayers import _files
 from fmlayers._files import (
     MARK,
+    publish,
     put_in_place,
     remove_leftovers,
     whole_file,
@@ -196,6 +197,35 @@ with _files.whole_folder(folder / "served") as written:
     assert not (tmp_path / "served").exists()
     remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.rglob("*")] == ["served", "old"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="renameat2")
+def test_a_replaced_folder_gets_a_temporary_name_before_it_is_removed(
+    tmp_path, monkeypatch
+):
+    """A kill in between leaves nothing under the name of the folder that was moved."""
+    put_old(tmp_path / "served", "folder")
+    (tmp_path / "served.partial").mkdir()
+    (tmp_path / "served.partial" / "new").write_text("new")
+    monkeypatch.setattr(_files, "discard", lambda path: None)
+    put_in_place(tmp_path / "served.partial", tmp_path / "served")
+    (left,) = {path.name for path in tmp_path.iterdir()} - {"served"}
+    assert left.startswith(f".served{MARK}")
+    assert (tmp_path / left / "old").read_text() == "old"
+    assert (tmp_path / "served" / "new").read_text() == "new"
+
+
+def test_a_folder_is_published_only_where_nothing_is(tmp_path):
+    for name in ("one", "other", "empty"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "one" / "a").write_text("a")
+    (tmp_path / "other" / "b").write_text("b")
+    with pytest.raises(FileExistsError, match="File exists: .*other'"):
+        publish(tmp_path / "one", tmp_path / "other")
+    assert (tmp_path / "other" / "b").read_text() == "b"
+    publish(tmp_path / "one", tmp_path / "empty")
+    assert {path.name for path in tmp_path.iterdir()} == {"empty", "other"}
+    assert (tmp_path / "empty" / "a").read_text() == "a"
 
 
 def test_leftovers_of_another_host_stay_for_a_week(tmp_path):
