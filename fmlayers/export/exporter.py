@@ -10,7 +10,12 @@ from fmlayers._backend import portable_graph
 from fmlayers._checks import choice
 from fmlayers._files import whole_files, whole_folder
 from fmlayers.export.card import Card, answer_of, card_of
-from fmlayers.export.files import beside, write_beside, write_into_folder
+from fmlayers.export.files import (
+    beside,
+    weights_digest,
+    write_beside,
+    write_into_folder,
+)
 from fmlayers.export.signature import Signature, signature_of
 from fmlayers.scoring_model import ScoringModel
 
@@ -149,7 +154,7 @@ def export(
         )
 
     def card(signatures: Any, examples: Mapping[str, Any]) -> Card:
-        return card_of(
+        card = card_of(
             model,
             signatures,
             examples,
@@ -157,6 +162,7 @@ def export(
             weights=weights,
             details=details or {},
         )
+        return {**card, "weights_digest": weights_digest(model)}
 
     size = sum(
         variable.value.dtype.size * np.prod(variable.shape)

@@ -5,7 +5,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fmlayers._digests import check_digest, digests_of
+import keras
+from keras import ops
+
+from fmlayers._digests import check_digest, digest_of_arrays, digests_of
 from fmlayers._json_files import read_json, write_json
 from fmlayers.export.card import Card, text_of
 
@@ -52,6 +55,11 @@ def read_card(path: str | os.PathLike[str]) -> dict[str, Any]:
     for name, digest in files.items():
         check_digest(folder / name, digest, ExportError)
     return content
+
+
+def weights_digest(model: keras.Model) -> str:
+    """Returns the digest of a model's weights, the same in all exports of the model."""
+    return digest_of_arrays(ops.convert_to_numpy(w) for w in model.weights)
 
 
 def write_into_folder(folder: Path, card: Card, encoder: "Encoder | None") -> None:

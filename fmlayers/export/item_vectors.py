@@ -14,7 +14,7 @@ from fmlayers._digests import check_digest, digest_of
 from fmlayers._files import whole_file, whole_files
 from fmlayers._json_files import read_json, write_json
 from fmlayers._types import Tensor
-from fmlayers.export.files import ExportError, beside
+from fmlayers.export.files import ExportError, beside, weights_digest
 from fmlayers.retrieval.top_n import TopN
 
 
@@ -118,7 +118,11 @@ def write_item_vectors(
         return path
     with whole_files(path) as written:
         np.save(written, vectors)
-        record = {"keys": list(keys), "vectors": digest_of(written)}
+        record = {
+            "weights_digest": weights_digest(top.model),
+            "vectors": digest_of(written),
+            "keys": list(keys),
+        }
         write_json(beside(written, ".keys.json"), record)
     return path
 

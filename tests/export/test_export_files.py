@@ -132,6 +132,22 @@ def test_vectors_are_read_with_their_keys(suffix, tmp_path):
     np.testing.assert_array_equal(vectors, np.full((3, 3), 4, "float32"))
 
 
+def test_vectors_name_the_model_of_their_queries(tmp_path):
+    """An index and a SavedModel of the same weights have the same digest."""
+    model = FactorizationMachine([Categorical("user", 3), Categorical("item", 3)], 2)
+    top = TopN(model, ["item"], num_items=3).index({"item": np.arange(3)})
+    write_item_vectors(top, ["a", "b", "c"], tmp_path / "v.npy")
+    record = json.loads((tmp_path / "v.npy.keys.json").read_text("utf-8"))
+    for format, path in PATHS.items():
+        export(model, tmp_path / path, format)
+        card = read_card(tmp_path / path)
+        assert card["weights_digest"] == record["weights_digest"]
+    model.bias.assign([0.5])
+    export(model, tmp_path / "other.onnx", "onnx")
+    other = read_card(tmp_path / "other.onnx")["weights_digest"]
+    assert other != record["weights_digest"]
+
+
 def test_keys_of_version_0_1_are_read(tmp_path):
     np.save(tmp_path / "v.npy", np.eye(2, dtype="float32"))
     (tmp_path / "v.npy.keys.json").write_text('["a", "b"]')
