@@ -15,11 +15,12 @@ import pandas as pd
 from keras_tuner import HyperParameters
 
 import fmlayers
+from fmlayers._json_files import read_json, write_json
 from fmlayers.data import sources, split_rows, write_csv
 from fmlayers.data.columns import describe_columns
 from fmlayers.runs import Run, TrainingConfig
 from fmlayers.runs.examples import Examples, Rows, split_validation
-from fmlayers.runs.folder import is_run, locked, read_json, write_json
+from fmlayers.runs.folder import is_run, locked
 from fmlayers.runs.training import columns_of
 from fmlayers.tuning.memory import default_limit
 from fmlayers.tuning.study_space import StudySpace
@@ -56,7 +57,7 @@ class Study:
         self.path = Path(path)
         if not _is_study(self.path):
             raise StudyError(f"{self.path} is not a study.")
-        self.record: dict[str, Any] = read_json(self.path / "config.json")
+        self.record: dict[str, Any] = read_json(self.path / "config.json", StudyError)
         self.config = TuningConfig.from_dict(self.record["study"])
 
     @property
@@ -212,7 +213,7 @@ def begin(path: Path, record: dict[str, Any], *, overwrite: bool) -> Study:
             if overwrite:
                 _set_aside(path)
             else:
-                _check_same(path, read_json(path / "config.json"), record)
+                _check_same(path, read_json(path / "config.json", StudyError), record)
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise StudyError(f"{path} exists and is not a study. Choose another folder.")
     if not _is_study(path):
@@ -271,7 +272,7 @@ def trials_of(path: Path, config: TuningConfig) -> pd.DataFrame:
 def _states(path: Path) -> Iterator[tuple[dict[str, Any], Path]]:
     """Yields KerasTuner's state and the folder of each trial that has ended."""
     for file in (path / TRIALS).glob("trial_*/trial.json"):
-        state = read_json(file)
+        state = read_json(file, StudyError)
         if state["status"] in ("COMPLETED", "FAILED"):
             yield state, file.parent
 
@@ -327,7 +328,7 @@ def _flat(study: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_study(path: Path) -> bool:
     file = path / "config.json"
-    return file.is_file() and "study" in read_json(file)
+    return file.is_file() and "study" in read_json(file, StudyError)
 
 
 def _metric(state: Mapping[str, Any], name: str) -> float | None:

@@ -15,9 +15,10 @@ from keras_tuner.engine.hyperparameters import Choice, Fixed
 from keras_tuner.src import config as keras_tuner_config
 
 from fmlayers._checks import positive
+from fmlayers._json_files import read_json
 from fmlayers._text_tables import aligned
 from fmlayers.runs import train
-from fmlayers.runs.folder import is_run, locked, partial_path, read_json
+from fmlayers.runs.folder import is_run, locked, partial_path
 from fmlayers.tuning import processes
 from fmlayers.tuning.study import (
     BEST,

@@ -1,12 +1,11 @@
 import importlib
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fmlayers._files import whole_file
+from fmlayers._json_files import read_json, write_json
 
 fcntl: Any
 try:
@@ -68,7 +67,7 @@ def begin(path: Path, config: dict[str, Any], *, resume: bool, overwrite: bool) 
     if resume:
         if not partial.exists():
             raise RunError(f"There is no interrupted run to resume at {partial}.")
-        previous = read_json(partial / "config.json")
+        previous = read_json(partial / "config.json", RunError)
         changed = [
             f"{name} {previous.get(name)!r} (now {config.get(name)!r})"
             for name in sorted({*previous, *config})
@@ -100,18 +99,3 @@ def locked(partial: Path) -> Iterator[None]:
         except OSError as error:
             raise RunError(f"Another process is writing to {partial}.") from error
         yield
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: Any = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise RunError(f"{path} is not a JSON file: {error}") from error
-    if not isinstance(content, dict):
-        raise RunError(f"{path} must contain a JSON object. Received: {content!r:.60}.")
-    return content
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    with whole_file(path) as written:
-        written.write_text(json.dumps(content, indent=2) + "\n", "utf-8")

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fmlayers._json_files import read_json
 from fmlayers.data import (
     DataError,
     Dataset,
@@ -18,7 +19,7 @@ from fmlayers.data import (
 )
 from fmlayers.data.encoder import MISSING, UNKNOWN, as_text
 from fmlayers.runs.config import TrainingConfig
-from fmlayers.runs.folder import RunError, is_run, partial_path, read_json
+from fmlayers.runs.folder import RunError, is_run, partial_path
 from fmlayers.runs.prediction import predict
 from fmlayers.scoring_model import ScoringModel
 
@@ -46,7 +47,7 @@ class SavedRun:
                     " It was interrupted: resume it with `fmlayers train ... --resume`."
                 )
             raise RunError(f"{self.path} is not a finished run.{hint}")
-        self.metrics: dict[str, Any] = read_json(self.path / "metrics.json")
+        self.metrics: dict[str, Any] = read_json(self.path / "metrics.json", RunError)
 
     @cached_property
     def config(self) -> TrainingConfig:

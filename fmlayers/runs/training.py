@@ -14,6 +14,7 @@ import pandas as pd
 import fmlayers
 from fmlayers import plots
 from fmlayers._files import put_in_place, whole_file
+from fmlayers._json_files import write_json
 from fmlayers.data import (
     Dataset,
     Split,
@@ -35,7 +36,7 @@ from fmlayers.runs.examples import (
     split_validation,
 )
 from fmlayers.runs.fitting import compiled_model, fit
-from fmlayers.runs.folder import begin, locked, write_json
+from fmlayers.runs.folder import begin, locked
 from fmlayers.runs.run import Run
 from fmlayers.runs.summary import summary
 

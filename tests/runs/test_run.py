@@ -1,4 +1,3 @@
-import json
 import shutil
 import subprocess
 import sys
@@ -9,9 +8,10 @@ import pandas as pd
 import pytest
 
 from fmlayers._files import put_in_place
+from fmlayers._json_files import read_json, write_json
 from fmlayers.data import DataError, Encoder
 from fmlayers.runs import Run, RunError, train
-from fmlayers.runs.folder import begin, read_json
+from fmlayers.runs.folder import begin
 from fmlayers.runs.prediction import predict
 
 
@@ -152,9 +152,9 @@ def run_rows(run, ratings):
 def test_read_rows_names_columns_as_in_training(run, tmp_path):
     renamed = tmp_path / "renamed"
     shutil.copytree(run.path, renamed)
-    metrics = json.loads((renamed / "metrics.json").read_text())
+    metrics = read_json(renamed / "metrics.json")
     metrics["config"] |= {"user": "who", "item": "what"}
-    (renamed / "metrics.json").write_text(json.dumps(metrics))
+    write_json(renamed / "metrics.json", metrics)
     path = tmp_path / "rows.csv"
     path.write_text("what;stars;who\n007;3;1\n3;;NA\n")
     table = Run(renamed).read_rows(path, ";")
@@ -354,9 +354,9 @@ def test_the_configuration_is_what_was_trained(run, make_config, early):
 )
 def test_a_configuration_that_cannot_be_used_error(changes, run, tmp_path):
     shutil.copytree(run.path, tmp_path / "run")
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    metrics = read_json(tmp_path / "run" / "metrics.json")
     metrics["config"] |= changes
-    (tmp_path / "run" / "metrics.json").write_text(json.dumps(metrics))
+    write_json(tmp_path / "run" / "metrics.json", metrics)
     (name,) = changes
     with pytest.raises(RunError, match=f"has no valid configuration.*`{name}` must"):
         Run(tmp_path / "run").config  # noqa: B018

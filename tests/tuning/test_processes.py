@@ -13,6 +13,7 @@ import time
 
 import pytest
 
+from fmlayers._json_files import read_json, write_json
 from fmlayers.tuning import Study, StudyError, processes, tune
 from fmlayers.tuning.study import Prepared
 from fmlayers.tuning.tuners import make_tuner
@@ -182,9 +183,9 @@ def test_a_worker_waits_for_the_study(tmp_path):
 
 def test_a_worker_of_other_data_is_refused(as_worker, study, tmp_path):
     shutil.copytree(study.path, tmp_path / "s")
-    record = json.loads((tmp_path / "s" / "config.json").read_text())
+    record = read_json(tmp_path / "s" / "config.json")
     record["fingerprints"]["data"] = "0"
-    (tmp_path / "s" / "config.json").write_text(json.dumps(record))
+    write_json(tmp_path / "s" / "config.json", record)
     with pytest.raises(
         StudyError, match="data on this machine must be those of the study"
     ):

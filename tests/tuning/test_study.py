@@ -18,6 +18,7 @@ import pytest
 import tensorflow as tf
 
 from fmlayers import cli
+from fmlayers._json_files import read_json, write_json
 from fmlayers.data import write_csv
 from fmlayers.runs import Run, TrainingConfig, fitting, train
 from fmlayers.runs.model import build_model
@@ -648,11 +649,11 @@ def test_a_study_of_an_older_version_is_extended(study, make_config, tmp_path):
     """Its record lacks a setting of runs and has the fixed names in another order."""
     shutil.copytree(study.path, tmp_path / "s")
     path = tmp_path / "s" / "config.json"
-    record = json.loads(path.read_text("utf-8"))
+    record = read_json(path)
     for name in ("hidden_units", "dropout", "combiner"):
         del record["study"]["training"][name]
     record["study"]["fixed"] = ["dim", "data"]
-    path.write_text(json.dumps(record), "utf-8")
+    write_json(path, record)
     prepared = Prepared(make_config(fixed=("data", "dim")))
     record = prepared.record(prepared.space.narrowed())
     assert begin(path.parent, record, overwrite=False).config.fixed == ("data", "dim")
