@@ -223,7 +223,10 @@ class IdsEntry(IdEntry):
             return x.values, x.row_splits
         if is_sparse(x):
             return rows_of_sparse(x)
-        return x if isinstance(x, (tuple, list)) else (x, None)
+        if isinstance(x, (tuple, list)):
+            values, row_splits = x
+            return values, row_splits
+        return x, None
 
     def _accepts(self, x: Any) -> bool:
         if _are_tensors(x):
