@@ -155,6 +155,7 @@ def export(
             examples,
             format=format,
             weights=weights,
+            encoder=encoder,
             details=details or {},
         )
 
