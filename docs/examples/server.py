@@ -139,7 +139,11 @@ def run(rows: list[dict[str, Any]]) -> np.ndarray:
 
 def scores_of(body: bytes) -> list[float]:
     """Returns the score of each row of a request."""
-    scores = run([row.model_dump(by_alias=True) for row in rows_of(body)])
+    rows = rows_of(body)
+    try:
+        scores = run([row.model_dump(by_alias=True) for row in rows])
+    except ValueError as error:  # of the encoder, which names the column
+        raise RequestValidationError([{"loc": (), "msg": str(error)}]) from None
     for row in np.flatnonzero(~np.isfinite(scores)):
         message = "the model has no finite score for this row"
         raise RequestValidationError([{"loc": (int(row),), "msg": message}])
@@ -147,7 +151,7 @@ def scores_of(body: bytes) -> list[float]:
 
 
 async def body_of(request: Request) -> bytes:
-    """Returns the body of a request, of which it never holds more than the limit."""
+    """Returns the body of a request, and stops reading when it exceeds the limit."""
     too_large = HTTPException(
         413,
         f"The body must have at most {MAX_BODY_BYTES} bytes.",

@@ -74,7 +74,8 @@ scalars = st.one_of(
     st.floats(width=16).map(np.float16),
     st.sampled_from([np.float32(0.1), np.longdouble(1.5), np.float64("nan")]),
     st.sampled_from([np.int8(1), np.uint64(2**64 - 1), np.bool_(True), np.str_("x")]),
-    st.sampled_from([np.timedelta64(5, "s"), np.datetime64("NaT"), pd.NA, pd.NaT]),
+    st.sampled_from([np.timedelta64(5, "s"), np.timedelta64("NaT", "s")]),
+    st.sampled_from([np.datetime64("NaT"), pd.NA, pd.NaT]),
     st.sampled_from([Decimal("1.50"), Decimal("7"), Decimal("NaN"), 1j, b"x", b"7"]),
     st.binary(max_size=3),
     st.sampled_from(FITTED),
@@ -243,6 +244,7 @@ def test_errors_name_the_column_and_the_row(fitted, vocabularies):
         ([{"c": ["x"]}], "Column 'c', row 0: must be a single value. Received: "),
         # Python does not print an integer of that many digits.
         ([{"c": 10**5000}], "Column 'c', row 0: must be a single value. Received: an?"),
+        ([{"n": np.timedelta64(5)}], "Column 'n', row 0: must be a finite number or m"),
         ([{"n": 10**5000}], "Column 'n', row 0: must be a finite number or missing."),
         ([{"m": 5}, {"m": [{}]}], "Column 'm', row 1: must be a value or a list of va"),
     ):

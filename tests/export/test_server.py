@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 
 from fmlayers.export import export
+from fmlayers.models import FactorizationMachine
 
 pytestmark = pytest.mark.usefixtures("on_tensorflow")
 
@@ -190,6 +191,8 @@ def test_a_large_body_is_refused_while_it_arrives(server, http):
     assert score(http, large).status_code == 413
     assert score(http, iter([large])).status_code == 413  # of unknown length
     # The answer comes before the rest of the body does.
+    with connection(server, b"Content-Length: " + b"9" * 5000) as rest:
+        assert b" 4" in rest.recv(100).splitlines()[0]
     for length in (b"Content-Length: 1099511627776", b"Transfer-Encoding: chunked"):
         with connection(server, length) as rest:
             if length.startswith(b"T"):
@@ -286,6 +289,28 @@ def test_limits_are_set_in_the_environment(model, tmp_path):
         with connection(server, b"Content-Length: 4") as slow:
             slow.sendall(b"[{}")
             assert b"408" in slow.recv(100).splitlines()[0]
+
+
+@pytest.mark.slow
+def test_a_row_without_a_finite_score_is_refused(encoder, tmp_path):
+    # In ONNX, this model has no score for an unknown user.
+    strict = FactorizationMachine(
+        encoder.features, 3, encoder=encoder, out_of_range="error"
+    )
+    path = export(strict, tmp_path / "model.onnx", "onnx")
+    limits = {"MAX_DEVIATIONS": "1e40"}  # allows numbers beyond float32
+    with serving(path, tmp_path / "log", **limits) as server, server.client() as http:
+        assert score(http, '[{"user": "3"}]').status_code == 200
+        for row, location, message in (
+            ('{"user": "unknown"}', [1], "the model has no finite score for this row"),
+            ('{"age": 8e40}', [], "Column 'age', row 1: must be a number in float32's"),
+            ('{"age": 1e42}', [1, "age"], "must be a number from"),
+        ):
+            answer = score(http, f"[{{}}, {row}]")
+            assert answer.status_code == 422, answer.text
+            (error,) = answer.json()["detail"]
+            assert error["loc"] == ["body", *location]
+            assert error["msg"].startswith(message)
 
 
 @pytest.mark.slow
