@@ -65,6 +65,37 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
+def whole_files(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Writes a file and those next to it, each of them atomically.
+
+    The context manager yields the temporary path of the file, in a folder of its own.
+    At the end of the block, all files of that folder are moved next to `path`, and the
+    file itself last. If the process is killed in between, old files are next to new
+    ones, so one of them should contain the digests of the others.
+
+    Args:
+        path: Path of the file.
+
+    Raises:
+        OSError: If the disk is full or a file cannot be written. The error names
+            `path`.
+    """
+    target = Path(path)
+    with _naming(target):
+        remove_leftovers(target.parent)
+        folder = temporary_path(target)
+        folder.mkdir()
+        try:
+            yield folder / target.name
+            _sync_tree(folder)
+            for file in sorted(folder.iterdir(), key=lambda x: x.name == target.name):
+                file.replace(target.with_name(file.name))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        _sync(target.parent)
+
+
+@contextmanager
 def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Writes a folder atomically.
 
@@ -98,14 +129,16 @@ def put_in_place(written: Path, path: Path) -> None:
     Elsewhere, what was at `path` is moved aside first; `remove_leftovers` moves it back
     if the process is killed in between.
     """
-    _sync_tree(written)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        written.replace(path)
-        replaced = None
-    elif _exchange(written, path):
-        replaced = written
+        publish(written, path)
+        return
+    _sync_tree(written)
+    replaced = temporary_path(path, _ASIDE)
+    if _exchange(written, path):
+        # Under a temporary name, it can be removed even after a kill.
+        replaced = temporary_path(path)
+        written.replace(replaced)
     else:
-        replaced = temporary_path(path, _ASIDE)
         path.replace(replaced)
         try:
             written.replace(path)
@@ -113,8 +146,27 @@ def put_in_place(written: Path, path: Path) -> None:
             replaced.replace(path)
             raise
     _sync(path.parent)
-    if replaced is not None:
-        discard(replaced)
+    discard(replaced)
+
+
+def publish(written: Path, path: Path) -> None:
+    """Moves a finished folder to `path`, which must be free or an empty folder.
+
+    Raises:
+        FileExistsError: If another process has put something at `path`.
+    """
+    _sync_tree(written)
+    try:
+        with contextlib.suppress(OSError):
+            path.rmdir()  # Windows replaces no folder
+        written.replace(path)
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+        raise FileExistsError(
+            errno.EEXIST, os.strerror(errno.EEXIST), str(path)
+        ) from error
+    _sync(path.parent)
 
 
 def discard(path: Path) -> None:

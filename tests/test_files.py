@@ -7,13 +7,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from kill_points import kill_points
 
 from fmlayers import _files
 from fmlayers._files import (
     MARK,
+    publish,
     put_in_place,
     remove_leftovers,
     whole_file,
+    whole_files,
     whole_folder,
 )
 
@@ -196,6 +199,35 @@ with _files.whole_folder(folder / "served") as written:
     assert [path.name for path in tmp_path.rglob("*")] == ["served", "old"]
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="renameat2")
+def test_a_replaced_folder_gets_a_temporary_name_before_it_is_removed(
+    tmp_path, monkeypatch
+):
+    """A kill in between leaves nothing under the name of the folder that was moved."""
+    put_old(tmp_path / "served", "folder")
+    (tmp_path / "served.partial").mkdir()
+    (tmp_path / "served.partial" / "new").write_text("new")
+    monkeypatch.setattr(_files, "discard", lambda path: None)
+    put_in_place(tmp_path / "served.partial", tmp_path / "served")
+    (left,) = {path.name for path in tmp_path.iterdir()} - {"served"}
+    assert left.startswith(f".served{MARK}")
+    assert (tmp_path / left / "old").read_text() == "old"
+    assert (tmp_path / "served" / "new").read_text() == "new"
+
+
+def test_a_folder_is_published_only_where_nothing_is(tmp_path):
+    for name in ("one", "other", "empty"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "one" / "a").write_text("a")
+    (tmp_path / "other" / "b").write_text("b")
+    with pytest.raises(FileExistsError, match="File exists: .*other'"):
+        publish(tmp_path / "one", tmp_path / "other")
+    assert (tmp_path / "other" / "b").read_text() == "b"
+    publish(tmp_path / "one", tmp_path / "empty")
+    assert {path.name for path in tmp_path.iterdir()} == {"empty", "other"}
+    assert (tmp_path / "empty" / "a").read_text() == "a"
+
+
 def test_leftovers_of_another_host_stay_for_a_week(tmp_path):
     names = [f".a.json{MARK}00000000-1-{i:08}.json" for i in range(2)]
     for name in names:
@@ -258,3 +290,70 @@ def test_contents_reach_the_disk_before_their_names(tmp_path, monkeypatch):
     with whole_file(tmp_path / "file") as written:
         written.write_text("x")
     assert events == [str(written), "rename", str(tmp_path)]
+
+
+def write_file(folder, content, in_one_step=True):
+    with whole_file(folder / "served") as written:
+        written.write_text(content)
+
+
+def write_folder(folder, content, in_one_step=True):
+    if not in_one_step:
+        _files._exchange = lambda one, other: False
+    with whole_folder(folder / "served") as written:
+        for name in ("a", "b"):
+            (written / name).write_text(content)
+
+
+def write_files(folder, content, in_one_step=True):
+    with whole_files(folder / "served") as written:
+        for name in ("served", "served.json"):
+            written.with_name(name).write_text(content)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("in_one_step", [True, False])
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("write", [write_file, write_folder, write_files])
+def test_a_kill_at_any_operation(write, old, in_one_step, tmp_path):
+    """Each file and folder is old or new, and the next write cleans up."""
+    if old:
+        write(tmp_path, "old")
+    last = ["new"] * (2 - (write is write_file))
+    kills = 0
+    for point in kill_points(write, tmp_path, "new", in_one_step):
+        kills += 1
+        remove_leftovers(tmp_path)
+        texts = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+        assert set(texts) <= {"old", "new"}, point
+        if old or ("new" in texts and write is not write_files):
+            assert (tmp_path / "served").exists(), point
+        if write is not write_files:
+            assert len(set(texts)) <= 1, point
+        assert not [path for path in tmp_path.iterdir() if MARK in path.name], point
+        point.run(write, "new", in_one_step)
+        texts = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+        assert texts == last, point
+    assert kills >= 5
+
+
+def test_files_are_moved_together_and_the_first_one_last(tmp_path, monkeypatch):
+    moved = []
+    replace = type(tmp_path).replace
+
+    def rename(path, target):
+        moved.append(target.name)
+        return replace(path, target)
+
+    monkeypatch.setattr(type(tmp_path), "replace", rename)
+    write_files(tmp_path, "new")
+    assert moved == ["served.json", "served"]
+
+    def fail():
+        with whole_files(tmp_path / "other") as written:
+            written.with_name("other.json").write_text("half")
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert {path.name for path in tmp_path.iterdir()} == {"served", "served.json"}

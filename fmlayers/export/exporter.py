@@ -1,8 +1,5 @@
-import json
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -11,7 +8,14 @@ import numpy as np
 
 from fmlayers._backend import portable_graph
 from fmlayers._checks import choice
-from fmlayers.export.card import Card, answer_of, card_of, text_of
+from fmlayers._files import whole_files, whole_folder
+from fmlayers.export.card import Card, answer_of, card_of
+from fmlayers.export.files import (
+    beside,
+    weights_digest,
+    write_beside,
+    write_into_folder,
+)
 from fmlayers.export.signature import Signature, signature_of
 from fmlayers.scoring_model import ScoringModel
 
@@ -77,7 +81,8 @@ def export(
     A LiteRT or ONNX file has the first signature only. A model card, in Markdown and
     JSON, and the vocabularies of the encoder are written next to the model: as
     `README.md`, `card.json` and `encoder.json` in the folder of a SavedModel, and with
-    `.md`, `.json` and `.encoder.json` appended to the name of a file.
+    `.md`, `.json` and `.encoder.json` appended to the name of a file. The card in JSON
+    contains the digests of the other files; see `read_card`.
 
     Letters outside ASCII, spaces and punctuation in the name of a feature become
     underscores in the name of its input. The model card lists both names.
@@ -149,7 +154,7 @@ def export(
         )
 
     def card(signatures: Any, examples: Mapping[str, Any]) -> Card:
-        return card_of(
+        card = card_of(
             model,
             signatures,
             examples,
@@ -157,6 +162,7 @@ def export(
             weights=weights,
             details=details or {},
         )
+        return {**card, "weights_digest": weights_digest(model)}
 
     size = sum(
         variable.value.dtype.size * np.prod(variable.shape)
@@ -251,7 +257,6 @@ def _write_saved_model(
     item_key: str | None,
     card: Callable[..., Card],
 ) -> None:
-    from fmlayers._files import whole_folder
     from fmlayers.export import saved_model
 
     signatures, resources = [signature], []
@@ -276,9 +281,7 @@ def _write_saved_model(
             s.name: (s, saved_model.outputs_of(s, traced[s.name])) for s in signatures
         }
         written = card(outputs, {name: answer_of(x) for name, x in answers.items()})
-        _write_card(written, folder / "README.md", folder / "card.json")
-        if encoder is not None:
-            encoder.save(folder / "encoder.json")
+        write_into_folder(folder, written, encoder)
 
 
 def _write_file(
@@ -292,7 +295,7 @@ def _write_file(
 ) -> None:
     from fmlayers.export import saved_model
 
-    with portable_graph(), saved_model.plain_names(model), _beside(path) as written:
+    with portable_graph(), saved_model.plain_names(model), whole_files(path) as written:
         traced = saved_model.trace(signature)
         if format == "litert":
             from fmlayers.export import litert
@@ -307,29 +310,6 @@ def _write_file(
         outputs = saved_model.outputs_of(signature, traced)
         name = signature.name
         content = card({name: (signature, outputs)}, {name: answer_of(answer)})
-        _write_card(content, _added(written, ".md"), _added(written, ".json"))
-        if encoder is not None:
-            encoder.save(_added(written, ".encoder.json"))
-
-
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """Writes a file and those next to it to a temporary folder, then moves them.
-
-    Yields the temporary path of the file.
-    """
-    with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as name:
-        yield Path(name) / path.name
-        _added(path, ".encoder.json").unlink(missing_ok=True)  # of a previous export
-        # The file itself is moved last.
-        for file in sorted(Path(name).iterdir(), reverse=True):
-            file.replace(path.parent / file.name)
-
-
-def _added(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
-
-
-def _write_card(card: Card, text: Path, content: Path) -> None:
-    text.write_text(text_of(card), "utf-8")
-    content.write_text(json.dumps(card, ensure_ascii=False, indent=1) + "\n", "utf-8")
+        write_beside(written, content, encoder)
+    if encoder is None:  # of a previous export
+        beside(path, ".encoder.json").unlink(missing_ok=True)

@@ -10,8 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from fmlayers._files import whole_file
+from fmlayers._digests import check_digest, digest_of
+from fmlayers._files import whole_file, whole_files
+from fmlayers._json_files import read_json, write_json
 from fmlayers._types import Tensor
+from fmlayers.export.files import ExportError, beside, weights_digest
 from fmlayers.retrieval.top_n import TopN
 
 
@@ -80,8 +83,8 @@ def write_item_vectors(
         top: Same as in `item_vectors`.
         keys: The keys of the items as text, in the order of their positions.
         path: Path of a `.parquet` file, with the columns `key` and `vector`; or of a
-            `.npy` file, next to which the keys are written as a JSON list, with
-            `.keys.json` appended to the name.
+            `.npy` file, next to which the keys are written in JSON, with `.keys.json`
+            appended to the name. Read them with `read_item_vectors`.
         overwrite: Whether to replace an existing file. Defaults to `False`.
 
     Returns:
@@ -113,26 +116,100 @@ def write_item_vectors(
     if path.suffix == ".parquet":
         _write_parquet(keys, vectors, path)
         return path
-    with whole_file(path.with_name(f"{path.name}.keys.json")) as written:
-        written.write_text(json.dumps(list(keys), ensure_ascii=False), "utf-8")
-    with whole_file(path) as written:
+    with whole_files(path) as written:
         np.save(written, vectors)
+        record = {
+            "weights_digest": weights_digest(top.model),
+            "vectors": digest_of(written),
+            "keys": list(keys),
+        }
+        write_json(beside(written, ".keys.json"), record)
     return path
+
+
+def read_item_vectors(
+    path: str | os.PathLike[str],
+) -> tuple[npt.NDArray[np.float32], list[str]]:
+    """Reads what `write_item_vectors` wrote, and checks that the keys belong to it.
+
+    Args:
+        path: Path of the `.npy` or `.parquet` file.
+
+    Returns:
+        A tuple of the vectors, `(num_items, dim + 1)`, and the keys in the same order.
+
+    Raises:
+        ExportError: If a file is missing, damaged or part of another export. The
+            message names it.
+        ImportError: If `path` is a `.parquet` file and pyarrow is not installed.
+    """
+    path = Path(path)
+    if path.suffix == ".parquet":
+        return _read_parquet(path)
+    file = beside(path, ".keys.json")
+    try:
+        keys = json.loads(file.read_text("utf-8"))  # a list in files of 0.1.0
+    except (OSError, ValueError):
+        keys = None
+    if not isinstance(keys, list):
+        record = read_json(file, ExportError)
+        if not {"keys", "vectors"} <= record.keys():
+            raise ExportError(f"{file} has no keys of item vectors.")
+        check_digest(path, record["vectors"], ExportError)
+        keys = record["keys"]
+    try:
+        vectors = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ExportError(f"{path} is not a NumPy file: {error}") from error
+    return _matching(path, vectors, keys)
+
+
+def _matching(
+    path: Path, vectors: npt.NDArray[Any], keys: list[Any]
+) -> tuple[npt.NDArray[np.float32], list[str]]:
+    if (
+        vectors.ndim != 2
+        or len(vectors) != len(keys)
+        or not all(isinstance(key, str) for key in keys)
+    ):
+        raise ExportError(
+            f"{path} must contain one vector per key. Received: the shape "
+            f"{vectors.shape} and {len(keys)} keys."
+        )
+    return vectors.astype(np.float32, copy=False), keys
+
+
+def _read_parquet(path: Path) -> tuple[npt.NDArray[np.float32], list[str]]:
+    pa, parquet = _pyarrow()
+    try:
+        table = parquet.read_table(path, page_checksum_verification=True)
+        rows = table["vector"].combine_chunks()
+        vectors = rows.flatten().to_numpy(zero_copy_only=False)
+        width = rows.type.list_size
+        keys = table["key"].to_pylist()
+    except (OSError, KeyError, AttributeError, pa.ArrowException) as error:
+        raise ExportError(f"{path} is not a file of item vectors: {error}") from error
+    return _matching(path, vectors.reshape(-1, width), keys)
 
 
 def _write_parquet(
     keys: Sequence[str], vectors: npt.NDArray[np.float32], path: Path
 ) -> None:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise ImportError(
-            "Parquet needs pyarrow: install it with `pip install fmlayers[parquet]`, "
-            "or write a '.npy' file."
-        ) from error
+    pa, parquet = _pyarrow()
     flat = pa.array(vectors.ravel(), pa.float32())
     lists = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
     table = pa.table({"key": pa.array(list(keys), pa.string()), "vector": lists})
     with whole_file(path) as written:
-        pq.write_table(table, written)
+        parquet.write_table(table, written, write_page_checksum=True)
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ImportError(
+            "Parquet needs pyarrow: install it with `pip install fmlayers[parquet]`, "
+            "or use a '.npy' file."
+        ) from error
+    return pa, parquet

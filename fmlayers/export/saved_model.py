@@ -82,7 +82,12 @@ def write(
     module.weights_read = [variable.value for variable in model.variables]
     module.resources_read = [*resources, *tables_of(model)]
     module.serve = traced["serving_default"]  # as in SavedModels of Keras
-    tf.saved_model.save(module, str(folder), signatures=traced)
+    try:
+        tf.saved_model.save(module, str(folder), signatures=traced)
+    except tf.errors.OpError as error:  # such as a full disk
+        raise OSError(
+            f"Cannot write a SavedModel to {folder.parent}: {error}"
+        ) from error
 
 
 def answers(folder: Path, signatures: Sequence[Signature]) -> dict[str, Any]:

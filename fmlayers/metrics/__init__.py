@@ -1,5 +1,15 @@
-"""Metrics of predicted ratings and of top-N recommendations."""
+"""Metrics of predicted ratings, of probabilities and of top-N recommendations."""
 
+from fmlayers.metrics.classification import (
+    Curve,
+    auc,
+    calibration_curve,
+    calibration_error,
+    log_loss,
+    pr_auc,
+    precision_recall_curve,
+    roc_curve,
+)
 from fmlayers.metrics.ranking import ranking_metrics, ranking_metrics_by_user
 from fmlayers.metrics.rating import mae, rmse
 from fmlayers.metrics.relevance import (
@@ -9,11 +19,19 @@ from fmlayers.metrics.relevance import (
 )
 
 __all__ = [
+    "Curve",
     "Relevance",
+    "auc",
+    "calibration_curve",
+    "calibration_error",
+    "log_loss",
     "mae",
+    "pr_auc",
+    "precision_recall_curve",
     "ranking_metrics",
     "ranking_metrics_by_user",
     "relevant_by_quantile",
     "relevant_by_threshold",
     "rmse",
+    "roc_curve",
 ]

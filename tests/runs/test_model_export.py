@@ -7,7 +7,6 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import pandas as pd
 import pytest
 
 from fmlayers.data import Encoder, sources, synthetic
@@ -176,20 +175,15 @@ def test_tensorflow_s_own_command_reads_it(served, card):
 
 @pytest.mark.parametrize("suffix", ["npy", "parquet"])
 def test_item_vectors(suffix, film_run, tmp_path):
+    from fmlayers.export import query_vectors, read_item_vectors
+
     path = film_run.export(tmp_path / f"v.{suffix}", "item_vectors")
     recommender = Recommender(film_run)
-    if suffix == "npy":
-        vectors = np.load(path)
-        keys = json.loads((tmp_path / "v.npy.keys.json").read_text("utf-8"))
-    else:
-        table = pd.read_parquet(path)
-        keys, vectors = table["key"].tolist(), np.stack(table["vector"])
+    vectors, keys = read_item_vectors(path)
     assert keys == list(recommender.catalog.keys)
     assert vectors.shape == (len(keys), 4)
     scores, positions = recommender.top_n(["3"], len(keys))
     queries = recommender.queries.encode(["3"])
-    from fmlayers.export import query_vectors
-
     query, constant = (np.asarray(x) for x in query_vectors(recommender.index, queries))
     products = (vectors @ query.T)[:, 0]
     np.testing.assert_allclose(products[positions[0]] + constant, scores, atol=1e-5)
