@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from fmlayers import cli
 from fmlayers._json_files import read_json, write_json
+from fmlayers.cli.command import parser
 from fmlayers.data import write_csv
 from fmlayers.runs import Run, TrainingConfig, fitting, train
 from fmlayers.runs.model import build_model
@@ -122,7 +123,7 @@ def test_the_best_is_an_ordinary_run(study, ratings, tmp_path, capsys):
 
 def test_the_best_is_that_of_the_command_in_the_summary(study):
     (line,) = (x for x in study.summary().splitlines() if x.startswith("fmlayers"))
-    options = cli._parser().parse_args([*line.split()[1:], "--out", "run"])
+    options = parser().parse_args([*line.split()[1:], "--out", "run"])
     default = TrainingConfig().to_dict()
     given = {name: x for name, x in vars(options).items() if name in default}
     assert TrainingConfig(**given) == study.best()
@@ -145,7 +146,7 @@ def test_a_command_says_all_that_is_not_the_default():
     assert "--data 'shop data.csv'" in command
     assert "--dim" not in command
 
-    options = cli._parser().parse_args([*shlex.split(command)[1:], "--out", "run"])
+    options = parser().parse_args([*shlex.split(command)[1:], "--out", "run"])
     given = {k: v for k, v in vars(options).items() if k in config.to_dict()}
     assert TrainingConfig(**given).to_dict() == config.to_dict()
 
