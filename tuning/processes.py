@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from fmlayers.tuning.study import StudyError
+from fmlayers._files import whole_file
+from fmlayers.tuning.study_folder import StudyError
 from fmlayers.tuning.trial_progress import TrialProgress
 
 Role = Literal["alone", "chief", "worker"]
@@ -38,6 +39,8 @@ VARIABLES = (
 # `-m`, the package of the module would import Keras before its log lines are switched
 # off.
 START = """
+import signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # the chief ends its workers
 import pickle, sys
 sys.path[:] = pickle.load(sys.stdin.buffer)
 from fmlayers._logs import import_keras
@@ -95,7 +98,7 @@ def showing_life(
     timeout: float,
     *,
     of: str | None = None,
-    child: bool = False,
+    parent: int | None = None,
 ) -> Iterator[threading.Event]:
     """Shows that this process is alive, and interrupts it when its chief is lost.
 
@@ -104,8 +107,7 @@ def showing_life(
         name: Name of this process.
         timeout: Seconds without a sign of life after which a process counts as lost.
         of: Optional name of the chief of this process.
-        child: Boolean, whether the chief has started this process. Defaults to
-            `False`.
+        parent: Number of the process of the chief, if it has started this one.
 
     Yields:
         An event. If the chief is lost, the event is set and the main thread is
@@ -114,14 +116,14 @@ def showing_life(
     alive = folder / ALIVE
     alive.mkdir(exist_ok=True)
     ended, lost = threading.Event(), threading.Event()
-    watch, parent = Watch(), os.getppid()
+    watch = Watch()
 
     def beat() -> None:
         while not ended.wait(min(MAX_BEAT_SECONDS, timeout / 4)):
             (alive / name).touch()
             if of is None:
                 continue
-            orphan = child and os.getppid() != parent
+            orphan = parent is not None and os.getppid() != parent
             if orphan or watch.silence(alive / of) > timeout:
                 lost.set()
                 _thread.interrupt_main()
@@ -140,18 +142,17 @@ def showing_life(
 
 @contextlib.contextmanager
 def _interruptible(lost: threading.Event) -> Iterator[None]:
-    """Lets `interrupt_main` reach a process that ignores Ctrl-C.
+    """Lets `interrupt_main` reach the main thread, however it handles Ctrl-C.
 
-    A shell script starts its background processes with Ctrl-C ignored.
+    Local workers ignore it, and so do the background processes of a shell script.
     """
     former = signal.getsignal(signal.SIGINT)
-    if callable(former):
-        yield
-        return
 
-    def leave(*_: Any) -> None:
+    def leave(number: int, frame: Any) -> None:
         if lost.is_set():
             raise KeyboardInterrupt
+        if callable(former):
+            former(number, frame)
 
     signal.signal(signal.SIGINT, leave)
     try:
@@ -165,18 +166,22 @@ class LocalWorkers:
 
     Args:
         folder: Folder of the study.
-        count: Number of workers.
         timeout: Seconds without a sign of life after which a process counts as lost.
         specs: The models of the study, from `portable_specs`.
     """
 
-    def __init__(self, folder: Path, count: int, timeout: float, specs: bytes) -> None:
+    def __init__(self, folder: Path, timeout: float, specs: bytes) -> None:
         self.folder = folder
-        self.arguments = [str(folder), str(timeout), str(count)]
+        self.timeout = timeout
         self.input = pickle.dumps(sys.path) + specs
-        self.spare = 2 * count  # replacements in total
+        self.count = 0
+        self.spare = 0  # replacements in total
         self.started = 0
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start_all(self, count: int) -> None:
+        """Starts some workers, and allows for twice as many replacements."""
+        self.count, self.spare = count, 2 * count
         for _ in range(count):
             self.start()
 
@@ -185,7 +190,8 @@ class LocalWorkers:
         self.started += 1
         name = f"worker-{self.started}"
         (self.folder / ALIVE).mkdir(exist_ok=True)
-        command = [sys.executable, "-c", START, *self.arguments]
+        arguments = [self.folder, self.timeout, self.count, os.getpid()]
+        command = [sys.executable, "-c", START, *map(str, arguments)]
         with self.log(name).open("wb") as log:
             process = subprocess.Popen(
                 command,
@@ -294,13 +300,14 @@ def lead(
             f"All workers are lost; {len(oracle.end_order)} trials have ended. Run the "
             f"same command again to resume the search.{_last_output(folder)}"
         )
-    (folder / ALIVE / CHIEF).write_text(ENDED)
+    with whole_file(folder / ALIVE / CHIEF) as written:
+        written.write_text(ENDED)
 
 
 def has_ended(folder: Path) -> bool:
     """Returns whether the last chief of the study has completed its search."""
     chief = folder / ALIVE / CHIEF
-    return chief.is_file() and chief.read_text() == ENDED
+    return chief.is_file() and chief.read_bytes() == ENDED.encode()
 
 
 def _replace_failed(

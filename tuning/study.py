@@ -3,8 +3,7 @@
 import copy
 import hashlib
 import json
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -15,36 +14,44 @@ import pandas as pd
 from keras_tuner import HyperParameters
 
 import fmlayers
-from fmlayers._json_files import read_json, write_json
 from fmlayers.data import sources, split_rows, write_csv
 from fmlayers.data.columns import describe_columns
 from fmlayers.runs import Run, TrainingConfig
 from fmlayers.runs.examples import Examples, Rows, split_validation
-from fmlayers.runs.folder import is_run, locked
+from fmlayers.runs.folder import locked
 from fmlayers.runs.training import columns_of
 from fmlayers.tuning.memory import default_limit
+from fmlayers.tuning.study_files import (
+    ended,
+    read_record,
+    read_summary,
+    reason_of,
+    trial_folder,
+)
+from fmlayers.tuning.study_folder import (
+    BEST,
+    StudyError,
+    create,
+    is_study,
+    recover,
+    set_aside,
+)
 from fmlayers.tuning.study_space import StudySpace
 from fmlayers.tuning.trial_model import TrialModel
-from fmlayers.tuning.tuners import REASON, TRIALS
 from fmlayers.tuning.tuning_config import TuningConfig
 
-BEST = "best"  # folder of the best run
 # Entries that may change. The data and the search space that result from them may not:
 # their fingerprints are compared.
 MAY_CHANGE = ("training", "data", "fields", "search", "fixed")
 HYPERBAND = "tuner/"  # prefix of the values that Hyperband stores for itself
 
 
-class StudyError(ValueError):
-    """Raised if the folder of a study cannot be used, or a search has no result."""
-
-
 class Study:
     """A folder of trials, with their configuration and their results.
 
     The folder contains `config.json` and KerasTuner's `trials/`. After a search, it
-    also contains `trials.csv`, `summary.txt`, `report.html`, the pictures of the
-    report, and `best/`, an ordinary run.
+    also contains `trials.csv`, `summary.txt` and its record `summary.json`,
+    `report.html`, the pictures of the report, and `best/`, an ordinary run.
 
     Args:
         path: Folder of the study.
@@ -55,9 +62,9 @@ class Study:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not _is_study(self.path):
+        if not is_study(self.path):
             raise StudyError(f"{self.path} is not a study.")
-        self.record: dict[str, Any] = read_json(self.path / "config.json", StudyError)
+        self.record = read_record(self.path)
         self.config = TuningConfig.from_dict(self.record["study"])
 
     @property
@@ -101,7 +108,7 @@ class Study:
         Args:
             trial: Number of the trial in `trials()`.
         """
-        (state,) = (s for s, _ in _states(self.path) if int(s["trial_id"]) == trial)
+        (state,) = (s for s in ended(self.path) if int(s["trial_id"]) == trial)
         hp = HyperParameters.from_config(state["hyperparameters"])
         space = StudySpace(
             self.config, self.record["columns"], self.record["rows"]["fitting"]
@@ -127,8 +134,12 @@ class Study:
         return Run(self.path / BEST)
 
     def summary(self) -> str:
-        """Returns the text of `summary.txt`."""
-        return (self.path / "summary.txt").read_text("utf-8")
+        """Returns the text of `summary.txt`.
+
+        Raises:
+            StudyError: If the search has not written it yet, or it is damaged.
+        """
+        return read_summary(self.path)
 
     def write_table(self) -> None:
         """Writes the table that `trials()` returns to `trials.csv`."""
@@ -208,45 +219,25 @@ def begin(path: Path, record: dict[str, Any], *, overwrite: bool) -> Study:
     Raises:
         StudyError: If the folder contains another study or other files.
     """
-    if _is_study(path):
+    recover(path)
+    if is_study(path):
         with locked(path):
             if overwrite:
-                _set_aside(path)
+                set_aside(path)
             else:
-                _check_same(path, read_json(path / "config.json", StudyError), record)
+                _check_same(path, Study(path).record, record)
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise StudyError(f"{path} exists and is not a study. Choose another folder.")
-    if not _is_study(path):
-        path.mkdir(parents=True, exist_ok=True)
-        write_json(path / "config.json", record)
+    if not is_study(path):
+        create(path, record)
     return Study(path)
-
-
-def _set_aside(path: Path) -> None:
-    """Moves a study aside, or removes it if it has no best run and replaced another."""
-    replaced = _replaced_by(path)
-    if _is_study(replaced) and not is_run(path / BEST):
-        shutil.rmtree(path)
-        return
-    drop_replaced(path)
-    path.replace(replaced)
-
-
-def drop_replaced(path: Path) -> None:
-    """Removes the study that the one at `path` has replaced."""
-    if _is_study(_replaced_by(path)):
-        shutil.rmtree(_replaced_by(path))
-
-
-def _replaced_by(path: Path) -> Path:
-    return path.with_name(path.name + ".replaced")
 
 
 def trials_of(path: Path, config: TuningConfig) -> pd.DataFrame:
     """Returns the table of `Study.trials`."""
     rows: list[dict[str, Any]] = []
     named: dict[str, None] = {}
-    for state, folder in _states(path):
+    for state in ended(path):
         values = {
             name: value
             for name, value in state["hyperparameters"]["values"].items()
@@ -261,20 +252,14 @@ def trials_of(path: Path, config: TuningConfig) -> pd.DataFrame:
                 "epochs": _metric(state, "epochs"),
                 "seconds": _metric(state, "seconds"),
                 **values,
-                "reason": reason_of(folder) if state["status"] == "FAILED" else "",
+                "reason": reason_of(trial_folder(path, state["trial_id"]))
+                if state["status"] == "FAILED"
+                else "",
             }
         )
     first = ["trial", "status", config.objective, "epochs", "seconds"]
     rows.sort(key=lambda row: row["trial"])
     return pd.DataFrame(rows, columns=[*first, *named, "reason"])
-
-
-def _states(path: Path) -> Iterator[tuple[dict[str, Any], Path]]:
-    """Yields KerasTuner's state and the folder of each trial that has ended."""
-    for file in (path / TRIALS).glob("trial_*/trial.json"):
-        state = read_json(file, StudyError)
-        if state["status"] in ("COMPLETED", "FAILED"):
-            yield state, file.parent
 
 
 def _check_same(
@@ -326,24 +311,9 @@ def _flat(study: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in flat.items() if k not in MAY_CHANGE}
 
 
-def _is_study(path: Path) -> bool:
-    file = path / "config.json"
-    return file.is_file() and "study" in read_json(file, StudyError)
-
-
 def _metric(state: Mapping[str, Any], name: str) -> float | None:
     metric = state["metrics"]["metrics"].get(name)
     return float(metric["observations"][-1]["value"][0]) if metric else None
-
-
-def reason_of(folder: Path) -> str:
-    """Returns why the trial in a folder failed, without the class of the error."""
-    file = folder / REASON
-    lines = file.read_text("utf-8").strip().splitlines() if file.exists() else []
-    if not lines:
-        return "unknown"
-    _, colon, text = lines[-1].partition("Error: ")
-    return text if colon else lines[-1]
 
 
 def _fingerprint_of_rows(*parts: Rows) -> str:

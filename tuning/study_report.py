@@ -12,12 +12,15 @@ import pandas as pd
 from keras_tuner.engine.hyperparameters import Fixed
 
 from fmlayers._files import whole_file
+from fmlayers._json_files import write_json
 from fmlayers._text_tables import aligned
 from fmlayers.runs import TrainingConfig
 from fmlayers.runs.folder import is_run
 from fmlayers.tuning import study_plots
 from fmlayers.tuning.importance import MIN_TRIALS, importance
-from fmlayers.tuning.study import BEST, Study, StudyError
+from fmlayers.tuning.study import Study
+from fmlayers.tuning.study_files import SUMMARY
+from fmlayers.tuning.study_folder import BEST, StudyError
 from fmlayers.tuning.study_plots import Axis, axis_of
 
 # Settings that the defaults of other settings depend on.
@@ -57,16 +60,17 @@ def write_report(study: Study, notes: Sequence[str] = ()) -> None:
     trials = study.trials()
     shares = importances(study, trials, axes_of(study, completed(trials)))
     pictures = [name for name in PICTURES if _picture(study, name).exists()]
-    summary = "\n".join([_summary(study, trials, shares), *notes])
-    for name, text in {
-        "summary.txt": summary.rstrip() + "\n",
-        "report.html": _page(study, trials, shares, pictures, notes),
-    }.items():
+    summary = "\n".join([_summary(study, trials, shares), *notes]).rstrip() + "\n"
+    page = _page(study, trials, shares, pictures, notes)
+    # Reports are shared and must not contain the path. The reason for a failure may
+    # contain it, too.
+    summary, page = (
+        text.replace(str(study.path), study.path.name) for text in (summary, page)
+    )
+    for name, text in {"summary.txt": summary, "report.html": page}.items():
         with whole_file(study.path / name) as written:
-            # Reports are shared and must not contain the path. The reason for a failure
-            # may contain it, too.
-            text = text.replace(str(study.path), study.path.name)
             written.write_text(text, "utf-8")
+    write_json(study.path / SUMMARY, {"summary": summary})
 
 
 def completed(trials: pd.DataFrame) -> pd.DataFrame:

@@ -17,20 +17,15 @@ from keras_tuner.src import config as keras_tuner_config
 from fmlayers._checks import positive
 from fmlayers._json_files import read_json
 from fmlayers._text_tables import aligned
-from fmlayers.runs import train
+from fmlayers.runs import TrainingConfig, train
 from fmlayers.runs.folder import is_run, locked, partial_path
 from fmlayers.tuning import processes
-from fmlayers.tuning.study import (
-    BEST,
-    Prepared,
-    Study,
-    begin,
-    drop_replaced,
-    reason_of,
-)
+from fmlayers.tuning.study import Prepared, Study, begin
+from fmlayers.tuning.study_files import reason_of, trial_folder
+from fmlayers.tuning.study_folder import BEST, StudyError, drop_former, former_studies
 from fmlayers.tuning.study_report import write_pictures, write_report
 from fmlayers.tuning.trial_progress import TrialProgress
-from fmlayers.tuning.tuners import TRIALS, make_tuner
+from fmlayers.tuning.tuners import make_tuner
 from fmlayers.tuning.tuning_config import TuningConfig
 from fmlayers.tuning.worker import portable_specs, work
 
@@ -93,8 +88,9 @@ def tune(
         worker_timeout: Seconds without a sign of life after which a worker counts as
             lost, and its trial starts again on another worker.
         overwrite: Boolean, whether to replace a study at `out`. Until the new study has
-            its best run, the former one is kept in a folder with `.replaced` added to
-            its name. Defaults to `False`.
+            its best run, the former one is kept next to it, in a folder with
+            `.fmlayers-former-` and a random part added to its name. Defaults to
+            `False`.
 
     Returns:
         The study, or `None` in a worker.
@@ -128,6 +124,8 @@ def tune(
     record = prepared.record(hyperparameters)
     study = begin(out, record, overwrite=overwrite)
     print(*record["described"], sep="\n", file=sys.stderr)
+    for former in former_studies(out):
+        print(f"the former study is kept until then: {former}", file=sys.stderr)
     with locked(out):
         deadline = math.inf
         if max_minutes is not None:
@@ -154,13 +152,11 @@ def finish(study: Study, ended: str = "") -> None:
     write_report(study, notes)
     best = study.best()
     out = study.path / BEST
-    if is_run(out) and _is_of(read_json(out / "config.json"), best.to_dict()):
-        return
-    partial = partial_path(out) / "config.json"
-    is_started = partial.is_file() and _is_of(read_json(partial), best.to_dict())
-    train(best, out, resume=is_started, overwrite=not is_started)
-    write_report(study, notes)
-    drop_replaced(study.path)
+    if not (is_run(out) and _is_of(out, best)):
+        is_started = _is_of(partial_path(out), best)
+        train(best, out, resume=is_started, overwrite=not is_started)
+        write_report(study, notes)
+    drop_former(study.path)
 
 
 def _search(
@@ -192,7 +188,7 @@ def _search(
         progress = TrialProgress(
             study.config,
             tuner.oracle,
-            lambda trial: reason_of(study.path / TRIALS / f"trial_{trial.trial_id}"),
+            lambda trial: reason_of(trial_folder(study.path, trial.trial_id)),
         )
         displays.append(stack.enter_context(progress))
         if max_trials and len(tuner.oracle.end_order) >= max_trials:
@@ -206,8 +202,9 @@ def _search(
         tuner.save()
         local = None
         if role == "alone":
-            local = processes.LocalWorkers(study.path, workers, timeout, specs)
+            local = processes.LocalWorkers(study.path, timeout, specs)
             stack.callback(local.stop)
+            local.start_all(workers)
         # KerasTuner's server prints each condition that a worker sends.
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
         processes.lead(tuner, study.path, progress, timeout, local)
@@ -241,8 +238,13 @@ def _without_tracebacks() -> Iterator[None]:
         keras_tuner_config.DEBUG = before
 
 
-def _is_of(record: dict[str, Any], config: dict[str, Any]) -> bool:
-    return {name: record.get(name) for name in config} == config
+def _is_of(run: Path, config: TrainingConfig) -> bool:
+    """Returns whether a finished or interrupted run has a configuration."""
+    file = run / "config.json"
+    if not file.is_file():
+        return False
+    record, expected = read_json(file, StudyError), config.to_dict()
+    return {name: record.get(name) for name in expected} == expected
 
 
 def _check(**settings: float | None) -> None:

@@ -95,13 +95,17 @@ class TrialModel(HyperModel):
             callbacks=[*added, early, *callbacks],
         )
         metrics = history.history
-        finite = [x for x in metrics.get(objective, []) if math.isfinite(x)]
-        if not finite:
-            raise FailedTrialError(
-                f"{objective} is not a number after the first epoch: the training has "
-                "diverged. Try a lower learning rate."
-            )
-        best = metrics[objective].index((max if direction == "max" else min)(finite))
+        for name in (objective, "loss"):
+            finite = [math.isfinite(value) for value in metrics.get(name, ())]
+            if not all(finite):
+                raise FailedTrialError(
+                    f"{name} is not a number after epoch "
+                    f"{initial_epoch + finite.index(False) + 1}: the training has "
+                    "diverged. Try a lower learning rate."
+                )
+        best = metrics[objective].index(
+            (max if direction == "max" else min)(metrics[objective])
+        )
         return {
             **{name: float(values[best]) for name, values in metrics.items()},
             "epochs": initial_epoch + best + 1,

@@ -8,11 +8,14 @@ from pathlib import Path
 
 from fmlayers.models.specs import find, register
 from fmlayers.tuning import processes
-from fmlayers.tuning.study import Prepared, Study, StudyError
+from fmlayers.tuning.study import Prepared, Study
+from fmlayers.tuning.study_folder import StudyError
 from fmlayers.tuning.tuners import make_tuner
 
 
-def work(path: Path, timeout: float, siblings: int | None = None) -> None:
+def work(
+    path: Path, timeout: float, siblings: int = 1, parent: int | None = None
+) -> None:
     """Runs trials of a study for its chief, until there are no more.
 
     A worker that starts after the end of the search exits, too, if no chief extends the
@@ -21,8 +24,9 @@ def work(path: Path, timeout: float, siblings: int | None = None) -> None:
     Args:
         path: Folder of the study.
         timeout: The `worker_timeout` of `tune`.
-        siblings: Number of workers that the chief has started on this machine, if it
-            has started this one.
+        siblings: Number of workers that share the memory of this machine. Defaults to
+            1.
+        parent: Number of the process of the chief, if it has started this one.
 
     Raises:
         StudyError: If the data differ from those of the study, or the chief is lost.
@@ -36,13 +40,12 @@ def work(path: Path, timeout: float, siblings: int | None = None) -> None:
             f"The data on this machine must be those of the study {path}. Received: "
             "other rows."
         )
-    model = prepared.trial_model(siblings or 1)
+    model = prepared.trial_model(siblings)
     tuner = make_tuner(
         study.config, path, model, study.hyperparameters, max_trials=None
     )
     chief = processes.CHIEF
-    child = siblings is not None
-    with processes.showing_life(path, name, timeout, of=chief, child=child) as lost:
+    with processes.showing_life(path, name, timeout, of=chief, parent=parent) as lost:
         try:
             tuner.search()
         except KeyboardInterrupt:
@@ -57,10 +60,10 @@ def work(path: Path, timeout: float, siblings: int | None = None) -> None:
 
 def main() -> None:
     """Runs trials for the chief that has started this process."""
-    path, timeout, count = sys.argv[1:]
+    path, timeout, count, parent = sys.argv[1:]
     for spec in pickle.load(sys.stdin.buffer):
         register(spec)
-    work(Path(path), float(timeout), siblings=int(count))
+    work(Path(path), float(timeout), siblings=int(count), parent=int(parent))
 
 
 def portable_specs(models: Sequence[str], workers: int) -> bytes:

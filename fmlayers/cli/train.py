@@ -1,6 +1,7 @@
 """`fmlayers train`."""
 
 import argparse
+from pathlib import Path
 
 from fmlayers.cli.options import add_training_options, settings_in
 
@@ -25,3 +26,11 @@ def run(options: argparse.Namespace) -> int:
     print(finished.summary(), end="")
     print(f"\nwritten to {options.out}")
     return 0
+
+
+def resumption(options: argparse.Namespace) -> str:
+    """Returns how to resume the command after an interruption, or `""`."""
+    from fmlayers.runs.folder import partial_path
+
+    partial = partial_path(Path(options.out).resolve())
+    return "resume with --resume" if (partial / "config.json").is_file() else ""

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from fmlayers.cli.options import add_training_options, settings_in
@@ -130,3 +131,17 @@ def run(options: argparse.Namespace) -> int:
         print(study.summary(), end="")
         print(f"\nwritten to {options.out}")
     return 0
+
+
+def resumption(options: argparse.Namespace) -> str:
+    """Returns how to resume the command after an interruption, or `""`."""
+    from fmlayers.tuning.study_folder import former_studies, is_study
+
+    out = Path(options.out).resolve()
+    if not is_study(out):
+        return ""
+    if not options.overwrite:
+        return "resume with the same command"
+    # Without a former study, the one at `out` has not been replaced yet.
+    has_begun = bool(former_studies(out))
+    return "resume with the same command without --overwrite" if has_begun else ""

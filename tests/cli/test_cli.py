@@ -1,13 +1,12 @@
 import contextlib
 import io
-import runpy
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from fmlayers import cli
+from fmlayers.cli.command import parser
 from fmlayers.data import synthetic
 from fmlayers.runs import Run, TrainingConfig
 
@@ -97,7 +96,7 @@ def test_every_setting_has_an_option():
         --l2-of age=.5 sex=2 --init-stddev .05 --optimizer lazy_adam
         --hidden-units 8 4 --dropout .3 --combiner sum
     """
-    options = vars(cli._parser().parse_args(command.split()))
+    options = vars(parser().parse_args(command.split()))
     default = TrainingConfig().to_dict()
     assert set(default) <= set(options)
     assert not [name for name, value in default.items() if options[name] == value]
@@ -261,16 +260,18 @@ def test_a_missing_package_is_named(trained, tmp_path, capsys, monkeypatch):
     assert "install it with `pip install fmlayers[parquet]`" in capsys.readouterr().err
 
 
-def test_an_interruption_says_how_to_resume(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_an_interruption_says_how_to_resume(is_begun, tmp_path, capsys, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("fmlayers.runs.train", interrupted)
+    if is_begun:
+        (tmp_path / "run.partial").mkdir()
+        (tmp_path / "run.partial" / "config.json").write_text("{}")
     assert cli.main(["train", "--out", str(tmp_path / "run")]) == 130
-    assert (
-        "interrupted; resume from the last complete epoch with --resume"
-        in capsys.readouterr().err
-    )
+    hint = "; resume with --resume" if is_begun else ""
+    assert capsys.readouterr().err == f"fmlayers: interrupted{hint}\n"
 
 
 @pytest.mark.parametrize(
@@ -310,15 +311,6 @@ def test_help(command, words, capsys):
     assert info.value.code == 0
     printed = capsys.readouterr().out
     assert not [word for word in words if word not in printed]
-
-
-def test_run_as_a_script(tmp_path, capsys, monkeypatch):
-    arguments = ["predict", str(tmp_path), "--data", "rows.csv"]
-    monkeypatch.setattr(sys, "argv", ["fmlayers", *arguments])
-    with pytest.raises(SystemExit) as info:
-        runpy.run_module("fmlayers.cli", run_name="__main__")
-    assert info.value.code == 1
-    assert capsys.readouterr().err == f"fmlayers: {tmp_path} is not a finished run.\n"
 
 
 def test_the_input_is_not_overwritten(trained, tmp_path, capsys):

@@ -4,9 +4,11 @@ import pandas as pd
 import pytest
 
 from fmlayers import cli
+from fmlayers._json_files import write_json
 from fmlayers.data import synthetic, write_csv
 from fmlayers.runs import TrainingConfig
 from fmlayers.tuning import Study, TuningConfig
+from fmlayers.tuning.study_folder import set_aside
 
 
 @pytest.fixture(scope="module")
@@ -159,13 +161,36 @@ def test_bad_input_is_refused(options, message, shop, tmp_path, capsys):
     assert not (tmp_path / "s").exists()
 
 
-def test_an_interruption_says_how_to_go_on(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("state", "options", "hint"),
+    [
+        ("missing", [], ""),
+        ("begun", [], "; resume with the same command"),
+        ("former in place", ["--overwrite"], ""),
+        (
+            "replacing",
+            ["--overwrite"],
+            "; resume with the same command without --overwrite",
+        ),
+    ],
+)
+def test_an_interruption_says_how_to_resume(
+    state, options, hint, tmp_path, capsys, monkeypatch
+):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("fmlayers.tuning.tune", interrupted)
-    assert cli.main(["tune", "--out", str(tmp_path / "s")]) == 130
-    assert "interrupted; run the same command to resume" in capsys.readouterr().err
+    out = tmp_path / "s"
+    if state != "missing":
+        out.mkdir()
+        write_json(out / "config.json", {"study": {}})
+    if state == "replacing":
+        set_aside(out)
+        out.mkdir()
+        write_json(out / "config.json", {"study": {}})
+    assert cli.main(["tune", "--out", str(out), *options]) == 130
+    assert capsys.readouterr().err == f"fmlayers: interrupted{hint}\n"
 
 
 def test_the_table_has_a_row_a_trial(searched):

@@ -217,8 +217,8 @@ def test_a_trial_that_kills_its_workers_fails(study, tmp_path):
     oracle.release("two")
     assert (oracle.waiting, oracle.end_order) == (0, [first.trial_id])
     assert oracle.trials[first.trial_id].status == "FAILED"
-    reason = tmp_path / "trials" / f"trial_{first.trial_id}" / "failure.txt"
-    assert "The trial lost its worker 2 times." in reason.read_text()
+    reason = tmp_path / "trials" / f"trial_{first.trial_id}" / "failure.json"
+    assert "The trial lost its worker 2 times." in read_json(reason)["reason"]
     oracle.release("nobody")  # a worker without a trial
     assert oracle.create_trial("three").trial_id != first.trial_id
 

@@ -19,11 +19,13 @@ import tensorflow as tf
 
 from fmlayers import cli
 from fmlayers._json_files import read_json, write_json
+from fmlayers.cli.command import parser
 from fmlayers.data import write_csv
 from fmlayers.runs import Run, TrainingConfig, fitting, train
 from fmlayers.runs.model import build_model
 from fmlayers.tuning import Study, StudyError, TuningConfig, searched, tune
 from fmlayers.tuning.study import Prepared, begin
+from fmlayers.tuning.study_folder import former_studies
 from fmlayers.tuning.study_report import command_of
 from fmlayers.tuning.trial_model import TrialModel
 from fmlayers.tuning.tuners import make_tuner
@@ -48,8 +50,8 @@ def test_a_study_has_the_requested_trials(study):
     assert trials["learning_rate/adagrad"].between(0.05, 0.5).all()
     names = {path.name for path in study.path.iterdir()}
     pictures = {f"{name}.png" for name in PICTURES}
-    files = {"config.json", "trials", "trials.csv", "report.html", "summary.txt"}
-    assert names == {*files, *pictures, "best"}
+    files = {"config.json", "trials.csv", "report.html", "summary.json", "summary.txt"}
+    assert names == {*files, *pictures, "best", "trials"}
     table = pd.read_csv(study.path / "trials.csv")
     np.testing.assert_allclose(table["val_rmse"], trials["val_rmse"])
 
@@ -122,7 +124,7 @@ def test_the_best_is_an_ordinary_run(study, ratings, tmp_path, capsys):
 
 def test_the_best_is_that_of_the_command_in_the_summary(study):
     (line,) = (x for x in study.summary().splitlines() if x.startswith("fmlayers"))
-    options = cli._parser().parse_args([*line.split()[1:], "--out", "run"])
+    options = parser().parse_args([*line.split()[1:], "--out", "run"])
     default = TrainingConfig().to_dict()
     given = {name: x for name, x in vars(options).items() if name in default}
     assert TrainingConfig(**given) == study.best()
@@ -145,7 +147,7 @@ def test_a_command_says_all_that_is_not_the_default():
     assert "--data 'shop data.csv'" in command
     assert "--dim" not in command
 
-    options = cli._parser().parse_args([*shlex.split(command)[1:], "--out", "run"])
+    options = parser().parse_args([*shlex.split(command)[1:], "--out", "run"])
     given = {k: v for k, v in vars(options).items() if k in config.to_dict()}
     assert TrainingConfig(**given).to_dict() == config.to_dict()
 
@@ -287,19 +289,20 @@ def test_a_folder_of_something_else_is_never_touched(make_config, tmp_path):
 
 @pytest.mark.slow
 def test_overwriting_starts_a_new_study(study, make_config, tmp_path):
-    out, replaced = tmp_path / "s", tmp_path / "s.replaced"
+    out = tmp_path / "s"
     shutil.copytree(study.path, out)
     fails = make_config({"dim": 2}, search={"learning_rate": "1e30"})
     for _ in range(2):  # a failed study replaces nothing
         with pytest.raises(StudyError, match="has no completed trial"):
             tune(fails, out, max_trials=1, overwrite=True)
-        assert values(Study(replaced)) == values(study)
+        (former,) = former_studies(out)
+        assert values(Study(former)) == values(study)
         assert Study(out).config == fails
     other = make_config(search={"l2": ""})
     actual = tune(other, out, max_trials=1, overwrite=True)
     assert len(actual.trials()) == 1
     assert actual.config == other
-    assert not replaced.exists()
+    assert list(tmp_path.iterdir()) == [out]
 
 
 @pytest.mark.slow

@@ -1,0 +1,131 @@
+"""The signals that end the command: Ctrl-C, SIGTERM and SIGHUP.
+
+The first signal raises `KeyboardInterrupt` in the main thread, so that temporary files
+are removed and worker processes end. While modules are imported, it ends the process at
+once, since code that is imported may swallow the exception. Later signals are ignored.
+If the process still runs after `GRACE_SECONDS`, it ends at once, too: a long step of
+training cannot be interrupted otherwise, and nothing is lost, as each file appears
+whole.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+GRACE_SECONDS = 5.0
+TEXTS = {
+    "SIGINT": "interrupted",
+    "SIGTERM": "terminated",
+    "SIGHUP": "terminated, as its terminal was closed",
+}
+
+
+class _State:
+    number = 0  # of the first signal
+    has_ended = False
+    terminal = 2  # leads to standard error, also while that is redirected
+    hint: Callable[[], str] | None = None
+
+
+def install() -> None:
+    """Handles the signals, except those that this process was started to ignore."""
+    for name in TEXTS:
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _handle)
+    sys.unraisablehook = _raise_again
+    with contextlib.suppress(OSError):  # standard error is closed
+        _State.terminal = os.dup(2)
+    _watch()
+
+
+def set_hint(hint: Callable[[], str] | None) -> None:
+    """Sets the function that returns how to resume the command, or `""`."""
+    _State.hint = hint
+
+
+def end() -> None:
+    """Ignores the signals from now on, since the command has ended."""
+    _State.has_ended = True
+
+
+def received() -> int:
+    """Returns the number of the first signal, or 0."""
+    return _State.number
+
+
+def sentence() -> str:
+    """Returns what to print after an interruption."""
+    name = signal.Signals(_State.number or signal.SIGINT).name
+    hint = ""
+    with contextlib.suppress(Exception):  # a path may be unreadable
+        hint = _State.hint() if _State.hint else ""
+    return "; ".join(filter(None, [f"fmlayers: {TEXTS[name]}", hint]))
+
+
+def exit_code() -> int:
+    """Returns the exit code after an interruption."""
+    return 128 + (_State.number or signal.SIGINT)
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    if _State.number or _State.has_ended:
+        return
+    _State.number = number
+    if _is_importing(frame):
+        _end_now()
+    raise KeyboardInterrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _end_now() -> None:
+    text = sentence() + "\n"
+    with contextlib.suppress(OSError):  # the terminal is closed
+        if os.isatty(_State.terminal):
+            text = f"\x1b[?25h{text}"  # shows the cursor, which a progress bar hides
+        os.write(_State.terminal, text.encode(errors="replace"))
+    os._exit(exit_code())
+
+
+def _watch() -> None:
+    """Starts a thread that ends the process some time after the first signal.
+
+    Python calls `_handle` only after the current call into a library, such as a step of
+    training. The thread is notified at once.
+    """
+    woken, wakes = os.pipe()
+    os.set_blocking(wakes, False)
+    signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
+
+    def wait() -> None:
+        number = 0
+        while number == 0 or signal.Signals(number).name not in TEXTS:
+            number = os.read(woken, 1)[0]
+        time.sleep(GRACE_SECONDS)
+        if not _State.has_ended:
+            _State.number = _State.number or number
+            _end_now()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _raise_again(unraisable: Any) -> None:
+    """Raises an interruption again that was lost where nothing can be raised."""
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+        return
+    number, _State.number = _State.number or signal.SIGINT, 0
+    threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
