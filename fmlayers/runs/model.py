@@ -125,13 +125,19 @@ def _scaler_and_bias(
 ) -> tuple[RatingScaler | None, float]:
     if not config.has_ratings:
         return None, 0.0
-    ratings = table["rating"].to_numpy(np.float32)
+    with np.errstate(over="ignore"):
+        ratings = table["rating"].to_numpy(np.float32)
     lowest, highest = float(ratings.min()), float(ratings.max())
     if lowest == highest:
         raise DataError(
             "The training ratings must have at least two values. Received: "
             f"{len(ratings):,} ratings of {lowest}. Train on them as implicit "
             'feedback, with the loss "bce" or "bpr".'
+        )
+    if not np.isfinite(ratings).all():
+        raise DataError(
+            "The training ratings must be finite in float32. Received: ratings from "
+            f"{table['rating'].min()} to {table['rating'].max()}. Scale them down."
         )
     scaler = RatingScaler(lowest, highest, config.scaler)
     return scaler, scaler.inverse(float(ratings.mean(dtype=np.float64)))

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fmlayers._json_files import read_json
 from fmlayers.data import (
     DataError,
     Dataset,
@@ -18,9 +17,12 @@ from fmlayers.data import (
     split_rows,
 )
 from fmlayers.data.encoder import MISSING, UNKNOWN, as_text
+from fmlayers.features import Feature
+from fmlayers.runs.checkpoint import is_finite
 from fmlayers.runs.config import TrainingConfig
-from fmlayers.runs.folder import RunError, is_run, partial_path
+from fmlayers.runs.folder import DivergenceError, RunError, is_run, partial_path
 from fmlayers.runs.prediction import predict
+from fmlayers.runs.run_files import RunFiles
 from fmlayers.scoring_model import ScoringModel
 
 
@@ -33,6 +35,7 @@ class SavedRun:
     Attributes:
         path: The folder.
         metrics: The content of `metrics.json`.
+        files: The `RunFiles`, which compare each file with its recorded digest.
 
     Raises:
         RunError: If there is no finished run, or `metrics.json` is invalid.
@@ -47,7 +50,23 @@ class SavedRun:
                     " It was interrupted: resume it with `fmlayers train ... --resume`."
                 )
             raise RunError(f"{self.path} is not a finished run.{hint}")
-        self.metrics: dict[str, Any] = read_json(self.path / "metrics.json", RunError)
+        self.files = RunFiles(self.path)
+        self.metrics = self.files.metrics
+
+    def check(self) -> None:
+        """Checks all files of the run.
+
+        The methods check each file when they first read it.
+
+        Raises:
+            RunError: If one is missing, damaged or replaced. The error names it.
+        """
+        self.files.check()
+        _ = self.config, self.model
+        for name in ("users", "items"):
+            self.side_table(name)
+        self.history()
+        self.summary()
 
     @cached_property
     def config(self) -> TrainingConfig:
@@ -60,7 +79,7 @@ class SavedRun:
             return TrainingConfig.from_dict(self.metrics["config"])
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(
-                f"{self.path} has no valid configuration: {error}"
+                f"{self.path / 'metrics.json'} has no valid configuration: {error}"
             ) from error
 
     @cached_property
@@ -68,15 +87,26 @@ class SavedRun:
         """The trained model.
 
         Raises:
-            RunError: If the file does not load, or its model has no encoder.
+            RunError: If the file is missing or damaged, or does not contain a model of
+                a run.
+            DivergenceError: If a weight is NaN or infinite.
         """
-        path = self.path / "model.keras"
+        path = self.files.model()
         try:
             model = keras.models.load_model(path, safe_mode=True)
         except Exception as error:  # errors of zipfile, h5py, json and Keras
             raise RunError(f"{path} is not a model that loads: {error}") from error
         if not isinstance(model, ScoringModel) or model.encoder is None:
             raise RunError(f"{path} is not the model of a run: it has no encoder.")
+        fault = _fault(model, model.encoder)
+        if fault:
+            raise RunError(f"{path} is not the model of a run: {fault}.")
+        broken = [v.path for v in model.trainable_variables if not is_finite(v)]
+        if broken:
+            raise DivergenceError(
+                f"{path} has weights that are NaN or infinite: {broken[0]}. Training "
+                "diverged: train again with a lower `learning_rate`."
+            )
         return model
 
     @property
@@ -94,7 +124,14 @@ class SavedRun:
 
     def summary(self) -> str:
         """Returns the content of `summary.txt`."""
-        return (self.path / "summary.txt").read_text("utf-8")
+        return self.files.text("summary.txt")
+
+    def history(self) -> pd.DataFrame:
+        """Returns the table of `history.csv`, with a row per epoch."""
+        table = self.files.table("history.csv", ["phase", "epoch", "seconds", "loss"])
+        if table is None:
+            raise RunError(f"{self.path / 'history.csv'} is missing.")
+        return table
 
     def dataset(self, data: str | None = None) -> Dataset:
         """Reads the data of the run again.
@@ -141,10 +178,9 @@ class SavedRun:
         Returns:
             The table, or `None` if the data have no such table.
         """
-        path = self.path / f"{name}.csv"
-        if not path.exists():
-            return None
-        return read_table(path, text_columns={name[:-1], *self._text_columns()})
+        key = name[:-1]
+        text = {key, *self._text_columns()}
+        return self.files.table(f"{name}.csv", [key], key=key, text_columns=text)
 
     def read_rows(self, path: str | Path, separator: str = ",") -> pd.DataFrame:
         """Reads rows to predict. The columns get the names `user` and `item`.
@@ -237,3 +273,23 @@ class SavedRun:
     def _text_columns(self) -> set[str]:
         columns: dict[str, str] = self.metrics["config"]["columns"]
         return {name for name, kind in columns.items() if kind != "numeric"}
+
+
+def _fault(model: ScoringModel, encoder: Encoder) -> str:
+    """Returns how an encoder and the model differ, or `""` if they do not."""
+    if not encoder.is_fitted:
+        return "its encoder is not fitted"
+    sizes = {feature.name: _size(feature) for feature in model.features}
+    for feature in encoder.features:
+        size = _size(feature)
+        if sizes.get(feature.name) != size:
+            return (
+                f"its encoder has {size} ids of {feature.name!r} and the model has "
+                f"{sizes.get(feature.name, 'none')}"
+            )
+    return ""
+
+
+def _size(feature: Feature) -> int:
+    """Returns the number of ids of a feature, 0 if it is a number."""
+    return int(getattr(feature, "vocabulary_size", 0))
