@@ -30,7 +30,7 @@ def build_model(
             their users and items.
 
     Raises:
-        DataError: If all ratings are equal.
+        DataError: If all ratings are equal, or one is infinite in float32.
         ValueError: If the model does not support the columns of the encoder.
     """
     spec = find(config.model)
@@ -128,16 +128,16 @@ def _scaler_and_bias(
     with np.errstate(over="ignore"):
         ratings = table["rating"].to_numpy(np.float32)
     lowest, highest = float(ratings.min()), float(ratings.max())
+    if not np.isfinite(ratings).all():
+        raise DataError(
+            "The training ratings must be finite in float32. Received: ratings from "
+            f"{table['rating'].min()} to {table['rating'].max()}. Scale them down."
+        )
     if lowest == highest:
         raise DataError(
             "The training ratings must have at least two values. Received: "
             f"{len(ratings):,} ratings of {lowest}. Train on them as implicit "
             'feedback, with the loss "bce" or "bpr".'
-        )
-    if not np.isfinite(ratings).all():
-        raise DataError(
-            "The training ratings must be finite in float32. Received: ratings from "
-            f"{table['rating'].min()} to {table['rating'].max()}. Scale them down."
         )
     scaler = RatingScaler(lowest, highest, config.scaler)
     return scaler, scaler.inverse(float(ratings.mean(dtype=np.float64)))

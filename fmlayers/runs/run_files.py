@@ -1,6 +1,6 @@
 import math
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,18 +99,18 @@ class RunFiles:
     def table(
         self,
         name: str,
-        columns: Collection[str],
         *,
+        kinds: Mapping[str, str | None],
         key: str | None = None,
-        text_columns: Collection[str] = (),
     ) -> pd.DataFrame | None:
         """Returns a CSV file as a table, or `None` if the run has no such file.
 
         Args:
             name: Name of the file.
-            columns: Columns that it must have.
-            key: Optional column whose values must differ. Defaults to `None`.
-            text_columns: See `fmlayers.data.read_table`.
+            kinds: Dict from the names of columns to their kinds. A column of the kind
+                `"numeric"` must have numbers; others are read as text.
+            key: Optional column that must exist and whose values must differ. Defaults
+                to `None`.
 
         Raises:
             RunError: If the file is missing or damaged.
@@ -118,18 +118,22 @@ class RunFiles:
         path = self.find(name)
         if path is None:
             return None
+        text = {column for column, kind in kinds.items() if kind != "numeric"}
+        text |= set(filter(None, [key]))
         try:
-            table = read_table(path, text_columns=text_columns)
+            table = read_table(path, text_columns=text)
         except Exception as error:  # errors of pandas and the file system
+            raise RunError(f"{path} cannot be read as a table: {error}") from error
+        for column in set(table.columns) & set(kinds) - text:
+            if not pd.api.types.is_numeric_dtype(table[column]):
+                raise RunError(f"{path}: the column {column!r} must contain numbers.")
+        if key is None:
+            return table
+        if key not in table:
             raise RunError(
-                f"{path} is not a table that can be read: {error}"
-            ) from error
-        absent = [column for column in columns if column not in table]
-        if absent:
-            raise RunError(
-                f"{path} lacks the columns {absent}. It has {list(table.columns)}."
+                f"{path} lacks the column {key!r}. It has {list(table.columns)}."
             )
-        if key is not None and not table[key].is_unique:
+        if not table[key].is_unique:
             twice = table[key][table[key].duplicated()].iloc[0]
             raise RunError(f"{path} has two rows of the {key} {twice!r}.")
         return table

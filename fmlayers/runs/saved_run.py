@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from fmlayers.data import (
     read_table,
     split_rows,
 )
-from fmlayers.data.encoder import MISSING, UNKNOWN, as_text
+from fmlayers.data.encoder import MISSING, UNKNOWN, Kind, as_text
 from fmlayers.features import Feature
 from fmlayers.runs.checkpoint import is_finite
 from fmlayers.runs.config import TrainingConfig
@@ -24,6 +25,13 @@ from fmlayers.runs.folder import DivergenceError, RunError, is_run, partial_path
 from fmlayers.runs.prediction import predict
 from fmlayers.runs.run_files import RunFiles
 from fmlayers.scoring_model import ScoringModel
+
+_HISTORY: Mapping[str, Kind | None] = {
+    "phase": None,
+    "epoch": "numeric",
+    "seconds": "numeric",
+    "loss": "numeric",
+}
 
 
 class SavedRun:
@@ -44,12 +52,7 @@ class SavedRun:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not is_run(self.path):
-            hint = ""
-            if partial_path(self.path).exists():
-                hint = (
-                    " It was interrupted: resume it with `fmlayers train ... --resume`."
-                )
-            raise RunError(f"{self.path} is not a finished run.{hint}")
+            raise RunError(_why_not(self.path))
         self.files = RunFiles(self.path)
         self.metrics = self.files.metrics
 
@@ -98,7 +101,8 @@ class SavedRun:
             raise RunError(f"{path} is not a model that loads: {error}") from error
         if not isinstance(model, ScoringModel) or model.encoder is None:
             raise RunError(f"{path} is not the model of a run: it has no encoder.")
-        fault = _fault(model, model.encoder)
+        columns = self.metrics["config"]["columns"]
+        fault = _fault(model, model.encoder, columns)
         if fault:
             raise RunError(f"{path} is not the model of a run: {fault}.")
         broken = [v.path for v in model.trainable_variables if not is_finite(v)]
@@ -128,9 +132,11 @@ class SavedRun:
 
     def history(self) -> pd.DataFrame:
         """Returns the table of `history.csv`, with a row per epoch."""
-        table = self.files.table("history.csv", ["phase", "epoch", "seconds", "loss"])
-        if table is None:
-            raise RunError(f"{self.path / 'history.csv'} is missing.")
+        table = self.files.table("history.csv", kinds=_HISTORY)
+        absent = [] if table is None else sorted(set(_HISTORY) - set(table.columns))
+        if table is None or absent:
+            reason = f"lacks the columns {absent}" if absent else "is missing"
+            raise RunError(f"{self.path / 'history.csv'} {reason}.")
         return table
 
     def dataset(self, data: str | None = None) -> Dataset:
@@ -178,9 +184,8 @@ class SavedRun:
         Returns:
             The table, or `None` if the data have no such table.
         """
-        key = name[:-1]
-        text = {key, *self._text_columns()}
-        return self.files.table(f"{name}.csv", [key], key=key, text_columns=text)
+        kinds = self.metrics["config"]["columns"]
+        return self.files.table(f"{name}.csv", key=name[:-1], kinds=kinds)
 
     def read_rows(self, path: str | Path, separator: str = ",") -> pd.DataFrame:
         """Reads rows to predict. The columns get the names `user` and `item`.
@@ -275,18 +280,39 @@ class SavedRun:
         return {name for name, kind in columns.items() if kind != "numeric"}
 
 
-def _fault(model: ScoringModel, encoder: Encoder) -> str:
-    """Returns how an encoder and the model differ, or `""` if they do not."""
+def _why_not(path: Path) -> str:
+    """Returns why a folder is not a finished run."""
+    if partial_path(path).exists():
+        hint = "It was interrupted: resume it with `fmlayers train ... --resume`."
+        return f"{path} is not a finished run. {hint}"
+    names = [path / name for name in ("metrics.json", "model.keras")]
+    absent = [name for name in names if not name.is_file()]
+    if not any(name.exists() for name in (*names, path / "config.json")):
+        return f"{path} is not a finished run."
+    return f"{absent[0]} is missing or not a file: {path} is not a finished run."
+
+
+def _fault(model: ScoringModel, encoder: Encoder, columns: Mapping[str, str]) -> str:
+    """Returns how an encoder does not fit the run, or `""` if it does."""
     if not encoder.is_fitted:
         return "its encoder is not fitted"
+    if dict(encoder.columns) != dict(columns):
+        return f"its columns are {list(encoder.columns)}, not {list(columns)}"
     sizes = {feature.name: _size(feature) for feature in model.features}
     for feature in encoder.features:
         size = _size(feature)
         if sizes.get(feature.name) != size:
             return (
-                f"its encoder has {size} ids of {feature.name!r} and the model has "
+                f"its encoder has {size} ids of {feature.name!r}, not "
                 f"{sizes.get(feature.name, 'none')}"
             )
+    for column, kind in columns.items():
+        if kind == "numeric":
+            mean, deviation = encoder.scale(column)
+            if not (np.isfinite([mean, deviation]).all() and deviation > 0):
+                return f"its encoder has the deviation {deviation} of {column!r}"
+        elif not pd.Index(encoder.vocabulary(column)).is_unique:
+            return f"its encoder has a value of {column!r} twice"
     return ""
 
 
