@@ -230,8 +230,9 @@ class SavedRun:
         for column in self.encoder.columns:
             if column not in table:
                 raise DataError(
-                    f"The rows lack the column {column!r}, which the run's tables of "
-                    f"users and items lack, too. They have {list(table.columns)}."
+                    f"The rows lack the column {column!r}, which users.csv and "
+                    f"items.csv in {self.path} lack, too. The rows have "
+                    f"{list(table.columns)}."
                 )
         return table
 
