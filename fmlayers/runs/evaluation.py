@@ -216,16 +216,15 @@ def rating_metrics(
     inputs = encoder.transform(table)
     ratings = predict(model, inputs)
     mean = np.full_like(truth, dataset.ratings["rating"].iloc[split.train].mean())
-    metrics = {
-        "rmse": rmse(truth, ratings),
-        "mae": mae(truth, ratings),
-        "mean_predictor_rmse": rmse(truth, mean),
-        "mean_predictor_mae": mae(truth, mean),
-        "unknown_in_test": {
-            column: int((inputs[column] == UNKNOWN).sum())
-            for column, kind in encoder.columns.items()
-            if kind == "categorical"
-        },
+    metrics: dict[str, Any] = {}
+    with np.errstate(over="ignore"):
+        for prefix, predicted in (("", ratings), ("mean_predictor_", mean)):
+            metrics[f"{prefix}rmse"] = rmse(truth, predicted)
+            metrics[f"{prefix}mae"] = mae(truth, predicted)
+    metrics["unknown_in_test"] = {
+        column: int((inputs[column] == UNKNOWN).sum())
+        for column, kind in encoder.columns.items()
+        if kind == "categorical"
     }
     if isinstance(dataset, SyntheticDataset):
         metrics["floor_rmse"] = dataset.floor_rmse(split.test)

@@ -139,7 +139,9 @@ class Examples:
 
     def _arrays(self, rows: Rows) -> tuple[Inputs, npt.NDArray[np.float32]]:
         table = self.whole.iloc[rows]
-        return self.encoder.transform(table), table["rating"].to_numpy(np.float32)
+        with np.errstate(over="ignore"):  # the loss is then infinite
+            ratings = table["rating"].to_numpy(np.float32)
+        return self.encoder.transform(table), ratings
 
 
 def split_validation(config: TrainingConfig, train: Rows) -> tuple[Rows, Rows]:

@@ -30,7 +30,7 @@ def build_model(
             their users and items.
 
     Raises:
-        DataError: If all ratings are equal.
+        DataError: If all ratings are equal, or one is infinite in float32.
         ValueError: If the model does not support the columns of the encoder.
     """
     spec = find(config.model)
@@ -125,8 +125,14 @@ def _scaler_and_bias(
 ) -> tuple[RatingScaler | None, float]:
     if not config.has_ratings:
         return None, 0.0
-    ratings = table["rating"].to_numpy(np.float32)
+    with np.errstate(over="ignore"):
+        ratings = table["rating"].to_numpy(np.float32)
     lowest, highest = float(ratings.min()), float(ratings.max())
+    if not np.isfinite(ratings).all():
+        raise DataError(
+            "The training ratings must be finite in float32. Received: ratings from "
+            f"{table['rating'].min()} to {table['rating'].max()}. Scale them down."
+        )
     if lowest == highest:
         raise DataError(
             "The training ratings must have at least two values. Received: "

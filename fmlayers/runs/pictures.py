@@ -8,6 +8,7 @@ from keras import ops
 from fmlayers import plots
 from fmlayers.explain import term_sizes
 from fmlayers.runs.explanation import FieldReport
+from fmlayers.runs.folder import RunError
 from fmlayers.runs.prediction import predict
 from fmlayers.runs.saved_run import SavedRun
 
@@ -28,13 +29,16 @@ def write_pictures(
     Raises:
         DataError: If the data are missing or have changed.
         ImportError: If matplotlib is not installed.
+        RunError: If a file of the run is damaged.
     """
+    history = run.history()
+    items = run.side_table("items")
     table = run.test_table(data)
     inputs = run.inputs(table)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "learning_curves.png"]
-    plots.learning_curves(pd.read_csv(run.path / "history.csv"), written[0])
+    plots.learning_curves(history, written[0])
 
     def draw_predictions(path: Path) -> None:
         if not run.config.has_ratings:
@@ -46,7 +50,7 @@ def write_pictures(
         FieldReport(term_sizes(run.model, inputs)).plot(path)
 
     def draw_items(path: Path) -> None:
-        plots.item_map(*_items_of(run), path)
+        plots.item_map(*_items_of(run, items), path)
 
     def draw_model(path: Path) -> None:
         plots.model_diagram(run.model, path)
@@ -61,6 +65,8 @@ def write_pictures(
         path = folder / f"{name}.png"
         try:
             draw(path)
+        except RunError:
+            raise
         except (ImportError, ValueError) as error:
             left_out.append(f"{path.name} is left out: {error}")
         else:
@@ -68,7 +74,9 @@ def write_pictures(
     return written, left_out
 
 
-def _items_of(run: SavedRun) -> tuple[npt.NDArray[np.float32], list[str | None]]:
+def _items_of(
+    run: SavedRun, items: pd.DataFrame | None
+) -> tuple[npt.NDArray[np.float32], list[str | None]]:
     """Returns the vector and the first genre of each item in the training rows.
 
     The vector of an item is the sum of the vectors of all its fields, such as its
@@ -77,7 +85,6 @@ def _items_of(run: SavedRun) -> tuple[npt.NDArray[np.float32], list[str | None]]
     Raises:
         ValueError: If the items have no genres, or the model has no item vectors.
     """
-    items = run.side_table("items")
     if items is None or "genres" not in items:
         raise ValueError("The items of the run must have genres.")
     items = items[~run.is_unknown("item", items)]

@@ -5,12 +5,27 @@ import numpy as np
 import numpy.typing as npt
 
 from fmlayers.data.pipelines import in_order
+from fmlayers.runs.folder import DivergenceError
+
+REMEDY = (
+    "The weights are too large, and the run must be trained again with a lower "
+    "`learning_rate`, or a number in the inputs is too large."
+)
 
 
 def predict(
     model: keras.Model, inputs: dict[str, npt.NDArray[Any]], batch_size: int = 8192
 ) -> npt.NDArray[np.float32]:
-    """Returns the predictions of a model, `(rows,)`. `inputs` may have no rows."""
+    """Returns the predictions of a model, `(rows,)`.
+
+    Args:
+        model: The model.
+        inputs: Dict of arrays. They may have no rows.
+        batch_size: Positive integer, rows per batch. Defaults to 8192.
+
+    Raises:
+        DivergenceError: If a prediction is NaN or infinite.
+    """
     if len(next(iter(inputs.values()))) == 0:
         return np.empty(0, np.float32)
     if keras.backend.backend() == "tensorflow":
@@ -18,4 +33,11 @@ def predict(
     else:
         ratings = model.predict(inputs, batch_size=batch_size, verbose=0)
     flat: npt.NDArray[np.float32] = np.asarray(ratings, np.float32)[:, 0]
+    broken = ~np.isfinite(flat)
+    if broken.any():
+        raise DivergenceError(
+            "The predictions of the model must be finite. Received: "
+            f"{flat[broken][0]} for row {broken.argmax() + 1:,} of {len(flat):,}. "
+            f"{REMEDY}"
+        )
     return flat
