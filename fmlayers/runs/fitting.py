@@ -91,7 +91,7 @@ def _steps_per_execution(steps: int) -> int:
 
 def _loss(config: TrainingConfig) -> dict[str, Any]:
     """Returns the loss, and the loss without L2 as the metric for early stopping."""
-    if config.has_ratings:
+    if config.task == "regression":
         metric = keras.metrics.RootMeanSquaredError(name="rmse")
         return {"loss": "mse", "metrics": [metric]}
     loss: Any = BPR(1 + config.negatives)

@@ -25,9 +25,9 @@ def build_model(
     Args:
         config: The configuration of a run.
         encoder: The encoder, fitted on `table`.
-        table: The rows to train on. The bias starts at their mean rating, the bounds of
-            the scaler are their lowest and highest rating, and the histories contain
-            their users and items.
+        table: The rows to train on. The bias starts at the score of their mean rating,
+            the bounds of the scaler are their lowest and highest rating, and the
+            histories contain their users and items.
 
     Raises:
         DataError: If all ratings are equal.
@@ -123,15 +123,18 @@ def _common_arguments(
 def _scaler_and_bias(
     config: TrainingConfig, table: pd.DataFrame
 ) -> tuple[RatingScaler | None, float]:
-    if not config.has_ratings:
-        return None, 0.0
     ratings = table["rating"].to_numpy(np.float32)
+    if config.task == "implicit":
+        return None, 0.0
+    if config.task == "binary":
+        share = float(ratings.mean(dtype=np.float64))
+        return None, RatingScaler(0.0, 1.0, "sigmoid").inverse(share)
     lowest, highest = float(ratings.min()), float(ratings.max())
     if lowest == highest:
         raise DataError(
             "The training ratings must have at least two values. Received: "
             f"{len(ratings):,} ratings of {lowest}. Train on them as implicit "
-            'feedback, with the loss "bce" or "bpr".'
+            'feedback, with the task "implicit".'
         )
     scaler = RatingScaler(lowest, highest, config.scaler)
     return scaler, scaler.inverse(float(ratings.mean(dtype=np.float64)))

@@ -8,7 +8,7 @@ from keras import ops
 from fmlayers import plots
 from fmlayers.explain import term_sizes
 from fmlayers.runs.explanation import FieldReport
-from fmlayers.runs.prediction import predict
+from fmlayers.runs.prediction import predict, probabilities
 from fmlayers.runs.saved_run import SavedRun
 
 
@@ -31,16 +31,21 @@ def write_pictures(
     """
     table = run.test_table(data)
     inputs = run.inputs(table)
+    targets = table["rating"].to_numpy(np.float64)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "learning_curves.png"]
     plots.learning_curves(pd.read_csv(run.path / "history.csv"), written[0])
 
     def draw_predictions(path: Path) -> None:
-        if not run.config.has_ratings:
-            raise ValueError("The scores of the run rank items and are not ratings.")
-        ratings = table["rating"].to_numpy(np.float64)
-        plots.predicted_against_true(ratings, predict(run.model, inputs), path)
+        if run.config.task != "regression":
+            raise ValueError("The run predicts no ratings.")
+        plots.predicted_against_true(targets, predict(run.model, inputs), path)
+
+    def draw_labels(path: Path) -> None:
+        if run.config.task != "binary":
+            raise ValueError("The run predicts no labels.")
+        plots.predicted_labels(targets, probabilities(run.model, inputs), path)
 
     def draw_fields(path: Path) -> None:
         FieldReport(term_sizes(run.model, inputs)).plot(path)
@@ -54,6 +59,7 @@ def write_pictures(
     left_out = []
     for name, draw in (
         ("predicted_against_true", draw_predictions),
+        ("predicted_labels", draw_labels),
         ("field_heat_map", draw_fields),
         ("item_map", draw_items),
         ("model_diagram", draw_model),

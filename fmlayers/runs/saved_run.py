@@ -20,7 +20,8 @@ from fmlayers.data import (
 from fmlayers.data.encoder import MISSING, UNKNOWN, as_text
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.folder import RunError, is_run, partial_path
-from fmlayers.runs.prediction import predict
+from fmlayers.runs.prediction import predict, probabilities
+from fmlayers.runs.targets import with_targets
 from fmlayers.scoring_model import ScoringModel
 
 
@@ -113,7 +114,7 @@ class SavedRun:
                 f"{source} no longer holds the ratings that {self.path} was trained "
                 "on. Name the source of these ratings with `--data`."
             )
-        return dataset
+        return with_targets(dataset, self.config)
 
     def split(self, dataset: Dataset) -> Split:
         """Returns the training and test rows of the run, as rows of `dataset`."""
@@ -199,9 +200,10 @@ class SavedRun:
         return self.encoder.transform(self.with_side_columns(table))
 
     def predict(self, table: pd.DataFrame) -> npt.NDArray[np.float32]:
-        """Returns the predicted rating of each row, on the scale of the data.
+        """Returns the predicted target of each row, on the scale of the data.
 
-        A run on implicit feedback predicts raw scores.
+        A run on labels predicts the probability of the label 1, and a run on implicit
+        feedback raw scores.
 
         Args:
             table: Rows with the columns of the model. Columns of users and items may be
@@ -210,6 +212,8 @@ class SavedRun:
         Raises:
             DataError: See `with_side_columns`.
         """
+        if self.config.task == "binary":
+            return probabilities(self.model, self.inputs(table))
         return predict(self.model, self.inputs(table))
 
     def is_unknown(self, column: str, table: pd.DataFrame) -> npt.NDArray[np.bool_]:

@@ -28,7 +28,7 @@ from fmlayers.models.specs import find
 from fmlayers.runs.checkpoint import Checkpoint, EarlyStop, Progress
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.epoch_progress import EpochProgress
-from fmlayers.runs.evaluation import rating_metrics
+from fmlayers.runs.evaluation import target_metrics
 from fmlayers.runs.examples import (
     Examples,
     Rows,
@@ -39,6 +39,7 @@ from fmlayers.runs.fitting import compiled_model, fit
 from fmlayers.runs.folder import begin, locked
 from fmlayers.runs.run import Run
 from fmlayers.runs.summary import summary
+from fmlayers.runs.targets import positives, with_targets
 
 
 def train(
@@ -72,13 +73,14 @@ def train(
             configuration.
     """
     out = Path(out).resolve()
-    dataset = sources.load(config.data, **config.columns_of_a_table())
+    loaded = sources.load(config.data, **config.columns_of_a_table())
+    dataset = with_targets(loaded, config)
     columns = columns_of(config, dataset)
     split = split_rows(dataset, config.split, config.test_fraction, config.seed)
     record = {
         **config.to_dict(),
         "columns": columns,
-        "fingerprint": dataset.fingerprint(),
+        "fingerprint": loaded.fingerprint(),
         "backend": keras.backend.backend(),
     }
     folder = begin(out, record, resume=resume, overwrite=overwrite)
@@ -105,11 +107,7 @@ def _train_in(
             shutil.rmtree(folder)  # it contains no epoch to resume from
         raise
     metrics = {
-        **(
-            rating_metrics(model, model.encoder, dataset, split)
-            if config.has_ratings
-            else {}
-        ),
+        **target_metrics(config, model, model.encoder, dataset, split),
         f"validation_{trainer.metric}": trainer.best,
         "epochs": trainer.epochs,
         "batch_size": trainer.batch_size,
@@ -159,6 +157,7 @@ class Trainer:
     def run(self, train: Rows) -> keras.Model:
         """Returns the model, trained on the rows `train` of the ratings."""
         config = self.config
+        train = positives(config, self.dataset, train)
         fitting, validation = split_validation(config, train)
         self.rows = {"train": len(train), "validation": len(validation)}
         self.batch_size = config.batch_size or default_batch_size(len(fitting))
@@ -210,7 +209,7 @@ class Trainer:
 
 def metric_of(config: TrainingConfig) -> str:
     """Returns the name of the metric for early stopping, the loss without L2."""
-    return "rmse" if config.has_ratings else config.loss
+    return "rmse" if config.task == "regression" else str(config.loss)
 
 
 def columns_of(config: TrainingConfig, dataset: Dataset) -> dict[str, Kind]:
