@@ -13,6 +13,7 @@ from fmlayers.layers import RatingScaler
 from fmlayers.models.ensemble import Ensemble
 from fmlayers.models.specs import ModelSpec, find
 from fmlayers.runs.config import HISTORIES, TrainingConfig
+from fmlayers.runs.unit import Unit
 
 Pairs = npt.NDArray[np.int64]
 
@@ -136,8 +137,12 @@ def _scaler_and_bias(
             f"{len(ratings):,} ratings of {lowest}. Train on them as implicit "
             'feedback, with the task "implicit".'
         )
-    scaler = RatingScaler(lowest, highest, config.scaler)
-    return scaler, scaler.inverse(float(ratings.mean(dtype=np.float64)))
+    unit = Unit.of(table["rating"])
+    affine = {"offset": unit.mean, "scale": unit.size}
+    if config.scaler == "sigmoid":
+        affine = {}  # its scores have no unit
+    scaler = RatingScaler(lowest, highest, config.scaler, **affine)
+    return scaler, scaler.inverse(unit.mean)
 
 
 def _model(

@@ -38,13 +38,9 @@ def write_pictures(
     plots.learning_curves(pd.read_csv(run.path / "history.csv"), written[0])
 
     def draw_predictions(path: Path) -> None:
-        if run.config.task != "regression":
-            raise ValueError("The run predicts no ratings.")
         plots.predicted_against_true(targets, predict(run.model, inputs), path)
 
     def draw_labels(path: Path) -> None:
-        if run.config.task != "binary":
-            raise ValueError("The run predicts no labels.")
         plots.predicted_labels(targets, probabilities(run.model, inputs), path)
 
     def draw_fields(path: Path) -> None:
@@ -56,10 +52,14 @@ def write_pictures(
     def draw_model(path: Path) -> None:
         plots.model_diagram(run.model, path)
 
+    of_targets = {
+        "regression": [("predicted_against_true", draw_predictions)],
+        "binary": [("predicted_labels", draw_labels)],
+        "implicit": [],
+    }[str(run.config.task)]
     left_out = []
     for name, draw in (
-        ("predicted_against_true", draw_predictions),
-        ("predicted_labels", draw_labels),
+        *of_targets,
         ("field_heat_map", draw_fields),
         ("item_map", draw_items),
         ("model_diagram", draw_model),

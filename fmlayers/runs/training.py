@@ -40,6 +40,7 @@ from fmlayers.runs.folder import begin, locked
 from fmlayers.runs.run import Run
 from fmlayers.runs.summary import summary
 from fmlayers.runs.targets import positives, with_targets
+from fmlayers.runs.unit import to_unit_of_data
 
 
 def train(
@@ -156,6 +157,11 @@ class Trainer:
 
     def run(self, train: Rows) -> keras.Model:
         """Returns the model, trained on the rows `train` of the ratings."""
+        model = self._trained(train)
+        to_unit_of_data(model)
+        return model
+
+    def _trained(self, train: Rows) -> keras.Model:
         config = self.config
         train = positives(config, self.dataset, train)
         fitting, validation = split_validation(config, train)
