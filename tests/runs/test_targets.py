@@ -147,9 +147,9 @@ def test_other_targets_are_no_labels(cells, match, tmp_path):
 
 def test_users_and_items_that_are_named_must_be_there(clicks, tmp_path):
     path = saved(clicks, tmp_path)
-    for options in ({"user": "who"}, {"item": "what"}):
-        with pytest.raises(DataError, match=f"no column '{[*options.values()][0]}'"):
-            read_ratings(path, rating="clicked", needs_pairs=False, **options)
+    for role, name in (("user", "who"), ("item", "what")):
+        with pytest.raises(DataError, match=f"no column '{name}'"):
+            read_ratings(path, rating="clicked", needs_pairs=False, **{role: name})
     with pytest.raises(DataError, match="no column 'user'"):
         read_ratings(path, rating="clicked")
 
@@ -192,8 +192,8 @@ def test_a_label_is_not_taken_for_implicit_feedback(clicks, tmp_path):
     options = {"data": saved(table, tmp_path), "target": "clicked", "loss": "bce"}
     with pytest.raises(DataError, match="is a label, 0 or 1. Predict it with the task"):
         train(TrainingConfig(**options), tmp_path / "run")
+    options["data"] = saved(table.drop(columns="item"), tmp_path)
     with pytest.raises(DataError, match="no column 'item'"):
-        options["data"] = saved(table.drop(columns="item"), tmp_path)
         train(TrainingConfig(**options), tmp_path / "run")
 
 
