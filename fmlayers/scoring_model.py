@@ -223,6 +223,24 @@ class ScoringModel(ChecksInputs, Exportable, keras.Model):
             f"{type(self).__name__} does not define `terms`, the terms of its score."
         )
 
+    def rescale(self, scale: float, offset: float) -> None:
+        """Changes the weights so that the score becomes scale * score + offset.
+
+        A model may define it. `fmlayers.runs.train` then returns a model whose score is
+        in the unit of the data.
+
+        Args:
+            scale: Positive float.
+            offset: Float.
+
+        Raises:
+            NotImplementedError: If the model does not define it.
+        """
+        raise NotImplementedError(
+            f"`rescale` is not defined by {type(self).__name__}: define it, or set the "
+            "`scale` and the `offset` of a `RatingScaler`."
+        )
+
     def l2_of(self, name: str) -> tuple[float, float]:
         """Returns the L2 of a feature's vectors and of its first-order weights.
 

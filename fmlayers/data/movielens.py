@@ -22,7 +22,7 @@ from fmlayers.data.dataset import Dataset
 from fmlayers.data.errors import DataError
 from fmlayers.data.records import check_width, decode, records, shown
 from fmlayers.data.splits import Split
-from fmlayers.data.tables import keep_last, read_bytes
+from fmlayers.data.tables import merge_duplicates, read_bytes
 
 # SHA-256 of the archives; none for "latest", which GroupLens updates.
 DIGESTS: dict[str, str | None] = {
@@ -243,7 +243,7 @@ class _Files(NamedTuple):
 def _load(source: Path, *repairs: str) -> Dataset:
     files, marker = _find_files(source)
     name, ratings, users, items = _LOADERS[marker](files)
-    ratings, replaced = keep_last(ratings, marker)
+    ratings, replaced = merge_duplicates(ratings, marker)
     repairs += replaced
     times = ratings["timestamp"]
     if len(ratings) > 1 and times.min() == times.max():

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ import pandas as pd
 
 from fmlayers._checks import choice
 from fmlayers._files import whole_file
+from fmlayers._types import OnDuplicate
 from fmlayers.data.dataset import RATING_COLUMNS, Dataset
 from fmlayers.data.errors import DataError
 from fmlayers.data.records import check_width, decode, records, shown
@@ -35,10 +36,12 @@ def read_ratings(
     rating: str | None = "rating",
     timestamp: str | None = None,
     separator: str = ",",
-    on_duplicate: Literal["last", "error", "keep"] = "last",
+    on_duplicate: OnDuplicate = "last",
     text_columns: Collection[str] = (),
+    is_label: bool = False,
+    needs_pairs: bool = True,
 ) -> Dataset:
-    """Reads ratings or implicit feedback from a CSV or Parquet file.
+    """Reads ratings, labels or implicit feedback from a CSV or Parquet file.
 
     A CSV file must be UTF-8 with a header, optionally compressed with gzip. A Parquet
     file is recognized by its contents. The users and items of a CSV file are read as
@@ -55,12 +58,18 @@ def read_ratings(
             8601 (UTC if there is no time zone). Defaults to `None`: `"timestamp"`, if
             there is such a column.
         separator: Delimiter of a CSV file, one character. Defaults to `","`.
-        on_duplicate: What to do if a user rated an item more than once. `"last"` keeps
-            the latest row (the last one in the file if there are no timestamps) and
-            reports the number of dropped rows in `repairs`; `"error"` raises an error;
-            `"keep"` keeps all rows. Defaults to `"last"`.
+        on_duplicate: What to do with rows of the same user and item. `"keep"` keeps
+            them; `"last"` keeps the latest row (the last one in the file if there are
+            no timestamps); `"mean"`, `"sum"` and `"count"` do so, too, and replace its
+            rating by that of all rows; `"error"` raises an error. `repairs` reports the
+            number of rows. Defaults to `"last"`.
         text_columns: Names of further columns to read as text even if all their cells
             are numbers. Defaults to `()`.
+        is_label: Whether the rating column is a label, which must have two values,
+            numbers or texts. The greater one becomes 1 and the other one 0. Defaults to
+            `False`.
+        needs_pairs: Whether the columns of users and items must be there even if they
+            have their default names. Defaults to `True`.
 
     Returns:
         A `Dataset` named after the file, without side tables. Other columns of the
@@ -69,20 +78,28 @@ def read_ratings(
     Raises:
         DataError: If the file cannot be used. The message names the line or column.
     """
-    choice("on_duplicate", on_duplicate, ("last", "error", "keep"))
+    choice("on_duplicate", on_duplicate, get_args(OnDuplicate))
     source = _read(path, separator)
     if timestamp is None and "timestamp" in source.frame:
         timestamp = "timestamp"
     wanted = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
+    if not needs_pairs:
+        for key in ("user", "item"):
+            if wanted[key] == key and key not in source.frame:
+                wanted[key] = None
     columns = {role: name for role, name in wanted.items() if name is not None}
     _check_columns(source, columns)
 
     contents: dict[str, Any] = {
-        "user": _identifiers(source, user, "user"),
-        "item": _identifiers(source, item, "item"),
-        "rating": np.ones(len(source.frame)),
+        key: _identifiers(source, columns[key], key)
+        for key in ("user", "item")
+        if key in columns
     }
-    if rating is not None:
+    contents["rating"] = np.ones(len(source.frame))
+    repairs: tuple[str, ...] = ()
+    if rating is not None and is_label:
+        contents["rating"], repairs = _labels(source, rating)
+    elif rating is not None:
         contents["rating"] = _numbers(source, rating)
     if timestamp is not None:
         contents["timestamp"] = _seconds(source, timestamp)
@@ -91,11 +108,11 @@ def read_ratings(
             contents[name] = _feature(source.frame[name], name in text_columns)
     ratings = pd.DataFrame(contents)
 
-    repairs: tuple[str, ...] = ()
-    if on_duplicate == "error":
-        _refuse_duplicates(source, ratings)
-    elif on_duplicate == "last":
-        ratings, repairs = keep_last(ratings, source.name)
+    if {"user", "item"} <= columns.keys():
+        if on_duplicate == "error":
+            _refuse_duplicates(source, ratings)
+        ratings, sentences = merge_duplicates(ratings, source.name, on_duplicate)
+        repairs += sentences
     return Dataset(name=source.name.split(".")[0], ratings=ratings, repairs=repairs)
 
 
@@ -148,31 +165,45 @@ def write_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
         plain.to_csv(written, index=False, encoding="utf-8", lineterminator="\n")
 
 
-def keep_last(ratings: pd.DataFrame, name: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Drops all but the latest row of each pair of user and item.
+def merge_duplicates(
+    ratings: pd.DataFrame, name: str, how: OnDuplicate = "last"
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Merges the rows of each pair of user and item into the latest row.
 
     Without timestamps, or among equal ones, the last row is the latest.
 
     Args:
         ratings: `DataFrame` of ratings.
         name: Name of the source, for the report.
+        how: What becomes of the ratings; see `read_ratings`. Defaults to `"last"`.
 
     Returns:
         The remaining rows in their order, and a tuple with a sentence on the number of
-        dropped rows, empty if there are none.
+        rows, empty if there are no duplicates.
     """
     pairs = ratings[["user", "item"]]
-    if not pairs.duplicated().any():
+    repeated = pairs.duplicated()
+    if not repeated.any():
         return ratings, ()
+    rows = f"{repeated.sum():,} of {len(ratings):,} rows"
+    if how in ("keep", "error"):
+        return ratings, (f"{name}: kept {rows} that repeat a user and an item.",)
     order = np.arange(len(ratings))
     if "timestamp" in ratings:
         order = np.argsort(ratings["timestamp"].to_numpy(), kind="stable")
     dropped = np.empty(len(ratings), dtype=bool)
     dropped[order] = pairs.iloc[order].duplicated(keep="last").to_numpy()
     repair = (
-        f"{name}: dropped {dropped.sum():,} of {len(ratings):,} rows, each replaced by "
-        "a later row of the same user and item."
+        f"{name}: dropped {rows}, each replaced by a later row of the same user and "
+        "item."
     )
+    if how != "last":
+        groups = ratings.groupby(["user", "item"], sort=False)["rating"]
+        merged = groups.agg(str(how))
+        ratings = ratings.assign(
+            rating=merged.loc[pd.MultiIndex.from_frame(pairs)].to_numpy(np.float64)
+        )
+        repair = f"{repair[:-1]}, whose rating is the {how} of theirs."
     return ratings[~dropped].reset_index(drop=True), (repair,)
 
 
@@ -336,6 +367,36 @@ def _numbers(source: _Source, name: str) -> npt.NDArray[np.float64]:
             f"number, {_cell_read(column, row)}"
         )
     return numbers
+
+
+def _labels(
+    source: _Source, name: str
+) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
+    """Returns labels as 0 and 1, and a sentence on them unless they were that."""
+    column = source.frame[name]
+    if column.isna().any():
+        place = source.place(int(column.isna().to_numpy().argmax()))
+        raise DataError(f"{place}: the label in column {name!r} is missing")
+    numbers = pd.to_numeric(column, errors="coerce")
+    values = column if numbers.isna().any() else numbers.astype(np.float64)
+    codes, distinct = pd.factorize(values, sort=True)
+    if len(distinct) != 2:
+        shown_values = ", ".join(f"{value}" for value in distinct[:5])
+        raise DataError(
+            f"{source.name}: the label in column {name!r} must have two values. "
+            f"Received: {len(distinct):,} values, {shown_values}"
+            f"{', ...' if len(distinct) > 5 else ''}. Predict a number with the task "
+            "'regression', or choose the positives with `positive_threshold`."
+        )
+    labels = codes.astype(np.float64)
+    if list(distinct) == [0, 1]:
+        return labels, ()
+    one, zero = (
+        f"{value:g}" if isinstance(value, float) else repr(str(value))
+        for value in reversed(distinct)
+    )
+    sentence = f"{source.name}: the label is 1 for {name} {one} and 0 for {zero}."
+    return labels, (sentence,)
 
 
 def _seconds(source: _Source, name: str) -> npt.NDArray[np.int64]:

@@ -231,6 +231,15 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
             )
         self.histories[name].set(keys, values)
 
+    def rescale(self, scale: float) -> None:
+        """Multiplies all vectors by a number.
+
+        Args:
+            scale: Float.
+        """
+        for weight in self.named_weights().values():
+            weight.assign(weight * scale)
+
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
         return {

@@ -9,7 +9,7 @@ from fmlayers import plots
 from fmlayers.explain import term_sizes
 from fmlayers.runs.explanation import FieldReport
 from fmlayers.runs.folder import RunError
-from fmlayers.runs.prediction import predict
+from fmlayers.runs.prediction import predict, probabilities
 from fmlayers.runs.saved_run import SavedRun
 
 
@@ -35,16 +35,17 @@ def write_pictures(
     items = run.side_table("items")
     table = run.test_table(data)
     inputs = run.inputs(table)
+    targets = table["rating"].to_numpy(np.float64)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "learning_curves.png"]
     plots.learning_curves(history, written[0])
 
     def draw_predictions(path: Path) -> None:
-        if not run.config.has_ratings:
-            raise ValueError("The scores of the run rank items and are not ratings.")
-        ratings = table["rating"].to_numpy(np.float64)
-        plots.predicted_against_true(ratings, predict(run.model, inputs), path)
+        plots.predicted_against_true(targets, predict(run.model, inputs), path)
+
+    def draw_labels(path: Path) -> None:
+        plots.predicted_labels(targets, probabilities(run.model, inputs), path)
 
     def draw_fields(path: Path) -> None:
         FieldReport(term_sizes(run.model, inputs)).plot(path)
@@ -55,9 +56,14 @@ def write_pictures(
     def draw_model(path: Path) -> None:
         plots.model_diagram(run.model, path)
 
+    of_targets = {
+        "regression": [("predicted_against_true", draw_predictions)],
+        "binary": [("predicted_labels", draw_labels)],
+        "implicit": [],
+    }[str(run.config.task)]
     left_out = []
     for name, draw in (
-        ("predicted_against_true", draw_predictions),
+        *of_targets,
         ("field_heat_map", draw_fields),
         ("item_map", draw_items),
         ("model_diagram", draw_model),

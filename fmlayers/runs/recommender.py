@@ -75,6 +75,11 @@ class Recommender:
         train_rows: npt.ArrayLike | None = None,
         candidates: int | None = None,
     ) -> None:
+        if dataset is not None and not dataset.has_pairs:
+            raise ValueError(
+                "Recommendations need users and items, which the data of the run lack. "
+                "Train with `--user COLUMN` and `--item COLUMN`."
+            )
         self.model: Any = run.model
         self.catalog = Catalog.of(run.encoder, run.side_table("items"))
         self.rated: RatedItems | None = None

@@ -22,8 +22,9 @@ from fmlayers.features import Feature
 from fmlayers.runs.checkpoint import is_finite
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.folder import DivergenceError, RunError, is_run, partial_path
-from fmlayers.runs.prediction import predict
+from fmlayers.runs.prediction import predict, probabilities
 from fmlayers.runs.run_files import RunFiles
+from fmlayers.runs.targets import with_targets
 from fmlayers.scoring_model import ScoringModel
 
 _HISTORY: Mapping[str, Kind | None] = {
@@ -156,7 +157,7 @@ class SavedRun:
                 f"{source} no longer holds the ratings that {self.path} was trained "
                 "on. Name the source of these ratings with `--data`."
             )
-        return dataset
+        return with_targets(dataset, self.config)
 
     def split(self, dataset: Dataset) -> Split:
         """Returns the training and test rows of the run, as rows of `dataset`."""
@@ -241,9 +242,10 @@ class SavedRun:
         return self.encoder.transform(self.with_side_columns(table))
 
     def predict(self, table: pd.DataFrame) -> npt.NDArray[np.float32]:
-        """Returns the predicted rating of each row, on the scale of the data.
+        """Returns the predicted target of each row, on the scale of the data.
 
-        A run on implicit feedback predicts raw scores.
+        A run on labels predicts the probability of the label 1, and a run on implicit
+        feedback raw scores.
 
         Args:
             table: Rows with the columns of the model. Columns of users and items may be
@@ -252,6 +254,8 @@ class SavedRun:
         Raises:
             DataError: See `with_side_columns`.
         """
+        if self.config.task == "binary":
+            return probabilities(self.model, self.inputs(table))
         return predict(self.model, self.inputs(table))
 
     def is_unknown(self, column: str, table: pd.DataFrame) -> npt.NDArray[np.bool_]:

@@ -30,7 +30,7 @@ from fmlayers.models.specs import find
 from fmlayers.runs.checkpoint import Checkpoint, EarlyStop, Progress, check_finite
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.epoch_progress import EpochProgress
-from fmlayers.runs.evaluation import rating_metrics
+from fmlayers.runs.evaluation import target_metrics
 from fmlayers.runs.examples import (
     Examples,
     Rows,
@@ -49,6 +49,8 @@ from fmlayers.runs.folder import (
 )
 from fmlayers.runs.run import Run
 from fmlayers.runs.summary import summary
+from fmlayers.runs.targets import positives, with_targets
+from fmlayers.runs.unit import to_unit_of_data
 
 
 def train(
@@ -86,13 +88,14 @@ def train(
         OSError: If the disk is full. The latest checkpoint stays, to resume from.
     """
     out = Path(out).resolve()
-    dataset = sources.load(config.data, **config.columns_of_a_table())
+    loaded = sources.load(config.data, **config.columns_of_a_table())
+    dataset = with_targets(loaded, config)
     columns = columns_of(config, dataset)
     split = split_rows(dataset, config.split, config.test_fraction, config.seed)
     record = {
         **config.to_dict(),
         "columns": columns,
-        "fingerprint": dataset.fingerprint(),
+        "fingerprint": loaded.fingerprint(),
         "backend": keras.backend.backend(),
     }
     with begin(out, record, resume=resume, overwrite=overwrite) as folder:
@@ -117,11 +120,7 @@ def _train_in(
         trainer = Trainer(config, record["columns"], dataset, folder)
         model = trainer.run(split.train)
         metrics = {
-            **(
-                rating_metrics(model, model.encoder, dataset, split)
-                if config.has_ratings
-                else {}
-            ),
+            **target_metrics(config, model, model.encoder, dataset, split),
             f"validation_{trainer.metric}": trainer.best,
             "epochs": trainer.epochs,
             "batch_size": trainer.batch_size,
@@ -186,7 +185,13 @@ class Trainer:
 
     def run(self, train: Rows) -> keras.Model:
         """Returns the model, trained on the rows `train` of the ratings."""
+        model = self._trained(train)
+        to_unit_of_data(model)
+        return model
+
+    def _trained(self, train: Rows) -> keras.Model:
         config = self.config
+        train = positives(config, self.dataset, train)
         fitting, validation = split_validation(config, train)
         self.rows = {"train": len(train), "validation": len(validation)}
         self.batch_size = config.batch_size or default_batch_size(len(fitting))
@@ -242,7 +247,7 @@ class Trainer:
 
 def metric_of(config: TrainingConfig) -> str:
     """Returns the name of the metric for early stopping, the loss without L2."""
-    return "rmse" if config.has_ratings else config.loss
+    return "rmse" if config.task == "regression" else str(config.loss)
 
 
 def columns_of(config: TrainingConfig, dataset: Dataset) -> dict[str, Kind]:
