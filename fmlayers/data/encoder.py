@@ -1,4 +1,3 @@
-import json
 import math
 import os
 import re
@@ -15,7 +14,7 @@ import pandas as pd
 from pandas.api.types import infer_dtype, is_complex_dtype, is_numeric_dtype
 
 from fmlayers._checks import integer
-from fmlayers._files import whole_file
+from fmlayers._json_files import read_json, write_json
 from fmlayers.data.errors import DataError
 from fmlayers.features import Categorical, Feature, MultiCategorical, Numeric
 
@@ -242,9 +241,15 @@ class Encoder:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         config = dict(config)
+        if not isinstance(config.get("columns"), Mapping):
+            raise ValueError(
+                f"`columns` must be a dict. Received: {config.get('columns')!r:.60}."
+            )
         vocabularies = config.pop("vocabularies", {})
         scales = config.pop("scales", {})
         encoder = cls(**config)
+        if not (isinstance(vocabularies, Mapping) and isinstance(scales, Mapping)):
+            raise ValueError("`vocabularies` and `scales` must be dicts.")
         if vocabularies or scales:
             numeric = {c for c, kind in encoder.columns.items() if kind == "numeric"}
             if (
@@ -253,26 +258,28 @@ class Encoder:
             ):
                 raise ValueError("vocabularies and scales do not match the columns")
         encoder._vocabularies = {
-            column: pd.Index(values, dtype=object)
+            column: pd.Index(_checked_vocabulary(column, values), dtype=object)
             for column, values in vocabularies.items()
         }
         encoder._scales = {
-            column: (float(mean), float(deviation))
-            for column, (mean, deviation) in scales.items()
+            column: _checked_scale(column, scale) for column, scale in scales.items()
         }
         return encoder
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Saves the encoder to a JSON file, atomically."""
-        with whole_file(path) as written:
-            text = json.dumps(self.get_config(), ensure_ascii=False, indent=1)
-            written.write_text(text, encoding="utf-8")
+        write_json(Path(path), self.get_config())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Loads an encoder from a JSON file that was written by `save`."""
+        """Loads an encoder from a JSON file that was written by `save`.
+
+        Raises:
+            DataError: If the file is not a saved encoder, is damaged or was edited.
+        """
+        config = read_json(Path(path), DataError)
         try:
-            return cls.from_config(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_config(config)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise DataError(f"{path} is not a saved encoder: {error}") from error
 
@@ -326,12 +333,35 @@ class Encoder:
 def as_text(value: Any) -> str:
     """Returns the text by which values are compared: "1" for 1.0, 1 and "1"."""
     if isinstance(value, np.floating):
-        value = float(
-            value
-        )  # a float32 of 0.1 is 0.10000000149011612, also in a column
+        value = float(value)  # a float32 of 0.1 is 0.10000000149011612 in a column, too
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
+
+
+def _checked_vocabulary(column: str, values: Any) -> list[str]:
+    is_list = isinstance(values, list | tuple)
+    if not is_list or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"The vocabulary of {column!r} must be a list of text.")
+    index = pd.Index(values, dtype=object)
+    if not index.is_unique:
+        twice = index[index.duplicated()][0]
+        raise ValueError(f"The vocabulary of {column!r} has {twice!r} twice.")
+    return list(values)
+
+
+def _checked_scale(column: str, scale: Any) -> tuple[float, float]:
+    numbers = list(scale) if isinstance(scale, list | tuple) else []
+    if (
+        len(numbers) == 2
+        and all(isinstance(x, float | int) and math.isfinite(x) for x in numbers)
+        and numbers[1] > 0
+    ):
+        return float(numbers[0]), float(numbers[1])
+    raise ValueError(
+        f"The scale of {column!r} must be a finite mean and a positive, finite "
+        f"standard deviation. Received: {scale!r:.60}."
+    )
 
 
 def _is_missing(value: Any) -> bool:
@@ -415,7 +445,8 @@ class _Moments:
             return 0.0, 1.0
         if self.least == self.most:  # the computed deviation may be a rounding error
             return self.least, 1.0
-        return self.mean, math.sqrt(self.squares / self.count)
+        # Of tiny numbers, the square underflows to 0.
+        return self.mean, math.sqrt(self.squares / self.count) or 1.0
 
 
 def as_numbers(column: str, values: "pd.Series[Any]") -> npt.NDArray[np.float64]:

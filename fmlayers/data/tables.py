@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
+import csv
 import io
 import os
-import zlib
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,12 +19,15 @@ import pandas as pd
 from fmlayers._checks import choice
 from fmlayers._files import whole_file
 from fmlayers._types import OnDuplicate
+from fmlayers.data.compressed import gunzip
 from fmlayers.data.dataset import RATING_COLUMNS, Dataset
 from fmlayers.data.errors import DataError
 from fmlayers.data.records import check_width, decode, records, shown
 
 # Larger timestamps would be past the year 5000: most likely they are milliseconds.
 _MAX_TIMESTAMP = 1e11
+# A spreadsheet reads a cell that begins with one of these as a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def read_ratings(
@@ -105,7 +107,7 @@ def read_ratings(
         contents["timestamp"] = _seconds(source, timestamp)
     for name in map(str, source.frame):
         if name not in columns.values():
-            contents[name] = _feature(source.frame[name], name in text_columns)
+            contents[name] = _feature(source, name, name in text_columns)
     ratings = pd.DataFrame(contents)
 
     if {"user", "item"} <= columns.keys():
@@ -138,19 +140,29 @@ def read_table(
     Raises:
         DataError: If the file cannot be used. The message names the line.
     """
-    frame = _read(path, separator).frame
+    source = _read(path, separator)
+    names = map(str, source.frame)
     return pd.DataFrame(
-        {name: _feature(frame[name], name in text_columns) for name in frame}
+        {name: _feature(source, name, name in text_columns) for name in names}
     )
 
 
-def write_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+def write_csv(
+    frame: pd.DataFrame,
+    path: str | os.PathLike[str],
+    *,
+    escape_formulas: bool = False,
+) -> None:
     """Writes a table to a UTF-8 CSV file, atomically and without its index.
 
     Args:
         frame: `DataFrame` to write. The entries of a tuple are joined by `|`; missing
             values become empty cells.
         path: Path of the file. An existing file is replaced.
+        escape_formulas: Boolean, whether to put an apostrophe before each text, also
+            of the header, that begins with `=`, `+`, `-`, `@`, a tab or a carriage
+            return. A spreadsheet would run it as a formula. Numbers are not changed.
+            Defaults to `False`: `read_table` returns the same text.
 
     Raises:
         DataError: If the folder does not exist.
@@ -161,8 +173,23 @@ def write_csv(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     for name in plain:
         if plain[name].dtype == object:
             plain[name] = plain[name].map(_joined)
+    has_return = False
+    for name in plain:
+        if not pd.api.types.is_numeric_dtype(plain[name]):
+            has_return |= any("\r" in x for x in plain[name] if isinstance(x, str))
+            if escape_formulas:
+                plain[name] = plain[name].map(_escaped)
+    if escape_formulas:
+        plain.columns = pd.Index([_escaped(name) for name in plain])
     with whole_file(path) as written:
-        plain.to_csv(written, index=False, encoding="utf-8", lineterminator="\n")
+        plain.to_csv(
+            written,
+            index=False,
+            encoding="utf-8",
+            lineterminator="\n",
+            # Before Python 3.13, `csv` quotes no carriage return by itself.
+            quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL,
+        )
 
 
 def merge_duplicates(
@@ -234,12 +261,7 @@ def _read(path: str | os.PathLike[str], separator: str) -> _Source:
         frame = _read_parquet(data, name)
         return _Source(name, frame, lambda row: f"{name}, row {row + 1}")
     if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (EOFError, OSError, zlib.error) as error:
-            raise DataError(
-                f"{name} is truncated or damaged ({error}). Download it again."
-            ) from error
+        data = gunzip(data, name)
 
     def place(row: int) -> str:
         rows = islice(records(decode(data, name), name, separator), row + 1, None)
@@ -264,18 +286,28 @@ def read_bytes(path: Path) -> bytes:
 
 def _read_parquet(data: bytes, name: str) -> pd.DataFrame:
     try:
-        frame = pd.read_parquet(io.BytesIO(data))
+        frame = pd.read_parquet(io.BytesIO(data), page_checksum_verification=True)
     except ImportError as error:
         raise ImportError(
             f"{name} needs pyarrow: install it with `pip install fmlayers[parquet]`."
         ) from error
-    except (ValueError, OSError) as error:
-        raise DataError(f"{name} is not a readable Parquet file: {error}") from error
+    except Exception as error:  # a damaged file leads to errors of any kind
+        raise DataError(
+            f"{name} is not a readable Parquet file: {_one_line(error)}"
+        ) from error
+    frame.columns = pd.Index([str(column) for column in frame])
+    if not frame.columns.is_unique:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise DataError(f"{name} has two columns {twice!r}.")
     if frame.empty:
         raise DataError(f"{name} has no rows.")
     for column in frame.select_dtypes("category"):
         frame[column] = frame[column].astype(frame[column].cat.categories.dtype)
     return frame.reset_index(drop=frame.index.names == [None])
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _read_csv(data: bytes, name: str, separator: str) -> pd.DataFrame:
@@ -293,7 +325,7 @@ def _read_csv(data: bytes, name: str, separator: str) -> pd.DataFrame:
         raise DataError(f"{name} is empty.") from None
     except ValueError as error:
         _blame(data, name, separator, str(error))
-        raise DataError(f"{name}: {error}") from error
+        raise DataError(f"{name}: {_one_line(error)}") from error
     # pandas pads short rows, so a row is complete unless its last cell is empty.
     if cells.iloc[:, -1].isna().any():
         _blame(data, name, separator)
@@ -346,7 +378,7 @@ def _check_columns(source: _Source, columns: dict[str, str]) -> None:
 
 
 def _identifiers(source: _Source, name: str, role: str) -> pd.Series[Any]:
-    column = source.frame[name]
+    column = _single_values(source, name)
     missing = column.isna().to_numpy()
     if missing.any():
         place = source.place(int(missing.argmax()))
@@ -355,7 +387,7 @@ def _identifiers(source: _Source, name: str, role: str) -> pd.Series[Any]:
 
 
 def _numbers(source: _Source, name: str) -> npt.NDArray[np.float64]:
-    column = source.frame[name]
+    column = _single_values(source, name)
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(
         np.float64, na_value=np.nan
     )
@@ -373,7 +405,7 @@ def _labels(
     source: _Source, name: str
 ) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
     """Returns labels as 0 and 1, and a sentence on them unless they were that."""
-    column = source.frame[name]
+    column = _single_values(source, name)
     if column.isna().any():
         place = source.place(int(column.isna().to_numpy().argmax()))
         raise DataError(f"{place}: the label in column {name!r} is missing")
@@ -400,7 +432,7 @@ def _labels(
 
 
 def _seconds(source: _Source, name: str) -> npt.NDArray[np.int64]:
-    column = source.frame[name]
+    column = _single_values(source, name)
     numbers = pd.to_numeric(column, errors="coerce")
     is_time = pd.api.types.is_datetime64_any_dtype(column)
     if is_time or not pd.notna(numbers.iloc[0]):
@@ -425,12 +457,33 @@ def _cell_read(column: pd.Series[Any], row: int) -> str:
     return "read an empty cell" if pd.isna(cell) else f"read {shown(str(cell))}"
 
 
-def _feature(column: pd.Series[Any], text: bool) -> pd.Series[Any]:
+def _single_values(source: _Source, name: str) -> pd.Series[Any]:
+    """Returns a column, or raises `DataError` if it contains lists or records."""
+    column = source.frame[name]
+    if column.dtype == object:
+        for row, cell in enumerate(column):
+            if not _is_single(cell):
+                raise DataError(
+                    f"{source.place(row)}: column {name!r} must have one value per "
+                    f"row, read {shown(str(cell))}"
+                )
+    return column
+
+
+def _feature(source: _Source, name: str, text: bool) -> pd.Series[Any]:
+    column = source.frame[name]
     known = column.notna()
     if not known.any():
         return column
     if column.dtype == object:
         column = column.map(_tuple)
+        for row, cell in enumerate(column):
+            cells = cell if isinstance(cell, tuple) else (cell,)
+            if not all(map(_is_single, cells)):
+                raise DataError(
+                    f"{source.place(row)}: column {name!r} must have values or lists "
+                    f"of values, read {shown(str(cell))}"
+                )
     if pd.api.types.infer_dtype(column) != "string":
         return column if not text else _as_text(column, known)
     if text:
@@ -447,12 +500,21 @@ def _as_text(column: pd.Series[Any], known: pd.Series[bool]) -> pd.Series[Any]:
     )
 
 
+def _is_single(cell: object) -> bool:
+    return isinstance(cell, Hashable) and not isinstance(cell, tuple)
+
+
 def _tuple(cell: object) -> object:
     return tuple(cell) if isinstance(cell, np.ndarray | list) else cell
 
 
 def _joined(cell: object) -> object:
     return "|".join(map(str, cell)) if isinstance(cell, tuple) else cell
+
+
+def _escaped(cell: object) -> object:
+    is_formula = isinstance(cell, str) and cell.startswith(_FORMULA)
+    return f"'{cell}" if is_formula else cell
 
 
 def _refuse_duplicates(source: _Source, ratings: pd.DataFrame) -> None:

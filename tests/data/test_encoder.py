@@ -15,6 +15,7 @@ from fmlayers.data import DataError, Encoder
 from fmlayers.data.encoder import as_numbers
 from fmlayers.models import FactorizationMachine
 
+CORRUPT = r"encoder\.json (is not a (saved encoder|JSON file): |must contain a JSON)"
 COLUMNS = {"user": "categorical", "genres": "multi_categorical", "age": "numeric"}
 TABLE = pd.DataFrame(
     {
@@ -494,7 +495,7 @@ def test_a_corrupt_file_is_refused(content, tmp_path):
     if isinstance(content, dict):
         content = json.dumps(Encoder(COLUMNS).fit(TABLE).get_config() | content)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(DataError, match=r"encoder\.json is not a saved encoder: "):
+    with pytest.raises(DataError, match=CORRUPT):
         Encoder.load(path)
 
 
@@ -562,3 +563,51 @@ def test_numbers_that_do_not_vary_in_parts_are_not_blown_up():
     tables = [pd.DataFrame({"age": [0.1, 0.1, np.nan]})] * 3
     encoder = Encoder({"age": "numeric"}).fit(iter(tables))
     np.testing.assert_array_equal(encoder.transform(tables[0])["age"], [0, 0, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vocabularies": {"user": ["b", "a", "b"]}}, "of 'user' has 'b' twice"),
+        ({"vocabularies": {"user": ["b", 1]}}, "of 'user' must be a list of text"),
+        ({"vocabularies": {"user": "ab"}}, "of 'user' must be a list of text"),
+        ({"vocabularies": []}, "must be dicts"),
+        ({"scales": {"age": [1.0, 0.0]}}, "scale of 'age' must be .*positive"),
+        ({"scales": {"age": [1.0, -1.0]}}, "scale of 'age' must be"),
+        ({"scales": {"age": [float("nan"), 1.0]}}, "scale of 'age' must be"),
+        ({"scales": {"age": [None, 1.0]}}, "scale of 'age' must be"),
+        ({"scales": {"age": [1.0, 1.0, 1.0]}}, "scale of 'age' must be"),
+        ({"columns": ["user"]}, "`columns` must be a dict"),
+    ],
+)
+def test_a_wrong_config_is_refused(change, message, tmp_path):
+    """It may come from a file of the encoder or of a model."""
+    encoder = Encoder({"user": "categorical", "age": "numeric"})
+    encoder.fit(pd.DataFrame({"user": ["a", "b"], "age": [1.0, 2.0]}))
+    config = encoder.get_config() | change
+    with pytest.raises(ValueError, match=message):
+        Encoder.from_config(config)
+    path = tmp_path / "encoder.json"
+    path.write_text(json.dumps(config))
+    with pytest.raises(DataError, match=rf"encoder\.json is not a saved .*{message}"):
+        Encoder.load(path)
+
+
+def test_a_file_with_fewer_values_than_were_saved_is_refused(tmp_path):
+    path = tmp_path / "encoder.json"
+    Encoder(COLUMNS).fit(TABLE).save(path)
+    content = json.loads(path.read_text())
+    assert content["vocabularies"]["user"].pop()
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"encoder\.json is damaged or was edited"):
+        Encoder.load(path)
+    del content["sha256"]  # as in files of version 0.1.0
+    path.write_text(json.dumps(content))
+    Encoder.load(path)
+    with pytest.raises(DataError, match=r"none\.json cannot be read"):
+        Encoder.load(tmp_path / "none.json")
+
+
+def test_tiny_numbers_have_a_positive_scale():
+    encoder = Encoder({"age": "numeric"}).fit(pd.DataFrame({"age": [1e-200, 2e-200]}))
+    assert encoder.scale("age")[1] == 1.0
