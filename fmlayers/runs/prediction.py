@@ -6,6 +6,7 @@ import numpy.typing as npt
 
 from fmlayers.data.pipelines import in_order
 from fmlayers.runs.folder import DivergenceError
+from fmlayers.runs.memory import memory_errors
 
 REMEDY = (
     "The weights are too large, and the run must be trained again with a lower "
@@ -28,10 +29,11 @@ def predict(
     """
     if len(next(iter(inputs.values()))) == 0:
         return np.empty(0, np.float32)
-    if keras.backend.backend() == "tensorflow":
-        ratings = model.predict(in_order(inputs, batch_size), verbose=0)
-    else:
-        ratings = model.predict(inputs, batch_size=batch_size, verbose=0)
+    with memory_errors("Predict fewer rows at a time."):
+        if keras.backend.backend() == "tensorflow":
+            ratings = model.predict(in_order(inputs, batch_size), verbose=0)
+        else:
+            ratings = model.predict(inputs, batch_size=batch_size, verbose=0)
     flat: npt.NDArray[np.float32] = np.asarray(ratings, np.float32)[:, 0]
     broken = ~np.isfinite(flat)
     if broken.any():

@@ -47,6 +47,7 @@ from fmlayers.runs.folder import (
     drop,
     finish,
 )
+from fmlayers.runs.memory import memory_errors
 from fmlayers.runs.run import Run
 from fmlayers.runs.summary import summary
 from fmlayers.runs.targets import positives, with_targets
@@ -101,7 +102,8 @@ def train(
     with begin(out, record, resume=resume, overwrite=overwrite) as folder:
         if folder is not None:
             if not _is_complete(folder):
-                _train_in(folder, config, dataset, split, record)
+                with memory_errors("Lower `dim` or `batch_size`."):
+                    _train_in(folder, config, dataset, split, record)
             finish(folder, out)
     return Run(out)
 
