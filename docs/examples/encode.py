@@ -4,6 +4,7 @@ The result is the same as that of `fmlayers.data.Encoder`, with NumPy and the st
 library alone.
 """
 
+import hashlib
 import json
 import math
 import re
@@ -81,6 +82,25 @@ class Vocabularies:
         if isinstance(cell, (list, tuple, np.ndarray)):
             return [text for value in cell for text in _value(value)]
         return _value(cell)
+
+
+def read_card(path: str | Path) -> dict[str, Any]:
+    """Returns the model card of an export, after checking the files of the export.
+
+    A file that is damaged or part of another export would give wrong scores.
+
+    Args:
+        path: The `.onnx` or `.tflite` file.
+
+    Raises:
+        ValueError: If a file differs from the digest in the card.
+    """
+    card: dict[str, Any] = json.loads(Path(f"{path}.json").read_text("utf-8"))
+    for name, digest in card["files"].items():
+        file = Path(path).parent / name
+        if hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+            raise ValueError(f"{file} is damaged or part of another export.")
+    return card
 
 
 def model_inputs(

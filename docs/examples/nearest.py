@@ -8,6 +8,7 @@ The signature `query_vectors` of the SavedModel computes the query embeddings. T
 needs `pip install numpy tensorflow usearch`.
 """
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -42,7 +43,13 @@ def find(index: Index, queries: np.ndarray, k: int = 25) -> tuple[Any, Any]:
 def main(items: str, model: str, query: str) -> None:
     import tensorflow as tf
 
-    keys = json.loads(Path(f"{items}.keys.json").read_text("utf-8"))
+    record = json.loads(Path(f"{items}.keys.json").read_text("utf-8"))
+    card = json.loads((Path(model) / "card.json").read_text("utf-8"))
+    if hashlib.sha256(Path(items).read_bytes()).hexdigest() != record["vectors"]:
+        raise ValueError(f"{items} does not belong to its keys.")
+    if card["weights_digest"] != record["weights_digest"]:
+        raise ValueError(f"{items} and {model} are exports of different models.")
+    keys = record["keys"]
     index = build(np.load(items))
     run = tf.saved_model.load(model).signatures["query_vectors"]
     specs = run.structured_input_signature[1]

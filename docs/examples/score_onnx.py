@@ -8,16 +8,15 @@ This needs `pip install numpy onnxruntime`.
 
 import json
 import sys
-from pathlib import Path
 
 import onnxruntime
-from encode import Vocabularies, model_inputs
+from encode import Vocabularies, model_inputs, read_card
 
 
 def main(path: str, rows: str) -> None:
     session = onnxruntime.InferenceSession(path)
     arrays = Vocabularies(f"{path}.encoder.json").encode(json.loads(rows))
-    inputs = model_inputs(json.loads(Path(f"{path}.json").read_text("utf-8")), arrays)
+    inputs = model_inputs(read_card(path), arrays)
     (scores,) = session.run(["score"], inputs)
     print(json.dumps(scores[:, 0].tolist()))
 

@@ -12,14 +12,12 @@ environment variables of the same names.
 """
 
 import asyncio
-import json
 import os
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import onnxruntime
-from encode import Vocabularies, model_inputs
+from encode import Vocabularies, model_inputs, read_card
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
@@ -109,7 +107,7 @@ def _or_null(kind: Any, allowed: str) -> Any:
 
 
 path = os.environ["MODEL"]
-card = json.loads(Path(f"{path}.json").read_text("utf-8"))
+card = read_card(path)
 if "encoder" not in card:
     raise RuntimeError(
         f"{path}.json must describe the columns of raw values. Export a model with an "

@@ -12,7 +12,11 @@ from fmlayers._json_files import read_json
 from fmlayers.data import read_table
 from fmlayers.runs.folder import RunError
 
-_RATING_METRICS = ("rmse", "mae", "mean_predictor_rmse", "mean_predictor_mae")
+# Of each task, the metrics that a run must have.
+_METRICS = {
+    "regression": ("rmse", "mae", "mean_predictor_rmse", "mean_predictor_mae"),
+    "binary": ("log_loss", "mean_predictor_log_loss"),
+}
 _TYPES: Mapping[str, type] = {
     "config": dict,
     "rows": dict,
@@ -180,7 +184,8 @@ def _fault(metrics: Mapping[str, Any]) -> str:
     texts = isinstance(files, dict) and all(map(_is_text, files.values()))
     if not texts or ("files" in metrics and "model.keras" not in files):
         return f"'files' is {files!r:.60}"
-    for name in _RATING_METRICS if config.get("loss", "mse") == "mse" else ():
+    of_loss = "regression" if config.get("loss", "mse") == "mse" else "implicit"
+    for name in _METRICS.get(config.get("task", of_loss), ()):
         if not is_number(metrics.get(name)):
             return f"{name!r} must be a finite number. Received: {metrics.get(name)!r}"
     for name, value in metrics.items():

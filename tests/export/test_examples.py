@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,7 +51,7 @@ def expected(machine, encoder):
     return machine.score(encoder.transform(table)).numpy()[:, 0]
 
 
-def run(program, *arguments, absent=("fmlayers", "keras", "tensorflow")):
+def run(program, *arguments, absent=("fmlayers", "keras", "tensorflow"), fails=False):
     script = f"ABSENT = set({absent})\n{RUN}"
     result = subprocess.run(
         [sys.executable, "-c", script, str(EXAMPLES / program), *map(str, arguments)],
@@ -58,8 +59,8 @@ def run(program, *arguments, absent=("fmlayers", "keras", "tensorflow")):
         text=True,
         check=False,
     )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    assert (result.returncode != 0) == fails, result.stderr
+    return result.stderr if fails else result.stdout
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,18 @@ def run(program, *arguments, absent=("fmlayers", "keras", "tensorflow")):
 def test_rows_are_scored_by_the_runtime_alone(program, file, files, expected):
     found = json.loads(run(program, files / file, json.dumps(ROWS)))
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.encoder.json"])
+def test_files_of_two_exports_are_not_mixed(name, files, tmp_path):
+    for file in files.glob("model.onnx*"):
+        shutil.copy(file, tmp_path)
+    with (tmp_path / name).open("ab") as file:
+        file.write(b" ")
+    rows = json.dumps(ROWS)
+    error = run("score_onnx.py", tmp_path / "model.onnx", rows, fails=True)
+    assert f"{name} is damaged or part of another export" in error
 
 
 def test_vocabularies_are_applied_as_by_the_encoder(tmp_path):
@@ -113,6 +126,13 @@ def test_the_nearest_are_the_list(machine, encoder, films, tmp_path):
         *("nearest.py", tmp_path / "items.npy", tmp_path / "served", query),
         absent=("fmlayers",),
     )
+    other = tmp_path / "other"
+    shutil.copytree(tmp_path / "served", other)
+    card = json.loads((other / "card.json").read_text("utf-8"))
+    (other / "card.json").write_text(json.dumps({**card, "weights_digest": "0"}))
+    arguments = ("nearest.py", tmp_path / "items.npy", other, query)
+    error = run(*arguments, absent=("fmlayers",), fails=True)
+    assert "are exports of different models" in error
     found = [line.split() for line in printed.splitlines()]
     queries = {
         name: encoder.encode(name, pd.Series([value]))
