@@ -14,9 +14,10 @@ from encode import Vocabularies, model_inputs, read_card
 
 
 def main(path: str, rows: str) -> None:
+    card = read_card(path)
     run = Interpreter(model_path=path).get_signature_runner("serving_default")
     arrays = Vocabularies(f"{path}.encoder.json").encode(json.loads(rows))
-    inputs = model_inputs(read_card(path), arrays)
+    inputs = model_inputs(card, arrays)
     print(json.dumps(run(**inputs)["score"][:, 0].tolist()))
 
 

@@ -14,9 +14,10 @@ from encode import Vocabularies, model_inputs, read_card
 
 
 def main(path: str, rows: str) -> None:
+    card = read_card(path)
     session = onnxruntime.InferenceSession(path)
     arrays = Vocabularies(f"{path}.encoder.json").encode(json.loads(rows))
-    inputs = model_inputs(read_card(path), arrays)
+    inputs = model_inputs(card, arrays)
     (scores,) = session.run(["score"], inputs)
     print(json.dumps(scores[:, 0].tolist()))
 
