@@ -8,6 +8,7 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path, PureWindowsPath
 from typing import IO
 
@@ -19,6 +20,7 @@ MAX_BYTES = 16 * 2**30  # of one uncompressed file
 MAX_RATIO = 200
 MIN_LIMITED_BYTES = 64 * 2**20
 _PIECE = 2**20
+_MAX_END_BYTES = 22 + 2**16  # the last record of a zip file, with its comment
 # What the standard library raises for damaged, encrypted and unsupported files.
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -59,12 +61,18 @@ def names_in_zip(path: Path) -> list[str]:
     """Returns the names of the files in a zip file.
 
     Raises:
-        DataError: If the file is not a zip file, or a name is absolute, leads out of
-            the archive or occurs twice.
+        DataError: If the file is not a zip file, or a name is damaged, absolute, leads
+            out of the archive or occurs twice.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            if not _has_count(path, len(names)):
+                raise zipfile.BadZipFile("its directory is damaged")
+            for name in names:
+                # Opening compares the name in the directory with that before the file.
+                with suppress(RuntimeError):  # encryption or an unknown method
+                    archive.open(name).close()
     except _DAMAGE as error:
         raise DataError(
             f"{path} is truncated or not a zip file: {error}. {_REMEDY}"
@@ -79,6 +87,19 @@ def names_in_zip(path: Path) -> list[str]:
         if count > 1:
             raise DataError(f"{path} has {count} files named {name!r}. {_REMEDY}")
     return names
+
+
+def _has_count(path: Path, count: int) -> bool:
+    """Returns whether the end of a zip file states this number of files.
+
+    `zipfile` does not compare it: damage to an entry can hide the one after it.
+    """
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, io.SEEK_END) - _MAX_END_BYTES))
+        end = file.read()
+    start = end.rfind(b"PK\x05\x06")
+    stated = int.from_bytes(end[start + 10 : start + 12], "little")
+    return stated in (count, 0xFFFF)  # the latter: more than 16 bits can hold
 
 
 def read_from_zip(path: Path, name: str) -> bytes:

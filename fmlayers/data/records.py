@@ -17,6 +17,11 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
+def one_line(error: object) -> str:
+    """Returns the text of an error on one line."""
+    return " ".join(str(error).split())
+
+
 def decode(data: bytes, name: str) -> str:
     """Returns the text of UTF-8 data, without its byte order mark.
 

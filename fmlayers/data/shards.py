@@ -27,6 +27,7 @@ from fmlayers.data.manifest import (
 )
 from fmlayers.data.pipelines import PIECE, stream
 from fmlayers.data.ragged import Batch, Column, length, take, without_padding
+from fmlayers.data.records import one_line
 
 
 def write_shards(
@@ -314,7 +315,9 @@ class ShardedBatches:
                 with self._open(path) as file:
                     schema, metadata = file.schema_arrow, file.metadata
             except (OSError, ValueError, pa.ArrowException) as error:
-                raise DataError(f"{path} is not a Parquet file: {error}") from error
+                raise DataError(
+                    f"{path} is not a Parquet file: {one_line(error)}"
+                ) from error
             schema = schema.remove_metadata()
             self._check_schema(path, schema)
             if first is not None and not schema.equals(first):
@@ -395,7 +398,8 @@ def _pyarrow() -> tuple[Any, Any]:
 
 
 def _damaged(path: Path, reason: object) -> str:
-    return f"{path} is damaged: {reason}. Write the shards again with `write_shards`."
+    rewrite = "Write the shards again with `write_shards`."
+    return f"{path} is damaged: {one_line(reason)}. {rewrite}"
 
 
 def _types(schema: Any) -> dict[str, str]:

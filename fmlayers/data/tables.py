@@ -22,7 +22,7 @@ from fmlayers._types import OnDuplicate
 from fmlayers.data.compressed import gunzip
 from fmlayers.data.dataset import RATING_COLUMNS, Dataset
 from fmlayers.data.errors import DataError
-from fmlayers.data.records import check_width, decode, records, shown
+from fmlayers.data.records import check_width, decode, one_line, records, shown
 
 # Larger timestamps would be past the year 5000: most likely they are milliseconds.
 _MAX_TIMESTAMP = 1e11
@@ -293,7 +293,7 @@ def _read_parquet(data: bytes, name: str) -> pd.DataFrame:
         ) from error
     except Exception as error:  # a damaged file leads to errors of any kind
         raise DataError(
-            f"{name} is not a readable Parquet file: {_one_line(error)}"
+            f"{name} is not a readable Parquet file: {one_line(error)}"
         ) from error
     frame.columns = pd.Index([str(column) for column in frame])
     if not frame.columns.is_unique:
@@ -304,10 +304,6 @@ def _read_parquet(data: bytes, name: str) -> pd.DataFrame:
     for column in frame.select_dtypes("category"):
         frame[column] = frame[column].astype(frame[column].cat.categories.dtype)
     return frame.reset_index(drop=frame.index.names == [None])
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _read_csv(data: bytes, name: str, separator: str) -> pd.DataFrame:
@@ -325,7 +321,7 @@ def _read_csv(data: bytes, name: str, separator: str) -> pd.DataFrame:
         raise DataError(f"{name} is empty.") from None
     except ValueError as error:
         _blame(data, name, separator, str(error))
-        raise DataError(f"{name}: {_one_line(error)}") from error
+        raise DataError(f"{name}: {one_line(error)}") from error
     # pandas pads short rows, so a row is complete unless its last cell is empty.
     if cells.iloc[:, -1].isna().any():
         _blame(data, name, separator)
