@@ -38,6 +38,28 @@ def id_dtype() -> str:
     return "int32" if keras.backend.backend() == "jax" else "int64"
 
 
+def dtype_of(x: Tensor) -> str:
+    """Returns the dtype of a tensor or an array, also of strings and objects."""
+    try:
+        return str(keras.backend.standardize_dtype(x.dtype))
+    except ValueError:  # NumPy's strings and objects
+        return str(x.dtype)
+
+
+def wide_integers(x: Tensor) -> Tensor:
+    """Returns integers in 32 or 64 bits."""
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    if dtype in ("int32", "int64"):
+        return x
+    if dtype in ("uint32", "uint64") and keras.backend.backend() == "jax":
+        # Cast to 32 bits, a large id would wrap around to a valid one.
+        x = ops.minimum(x, 2**31 - 1)
+    elif dtype in ("uint32", "uint64"):
+        return ops.cast(x, "int64")
+    # A large vocabulary size would not fit into a narrow integer.
+    return ops.cast(x, "int32")
+
+
 def only_traces_shapes() -> bool:
     """Returns whether Keras is running the code symbolically, to infer shapes.
 
@@ -75,6 +97,60 @@ def is_sparse(x: Tensor) -> bool:
     return isinstance(x, torch.Tensor) and bool(x.is_sparse)
 
 
+def concrete(x: Tensor) -> np.ndarray | None:
+    """Returns the values of a tensor as an array, or `None` where code is compiled."""
+    if isinstance(x, np.ndarray):
+        return x
+    if isinstance(x, keras.KerasTensor):
+        return None
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        if tf.is_tensor(x) and tf.is_symbolic_tensor(x):
+            return None
+    elif backend == "jax":
+        import jax
+
+        if isinstance(x, jax.core.Tracer):
+            return None
+    elif backend == "torch":
+        import torch
+        from torch._subclasses.fake_tensor import FakeTensor
+
+        is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if is_traced or isinstance(x, FakeTensor) or getattr(x, "is_meta", False):
+            return None
+    return np.asarray(ops.convert_to_numpy(x))
+
+
+def with_rank(x: Tensor, rank: int, message: str) -> Tensor:
+    """Returns a tensor of unknown rank with `rank` axes, and others unchanged.
+
+    After calls with one and with two axes, a compiled function of TensorFlow is traced
+    once for all ranks. A second axis of length 1 is removed if `rank` is 1.
+
+    Args:
+        x: Tensor or array.
+        rank: Integer, 1 or 2.
+        message: Error message of the runtime for any other shape.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return x
+    import tensorflow as tf
+
+    if not isinstance(x, tf.Tensor) or x.shape.rank is not None:
+        return x
+    shape = tf.shape(x)
+    fits = tf.size(shape) == rank
+    if rank == 1:
+        fits = fits | (tf.reduce_all(shape[1:] == 1) & (tf.size(shape) == 2))
+    with tf.control_dependencies([tf.debugging.Assert(fits, [message, shape])]):
+        if rank == 1:
+            return tf.reshape(x, [shape[0]])
+        return tf.ensure_shape(x, [None] * rank)
+
+
 def rows_of_sparse(x: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the values of a `tf.SparseTensor` and their row splits.
 
@@ -88,8 +164,23 @@ def rows_of_sparse(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.values, tf.searchsorted(x.indices[:, 0], starts, out_type=tf.int32)
 
 
+def rows_are_sorted(x: Tensor) -> bool:
+    """Returns whether `rows_of_sparse` can be used, as far as the values are known."""
+    if isinstance(x, keras.KerasTensor):
+        return True
+    rows, shape = concrete(x.indices), concrete(x.dense_shape)
+    if rows is None or shape is None:
+        return True
+    rows = rows[:, 0]
+    return bool((rows[1:] >= rows[:-1]).all() and (rows < shape[0]).all())
+
+
 def row_of_each(row_splits: Tensor, count: Tensor) -> Tensor:
     """Returns the row index of each value of a ragged tensor.
+
+    Compiled code cannot check row splits. There, the first one counts as 0 and the last
+    one as the number of values; the others are clamped to that range and sorted. So
+    each value belongs to one row, the same on every backend.
 
     Args:
         row_splits: Integers of shape `(rows + 1,)`. Row i consists of the values
@@ -101,7 +192,9 @@ def row_of_each(row_splits: Tensor, count: Tensor) -> Tensor:
     """
     # The cumulative sum of marks at the starts of rows. In XLA, a binary search for
     # each value takes thirty times as long.
-    starts = ops.cast(row_splits[1:-1], "int32")
+    starts = wide_integers(row_splits[1:-1])
+    most = ops.cast(count, starts.dtype)
+    starts = ops.cast(ops.minimum(ops.maximum(starts, 0), most), "int32")
     return ops.cumsum(ops.segment_sum(ops.ones_like(starts), starts, count + 1))[:-1]
 
 

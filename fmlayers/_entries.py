@@ -11,13 +11,18 @@ import numpy.typing as npt
 from keras import ops
 
 from fmlayers._backend import (
+    dtype_of,
     id_dtype,
     is_ragged,
     is_sparse,
     only_traces_shapes,
+    rows_are_sorted,
     rows_of_sparse,
+    wide_integers,
+    with_rank,
 )
 from fmlayers._names import input_name
+from fmlayers._row_splits import check_row_splits
 from fmlayers._types import Tensor
 
 if TYPE_CHECKING:
@@ -76,8 +81,13 @@ class Entry(ABC):
                 f"{type(self.feature).__name__} {self._where} must be of shape "
                 f"{self.wanted}. Received: {_description(x)}. {self.remedy}"
             )
-        for part in x if isinstance(x, (tuple, list)) else (x,):
-            self._check_dtype(_dtype_of(part))
+        self._check_values(x)
+
+    def with_rank(self, x: Any) -> Any:
+        """Returns the entry with its rank, which compiled TensorFlow may not know."""
+        rank = len(self.shape)
+        message = f"{type(self.feature).__name__} {self._where} must be of shape "
+        return with_rank(x, rank, f"{message}{self.wanted}. Received:")
 
     def keras_input(self) -> keras.KerasTensor:
         """Returns a `keras.Input` of this entry's name, shape and dtype."""
@@ -99,6 +109,9 @@ class Entry(ABC):
             return False
         shape = tuple(x.shape)
         return len(shape) == 1 or (len(shape) == 2 and shape[1] in (1, None))
+
+    def _check_values(self, x: Any) -> None:
+        self._check_dtype(dtype_of(x))
 
     @abstractmethod
     def _check_dtype(self, dtype: str) -> None: ...
@@ -149,7 +162,7 @@ class IdEntry(Entry):
 
     def read(self, inputs: Mapping[str, Tensor]) -> Any:
         """Returns integers `(batch,)`."""
-        return _flat(_integer_ids(value_of(inputs, self.name)))
+        return _flat(wide_integers(value_of(inputs, self.name)))
 
     def _check_dtype(self, dtype: str) -> None:
         if dtype.startswith(("int", "uint")) or only_traces_shapes():
@@ -188,15 +201,32 @@ class IdsEntry(IdEntry):
 
     def read(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Returns padded ids and `None`, or all rows' ids and their row splits."""
-        x = value_of(inputs, self.name)
-        row_splits = None
+        x, row_splits = self._parts(value_of(inputs, self.name))
+        return wide_integers(x), row_splits
+
+    def _check_values(self, x: Any) -> None:
+        if is_sparse(x) and not rows_are_sorted(x):
+            raise ValueError(
+                f"A sparse {self._where} must have its entries sorted by row, within "
+                "its shape. Sort them with `tf.sparse.reorder`."
+            )
+        values, row_splits = self._parts(x)
+        self._check_dtype(dtype_of(values))
+        if row_splits is not None:
+            check_row_splits(self._where, row_splits, values.shape[0])
+
+    def _parts(self, x: Any) -> tuple[Tensor, Tensor | None]:
+        """Returns padded ids and `None`, or all rows' ids and their row splits."""
+        if isinstance(x, keras.KerasTensor):  # even if it is ragged
+            return x, None
         if is_ragged(x):
-            x, row_splits = x.values, x.row_splits
-        elif is_sparse(x):
-            x, row_splits = rows_of_sparse(x)
-        elif isinstance(x, (tuple, list)):
-            x, row_splits = x
-        return _integer_ids(x), row_splits
+            return x.values, x.row_splits
+        if is_sparse(x):
+            return rows_of_sparse(x)
+        if isinstance(x, (tuple, list)):
+            values, row_splits = x
+            return values, row_splits
+        return x, None
 
     def _accepts(self, x: Any) -> bool:
         if _are_tensors(x):
@@ -248,27 +278,6 @@ def _description(x: Any) -> str:
     return f"shape {tuple(x.shape)}"
 
 
-def _dtype_of(x: Any) -> str:
-    try:
-        return str(keras.backend.standardize_dtype(x.dtype))
-    except ValueError:  # NumPy's strings and objects
-        return str(x.dtype)
-
-
 def _flat(x: Tensor) -> Tensor:
     """Returns `(batch,)` for `(batch,)` or `(batch, 1)`."""
     return ops.squeeze(x, axis=1) if len(x.shape) == 2 else x
-
-
-def _integer_ids(x: Tensor) -> Tensor:
-    """Returns integer ids in 32 or 64 bits."""
-    dtype = keras.backend.standardize_dtype(x.dtype)
-    if dtype in ("int32", "int64"):
-        return x
-    if dtype in ("uint32", "uint64") and keras.backend.backend() == "jax":
-        # Cast to 32 bits, a large id would wrap around to a valid one.
-        x = ops.minimum(x, 2**31 - 1)
-    elif dtype in ("uint32", "uint64"):
-        return ops.cast(x, "int64")
-    # A large vocabulary size would not fit into a narrow integer.
-    return ops.cast(x, "int32")

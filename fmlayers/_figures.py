@@ -37,12 +37,13 @@ def matplotlib(module: str) -> Any:
         ) from error
 
 
-def new_figure(width: float, height: float) -> tuple[Figure, Any]:
-    """Creates a figure of a size in inches, and its axes."""
+def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
+    """Creates a figure of a size in inches, and its axes: an array of several ones."""
     # Not by pyplot, which would keep a reference to the figure and choose a backend.
     figure = matplotlib("figure").Figure((width, height), dpi=150, layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
+    axes = figure.subplots(ncols=columns)
+    for each in figure.axes:
+        each.spines[["top", "right"]].set_visible(False)
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
     return figure, axes
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import keras
+
 from fmlayers._backend import only_traces_shapes
 from fmlayers._entries import Entry, value_of
 from fmlayers.features import Feature
@@ -18,6 +20,7 @@ class ChecksInputs:
     features: Sequence[Feature]
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        inputs = _with_ranks(self.features, inputs)
         check(self.features, inputs)
         return super().__call__(inputs, *args, **kwargs)  # type: ignore[misc]
 
@@ -100,6 +103,18 @@ def batch_size(features: Sequence[Feature], shapes: Mapping[str, Any]) -> int | 
         if entry.required
     )
     return next((size for size in sizes if size is not None), None)
+
+
+def _with_ranks(features: Sequence[Feature], inputs: Any) -> Any:
+    if keras.backend.backend() != "tensorflow" or not isinstance(inputs, Mapping):
+        return inputs
+    changed = {}
+    for entry in _entries(features):
+        x = inputs.get(entry.name)
+        ranked = entry.with_rank(x)
+        if ranked is not x:
+            changed[entry.name] = ranked
+    return {**inputs, **changed} if changed else inputs
 
 
 def _entries(features: Sequence[Feature]) -> Iterator[Entry]:

@@ -6,6 +6,8 @@ Tensor = Any  # a tensor of the running backend
 Combiner = Literal["mean", "sum", "sqrtn"]
 OutOfRange = Literal["unknown", "zero", "error"]
 Loss = Literal["mse", "bce", "bpr"]
+Task = Literal["regression", "binary", "implicit"]
+OnDuplicate = Literal["keep", "last", "mean", "sum", "count", "error"]
 OptimizerName = Literal["adagrad", "lazy_adam"]
 ScalerMethod = Literal["sigmoid", "clip", "none"]
 

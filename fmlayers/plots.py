@@ -34,6 +34,14 @@ from fmlayers._figures import (
     written,
 )
 from fmlayers._files import whole_file
+from fmlayers.metrics import (
+    auc,
+    calibration_curve,
+    calibration_error,
+    pr_auc,
+    precision_recall_curve,
+    roc_curve,
+)
 from fmlayers.scoring_model import ScoringModel
 
 if TYPE_CHECKING:
@@ -45,6 +53,7 @@ __all__ = [
     "learning_curves",
     "model_diagram",
     "predicted_against_true",
+    "predicted_labels",
 ]
 
 # Axis labels of the metrics that early stopping monitors.
@@ -163,6 +172,55 @@ def predicted_against_true(
         ["50% of the rows; whiskers: 90%", "mean", "prediction = true rating"],
         frameon=False,
         loc="upper left",
+    )
+    return written(figure, path)
+
+
+def predicted_labels(
+    labels: npt.ArrayLike, probabilities: npt.ArrayLike, path: File | None = None
+) -> Figure:
+    """Plots how well predicted probabilities fit labels of 0 and 1.
+
+    The three parts are the ROC curve, the precision-recall curve and the reliability
+    diagram; see `fmlayers.metrics`. The dashed lines are those of predictions without
+    information and, in the reliability diagram, of calibrated predictions.
+
+    Args:
+        labels: True labels, 0 or 1, of shape `(rows,)`. Both must be present.
+        probabilities: Predicted probabilities of the label 1, of shape `(rows,)`.
+        path: Optional path of a file to write.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If the lengths differ, or only one label is present.
+    """
+    share = float(np.mean(np.asarray(labels, np.float64)))
+    figure, (roc, recall, calibration) = new_figure(12, 4, columns=3)
+    roc.plot(*roc_curve(labels, probabilities), color=BLUE)
+    roc.plot([0, 1], [0, 1], "--", color=GREY)
+    roc.set(
+        xlabel="false positive rate",
+        ylabel="true positive rate",
+        title=f"ROC, AUC {auc(labels, probabilities):.4f}",
+    )
+    recall.step(*precision_recall_curve(labels, probabilities), color=BLUE, where="pre")
+    recall.axhline(share, linestyle="--", color=GREY)
+    recall.set(
+        xlabel="recall",
+        ylabel="precision",
+        ylim=(0, 1.02),
+        title=f"precision and recall, PR-AUC {pr_auc(labels, probabilities):.4f}",
+    )
+    predicted, true = calibration_curve(labels, probabilities)
+    calibration.plot(predicted, true, "o-", color=BLUE)
+    highest = max(predicted.max(), true.max())
+    calibration.plot([0, highest], [0, highest], "--", color=GREY)
+    calibration.set(
+        xlabel="mean predicted probability",
+        ylabel="share of the label 1",
+        title=f"calibration, error {calibration_error(labels, probabilities):.4f}",
     )
     return written(figure, path)
 

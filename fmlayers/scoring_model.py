@@ -108,7 +108,9 @@ class ScoringModel(ChecksInputs, Exportable, keras.Model):
         training: Optional Boolean, passed to `score`.
 
     Input shape:
-        A dict, as for `FeatureEmbedding`.
+        A dict, as for `FeatureEmbedding`. An entry with one value per example has the
+        shape `(batch,)` or `(batch, 1)`, and may alternate between them from call to
+        call.
 
     Output shape:
         `(batch, 1)`, in float32.
@@ -219,6 +221,24 @@ class ScoringModel(ChecksInputs, Exportable, keras.Model):
         """
         raise NotImplementedError(
             f"{type(self).__name__} does not define `terms`, the terms of its score."
+        )
+
+    def rescale(self, scale: float, offset: float) -> None:
+        """Changes the weights so that the score becomes scale * score + offset.
+
+        A model may define it. `fmlayers.runs.train` then returns a model whose score is
+        in the unit of the data.
+
+        Args:
+            scale: Positive float.
+            offset: Float.
+
+        Raises:
+            NotImplementedError: If the model does not define it.
+        """
+        raise NotImplementedError(
+            f"`rescale` is not defined by {type(self).__name__}: define it, or set the "
+            "`scale` and the `offset` of a `RatingScaler`."
         )
 
     def l2_of(self, name: str) -> tuple[float, float]:

@@ -158,6 +158,12 @@ class DeepFM(FactorizationMachine):
             dtype=self.dtype_policy,
         )
 
+    def rescale(self, scale: float, offset: float) -> None:
+        super().rescale(scale, offset)
+        first = self.tower.hidden[0].kernel
+        first.assign(first * scale**-0.5)  # its inputs are the vectors of the FM
+        self.output_layer.kernel.assign(self.output_layer.kernel * scale)
+
     def terms(self, inputs: Mapping[str, Tensor]) -> Terms:
         deep = ops.convert_to_numpy(ops.cast(self.deep(inputs), "float32"))
         return replace(super().terms(inputs), rest=deep[:, 0])

@@ -155,6 +155,10 @@ class Ensemble(ScoringModel):
         """Returns the mean of the members' terms."""
         return Terms.mean([member.terms(inputs) for member in self.members])
 
+    def rescale(self, scale: float, offset: float) -> None:
+        for member in self.members:
+            member.rescale(scale, offset)
+
     def l2_of(self, name: str) -> tuple[float, float]:
         return self.members[0].l2_of(name)
 

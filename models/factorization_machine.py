@@ -169,6 +169,11 @@ class FactorizationMachine(ScoringModel):
     def terms(self, inputs: Mapping[str, Tensor]) -> Terms:
         return Terms.of_pairs(self.factors(inputs), self.linear(inputs), self.bias)
 
+    def rescale(self, scale: float, offset: float) -> None:
+        self.factors.rescale(scale**0.5)
+        self.linear.rescale(scale)
+        self.bias.assign(self.bias * scale + offset)
+
     def l2_of(self, name: str) -> tuple[float, float]:
         return self.factors.l2_of(name), self.linear.l2_of(name)
 

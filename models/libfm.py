@@ -143,6 +143,13 @@ class LibFM(FactorizationMachine):
             )
         return super().decompose(inputs, names)
 
+    def rescale(self, scale: float, offset: float) -> None:
+        if self.batch_normalization or self.positive:
+            raise NotImplementedError(
+                "`rescale` is not defined with `batch_normalization` or `positive`."
+            )
+        super().rescale(scale, offset)
+
     def terms(self, inputs: Mapping[str, Tensor]) -> Terms:
         terms = super().terms(inputs)
         if not self.batch_normalization:

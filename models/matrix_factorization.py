@@ -185,6 +185,17 @@ class MatrixFactorization(ScoringModel):
             return Terms.of_pairs(vectors)
         return Terms.of_pairs(vectors, self.linear(inputs), self.bias)
 
+    def rescale(self, scale: float, offset: float) -> None:
+        if offset and not self.use_bias:
+            raise ValueError(
+                "`offset` must be 0 without biases. "
+                f"Received: offset={offset}, use_bias=False."
+            )
+        self.factors.rescale(scale**0.5)
+        if self.use_bias:
+            self.linear.rescale(scale)
+            self.bias.assign(self.bias * scale + offset)
+
     def l2_of(self, name: str) -> tuple[float, float]:
         return self.factors.l2_of(name), self.linear.l2_of(name)
 

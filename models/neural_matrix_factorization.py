@@ -196,6 +196,11 @@ class NeuralMatrixFactorization(ScoringModel):
         joined = ops.reshape(vectors, (-1, 2 * self.mlp_factors.dim))
         return self.mlp_output(self.tower(joined, training=training))
 
+    def rescale(self, scale: float, offset: float) -> None:
+        for layer in (self.gmf_output, self.mlp_output):
+            layer.kernel.assign(layer.kernel * scale)
+        self.bias.assign(self.bias * scale + offset)
+
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
         factors = self.gmf_factors

@@ -50,6 +50,9 @@ DRAW = {
     "predicted_against_true": lambda path=None: plots.predicted_against_true(
         RATINGS, PREDICTIONS, path
     ),
+    "predicted_labels": lambda path=None: plots.predicted_labels(
+        [0, 1, 0, 1], [0.1, 0.6, 0.7, 0.8], path
+    ),
     "field_heat_map": lambda path=None: plots.field_heat_map(MATRIX, NAMES, path),
     "item_map": lambda path=None: plots.item_map(VECTORS, LABELS, path),
 }

@@ -19,6 +19,7 @@ from fmlayers.data.columns import describe_columns
 from fmlayers.runs import Run, TrainingConfig
 from fmlayers.runs.examples import Examples, Rows, split_validation
 from fmlayers.runs.folder import locked
+from fmlayers.runs.targets import positives, with_targets
 from fmlayers.runs.training import columns_of
 from fmlayers.tuning.memory import default_limit
 from fmlayers.tuning.study_files import (
@@ -165,12 +166,14 @@ class Prepared:
     def __init__(self, config: TuningConfig) -> None:
         training = config.training
         self.config = config
-        self.dataset = sources.load(training.data, **training.columns_of_a_table())
+        loaded = sources.load(training.data, **training.columns_of_a_table())
+        self.dataset = with_targets(loaded, training)
         self.columns = columns_of(training, self.dataset)
         self.split = split_rows(
             self.dataset, training.split, training.test_fraction, training.seed
         )
-        fitting, validation = split_validation(training, self.split.train)
+        train = positives(training, self.dataset, self.split.train)
+        fitting, validation = split_validation(training, train)
         self.fitting, self.validation = fitting, validation
         self.space = StudySpace(config, self.columns, len(fitting))
 

@@ -78,7 +78,7 @@ class StudySpace:
         }
         if config.taking("linear_l2"):
             values["linear_l2"] = register_float(hp, "linear_l2", base.linear_l2)
-        if base.has_ratings:
+        if base.task == "regression":
             values["scaler"] = register_setting(hp, "scaler", base.scaler)
         if self.has_multi_categorical:
             values["combiner"] = register_setting(hp, "combiner", base.combiner)

@@ -8,14 +8,16 @@ This needs `pip install numpy onnxruntime`.
 
 import json
 import sys
+from pathlib import Path
 
 import onnxruntime
-from encode import Vocabularies
+from encode import Vocabularies, model_inputs
 
 
 def main(path: str, rows: str) -> None:
     session = onnxruntime.InferenceSession(path)
-    inputs = Vocabularies(f"{path}.encoder.json").encode(json.loads(rows))
+    arrays = Vocabularies(f"{path}.encoder.json").encode(json.loads(rows))
+    inputs = model_inputs(json.loads(Path(f"{path}.json").read_text("utf-8")), arrays)
     (scores,) = session.run(["score"], inputs)
     print(json.dumps(scores[:, 0].tolist()))
 

@@ -55,7 +55,12 @@ def add_training_options(
         else:
             option = name.replace("_", "-")
             no = "no-" if setting.default is True else ""
-            add(f"--{no}{option}", dest=name, **_arguments(name, setting))
+            options = [f"--{no}{option}", *filter(None, [_former(setting)])]
+            add(*options, dest=name, **_arguments(name, setting))
+
+
+def _former(setting: Setting) -> str | None:
+    return f"--{setting.former}" if setting.former else None
 
 
 def _add_model(add: Any, several: bool) -> None:

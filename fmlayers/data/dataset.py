@@ -19,13 +19,14 @@ RATING_COLUMNS = ("user", "item", "rating", "timestamp")
 class Dataset:
     """Ratings with the side tables of their users and items.
 
-    All sources use the same column names.
+    All sources use the same column names. A table of labels or other numbers may have
+    no users and items: its target is the column `rating`, too.
 
     Attributes:
         name: Name of the dataset, such as `"ml-1m"`.
-        ratings: `DataFrame` with one row per rating: `user`, `item`, `rating`,
-            `timestamp` (seconds since 1970, int64) if available, and further columns
-            that describe the rating.
+        ratings: `DataFrame` with one row per rating: `user` and `item` if available,
+            `rating`, `timestamp` (seconds since 1970, int64) if available, and further
+            columns that describe the rating.
         users: `DataFrame` with one row per `user`: `age`, `sex`, `occupation` and
             `zip_code`, if available. `None` if the source has no table of users.
         items: `DataFrame` with one row per `item`: `title`, `year` (Int64) and
@@ -48,10 +49,10 @@ class Dataset:
     repairs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for column in RATING_COLUMNS[:3]:
-            _require(self.ratings, "ratings", column)
+        _require(self.ratings, "ratings", "rating")
         taken = set(map(str, self.ratings.columns))
         for key, table in self._side_tables():
+            _require(self.ratings, "ratings", key)
             _require(table, f"{key}s", key)
             if table[key].duplicated().any():
                 twice = table[key][table[key].duplicated()].iloc[0]
@@ -73,6 +74,11 @@ class Dataset:
                     "rename one of them."
                 )
             taken |= names
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether each row has a user and an item."""
+        return {"user", "item"} <= set(self.ratings.columns)
 
     @property
     def side_columns(self) -> tuple[str, ...]:
@@ -111,11 +117,13 @@ class Dataset:
     def fingerprint(self) -> str:
         """Returns the SHA-256 of user, item, rating and timestamp, in hexadecimal.
 
-        The same ratings in the same order have the same fingerprint on every machine.
-        The number 7 and the text "7" are different.
+        Without users or items, it is that of all columns. The same ratings in the same
+        order have the same fingerprint on every machine. The number 7 and the text "7"
+        are different.
         """
         digest = hashlib.sha256()
-        for name in RATING_COLUMNS:
+        names = RATING_COLUMNS if self.has_pairs else tuple(self.ratings.columns)
+        for name in names:
             if name in self.ratings:
                 kind, contents = _canonical(self.ratings[name])
                 digest.update(f"{name}:{kind}:{len(self.ratings)}\n".encode())
@@ -152,6 +160,8 @@ def split_rows(
     if split == "random":
         return random_split(len(ratings), test_fraction=test_fraction, seed=seed)
     if split == "user":
+        if "user" not in ratings:
+            raise DataError(f"{dataset.name} has no users to split by.")
         return user_split(ratings["user"], test_fraction=test_fraction, seed=seed)
     if split == "time":
         return time_split(ratings.get("timestamp"), test_fraction=test_fraction)

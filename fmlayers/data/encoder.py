@@ -1,7 +1,9 @@
-import json
 import math
 import os
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -9,13 +11,32 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from pandas.api.types import infer_dtype, is_complex_dtype, is_numeric_dtype
 
 from fmlayers._checks import integer
-from fmlayers._files import whole_file
+from fmlayers._json_files import read_json, write_json
 from fmlayers.data.errors import DataError
 from fmlayers.features import Categorical, Feature, MultiCategorical, Numeric
 
 Kind = Literal["categorical", "multi_categorical", "numeric"]
+
+# What `infer_dtype` calls columns whose equal values have equal texts.
+UNIFORM = ("boolean", "bytes", "empty", "integer", "string")
+
+# A decimal number between blanks. (`float` also accepts "1_000" and "nan".)
+NUMBER = re.compile(
+    r"[ \t\n\v\f\r]*[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?[ \t\n\v\f\r]*",
+    re.ASCII | re.IGNORECASE,
+)
+NUMBERS: tuple[Any, ...] = (
+    bool,
+    int,
+    float,
+    Decimal,
+    np.bool_,
+    np.integer,
+    np.floating,
+)
 
 MISSING = 0  # id of a missing value: masked by `mask_zero`, and the padding of lists
 UNKNOWN = -1  # id outside every vocabulary: handled by the layer's `out_of_range`
@@ -39,7 +60,18 @@ class Encoder:
     frequency (ties in the order of their text). A missing value (`None`, NaN or an
     empty list) has the id 0. An unknown value has the id -1, which `FeatureEmbedding`
     handles according to its `out_of_range`. Values are compared as text, so 64-bit ids
-    and strings stay exact; 1, 1.0 and "1" are the same value.
+    and strings stay exact; 1, 1.0 and "1" are the same value. The text of a Boolean is
+    "True" or "False", and that of bytes is `"b'...'"`: decode them first. Blanks count.
+    An empty text is a value in a categorical column.
+
+    A multi-categorical text is split by the separator, and empty parts are dropped. The
+    values of a list are not split; `None` and NaN in a list are dropped, and an empty
+    text is a value. Numeric columns may contain Booleans, and texts and bytes with a
+    decimal number such as `"-1.5e3"`, which blanks may surround.
+
+    The encoding of a cell does not depend on the other cells of the column. But a
+    `DataFrame` converts columns of mixed numbers before the encoder sees them: pass
+    `dtype=object` if integers above 2^53 share a column with floats or missing values.
 
     Args:
         columns: Dict from column name to kind, in the order of the fields.
@@ -52,8 +84,10 @@ class Encoder:
     Raises:
         ValueError: If an argument violates its constraint, or the encoder is used
             before `fit`.
-        DataError: If the table lacks a column, or a numeric column contains a value
-            that is not a finite number.
+        DataError: If the table lacks a column, a numeric column contains a value that
+            is not a finite number or exceeds float32 when it is standardized, or
+            another column contains a dict, a set or a nested list, or a list in a
+            categorical column.
 
     Example:
 
@@ -151,8 +185,12 @@ class Encoder:
         kind = self.columns[column]
         if kind == "numeric":
             mean, deviation = self._scales[column]
-            scaled = (as_numbers(column, values) - mean) / deviation
-            return scaled.astype(np.float32)
+            with np.errstate(over="ignore"):
+                scaled = (as_numbers(column, values) - mean) / deviation
+                scaled = scaled.astype(np.float32)
+            wrong = np.isinf(scaled)
+            _refuse(wrong, column, values, "must be a number in float32's range")
+            return scaled
         codes, cells = self._cells(column, values)
         lengths = [len(cell) for cell in cells]
         flat = [value for cell in cells for value in cell]
@@ -203,9 +241,15 @@ class Encoder:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         config = dict(config)
+        if not isinstance(config.get("columns"), Mapping):
+            raise ValueError(
+                f"`columns` must be a dict. Received: {config.get('columns')!r:.60}."
+            )
         vocabularies = config.pop("vocabularies", {})
         scales = config.pop("scales", {})
         encoder = cls(**config)
+        if not (isinstance(vocabularies, Mapping) and isinstance(scales, Mapping)):
+            raise ValueError("`vocabularies` and `scales` must be dicts.")
         if vocabularies or scales:
             numeric = {c for c, kind in encoder.columns.items() if kind == "numeric"}
             if (
@@ -214,26 +258,28 @@ class Encoder:
             ):
                 raise ValueError("vocabularies and scales do not match the columns")
         encoder._vocabularies = {
-            column: pd.Index(values, dtype=object)
+            column: pd.Index(_checked_vocabulary(column, values), dtype=object)
             for column, values in vocabularies.items()
         }
         encoder._scales = {
-            column: (float(mean), float(deviation))
-            for column, (mean, deviation) in scales.items()
+            column: _checked_scale(column, scale) for column, scale in scales.items()
         }
         return encoder
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Saves the encoder to a JSON file, atomically."""
-        with whole_file(path) as written:
-            text = json.dumps(self.get_config(), ensure_ascii=False, indent=1)
-            written.write_text(text, encoding="utf-8")
+        write_json(Path(path), self.get_config())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Loads an encoder from a JSON file that was written by `save`."""
+        """Loads an encoder from a JSON file that was written by `save`.
+
+        Raises:
+            DataError: If the file is not a saved encoder, is damaged or was edited.
+        """
+        config = read_json(Path(path), DataError)
         try:
-            return cls.from_config(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_config(config)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise DataError(f"{path} is not a saved encoder: {error}") from error
 
@@ -250,19 +296,25 @@ class Encoder:
     ) -> tuple[npt.NDArray[np.intp], list[list[str]]]:
         """Returns a code per row (-1: missing) and the texts of each distinct cell."""
         multiple = self.columns[column] == "multi_categorical"
-        if multiple:
-            values = values.map(_hashable)
-        codes, distinct = pd.factorize(values.to_numpy(dtype=object))
-        if multiple:
-            return codes, [self._split(cell) for cell in distinct]
-        return codes, [[as_text(value)] for value in distinct]
+        text = _texts if multiple else _text
+        cells = values.to_numpy(dtype=object)
+        try:
+            if multiple or _is_mixed(values):
+                keys = np.fromiter(map(text, cells), object, count=len(cells))
+                codes, distinct = pd.factorize(keys)
+                return codes, [self._split(cell) for cell in distinct]
+            codes, distinct = pd.factorize(cells)
+            return codes, [[as_text(cell)] for cell in distinct]
+        except (TypeError, ValueError):
+            wrong = np.array([not _converts(text, cell) for cell in cells])
+            allowed = "a value or a list of values" if multiple else "a single value"
+            _refuse(wrong, column, values, f"must be {allowed}")
+            raise
 
-    def _split(self, cell: Any) -> list[str]:
-        if isinstance(cell, str):
-            return [value for value in cell.split(self.separator) if value]
+    def _split(self, cell: str | tuple[str, ...]) -> list[str]:
         if isinstance(cell, tuple):
-            return [as_text(value) for value in cell if not _is_missing(value)]
-        return [as_text(cell)]
+            return list(cell)
+        return [value for value in cell.split(self.separator) if value]
 
     def _require_fitted(self) -> None:
         if not self.is_fitted:
@@ -278,19 +330,86 @@ class Encoder:
             )
 
 
-def _hashable(cell: Any) -> Hashable:
-    return tuple(cell) if isinstance(cell, (list, np.ndarray)) else cell
+def as_text(value: Any) -> str:
+    """Returns the text by which values are compared: "1" for 1.0, 1 and "1"."""
+    if isinstance(value, np.floating):
+        value = float(value)  # a float32 of 0.1 is 0.10000000149011612 in a column, too
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _checked_vocabulary(column: str, values: Any) -> list[str]:
+    is_list = isinstance(values, list | tuple)
+    if not is_list or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"The vocabulary of {column!r} must be a list of text.")
+    index = pd.Index(values, dtype=object)
+    if not index.is_unique:
+        twice = index[index.duplicated()][0]
+        raise ValueError(f"The vocabulary of {column!r} has {twice!r} twice.")
+    return list(values)
+
+
+def _checked_scale(column: str, scale: Any) -> tuple[float, float]:
+    numbers = list(scale) if isinstance(scale, list | tuple) else []
+    if (
+        len(numbers) == 2
+        and all(isinstance(x, float | int) and math.isfinite(x) for x in numbers)
+        and numbers[1] > 0
+    ):
+        return float(numbers[0]), float(numbers[1])
+    raise ValueError(
+        f"The scale of {column!r} must be a finite mean and a positive, finite "
+        f"standard deviation. Received: {scale!r:.60}."
+    )
 
 
 def _is_missing(value: Any) -> bool:
     return value is None or value is pd.NA or value is pd.NaT or value != value
 
 
-def as_text(value: Any) -> str:
-    """Returns the text by which values are compared: "1" for 1.0, 1 and "1"."""
-    if isinstance(value, (float, np.floating)) and float(value).is_integer():
-        return str(int(value))
-    return str(value)
+def _is_mixed(values: "pd.Series[Any]") -> bool:
+    """Returns whether equal values may have different texts, such as True and 1."""
+    return values.dtype == object and infer_dtype(values) not in UNIFORM
+
+
+def _text(cell: Any) -> tuple[str, ...] | None:
+    """Returns the text of a cell in a tuple, or `None` for a missing value."""
+    hash(cell)  # lists, sets, dicts and arrays are no values: they have no hash
+    return None if _is_missing(cell) else (as_text(cell),)
+
+
+def _texts(cell: Any) -> str | tuple[str, ...] | None:
+    """Returns the texts of a cell, a text to split, or `None` for a missing value."""
+    if isinstance(cell, str):
+        return cell
+    if isinstance(cell, (list, tuple, np.ndarray)):
+        if {*map(type, cell)} <= {str}:
+            return tuple(cell)
+        return tuple([text for value in cell for text in _text(value) or ()])
+    return _text(cell)
+
+
+def _converts(text: Callable[[Any], Any], cell: Any) -> bool:
+    try:
+        text(cell)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _refuse(
+    wrong: npt.NDArray[np.bool_], column: str, values: "pd.Series[Any]", message: str
+) -> None:
+    """Raises `DataError` for the first row that is wrong, if there is one."""
+    if not wrong.any():
+        return
+    row = int(np.flatnonzero(wrong)[0])
+    try:
+        cell = repr(values.iloc[row])
+    except ValueError:  # Python does not print integers of more digits
+        cell = f"an integer of more than {sys.get_int_max_str_digits()} digits"
+    raise DataError(f"Column {column!r}, row {row}: {message}. Received: {cell}.")
 
 
 class _Moments:
@@ -326,24 +445,33 @@ class _Moments:
             return 0.0, 1.0
         if self.least == self.most:  # the computed deviation may be a rounding error
             return self.least, 1.0
-        return self.mean, math.sqrt(self.squares / self.count)
+        # Of tiny numbers, the square underflows to 0.
+        return self.mean, math.sqrt(self.squares / self.count) or 1.0
 
 
 def as_numbers(column: str, values: "pd.Series[Any]") -> npt.NDArray[np.float64]:
     """Returns a column as float64 numbers, with NaN for missing values."""
-    if pd.api.types.is_datetime64_any_dtype(values):
+    if values.dtype.kind in "mM":
         raise DataError(
             f"Column {column!r} must contain numbers: convert the times to seconds or "
             "days."
         )
-    numbers = pd.to_numeric(values, errors="coerce").to_numpy(
-        dtype=np.float64, na_value=np.nan
-    )
-    wrong = np.isinf(numbers) | (np.isnan(numbers) & values.notna().to_numpy())
-    if wrong.any():
-        row = int(np.flatnonzero(wrong)[0])
-        raise DataError(
-            f"Column {column!r}, row {row}: must be a finite number or missing. "
-            f"Received: {values.iloc[row]!r}."
-        )
+    if is_numeric_dtype(values) and not is_complex_dtype(values):
+        numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    else:
+        numbers = np.fromiter(map(_as_number, values), np.float64, count=len(values))
+    _refuse(np.isinf(numbers), column, values, "must be a finite number or missing")
     return numbers
+
+
+def _as_number(cell: Any) -> float:
+    """Returns a number, NaN for a missing value, and infinity for any other value."""
+    try:
+        if isinstance(cell, (str, bytes)):
+            text = cell if isinstance(cell, str) else cell.decode("latin-1")
+            return float(text) if NUMBER.fullmatch(text) else math.inf
+        if isinstance(cell, NUMBERS) and not isinstance(cell, np.timedelta64):
+            return float(cell)
+        return math.nan if _is_missing(cell) else math.inf
+    except (OverflowError, TypeError, ValueError):
+        return math.inf

@@ -7,8 +7,6 @@ import io
 import os
 import re
 import uuid
-import zipfile
-import zlib
 from collections.abc import Callable, Container, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -18,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fmlayers.data.compressed import fault_of_zip, names_in_zip, read_from_zip
 from fmlayers.data.dataset import Dataset
 from fmlayers.data.errors import DataError
 from fmlayers.data.records import check_width, decode, records, shown
 from fmlayers.data.splits import Split
-from fmlayers.data.tables import keep_last, read_bytes
+from fmlayers.data.tables import merge_duplicates, read_bytes
 
 # SHA-256 of the archives; none for "latest", which GroupLens updates.
 DIGESTS: dict[str, str | None] = {
@@ -106,7 +105,8 @@ def load_movielens(source: str | os.PathLike[str]) -> Dataset:
 
     Args:
         source: A folder or a zip file, with the data files at its top level or in one
-            of its folders; or one of `"ml-100k"`, `"ml-1m"`, `"ml-latest-small"` and
+            of its folders (a file in a zip file may have up to 16 GiB and 200 times its
+            compressed size); or one of `"ml-100k"`, `"ml-1m"`, `"ml-latest-small"` and
             `"ml-latest"`, which is downloaded once. An existing file or folder takes
             precedence over a name.
 
@@ -210,12 +210,7 @@ def _fault(archive: Path, digest: str | None) -> str | None:
         if actual != digest.lower():
             return f"has the wrong digest: expected SHA-256 {digest}, read {actual}"
         return None
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            broken = opened.testzip()
-    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
-        return f"is truncated or not a zip file ({error})"
-    return f"is damaged at {broken}" if broken else None
+    return fault_of_zip(archive)
 
 
 def _sha256(path: Path) -> str:
@@ -243,7 +238,7 @@ class _Files(NamedTuple):
 def _load(source: Path, *repairs: str) -> Dataset:
     files, marker = _find_files(source)
     name, ratings, users, items = _LOADERS[marker](files)
-    ratings, replaced = keep_last(ratings, marker)
+    ratings, replaced = merge_duplicates(ratings, marker)
     repairs += replaced
     times = ratings["timestamp"]
     if len(ratings) > 1 and times.min() == times.max():
@@ -293,30 +288,12 @@ def _find_files(source: Path) -> tuple[_Files, str]:
 
 def _open_folder(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
     paths = [*source.glob("*"), *source.glob("*/*")]
-    names = [path.relative_to(source).as_posix() for path in paths if path.is_file()]
+    names = [path.relative_to(source).as_posix() for path in paths]
     return names, lambda name: read_bytes(source / name)
 
 
 def _open_zip(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
-    damage = (zipfile.BadZipFile, EOFError, OSError, zlib.error)
-    remedy = "Download it again, or pass the folder of the unpacked files."
-
-    def read(name: str) -> bytes:
-        try:
-            with zipfile.ZipFile(source) as archive:
-                return archive.read(name)
-        except damage as error:
-            raise DataError(
-                f"{name} in {source} is damaged: {error}. {remedy}"
-            ) from error
-
-    try:
-        with zipfile.ZipFile(source) as archive:
-            return archive.namelist(), read
-    except damage as error:
-        raise DataError(
-            f"{source} is truncated or not a zip file: {error}. {remedy}"
-        ) from error
+    return names_in_zip(source), lambda name: read_from_zip(source, name)
 
 
 def _load_100k(files: _Files) -> _Tables:

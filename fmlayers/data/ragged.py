@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fmlayers._row_splits import check_row_splits
+
 Array = npt.NDArray[Any]
 # An array with the rows as first axis or, if ragged, a pair of values and row splits.
 Column = Array | tuple[Array, Array]
@@ -99,8 +101,10 @@ def length(column: Column) -> int:
 
 
 def check_lengths(inputs: Mapping[str, Column], rows: int) -> None:
-    """Raises `ValueError` unless every input has `rows` rows."""
+    """Raises `ValueError` unless every input has `rows` rows, and valid row splits."""
     for name, x in inputs.items():
+        if isinstance(x, tuple):
+            check_row_splits(f"{name!r}", x[1], len(x[0]))
         if length(x) != rows:
             raise ValueError(
                 f"`inputs` must have one row per target, {rows:,} in all. "

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
-import io
+import re
 from collections.abc import Iterator
 
 from fmlayers.data.errors import DataError
+
+# One at a time: `io.StringIO` would take four bytes per character.
+_LINES = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 
 
 def shown(text: str) -> str:
@@ -51,7 +54,7 @@ def records(
     Raises:
         DataError: If a record is not valid CSV.
     """
-    lines = io.StringIO(text, newline="")
+    lines = (match.group() for match in _LINES.finditer(text))
     if not quoted:
         for line, content in enumerate(lines, start=1):
             if content.strip(" \t\r\n"):

@@ -1,7 +1,7 @@
 import itertools
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,21 @@ import numpy.typing as npt
 import pandas as pd
 
 from fmlayers._checks import integer
+from fmlayers._digests import digest_of
+from fmlayers._files import whole_files
 from fmlayers.data.encoder import Encoder, as_numbers
 from fmlayers.data.errors import DataError
+from fmlayers.data.manifest import (
+    MANIFEST,
+    SET_KEY,
+    Manifest,
+    Shard,
+    digest_of_config,
+    footer_digest,
+    prepare_folder,
+    remove_incomplete,
+    set_of,
+)
 from fmlayers.data.pipelines import PIECE, stream
 from fmlayers.data.ragged import Batch, Column, length, take, without_padding
 
@@ -33,8 +46,10 @@ def write_shards(
         tables: A `DataFrame` or, for data larger than memory, an iterable of
             `DataFrame`s, such as `pd.read_csv(path, chunksize=1_000_000)`. Each
             `DataFrame` is written to one file.
-        folder: Output folder, created if necessary. It must not contain Parquet
-            files. The files appear there once all of them are written.
+        folder: Output folder, created if necessary. It must not contain Parquet files,
+            except those of an interrupted call, which are removed: the new call starts
+            over. The files appear there once all of them are written, and last
+            `manifest.json`, without which the set does not exist.
         encoder: An `Encoder`, fitted on the training rows.
         target: Name of the target column. Defaults to `"rating"`.
         group_size: Positive integer, rows per row group, the unit of reading.
@@ -51,22 +66,30 @@ def write_shards(
     pa, parquet = _pyarrow()
     group_size = integer("group_size", group_size)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.glob("*.parquet")):
-        raise DataError(
-            f"{folder} already contains Parquet files: choose another folder."
-        )
+    prepare_folder(folder)
     tables = [tables] if isinstance(tables, pd.DataFrame) else tables
-    rows = 0
-    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as written:
-        for number, table in enumerate(tables):
-            columns = _encoded(f"table {number}", table, encoder, target)
-            path = Path(written) / f"{number:05}.parquet"
-            parquet.write_table(pa.table(columns), path, row_group_size=group_size)
-            rows += len(table)
-        for path in Path(written).iterdir():
-            path.replace(folder / path.name)
-    return rows
+    manifest = Manifest.start(digest_of_config(encoder.get_config()))
+    manifest.write(folder / MANIFEST)
+    shards, schema = {}, {}
+    try:
+        with whole_files(folder / MANIFEST) as last:
+            for number, table in enumerate(tables):
+                columns = pa.table(_encoded(f"table {number}", table, encoder, target))
+                schema = _types(columns.schema)
+                columns = columns.replace_schema_metadata({SET_KEY: manifest.set})
+                path = last.with_name(f"{number:05}.parquet")
+                parquet.write_table(
+                    columns, path, row_group_size=group_size, write_page_checksum=True
+                )
+                shards[path.name] = Shard(
+                    len(table), digest_of(path), footer_digest(path)
+                )
+            whole = replace(manifest, complete=True, shards=shards, schema=schema)
+            whole.write(last)
+    except BaseException:
+        remove_incomplete(folder, manifest)
+        raise
+    return whole.rows
 
 
 def _encoded(
@@ -106,7 +129,10 @@ class ShardedBatches:
 
     Args:
         folder: Folder of Parquet files as written by `write_shards`, with columns of
-            ids (integers), lists of ids, and numbers (floats).
+            ids (integers), lists of ids, and numbers (floats). The files of
+            `write_shards` are compared with its manifest and the checksums of their
+            pages. Parquet files of other origin, and those of version 0.1.0, are read
+            without a manifest.
         batch_size: Positive integer, rows per batch of one worker.
         seed: Non-negative integer, the random seed.
         epoch: Non-negative integer, the number of epochs already completed. Defaults
@@ -169,6 +195,7 @@ class ShardedBatches:
         rule = f"one of 0 ... {workers - 1}"
         worker = integer("worker", worker, rule, least=0, most=workers - 1)
         self._parquet = _pyarrow()[1]
+        self._manifest = Manifest.read(Path(folder))
         self.paths = sorted(Path(folder).glob("*.parquet"))
         self.batch_size = batch_size
         self.seed = seed
@@ -264,8 +291,11 @@ class ShardedBatches:
 
         tables = []
         for path, group, _ in groups:
-            with self._parquet.ParquetFile(path) as file:
-                tables.append(file.read_row_group(group))
+            try:
+                with self._open(path) as file:
+                    tables.append(file.read_row_group(group))
+            except (OSError, ValueError, pa.ArrowException) as error:
+                raise DataError(_damaged(path, error)) from error
         table = pa.concat_tables(tables).take(rows)
         return {name: _column(table[name]) for name in table.column_names}
 
@@ -275,12 +305,15 @@ class ShardedBatches:
             raise DataError(
                 f"{folder} contains no Parquet files: write them with `write_shards`."
             )
+        import pyarrow as pa
+
+        self._check_set(folder)
         groups, first = [], None
         for path in self.paths:
             try:
-                with self._parquet.ParquetFile(path) as file:
+                with self._open(path) as file:
                     schema, metadata = file.schema_arrow, file.metadata
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, pa.ArrowException) as error:
                 raise DataError(f"{path} is not a Parquet file: {error}") from error
             schema = schema.remove_metadata()
             self._check_schema(path, schema)
@@ -295,6 +328,44 @@ class ShardedBatches:
                 for i in range(metadata.num_row_groups)
             ]
         return groups
+
+    def _check_set(self, folder: Path) -> None:
+        """Raises `DataError` unless the files are those of the manifest, if any."""
+        manifest = self._manifest
+        rewrite = "Write the shards again with `write_shards`."
+        if manifest is None:
+            for path in self.paths:
+                if set_of(path) is not None:
+                    raise DataError(
+                        f"{folder} has no {MANIFEST}, to which {path.name} belongs: it "
+                        f"is not a complete set of shards. {rewrite}"
+                    )
+            return
+        if not manifest.complete:
+            raise DataError(
+                f"{folder} has only a part of a set of shards: `write_shards` was "
+                f"interrupted. {rewrite}"
+            )
+        names = {path.name for path in self.paths}
+        missing = sorted(set(manifest.shards) - names)
+        if missing:
+            raise DataError(f"{folder / missing[0]} is missing. {rewrite}")
+        others = sorted(names - set(manifest.shards))
+        if others:
+            raise DataError(
+                f"{folder / others[0]} does not belong to the set of shards of "
+                f"{folder / MANIFEST}: move it to another folder."
+            )
+        for path in self.paths:
+            try:
+                is_same = footer_digest(path) == manifest.shards[path.name].footer
+            except OSError as error:
+                raise DataError(_damaged(path, error)) from error
+            if not is_same:
+                raise DataError(_damaged(path, f"it differs from {MANIFEST}"))
+
+    def _open(self, path: Path) -> Any:
+        return self._parquet.ParquetFile(path, page_checksum_verification=True)
 
     def _check_schema(self, path: Path, schema: Any) -> None:
         from pyarrow import types
@@ -321,6 +392,14 @@ def _pyarrow() -> tuple[Any, Any]:
             "Parquet needs pyarrow: install it with `pip install fmlayers[parquet]`."
         ) from error
     return pa, parquet
+
+
+def _damaged(path: Path, reason: object) -> str:
+    return f"{path} is damaged: {reason}. Write the shards again with `write_shards`."
+
+
+def _types(schema: Any) -> dict[str, str]:
+    return {field.name: str(field.type) for field in schema}
 
 
 def _described(schema: Any) -> str:

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
+from fmlayers._types import OnDuplicate
 from fmlayers.data.dataset import Dataset
 from fmlayers.data.encoder import Kind
 from fmlayers.data.errors import DataError
@@ -26,8 +27,11 @@ def load(
     rating: str = "rating",
     timestamp: str | None = None,
     separator: str = ",",
+    on_duplicate: OnDuplicate = "last",
+    is_label: bool = False,
+    needs_pairs: bool = True,
 ) -> Dataset:
-    """Loads ratings.
+    """Loads ratings, labels or implicit feedback.
 
     Args:
         source: `"synthetic"` (see `synthetic`); a MovieLens folder, zip file or name
@@ -39,6 +43,9 @@ def load(
         timestamp: Optional name of the timestamp column. Defaults to `None`:
             `"timestamp"`, if there is such a column.
         separator: Delimiter of a CSV file. Defaults to `","`.
+        on_duplicate: See `read_ratings`. Defaults to `"last"`.
+        is_label: See `read_ratings`. Defaults to `False`.
+        needs_pairs: See `read_ratings`. Defaults to `True`.
 
     Returns:
         A `Dataset`.
@@ -59,6 +66,9 @@ def load(
             rating=rating,
             timestamp=timestamp,
             separator=separator,
+            on_duplicate=on_duplicate,
+            is_label=is_label,
+            needs_pairs=needs_pairs,
         )
     return load_movielens(source)
 
@@ -75,7 +85,8 @@ def infer_columns(
     Args:
         dataset: A `Dataset`.
         features: Optional list of columns, each as `"name"` or `"name:kind"`. Defaults
-            to user, item and all side columns except titles and zip codes.
+            to user and item, if the dataset has them, and all side columns except
+            titles and zip codes.
 
     Returns:
         A dict from column name to kind.
@@ -85,8 +96,9 @@ def infer_columns(
         ValueError: If a kind is unknown, or `features` contains the rating.
     """
     side = [name for name in dataset.side_columns if name not in IDENTIFYING]
-    wanted = ["user", "item", *side] if features is None else list(features)
     table = dataset.table()
+    keys = [name for name in ("user", "item") if name in table]
+    wanted = [*keys, *side] if features is None else list(features)
     columns: dict[str, Kind] = {}
     for entry in wanted:
         name, _, requested = entry.partition(":")

@@ -1,13 +1,16 @@
 """The model card of an export, in Markdown and in JSON."""
 
+import html
 import importlib.metadata
 import json
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
+from fmlayers.data.encoder import Encoder
 from fmlayers.export.signature import Entry, Signature, features_of
 
 Card = dict[str, Any]
@@ -22,6 +25,7 @@ def card_of(
     *,
     format: str,
     weights: str,
+    encoder: Encoder | None,
     details: Mapping[str, Any],
 ) -> Card:
     """Returns the model card as a dict that can be written to JSON.
@@ -33,6 +37,7 @@ def card_of(
             its example.
         format: `"saved_model"`, `"litert"` or `"onnx"`.
         weights: Dtype of the weights in the export.
+        encoder: Optional encoder of the model's inputs.
         details: Dict of further sections, such as metrics.
     """
     return {
@@ -42,6 +47,7 @@ def card_of(
         "parameters": int(model.count_params()),
         "trained": dict(details),
         "features": [_feature(feature) for feature in features_of(model)],
+        **({} if encoder is None else {"encoder": _encoder(encoder, signatures)}),
         "signatures": {
             name: {
                 "meaning": signature.meaning,
@@ -72,29 +78,35 @@ def answer_of(outputs: Mapping[str, Any]) -> dict[str, Any]:
 def text_of(card: Card) -> str:
     """Returns the card in Markdown."""
     lines = [
-        f"# {card['model']}",
+        f"# {_escaped(card['model'])}",
         "",
         f"Exported by fmlayers {card['versions']['fmlayers']} as {card['format']}, "
         f"{card['parameters']:,} parameters in {card['weights']}.",
     ]
     for name, content in card["trained"].items():
-        lines += ["", f"## {name.capitalize()}", ""]
+        lines += ["", f"## {_escaped(name.capitalize())}", ""]
         facts = content if isinstance(content, Mapping) else {name: content}
-        rows = [[key, _short(value)] for key, value in facts.items()]
-        lines += _table(["", ""], rows)
+        lines += _table(["", ""], list(facts.items()))
     if card["features"]:
         lines += ["", "## Features", ""]
         keys = ["name", "kind", "vocabulary_size"]
         rows = [[feature.get(key, "") for key in keys] for feature in card["features"]]
         lines += _table(["feature", "kind", "vocabulary"], rows)
+    if "encoder" in card:
+        lines += ["", "## Columns of raw values", ""]
+        keys = ["name", "kind", "values", "mean", "deviation"]
+        columns = card["encoder"]["columns"]
+        rows = [[column.get(key, "") for key in keys] for column in columns]
+        lines += _table(["column", *keys[1:]], rows)
     for name, signature in card["signatures"].items():
         lines += ["", f"## `{name}`", "", signature["meaning"], ""]
         for kind in ("inputs", "outputs"):
             rows = [
-                [f"`{e['name']}`", e["dtype"], _shape(e, name, kind), e["meaning"]]
+                [e["name"], e["dtype"], _shape(e, name, kind), e["meaning"]]
                 for e in signature[kind]
             ]
-            lines += [*_table([kind[:-1], "type", "shape", "meaning"], rows), ""]
+            head = [kind[:-1], "type", "shape", "meaning"]
+            lines += [*_table(head, rows, code=True), ""]
         if card["format"] == "saved_model":
             lines += [
                 "A request to TensorFlow Serving, `POST /v1/models/NAME:predict`:"
@@ -110,6 +122,21 @@ def text_of(card: Card) -> str:
 
 def _feature(feature: Any) -> dict[str, Any]:
     return {"kind": type(feature).__name__, **feature.get_config()}
+
+
+def _encoder(encoder: Encoder, signatures: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the columns of raw values that the model reads."""
+    signature, _ = signatures["serving_default"]
+    columns = []
+    for name in (entry.feature for entry in signature.inputs):
+        kind = encoder.columns[name]
+        if kind == "numeric":
+            mean, deviation = encoder.scale(name)
+            facts = {"mean": mean, "deviation": deviation}
+        else:
+            facts = {"values": len(encoder.vocabulary(name))}
+        columns.append({"name": name, "kind": kind, **facts})
+    return {"separator": encoder.separator, "columns": columns}
 
 
 def _entry(entry: Entry) -> dict[str, Any]:
@@ -147,17 +174,42 @@ def _shape(entry: Mapping[str, Any], signature: str, kind: str) -> str:
     return f"({', '.join(sizes)}{',' * (len(sizes) == 1)})"
 
 
-def _short(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+def _table(
+    head: Sequence[str], rows: Sequence[Sequence[Any]], *, code: bool = False
+) -> list[str]:
+    """Returns a table whose first column is code if `code` is true."""
+
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    def texts(cells: Sequence[Any]) -> list[str]:
+        first, *others = cells
+        return [_code(first) if code else _escaped(first), *map(_escaped, others)]
+
+    return [line(head), line(["---"] * len(head)), *map(line, map(texts, rows))]
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    def line(cells: Sequence[Any]) -> str:
-        texts = [str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells]
-        return f"| {' | '.join(texts)} |"
+def _escaped(value: Any) -> str:
+    """Returns a value as text that Markdown shows unchanged, on one line."""
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = re.sub(r"([\\`*\[\]|~!$#])", r"\\\1", _one_line(text))
+    text = re.sub(r"(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])", r"\\_", text)
+    return html.escape(text, quote=False)
 
-    return [line(head), line(["---"] * len(head)), *map(line, rows)]
+
+def _code(value: Any) -> str:
+    """Returns a value as a code span of a table, whatever the value contains."""
+    text = _one_line(str(value)).replace("|", "\\|")
+    if "`" not in text and "<" not in text and text.strip():
+        return f"`{text}`"
+    return f"<code>{_escaped(value)}</code>"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.splitlines())
 
 
 def _block(content: Any) -> list[str]:
-    return ["```json", json.dumps(content, ensure_ascii=False), "```"]
+    # As "\u003c", a tag in a value is no HTML, and the JSON is the same.
+    text = json.dumps(content, ensure_ascii=False).replace("<", "\\u003c")
+    return ["```json", text, "```"]

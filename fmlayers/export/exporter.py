@@ -160,6 +160,7 @@ def export(
             examples,
             format=format,
             weights=weights,
+            encoder=encoder,
             details=details or {},
         )
         return {**card, "weights_digest": weights_digest(model)}

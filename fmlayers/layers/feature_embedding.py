@@ -72,7 +72,13 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
         - A pair of the ids of all rows `(values,)` and their row splits
           `(batch + 1,)`, a `tf.RaggedTensor` or a `tf.SparseTensor`. The cost grows
           with the number of ids. The id 0 is ignored here, too. XLA compiles again for
-          every number of ids: pad the last row with zeros to keep it constant.
+          every number of ids: pad the last row with zeros to keep it constant. Row
+          splits ascend from 0 to the number of ids. Eager calls check them; compiled
+          code clamps them as `MaskedMeanPooling` does. The entries of a sparse tensor
+          must be sorted by row.
+
+        Successive calls may use different forms, such as first `(batch,)` and then
+        `(batch, 1)`, also in `fit`, `evaluate` and `predict`.
 
     Output shape:
         `(batch, fields, dim)`, in the compute dtype.
@@ -80,7 +86,7 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
     Raises:
         ValueError: If an argument is invalid, features disagree on a shared table, a
             required entry is missing, ids are not integers, an entry has the wrong
-            rank, or entries differ in batch size.
+            rank, row splits are invalid, or entries differ in batch size.
 
     Example:
 
@@ -224,6 +230,15 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
                 f"Received: name={name!r}."
             )
         self.histories[name].set(keys, values)
+
+    def rescale(self, scale: float) -> None:
+        """Multiplies all vectors by a number.
+
+        Args:
+            scale: Float.
+        """
+        for weight in self.named_weights().values():
+            weight.assign(weight * scale)
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object

@@ -5,6 +5,7 @@ from keras import ops
 
 from fmlayers._backend import accumulation_dtype, is_ragged, row_of_each
 from fmlayers._checks import choice, integer
+from fmlayers._row_splits import check_row_splits
 from fmlayers._types import Combiner, Tensor
 
 
@@ -45,6 +46,9 @@ class MaskedMeanPooling(keras.layers.Layer):
             `axis=1`. The inputs are then the vectors of all examples, one after
             another: those of example i start at `row_splits[i]` and end before
             `row_splits[i + 1]`. The shape of mask and weights is then `(values,)`.
+            Eager calls check the row splits. Compiled code cannot: there, the first one
+            counts as 0 and the last one as the number of values; the others are clamped
+            to that range and sorted.
 
     Input shape:
         `(batch, length, dim)`, or any shape of rank 2 or more that has `axis`. With
@@ -57,8 +61,8 @@ class MaskedMeanPooling(keras.layers.Layer):
     Raises:
         ValueError: If `combiner` is unknown, `axis` is the batch axis or not an axis of
             the inputs, the mask or the weights have the wrong rank, the weights are
-            not ragged although the inputs are, or `row_splits` are used with an `axis`
-            other than 1.
+            not ragged although the inputs are, or `row_splits` are invalid or are used
+            with an `axis` other than 1.
 
     Example:
 
@@ -108,6 +112,8 @@ class MaskedMeanPooling(keras.layers.Layer):
                 weights = weights.values
             mask, row_splits = None, inputs.row_splits
             inputs = inputs.values
+        if row_splits is not None:
+            check_row_splits("the inputs", row_splits, inputs.shape[0])
         rank = len(inputs.shape)
         axis = self._axis(rank, row_splits is not None)
         dtype = accumulation_dtype(self.compute_dtype)
@@ -166,7 +172,10 @@ class MaskedMeanPooling(keras.layers.Layer):
         for name, x in (("mask", mask), ("weights", weights)):
             if x is not None and not is_ragged(x):
                 _check_rank(name, x, axis)
-        splits = None if row_splits is None else row_splits.shape
+        splits = None
+        if row_splits is not None:
+            check_row_splits("the inputs", row_splits, inputs.shape[0])
+            splits = row_splits.shape
         shape = self.compute_output_shape(inputs.shape, splits)
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 

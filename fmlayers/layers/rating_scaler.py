@@ -5,7 +5,7 @@ import keras
 from keras import ops
 
 from fmlayers._backend import accumulation_dtype
-from fmlayers._checks import choice, is_number
+from fmlayers._checks import choice, is_number, number, positive
 from fmlayers._types import ScalerMethod, Tensor
 
 
@@ -14,8 +14,8 @@ class RatingScaler(keras.layers.Layer):
     """Maps a raw score to a rating between two bounds.
 
         sigmoid:  min + (max - min) / (1 + exp(-score))
-        clip:     min(max(score, min), max)
-        none:     score
+        clip:     min(max(offset + scale * score, min), max)
+        none:     offset + scale * score
 
     The gradient of `"clip"` is 1 everywhere (straight-through): the error of a score
     outside the bounds still pulls it back, unless the rating equals the bound and the
@@ -25,6 +25,11 @@ class RatingScaler(keras.layers.Layer):
         min_rating: Float, the lowest rating, in the unit of the data.
         max_rating: Float, the highest rating, greater than `min_rating`.
         method: `"sigmoid"`, `"clip"` or `"none"`. Defaults to `"sigmoid"`.
+        offset: Float, the rating of the score 0, in the unit of the data. With
+            `"sigmoid"`, it must be left out, as must `scale`. Defaults to 0.
+        scale: Positive float, the ratings per unit of the score. Scores of about the
+            same size, whatever the unit of the data, suit the same L2 and learning
+            rate. Defaults to 1.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -39,7 +44,8 @@ class RatingScaler(keras.layers.Layer):
 
     Raises:
         ValueError: If a bound is not finite, `min_rating` is not less than
-            `max_rating`, or `method` is unknown.
+            `max_rating`, `method` is unknown, `offset` is not finite, `scale` is not
+            positive, or `"sigmoid"` has one of them.
 
     Example:
 
@@ -59,6 +65,9 @@ class RatingScaler(keras.layers.Layer):
         min_rating: float,
         max_rating: float,
         method: ScalerMethod = "sigmoid",
+        *,
+        offset: float = 0.0,
+        scale: float = 1.0,
         **kwargs: Any,
     ) -> None:
         finite = is_number(min_rating) and is_number(max_rating)
@@ -69,11 +78,19 @@ class RatingScaler(keras.layers.Layer):
                 f"max_rating={max_rating}."
             )
         method = choice("method", method, get_args(ScalerMethod))
+        offset, scale = number("offset", offset), positive("scale", scale)
+        if method == "sigmoid" and (offset, scale) != (0.0, 1.0):
+            raise ValueError(
+                '`offset` and `scale` must be left out with the method "sigmoid". '
+                f"Received: offset={offset}, scale={scale}."
+            )
         # Scores are float32 and must not be rounded to the compute dtype.
         super().__init__(autocast=False, **kwargs)
         self.min_rating = float(min_rating)
         self.max_rating = float(max_rating)
         self.method = method
+        self.offset = offset
+        self.scale = scale
         self.supports_masking = True
 
     def build(self, input_shape: Any = None) -> None:
@@ -84,6 +101,8 @@ class RatingScaler(keras.layers.Layer):
         if self.method == "sigmoid":
             span = self.max_rating - self.min_rating
             return self.min_rating + span * ops.sigmoid(score)
+        if (self.offset, self.scale) != (0.0, 1.0):
+            score = self.offset + self.scale * score
         if self.method == "clip":
             clipped = ops.clip(
                 ops.stop_gradient(score), self.min_rating, self.max_rating
@@ -116,7 +135,7 @@ class RatingScaler(keras.layers.Layer):
             )
         rating = float(rating)
         if self.method != "sigmoid":
-            return rating
+            return (rating - self.offset) / self.scale
         share = (rating - self.min_rating) / (self.max_rating - self.min_rating)
         share = min(max(share, 1e-6), 1.0 - 1e-6)
         return math.log(share / (1.0 - share))
@@ -134,4 +153,6 @@ class RatingScaler(keras.layers.Layer):
             "min_rating": self.min_rating,
             "max_rating": self.max_rating,
             "method": self.method,
+            "offset": self.offset,
+            "scale": self.scale,
         }

@@ -1,12 +1,19 @@
-import json
+import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import keras
+import numpy as np
+from keras import ops
 
-from fmlayers._files import whole_file
+from fmlayers._digests import check_digest, digest_of
+from fmlayers._json_files import read_json, write_json
+from fmlayers._keras_files import save_weights
+from fmlayers.runs.folder import PROGRESS, DivergenceError, RunError
+
+PHASES = ("search", "refit")
 
 
 @dataclass
@@ -19,23 +26,60 @@ class Progress:
         best: File with the weights of the best epoch, for a run without refit.
         metric: Name of the metric for early stopping, without the prefix `val_`. Lower
             is better.
+        digests: Dict from the files of weights to their SHA-256 digests. Version 0.1.0
+            recorded none.
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
     weights: dict[str, str] = field(default_factory=dict)
     best: str | None = None
     metric: str = "rmse"
+    digests: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path, metric: str = "rmse") -> Self:
-        path = folder / "progress.json"
-        if path.exists():
-            return cls(**json.loads(path.read_text("utf-8")))
-        return cls(metric=metric)
+        """Returns the progress that a folder contains, or one without epochs.
+
+        Raises:
+            RunError: If the file is damaged.
+            DivergenceError: If training diverged. Version 0.1.0 did not stop.
+        """
+        path = folder / PROGRESS
+        if not path.exists():
+            return cls(metric=metric)
+        content = read_json(path, RunError)
+        try:
+            progress = cls(**content)
+            for row in progress.history:
+                check_finite(row["phase"], row["epoch"], row)
+            for phase in PHASES:
+                epochs = [row["epoch"] for row in progress.epochs(phase)]
+                if epochs != list(range(1, len(epochs) + 1)):
+                    raise ValueError(f"it has the epochs {epochs}")
+            if {row["phase"] for row in progress.history} != set(progress.weights):
+                raise ValueError("its phases and weights differ")
+            for name in progress.files:
+                if Path(name).name != name:
+                    raise ValueError(f"{name!r} is not the name of a file")
+            if progress.epochs("search"):
+                progress.best_epoch()
+        except DivergenceError:
+            raise
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{path} is not the progress of a run: {error}. Start again with "
+                "`--overwrite`."
+            ) from error
+        return progress
 
     def write(self, folder: Path) -> None:
-        with whole_file(folder / "progress.json") as written:
-            written.write_text(json.dumps(vars(self)), "utf-8")
+        self.digests = {name: self.digests[name] for name in sorted(self.files)}
+        write_json(folder / PROGRESS, asdict(self))
+
+    @property
+    def files(self) -> set[str]:
+        """The files of weights that `--resume` needs."""
+        return {*self.weights.values(), *filter(None, [self.best])}
 
     def epochs(self, phase: str) -> list[dict[str, Any]]:
         return [row for row in self.history if row["phase"] == phase]
@@ -50,6 +94,55 @@ class Progress:
         rows = self.epochs("search")
         return bool(rows) and rows[-1]["epoch"] - self.best_epoch() >= patience
 
+    def save(self, model: keras.Model, folder: Path, phase: str) -> str:
+        """Saves the weights after the latest epoch of a phase. Returns the file."""
+        name = f"{phase}-{len(self.epochs(phase)):04d}.weights.h5"
+        save_weights(model, folder / name)
+        self.weights[phase] = name
+        self.digests[name] = digest_of(folder / name)
+        return name
+
+    def load(self, model: keras.Model, folder: Path, name: str | None) -> None:
+        """Loads weights that `save` wrote.
+
+        Raises:
+            RunError: If the file is missing or damaged.
+        """
+        path = folder / str(name)
+        if name in self.digests:
+            check_digest(path, self.digests[name], RunError)
+        try:
+            model.load_weights(path)
+        except Exception as error:  # errors of h5py and Keras
+            raise RunError(
+                f"{path} is not a checkpoint that loads: {error}. Start again with "
+                "`--overwrite`."
+            ) from error
+
+    def remove_others(self, folder: Path) -> None:
+        """Removes the weights that `--resume` does not need."""
+        for path in folder.glob("*.weights.h5"):
+            if path.name not in self.files:
+                path.unlink()
+
+
+def check_finite(phase: str, epoch: int, metrics: dict[str, Any]) -> None:
+    """Checks the metrics of an epoch.
+
+    Raises:
+        DivergenceError: If one is NaN or infinite.
+    """
+    for name, value in metrics.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise diverged(phase, epoch, f"{name} is {value}")
+
+
+def diverged(phase: str, epoch: int, reason: str) -> DivergenceError:
+    return DivergenceError(
+        f"Training diverged in epoch {epoch} of the phase {phase!r}: {reason}. Lower "
+        "`learning_rate`, or scale the ratings if they are large."
+    )
+
 
 class Checkpoint(keras.callbacks.Callback):
     """Saves the weights, the optimizer and the history at the end of each epoch.
@@ -62,6 +155,10 @@ class Checkpoint(keras.callbacks.Callback):
         progress: The progress to update.
         phase: `"search"` or `"refit"`.
         keep_best: Whether to keep the weights of the best epoch. Defaults to `False`.
+
+    Raises:
+        DivergenceError: At the end of an epoch, if a metric, a weight or a variable of
+            the optimizer is NaN or infinite. The epoch is not saved.
     """
 
     def __init__(
@@ -79,18 +176,27 @@ class Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         seconds = round(time.perf_counter() - self.started, 3)
         metrics = {name: float(value) for name, value in (logs or {}).items()}
+        check_finite(self.phase, epoch + 1, metrics)
+        for variable in (
+            *self.model.trainable_variables,
+            *self.model.optimizer.variables,
+        ):
+            if not is_finite(variable):
+                reason = f"{variable.path} has a value that is NaN or infinite"
+                raise diverged(self.phase, epoch + 1, reason)
         row = {"phase": self.phase, "epoch": epoch + 1, "seconds": seconds, **metrics}
         self.progress.history.append(row)
-        name = f"{self.phase}-{epoch + 1:04d}.weights.h5"
-        self.model.save_weights(self.folder / name)
-        self.progress.weights[self.phase] = name
+        name = self.progress.save(self.model, self.folder, self.phase)
         if self.keep_best and self.progress.best_epoch() == epoch + 1:
             self.progress.best = name
         self.progress.write(self.folder)
-        needed = {*self.progress.weights.values(), self.progress.best}
-        for path in self.folder.glob("*.weights.h5"):
-            if path.name not in needed:
-                path.unlink()
+        self.progress.remove_others(self.folder)
+
+
+def is_finite(variable: keras.Variable) -> bool:
+    """Returns whether no value of a variable is NaN or infinite."""
+    values = ops.convert_to_numpy(variable)
+    return values.dtype.kind not in "fV" or bool(np.isfinite(values).all())
 
 
 class EarlyStop(keras.callbacks.Callback):

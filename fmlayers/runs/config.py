@@ -1,15 +1,18 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
+from fmlayers import _checks
 from fmlayers._checks import coefficient, share
 from fmlayers._types import (
     ADAGRAD_RATE,
     Combiner,
     Loss,
+    OnDuplicate,
     OptimizerName,
     ScalerMethod,
+    Task,
 )
 from fmlayers.models.specs import OPTIONAL_SETTINGS, find, registered, taking
 from fmlayers.runs.settings import (
@@ -30,6 +33,8 @@ from fmlayers.runs.settings import (
 )
 
 HISTORIES = ("user_history", "item_history")
+# The losses of each task, the default first.
+LOSSES = {"regression": ("mse",), "binary": ("bce",), "implicit": ("bpr", "bce")}
 HISTORY_L2 = 0.01  # on ratings; a history is many vectors pooled into one
 # Sizes of the hidden layers that a search tries.
 UNITS = ("16", "64", "32-16", "64-32", "64-64", "128-64", "64-32-16", "128-64-32")
@@ -55,7 +60,7 @@ class TrainingConfig:
     """The settings of a run. The same configuration gives the same run.
 
     The defaults were chosen on validation rows of MovieLens 100K and 1M. Some depend on
-    the task: ratings or, if the loss is not `"mse"`, implicit feedback.
+    the task.
     """
 
     data: str = setting(
@@ -75,14 +80,39 @@ class TrainingConfig:
         metavar="COLUMN",
         otherwise=_of_which_columns,
     )
+    task: Task | None = choice(
+        None,
+        "data",
+        "What to predict: a number (regression), a label with two values (binary), or "
+        "which items a user chooses (implicit)",
+        Task,
+        more="The rows of implicit feedback are positives, for which negatives are "
+        "sampled.",
+        otherwise="implicit for the losses bce and bpr, else regression",
+    )
+    target: str = setting(
+        "rating",
+        "data",
+        "Column to predict in a CSV file",
+        metavar="COLUMN",
+        former="rating",
+    )
+    positive_threshold: float | None = real(
+        None,
+        "data",
+        "Lowest target of a positive, which is a label of 1 or a choice",
+        check=_checks.number,
+        metavar="TARGET",
+    )
     user: str = setting(
-        "user", "data", "Column of the users in a CSV file", metavar="COLUMN"
+        "user",
+        "data",
+        "Column of the users in a CSV file",
+        more="Only implicit feedback and recommendations need users and items.",
+        metavar="COLUMN",
     )
     item: str = setting(
         "item", "data", "Column of the items in a CSV file", metavar="COLUMN"
-    )
-    rating: str = setting(
-        "rating", "data", "Column of the ratings in a CSV file", metavar="COLUMN"
     )
     timestamp: str | None = setting(
         None, "data", "Column of the timestamps in a CSV file", metavar="COLUMN"
@@ -93,6 +123,14 @@ class TrainingConfig:
         r"Character between the fields of a CSV file, \t for a tab",
         read=as_separator,
         metavar="CHAR",
+    )
+    on_duplicate: OnDuplicate | None = choice(
+        None,
+        "data",
+        "What to do with rows of the same user and item in a CSV file: keep them, keep "
+        "the last, replace them by the mean, sum or count of their targets, or stop",
+        OnDuplicate,
+        otherwise="last for implicit feedback, else keep",
     )
     min_count: int = whole(
         1, "data", "Minimum number of occurrences; rarer values count as unknown"
@@ -131,18 +169,19 @@ class TrainingConfig:
         option_help="add the items that a user has rated, and the users who have rated "
         "an item, as fields",
     )
-    loss: Loss = choice(
-        "mse",
+    loss: Loss | None = choice(
+        None,
         "model",
-        "Loss on ratings, mse, or on ratings as implicit feedback, bce or bpr",
+        "Loss: mse for numbers, bce for labels, bpr or bce for implicit feedback",
         Loss,
-        more="Cross-entropy or `fmlayers.losses.BPR`. With implicit feedback, the "
-        "scores rank items and are not ratings.",
+        more="The squared error, the cross-entropy or `fmlayers.losses.BPR`. With "
+        "implicit feedback, the scores rank items and are not ratings.",
+        otherwise="mse, bce or bpr, by task",
     )
     negatives: int = whole(
         4,
         "model",
-        "Negatives sampled per positive, for bce and bpr",
+        "Negatives sampled per positive, for implicit feedback",
     )
     members: int = whole(
         1,
@@ -160,7 +199,7 @@ class TrainingConfig:
         searched=(0.001, 0.1),
     )
     l2: float = real(
-        ByTask(0.06, clicks=0.002),
+        ByTask(0.06, implicit=0.002, binary=0.002),
         "model",
         "L2 of the embeddings",
         metavar="L2",
@@ -179,7 +218,7 @@ class TrainingConfig:
         metavar="FEATURE=L2",
     )
     linear_l2: float = real(
-        ByTask(0.01, clicks=0.002),
+        ByTask(0.01, implicit=0.002, binary=0.002),
         "model",
         "L2 of the first-order term",
         metavar="L2",
@@ -229,8 +268,12 @@ class TrainingConfig:
     learning_rate: float = real(
         ByOptimizer(
             {
-                "adagrad": ByTask(ADAGRAD_RATE, clicks=0.1, histories=0.015),
-                "lazy_adam": ByTask(0.001, clicks=0.001, histories=0.0005),
+                "adagrad": ByTask(
+                    ADAGRAD_RATE, implicit=0.1, binary=0.1, histories=0.015
+                ),
+                "lazy_adam": ByTask(
+                    0.001, implicit=0.001, binary=0.001, histories=0.0005
+                ),
             }
         ),
         "training",
@@ -261,6 +304,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         spec = find(self.model)
+        self._set_task()
         for name, known in settings_of(type(self)).items():
             value = getattr(self, name)
             if value is None and known.has_rule:
@@ -273,19 +317,44 @@ class TrainingConfig:
                     f"`{name}` must be left out: it is a setting of the models "
                     f"{taking(name)}. Received: model={self.model!r}, {name}={value!r}."
                 )
-        if self.histories and self.has_ratings:
+        if self.histories and self.task == "regression":
             of_histories = dict.fromkeys(HISTORIES, HISTORY_L2)
             object.__setattr__(self, "l2_of", {**of_histories, **self.l2_of})
 
-    @property
-    def has_ratings(self) -> bool:
-        """Whether the run trains on ratings and not on implicit feedback."""
-        return self.loss == "mse"
+    def _set_task(self) -> None:
+        """Sets the task, the loss and the handling of duplicates, if left out."""
+        by_loss = "implicit" if self.loss in ("bce", "bpr") else "regression"
+        task = by_loss if self.task is None else self.task
+        losses = LOSSES.get(str(task), ())
+        loss = losses[0] if self.loss is None and losses else self.loss
+        duplicates = "last" if task == "implicit" else "keep"
+        for name, value in {
+            "task": task,
+            "loss": loss,
+            "on_duplicate": self.on_duplicate or duplicates,
+        }.items():
+            object.__setattr__(self, name, value)
+        if losses and loss in get_args(Loss) and loss not in losses:
+            raise ValueError(
+                f"`loss` must be {' or '.join(losses)} for the task {task!r}. "
+                f"Received: loss={loss!r}."
+            )
+        if self.positive_threshold is not None and task == "regression":
+            raise ValueError(
+                "`positive_threshold` must be left out for the task 'regression'. "
+                f"Received: positive_threshold={self.positive_threshold!r}."
+            )
 
     def columns_of_a_table(self) -> dict[str, Any]:
         """Returns the arguments of `fmlayers.data.load` that describe a CSV file."""
-        names = ("user", "item", "rating", "timestamp", "separator")
-        return {name: getattr(self, name) for name in names}
+        names = ("user", "item", "timestamp", "separator", "on_duplicate")
+        is_label = self.task == "binary" and self.positive_threshold is None
+        return {
+            **{name: getattr(self, name) for name in names},
+            "rating": self.target,
+            "is_label": is_label,
+            "needs_pairs": self.task == "implicit",
+        }
 
     def to_dict(self) -> dict[str, Any]:
         config = asdict(self)
@@ -303,8 +372,14 @@ class TrainingConfig:
         setting behaved.
         """
         spec = find(record.get("model", "fm"))
-        names = [name for name in settings_of(cls) if spec.takes(name)]
-        return cls(**{name: record[name] for name in names if name in record})
+        values = {}
+        for name, known in settings_of(cls).items():
+            written = name if name in record else known.former or name
+            if written in record and spec.takes(name):
+                values[name] = record[written]
+        if "task" not in record:  # of version 0.1.0
+            values["on_duplicate"] = "last"
+        return cls(**values)
 
 
 SETTINGS: Mapping[str, Setting] = settings_of(TrainingConfig)

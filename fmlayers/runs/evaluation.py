@@ -1,4 +1,4 @@
-"""Evaluation of a run on its test rows: rating prediction and top-N recommendation."""
+"""Evaluation of a run on its test rows: predicted targets and recommendations."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,17 +12,23 @@ from fmlayers.data import DataError, Dataset, Encoder, Split, SyntheticDataset
 from fmlayers.data.encoder import UNKNOWN, as_text
 from fmlayers.metrics import (
     Relevance,
+    auc,
+    calibration_error,
+    log_loss,
     mae,
+    pr_auc,
     ranking_metrics,
     relevant_by_quantile,
     relevant_by_threshold,
     rmse,
 )
+from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.positions import positions_of
-from fmlayers.runs.prediction import predict
+from fmlayers.runs.prediction import predict, probabilities
 from fmlayers.runs.rated_items import RatedItems
 from fmlayers.runs.recommender import Recommender
 from fmlayers.runs.saved_run import SavedRun
+from fmlayers.runs.summary import label_table
 from fmlayers.scoring_model import ScoringModel
 
 
@@ -32,16 +38,19 @@ class Evaluation:
 
     Attributes:
         ratings: RMSE and MAE of the model and of the mean of the training ratings.
-            Empty for a run on implicit feedback, which predicts no ratings.
+            Empty for a run on labels or implicit feedback, which predicts no ratings.
+        labels: Log loss, AUC, PR-AUC and calibration error of the model, and of the
+            share of the label 1 in the training rows. Empty for other runs.
         top_n: Metrics of the top-N recommendations by name; see
-            `fmlayers.metrics.ranking_metrics`.
+            `fmlayers.metrics.ranking_metrics`. Empty for a run without users and items.
         popular: The same metrics of a baseline that recommends the most popular items:
             those with the most training rows, without the items that the user rated.
         k: Number of recommendations per user.
         relevant: Description of the relevant items.
     """
 
-    ratings: dict[str, float]
+    ratings: dict[str, Any]
+    labels: dict[str, Any]
     top_n: dict[str, float]
     popular: dict[str, float]
     k: int
@@ -56,6 +65,10 @@ class Evaluation:
                 errors = [self.ratings[prefix + metric] for metric in ("rmse", "mae")]
                 rows.append((name, *(f"{error:.4f}" for error in errors)))
             tables.append(aligned(rows))
+        if self.labels:
+            tables.append(label_table("model", self.labels))
+        if not self.top_n:
+            return "\n".join(tables)
         metrics = [name for name in self.top_n if name != "users"]
         ranking: list[tuple[str, ...]] = [(f"top {self.k}", *metrics)]
         for name, values in (("model", self.top_n), ("most popular", self.popular)):
@@ -91,7 +104,8 @@ def evaluate(
         quantile: An item of a user's test rows is relevant if its rating is at least
             this quantile of the user's test ratings. Defaults to 0.85.
         threshold: Optional. An item is relevant if its rating is at least this value,
-            instead of `quantile`.
+            instead of `quantile`. Defaults to the label 1 for a run on labels, and to
+            the run's `positive_threshold`, if it has one.
         candidates: See `fmlayers.retrieval.retrieve`.
 
     Raises:
@@ -100,9 +114,13 @@ def evaluate(
     """
     dataset = run.dataset() if dataset is None else dataset
     split = run.split(dataset)
-    ratings: dict[str, Any] = {}
-    if run.config.has_ratings:
-        ratings = rating_metrics(run.model, run.encoder, dataset, split)
+    metrics = target_metrics(run.config, run.model, run.encoder, dataset, split)
+    of_ratings = metrics if run.config.task == "regression" else {}
+    of_labels = metrics if run.config.task == "binary" else {}
+    if not dataset.has_pairs:
+        return Evaluation(of_ratings, of_labels, {}, {}, k, "")
+    if threshold is None:
+        threshold = 0.5 if of_labels else run.config.positive_threshold
     recommender = Recommender(run, dataset, candidates=candidates)
     top_n = evaluate_top_n(
         recommender, dataset, split.test, k=k, quantile=quantile, threshold=threshold
@@ -116,7 +134,8 @@ def evaluate(
         relevant = f"test items with a rating of at least {threshold:g}"
     assert recommender.rated is not None
     popular = _popular(recommender.rated, len(recommender.catalog), k)
-    return Evaluation(ratings, top_n.metrics(), top_n.metrics(popular), k, relevant)
+    both = top_n.metrics(), top_n.metrics(popular)
+    return Evaluation(of_ratings, of_labels, *both, k, relevant)
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,26 +226,55 @@ def _popular(rated: RatedItems, num_items: int, k: int) -> npt.NDArray[np.int32]
     return positions
 
 
-def rating_metrics(
-    model: ScoringModel, encoder: Encoder, dataset: Dataset, split: Split
+def target_metrics(
+    config: TrainingConfig,
+    model: ScoringModel,
+    encoder: Encoder,
+    dataset: Dataset,
+    split: Split,
 ) -> dict[str, Any]:
-    """Returns RMSE and MAE of a model and of the mean predictor on the test rows."""
+    """Returns the metrics of a model and of the mean predictor on the test rows.
+
+    The mean predictor predicts the mean target of the training rows. Implicit feedback
+    has no such metrics: the dict is empty.
+    """
+    if config.task == "implicit":
+        return {}
     table = dataset.table().iloc[split.test]
     truth = table["rating"].to_numpy(np.float64)
     inputs = encoder.transform(table)
-    ratings = predict(model, inputs)
     mean = np.full_like(truth, dataset.ratings["rating"].iloc[split.train].mean())
-    metrics = {
-        "rmse": rmse(truth, ratings),
-        "mae": mae(truth, ratings),
-        "mean_predictor_rmse": rmse(truth, mean),
-        "mean_predictor_mae": mae(truth, mean),
-        "unknown_in_test": {
-            column: int((inputs[column] == UNKNOWN).sum())
-            for column, kind in encoder.columns.items()
-            if kind == "categorical"
-        },
+    metrics: dict[str, Any] = {}
+    if config.task == "binary":
+        for prefix, p in (
+            ("", probabilities(model, inputs)),
+            ("mean_predictor_", mean),
+        ):
+            metrics |= {prefix + n: v for n, v in _label_metrics(truth, p).items()}
+    else:
+        ratings = predict(model, inputs)
+        with np.errstate(over="ignore"):
+            for prefix, predicted in (("", ratings), ("mean_predictor_", mean)):
+                metrics[f"{prefix}rmse"] = rmse(truth, predicted)
+                metrics[f"{prefix}mae"] = mae(truth, predicted)
+    metrics["unknown_in_test"] = {
+        column: int((inputs[column] == UNKNOWN).sum())
+        for column, kind in encoder.columns.items()
+        if kind == "categorical"
     }
-    if isinstance(dataset, SyntheticDataset):
+    if isinstance(dataset, SyntheticDataset) and config.task == "regression":
         metrics["floor_rmse"] = dataset.floor_rmse(split.test)
     return metrics
+
+
+def _label_metrics(
+    labels: npt.NDArray[np.float64], probabilities: npt.NDArray[Any]
+) -> dict[str, float | None]:
+    """Returns the metrics of probabilities; areas are `None` with one label only."""
+    both = len(np.unique(labels)) == 2
+    return {
+        "log_loss": log_loss(labels, probabilities),
+        "auc": auc(labels, probabilities) if both else None,
+        "pr_auc": pr_auc(labels, probabilities) if both else None,
+        "calibration_error": calibration_error(labels, probabilities),
+    }

@@ -71,7 +71,7 @@ class Examples:
         options: dict[str, Any] = {"seed": config.seed, "epoch": epoch}
         if config.histories:
             options |= {"group_by": ("user", "item"), "groups": HISTORY_GROUPS}
-        if config.has_ratings:
+        if config.task != "implicit":
             return ShuffledBatches(inputs, ratings, batch_size, **options)
         catalog, users, items = self._pairs
         return SampledBatches(
@@ -88,7 +88,7 @@ class Examples:
         """Returns the arguments of `keras.Model.fit` for the validation rows."""
         if self.validation is None:
             return {}
-        groups = 1 if self.config.has_ratings else 1 + self.config.negatives
+        groups = 1 + self.config.negatives if self.config.task == "implicit" else 1
         batch_size = VALIDATION_GROUPS * groups
         if streams():
             return {"validation_data": in_order(self._validation, batch_size)}
@@ -106,7 +106,7 @@ class Examples:
     def _validation(self) -> tuple[Inputs, npt.NDArray[np.float32]]:
         validation = self.validation
         assert validation is not None
-        if self.config.has_ratings:
+        if self.config.task != "implicit":
             return self._arrays(validation)
         catalog, users, items = self._pairs
         known = validation[items[validation] >= 0]
@@ -139,7 +139,9 @@ class Examples:
 
     def _arrays(self, rows: Rows) -> tuple[Inputs, npt.NDArray[np.float32]]:
         table = self.whole.iloc[rows]
-        return self.encoder.transform(table), table["rating"].to_numpy(np.float32)
+        with np.errstate(over="ignore"):  # the loss is then infinite
+            ratings = table["rating"].to_numpy(np.float32)
+        return self.encoder.transform(table), ratings
 
 
 def split_validation(config: TrainingConfig, train: Rows) -> tuple[Rows, Rows]:

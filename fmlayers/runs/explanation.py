@@ -136,7 +136,7 @@ def explain_pair(run: SavedRun, user: str, item: str) -> PairReport:
     table = run.with_side_columns(pair)
     parts = explain(run.model, run.inputs(table))
     values = [_value(run, field, table) for field in parts.fields]
-    rating = float(run.predict(table)[0]) if run.config.has_ratings else None
+    rating = float(run.predict(table)[0]) if run.config.task == "regression" else None
     return PairReport(values, parts, rating)
 
 

@@ -9,6 +9,7 @@ from fmlayers.optimizers import Adagrad, LazyAdam
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.examples import Examples, streams
 from fmlayers.runs.model import build_model
+from fmlayers.runs.unit import Unit
 
 # Chosen on validation rows, in units of 1 / batch_size, the scale of a row's gradient.
 # The first steps of a row are then like those of plain gradient descent.
@@ -32,7 +33,7 @@ def compiled_model(
         make_optimizer(config.optimizer, config.learning_rate, batch_size),
         jit_compile=_compiles_with_xla(config, len(examples)) or "auto",
         steps_per_execution=_steps_per_execution(_steps(examples, batch_size)),
-        **_loss(config),
+        **_loss(config, examples),
     )
     model.optimizer.build(model.trainable_variables)
     return model
@@ -89,11 +90,12 @@ def _steps_per_execution(steps: int) -> int:
     return max(n for n in range(1, MAX_STEPS_PER_EXECUTION + 1) if steps % n == 0)
 
 
-def _loss(config: TrainingConfig) -> dict[str, Any]:
+def _loss(config: TrainingConfig, examples: Examples) -> dict[str, Any]:
     """Returns the loss, and the loss without L2 as the metric for early stopping."""
-    if config.has_ratings:
+    if config.task == "regression":
         metric = keras.metrics.RootMeanSquaredError(name="rmse")
-        return {"loss": "mse", "metrics": [metric]}
+        weight = Unit.of(examples.table["rating"]).loss_weight()
+        return {"loss": "mse", "loss_weights": weight, "metrics": [metric]}
     loss: Any = BPR(1 + config.negatives)
     if config.loss == "bce":
         loss = keras.losses.BinaryCrossentropy(from_logits=True)

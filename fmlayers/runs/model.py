@@ -13,6 +13,7 @@ from fmlayers.layers import RatingScaler
 from fmlayers.models.ensemble import Ensemble
 from fmlayers.models.specs import ModelSpec, find
 from fmlayers.runs.config import HISTORIES, TrainingConfig
+from fmlayers.runs.unit import Unit
 
 Pairs = npt.NDArray[np.int64]
 
@@ -25,12 +26,12 @@ def build_model(
     Args:
         config: The configuration of a run.
         encoder: The encoder, fitted on `table`.
-        table: The rows to train on. The bias starts at their mean rating, the bounds of
-            the scaler are their lowest and highest rating, and the histories contain
-            their users and items.
+        table: The rows to train on. The bias starts at the score of their mean rating,
+            the bounds of the scaler are their lowest and highest rating, and the
+            histories contain their users and items.
 
     Raises:
-        DataError: If all ratings are equal.
+        DataError: If all ratings are equal, or one is infinite in float32.
         ValueError: If the model does not support the columns of the encoder.
     """
     spec = find(config.model)
@@ -123,18 +124,31 @@ def _common_arguments(
 def _scaler_and_bias(
     config: TrainingConfig, table: pd.DataFrame
 ) -> tuple[RatingScaler | None, float]:
-    if not config.has_ratings:
+    if config.task == "implicit":
         return None, 0.0
-    ratings = table["rating"].to_numpy(np.float32)
+    with np.errstate(over="ignore"):
+        ratings = table["rating"].to_numpy(np.float32)
+    if config.task == "binary":
+        share = float(ratings.mean(dtype=np.float64))
+        return None, RatingScaler(0.0, 1.0, "sigmoid").inverse(share)
     lowest, highest = float(ratings.min()), float(ratings.max())
+    if not np.isfinite(ratings).all():
+        raise DataError(
+            "The training ratings must be finite in float32. Received: ratings from "
+            f"{table['rating'].min()} to {table['rating'].max()}. Scale them down."
+        )
     if lowest == highest:
         raise DataError(
             "The training ratings must have at least two values. Received: "
             f"{len(ratings):,} ratings of {lowest}. Train on them as implicit "
-            'feedback, with the loss "bce" or "bpr".'
+            'feedback, with the task "implicit".'
         )
-    scaler = RatingScaler(lowest, highest, config.scaler)
-    return scaler, scaler.inverse(float(ratings.mean(dtype=np.float64)))
+    unit = Unit.of(table["rating"])
+    affine = {"offset": unit.mean, "scale": unit.size}
+    if config.scaler == "sigmoid":
+        affine = {}  # its scores have no unit
+    scaler = RatingScaler(lowest, highest, config.scaler, **affine)
+    return scaler, scaler.inverse(unit.mean)
 
 
 def _model(

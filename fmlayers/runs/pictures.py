@@ -8,7 +8,8 @@ from keras import ops
 from fmlayers import plots
 from fmlayers.explain import term_sizes
 from fmlayers.runs.explanation import FieldReport
-from fmlayers.runs.prediction import predict
+from fmlayers.runs.folder import RunError
+from fmlayers.runs.prediction import predict, probabilities
 from fmlayers.runs.saved_run import SavedRun
 
 
@@ -28,32 +29,41 @@ def write_pictures(
     Raises:
         DataError: If the data are missing or have changed.
         ImportError: If matplotlib is not installed.
+        RunError: If a file of the run is damaged.
     """
+    history = run.history()
+    items = run.side_table("items")
     table = run.test_table(data)
     inputs = run.inputs(table)
+    targets = table["rating"].to_numpy(np.float64)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "learning_curves.png"]
-    plots.learning_curves(pd.read_csv(run.path / "history.csv"), written[0])
+    plots.learning_curves(history, written[0])
 
     def draw_predictions(path: Path) -> None:
-        if not run.config.has_ratings:
-            raise ValueError("The scores of the run rank items and are not ratings.")
-        ratings = table["rating"].to_numpy(np.float64)
-        plots.predicted_against_true(ratings, predict(run.model, inputs), path)
+        plots.predicted_against_true(targets, predict(run.model, inputs), path)
+
+    def draw_labels(path: Path) -> None:
+        plots.predicted_labels(targets, probabilities(run.model, inputs), path)
 
     def draw_fields(path: Path) -> None:
         FieldReport(term_sizes(run.model, inputs)).plot(path)
 
     def draw_items(path: Path) -> None:
-        plots.item_map(*_items_of(run), path)
+        plots.item_map(*_items_of(run, items), path)
 
     def draw_model(path: Path) -> None:
         plots.model_diagram(run.model, path)
 
+    of_targets = {
+        "regression": [("predicted_against_true", draw_predictions)],
+        "binary": [("predicted_labels", draw_labels)],
+        "implicit": [],
+    }[str(run.config.task)]
     left_out = []
     for name, draw in (
-        ("predicted_against_true", draw_predictions),
+        *of_targets,
         ("field_heat_map", draw_fields),
         ("item_map", draw_items),
         ("model_diagram", draw_model),
@@ -61,6 +71,8 @@ def write_pictures(
         path = folder / f"{name}.png"
         try:
             draw(path)
+        except RunError:
+            raise
         except (ImportError, ValueError) as error:
             left_out.append(f"{path.name} is left out: {error}")
         else:
@@ -68,7 +80,9 @@ def write_pictures(
     return written, left_out
 
 
-def _items_of(run: SavedRun) -> tuple[npt.NDArray[np.float32], list[str | None]]:
+def _items_of(
+    run: SavedRun, items: pd.DataFrame | None
+) -> tuple[npt.NDArray[np.float32], list[str | None]]:
     """Returns the vector and the first genre of each item in the training rows.
 
     The vector of an item is the sum of the vectors of all its fields, such as its
@@ -77,7 +91,6 @@ def _items_of(run: SavedRun) -> tuple[npt.NDArray[np.float32], list[str | None]]
     Raises:
         ValueError: If the items have no genres, or the model has no item vectors.
     """
-    items = run.side_table("items")
     if items is None or "genres" not in items:
         raise ValueError("The items of the run must have genres.")
     items = items[~run.is_unknown("item", items)]

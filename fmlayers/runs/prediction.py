@@ -5,17 +5,50 @@ import numpy as np
 import numpy.typing as npt
 
 from fmlayers.data.pipelines import in_order
+from fmlayers.runs.folder import DivergenceError
+from fmlayers.runs.memory import memory_errors
+
+REMEDY = (
+    "The weights are too large, and the run must be trained again with a lower "
+    "`learning_rate`, or a number in the inputs is too large."
+)
 
 
 def predict(
     model: keras.Model, inputs: dict[str, npt.NDArray[Any]], batch_size: int = 8192
 ) -> npt.NDArray[np.float32]:
-    """Returns the predictions of a model, `(rows,)`. `inputs` may have no rows."""
+    """Returns the predictions of a model, `(rows,)`.
+
+    Args:
+        model: The model.
+        inputs: Dict of arrays. They may have no rows.
+        batch_size: Positive integer, rows per batch. Defaults to 8192.
+
+    Raises:
+        DivergenceError: If a prediction is NaN or infinite.
+    """
     if len(next(iter(inputs.values()))) == 0:
         return np.empty(0, np.float32)
-    if keras.backend.backend() == "tensorflow":
-        ratings = model.predict(in_order(inputs, batch_size), verbose=0)
-    else:
-        ratings = model.predict(inputs, batch_size=batch_size, verbose=0)
+    with memory_errors("Predict fewer rows at a time."):
+        if keras.backend.backend() == "tensorflow":
+            ratings = model.predict(in_order(inputs, batch_size), verbose=0)
+        else:
+            ratings = model.predict(inputs, batch_size=batch_size, verbose=0)
     flat: npt.NDArray[np.float32] = np.asarray(ratings, np.float32)[:, 0]
+    broken = ~np.isfinite(flat)
+    if broken.any():
+        raise DivergenceError(
+            "The predictions of the model must be finite. Received: "
+            f"{flat[broken][0]} for row {broken.argmax() + 1:,} of {len(flat):,}. "
+            f"{REMEDY}"
+        )
     return flat
+
+
+def probabilities(
+    model: keras.Model, inputs: dict[str, npt.NDArray[Any]]
+) -> npt.NDArray[np.float32]:
+    """Returns the probabilities of the label 1, the sigmoids of a model's scores."""
+    scores = predict(model, inputs).astype(np.float64)
+    # The form in tanh does not overflow.
+    return (0.5 + 0.5 * np.tanh(0.5 * scores)).astype(np.float32)

@@ -16,6 +16,8 @@ from fmlayers.retrieval.fold_in import fold_in
 from fmlayers.retrieval.item_search import ItemSearch, TopItems
 from fmlayers.retrieval.top_n import TopN
 from fmlayers.runs.catalog import Catalog
+from fmlayers.runs.folder import DivergenceError
+from fmlayers.runs.prediction import REMEDY
 from fmlayers.runs.queries import Queries
 from fmlayers.runs.rated_items import RatedItems
 
@@ -73,6 +75,11 @@ class Recommender:
         train_rows: npt.ArrayLike | None = None,
         candidates: int | None = None,
     ) -> None:
+        if dataset is not None and not dataset.has_pairs:
+            raise ValueError(
+                "Recommendations need users and items, which the data of the run lack. "
+                "Train with `--user COLUMN` and `--item COLUMN`."
+            )
         self.model: Any = run.model
         self.catalog = Catalog.of(run.encoder, run.side_table("items"))
         self.rated: RatedItems | None = None
@@ -204,7 +211,10 @@ class Recommender:
                 "feedback. Describe the new user by values of columns instead."
             )
         embedding = fold_in(self.index, np.asarray(liked), ratings, queries)
-        return _numpy(self.index.rank(*embedding, np.asarray([liked]), allowed, k))
+        exclude = np.asarray([liked], "int32")
+        top = _numpy(self.index.rank(*embedding, exclude, allowed, k))
+        self._check(*top, exclude, allowed)
+        return top
 
     def similar(self, position: int, k: int = 10) -> TopItems:
         """Returns the items whose embeddings are most similar to that of an item.
@@ -285,9 +295,42 @@ class Recommender:
         exclude: npt.NDArray[np.int32] | None = None,
         allowed: npt.NDArray[np.bool_] | None,
     ) -> TopItems:
-        return self.search.best(
+        scores, positions = self.search.best(
             queries, k, exclude=exclude, allowed=allowed, batch_size=BATCH_SIZE
         )
+        self._check(scores, positions, exclude, allowed)
+        return scores, positions
+
+    def _check(
+        self,
+        scores: npt.NDArray[np.float32],
+        positions: npt.NDArray[np.int32],
+        exclude: npt.NDArray[np.int32] | None,
+        allowed: npt.NDArray[np.bool_] | None,
+    ) -> None:
+        """Checks that the scores are finite.
+
+        The search leaves out an item whose score is NaN.
+
+        Raises:
+            DivergenceError: If they are not.
+        """
+        is_allowed = np.ones(len(self.catalog), bool)
+        if allowed is not None:
+            is_allowed &= allowed
+        left = np.full(len(positions), is_allowed.sum())
+        if exclude is not None and len(is_allowed):
+            ordered = np.sort(exclude, axis=1)
+            counts = (ordered >= 0) & is_allowed[ordered]
+            counts[:, 1:] &= ordered[:, 1:] != ordered[:, :-1]
+            left -= counts.sum(axis=1)
+        is_item = positions >= 0
+        is_missing = is_item.sum(axis=1) < np.minimum(left, positions.shape[1])
+        if is_missing.any() or not np.isfinite(scores[is_item]).all():
+            raise DivergenceError(
+                "The scores of the model must be finite. Received: a score of NaN or "
+                f"infinity. {REMEDY}"
+            )
 
 
 def _numpy(result: tuple[Any, Any]) -> TopItems:

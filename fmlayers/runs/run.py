@@ -74,8 +74,18 @@ class Run(SavedRun):
         )
 
     def catalog(self) -> Catalog:
-        """Returns the items that the model can score, with their columns."""
-        return Catalog.of(self.encoder, self.side_table("items"))
+        """Returns the items that the model can score, with their columns.
+
+        Raises:
+            ValueError: If the run has no items.
+        """
+        catalog = Catalog.of(self.encoder, self.side_table("items"))
+        if not len(catalog):
+            raise ValueError(
+                "The run must have items: train with `--item COLUMN`. "
+                f"Received: the columns {list(self.encoder.columns)}."
+            )
+        return catalog
 
     def recommender(
         self, data: str | None = None, *, candidates: int | None = None

@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fmlayers._json_files import read_json
 from fmlayers.data import (
     DataError,
     Dataset,
@@ -17,11 +17,22 @@ from fmlayers.data import (
     read_table,
     split_rows,
 )
-from fmlayers.data.encoder import MISSING, UNKNOWN, as_text
+from fmlayers.data.encoder import MISSING, UNKNOWN, Kind, as_text
+from fmlayers.features import Feature
+from fmlayers.runs.checkpoint import is_finite
 from fmlayers.runs.config import TrainingConfig
-from fmlayers.runs.folder import RunError, is_run, partial_path
-from fmlayers.runs.prediction import predict
+from fmlayers.runs.folder import DivergenceError, RunError, is_run, partial_path
+from fmlayers.runs.prediction import predict, probabilities
+from fmlayers.runs.run_files import RunFiles
+from fmlayers.runs.targets import with_targets
 from fmlayers.scoring_model import ScoringModel
+
+_HISTORY: Mapping[str, Kind | None] = {
+    "phase": None,
+    "epoch": "numeric",
+    "seconds": "numeric",
+    "loss": "numeric",
+}
 
 
 class SavedRun:
@@ -33,6 +44,7 @@ class SavedRun:
     Attributes:
         path: The folder.
         metrics: The content of `metrics.json`.
+        files: The `RunFiles`, which compare each file with its recorded digest.
 
     Raises:
         RunError: If there is no finished run, or `metrics.json` is invalid.
@@ -41,13 +53,24 @@ class SavedRun:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not is_run(self.path):
-            hint = ""
-            if partial_path(self.path).exists():
-                hint = (
-                    " It was interrupted: resume it with `fmlayers train ... --resume`."
-                )
-            raise RunError(f"{self.path} is not a finished run.{hint}")
-        self.metrics: dict[str, Any] = read_json(self.path / "metrics.json", RunError)
+            raise RunError(_why_not(self.path))
+        self.files = RunFiles(self.path)
+        self.metrics = self.files.metrics
+
+    def check(self) -> None:
+        """Checks all files of the run.
+
+        The methods check each file when they first read it.
+
+        Raises:
+            RunError: If one is missing, damaged or replaced. The error names it.
+        """
+        self.files.check()
+        _ = self.config, self.model
+        for name in ("users", "items"):
+            self.side_table(name)
+        self.history()
+        self.summary()
 
     @cached_property
     def config(self) -> TrainingConfig:
@@ -60,7 +83,7 @@ class SavedRun:
             return TrainingConfig.from_dict(self.metrics["config"])
         except (KeyError, TypeError, ValueError) as error:
             raise RunError(
-                f"{self.path} has no valid configuration: {error}"
+                f"{self.path / 'metrics.json'} has no valid configuration: {error}"
             ) from error
 
     @cached_property
@@ -68,15 +91,27 @@ class SavedRun:
         """The trained model.
 
         Raises:
-            RunError: If the file does not load, or its model has no encoder.
+            RunError: If the file is missing or damaged, or does not contain a model of
+                a run.
+            DivergenceError: If a weight is NaN or infinite.
         """
-        path = self.path / "model.keras"
+        path = self.files.model()
         try:
             model = keras.models.load_model(path, safe_mode=True)
         except Exception as error:  # errors of zipfile, h5py, json and Keras
             raise RunError(f"{path} is not a model that loads: {error}") from error
         if not isinstance(model, ScoringModel) or model.encoder is None:
             raise RunError(f"{path} is not the model of a run: it has no encoder.")
+        columns = self.metrics["config"]["columns"]
+        fault = _fault(model, model.encoder, columns)
+        if fault:
+            raise RunError(f"{path} is not the model of a run: {fault}.")
+        broken = [v.path for v in model.trainable_variables if not is_finite(v)]
+        if broken:
+            raise DivergenceError(
+                f"{path} has weights that are NaN or infinite: {broken[0]}. Training "
+                "diverged: train again with a lower `learning_rate`."
+            )
         return model
 
     @property
@@ -94,7 +129,16 @@ class SavedRun:
 
     def summary(self) -> str:
         """Returns the content of `summary.txt`."""
-        return (self.path / "summary.txt").read_text("utf-8")
+        return self.files.text("summary.txt")
+
+    def history(self) -> pd.DataFrame:
+        """Returns the table of `history.csv`, with a row per epoch."""
+        table = self.files.table("history.csv", kinds=_HISTORY)
+        absent = [] if table is None else sorted(set(_HISTORY) - set(table.columns))
+        if table is None or absent:
+            reason = f"lacks the columns {absent}" if absent else "is missing"
+            raise RunError(f"{self.path / 'history.csv'} {reason}.")
+        return table
 
     def dataset(self, data: str | None = None) -> Dataset:
         """Reads the data of the run again.
@@ -113,7 +157,7 @@ class SavedRun:
                 f"{source} no longer holds the ratings that {self.path} was trained "
                 "on. Name the source of these ratings with `--data`."
             )
-        return dataset
+        return with_targets(dataset, self.config)
 
     def split(self, dataset: Dataset) -> Split:
         """Returns the training and test rows of the run, as rows of `dataset`."""
@@ -141,10 +185,8 @@ class SavedRun:
         Returns:
             The table, or `None` if the data have no such table.
         """
-        path = self.path / f"{name}.csv"
-        if not path.exists():
-            return None
-        return read_table(path, text_columns={name[:-1], *self._text_columns()})
+        kinds = self.metrics["config"]["columns"]
+        return self.files.table(f"{name}.csv", key=name[:-1], kinds=kinds)
 
     def read_rows(self, path: str | Path, separator: str = ",") -> pd.DataFrame:
         """Reads rows to predict. The columns get the names `user` and `item`.
@@ -189,8 +231,9 @@ class SavedRun:
         for column in self.encoder.columns:
             if column not in table:
                 raise DataError(
-                    f"The rows lack the column {column!r}, which the run's tables of "
-                    f"users and items lack, too. They have {list(table.columns)}."
+                    f"The rows lack the column {column!r}, which users.csv and "
+                    f"items.csv in {self.path} lack, too. The rows have "
+                    f"{list(table.columns)}."
                 )
         return table
 
@@ -199,9 +242,10 @@ class SavedRun:
         return self.encoder.transform(self.with_side_columns(table))
 
     def predict(self, table: pd.DataFrame) -> npt.NDArray[np.float32]:
-        """Returns the predicted rating of each row, on the scale of the data.
+        """Returns the predicted target of each row, on the scale of the data.
 
-        A run on implicit feedback predicts raw scores.
+        A run on labels predicts the probability of the label 1, and a run on implicit
+        feedback raw scores.
 
         Args:
             table: Rows with the columns of the model. Columns of users and items may be
@@ -210,6 +254,8 @@ class SavedRun:
         Raises:
             DataError: See `with_side_columns`.
         """
+        if self.config.task == "binary":
+            return probabilities(self.model, self.inputs(table))
         return predict(self.model, self.inputs(table))
 
     def is_unknown(self, column: str, table: pd.DataFrame) -> npt.NDArray[np.bool_]:
@@ -237,3 +283,44 @@ class SavedRun:
     def _text_columns(self) -> set[str]:
         columns: dict[str, str] = self.metrics["config"]["columns"]
         return {name for name, kind in columns.items() if kind != "numeric"}
+
+
+def _why_not(path: Path) -> str:
+    """Returns why a folder is not a finished run."""
+    if partial_path(path).exists():
+        hint = "It was interrupted: resume it with `fmlayers train ... --resume`."
+        return f"{path} is not a finished run. {hint}"
+    names = [path / name for name in ("metrics.json", "model.keras")]
+    absent = [name for name in names if not name.is_file()]
+    if not any(name.exists() for name in (*names, path / "config.json")):
+        return f"{path} is not a finished run."
+    return f"{absent[0]} is missing or not a file: {path} is not a finished run."
+
+
+def _fault(model: ScoringModel, encoder: Encoder, columns: Mapping[str, str]) -> str:
+    """Returns how an encoder does not fit the run, or `""` if it does."""
+    if not encoder.is_fitted:
+        return "its encoder is not fitted"
+    if dict(encoder.columns) != dict(columns):
+        return f"its columns are {list(encoder.columns)}, not {list(columns)}"
+    sizes = {feature.name: _size(feature) for feature in model.features}
+    for feature in encoder.features:
+        size = _size(feature)
+        if sizes.get(feature.name) != size:
+            return (
+                f"its encoder has {size} ids of {feature.name!r}, not "
+                f"{sizes.get(feature.name, 'none')}"
+            )
+    for column, kind in columns.items():
+        if kind == "numeric":
+            mean, deviation = encoder.scale(column)
+            if not (np.isfinite([mean, deviation]).all() and deviation > 0):
+                return f"its encoder has the deviation {deviation} of {column!r}"
+        elif not pd.Index(encoder.vocabulary(column)).is_unique:
+            return f"its encoder has a value of {column!r} twice"
+    return ""
+
+
+def _size(feature: Feature) -> int:
+    """Returns the number of ids of a feature, 0 if it is a number."""
+    return int(getattr(feature, "vocabulary_size", 0))

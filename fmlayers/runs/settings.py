@@ -5,7 +5,7 @@ its documentation, its command-line option and its values in a search are derive
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field, fields
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -21,31 +21,37 @@ class ByTask:
     """A default that depends on the task.
 
     Args:
-        ratings: The default for ratings.
-        clicks: The default for implicit feedback.
-        histories: Optional default for ratings with histories.
+        regression: The default for ratings and other numbers.
+        implicit: The default for implicit feedback.
+        binary: The default for labels.
+        histories: Optional default for regression with histories.
     """
 
-    ratings: float
-    clicks: float
+    regression: float
+    _: KW_ONLY
+    implicit: float
+    binary: float
     histories: float | None = None
 
     def of(self, config: Any) -> float:
-        """Returns the default for a configuration whose loss is known."""
-        if not config.has_ratings:
-            return self.clicks
-        if config.histories and self.histories is not None:
+        """Returns the default for a configuration whose task is known."""
+        if config.histories and self.histories and config.task == "regression":
             return self.histories
-        return self.ratings
+        rate: float = getattr(self, config.task)
+        return rate
 
     def every(self) -> set[float]:
-        return {self.ratings, self.clicks, self.histories or self.ratings}
+        rates = {self.regression, self.implicit, self.binary}
+        return rates | ({self.histories} if self.histories else set())
 
     def __str__(self) -> str:
-        text = f"{self.ratings:g}"
+        text = f"{self.regression:g}"
         if self.histories is not None:
             text += f", with histories {self.histories:g}"
-        return f"{text}, for implicit feedback {self.clicks:g}"
+        return (
+            f"{text}, for labels {self.binary:g}, "
+            f"for implicit feedback {self.implicit:g}"
+        )
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,7 @@ class Setting:
         many: Whether the option takes several values.
         choices: All values, if there are only a few.
         metavar: Name of the value in the help of the option.
+        former: Optional name in older versions, still read in records and as an option.
         searched: The values that a search tries: the lowest and the highest value, a
             dict from optimizer to these two, or all values.
     """
@@ -107,6 +114,7 @@ class Setting:
     many: bool = False
     choices: tuple[str, ...] = ()
     metavar: str | None = None
+    former: str | None = None
     searched: Any = None
 
     @property
@@ -167,7 +175,9 @@ def real(default: Any, group: Group, help: str, **facts: Any) -> Any:
     )
 
 
-def choice(default: str, group: Group, help: str, values: Any, **facts: Any) -> Any:
+def choice(
+    default: str | None, group: Group, help: str, values: Any, **facts: Any
+) -> Any:
     """Returns a field that is one of the values of a `Literal`."""
     choices = get_args(values)
     check = partial(_checks.choice, choices=choices)

@@ -22,8 +22,10 @@ def summary(metrics: Mapping[str, Any], plotted: bool = True) -> str:
         f"{metrics['seconds']} seconds in total",
         "",
     ]
-    if config.has_ratings:
+    if config.task == "regression":
         lines += _rating_table(config.model, metrics).splitlines()
+    elif config.task == "binary":
+        lines += label_table(config.model, metrics).splitlines()
     else:
         lines += [
             "The scores rank items and are not ratings. `fmlayers evaluate` evaluates "
@@ -31,10 +33,25 @@ def summary(metrics: Mapping[str, Any], plotted: bool = True) -> str:
         ]
     if not rows["validation"]:
         lines.append("no validation rows: trained for all epochs")
-    lines += [f"repaired: {repair}" for repair in metrics["repairs"]]
+    lines += [f"data: {repair}" for repair in metrics["repairs"]]
     if not plotted:
         lines.append("history.png is missing: it needs `pip install fmlayers[plot]`.")
     return "\n".join(lines) + "\n"
+
+
+def label_table(model: str, metrics: Mapping[str, Any]) -> str:
+    """Returns a text table of the metrics of labels; see `target_metrics`."""
+    names = {
+        "log_loss": "log loss",
+        "auc": "AUC",
+        "pr_auc": "PR-AUC",
+        "calibration_error": "calibration error",
+    }
+    rows: list[tuple[str, ...]] = [("test rows", *names.values())]
+    for name, prefix in ((model, ""), ("mean predictor", "mean_predictor_")):
+        values = [metrics[prefix + metric] for metric in names]
+        rows.append((name, *("" if v is None else f"{v:.4f}" for v in values)))
+    return aligned(rows)
 
 
 def _rating_table(model: str, metrics: Mapping[str, Any]) -> str:

@@ -1,6 +1,5 @@
 import importlib.metadata
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -13,9 +12,12 @@ import pandas as pd
 
 import fmlayers
 from fmlayers import plots
-from fmlayers._files import put_in_place, whole_file
+from fmlayers._digests import digests_of
+from fmlayers._files import whole_file
 from fmlayers._json_files import write_json
+from fmlayers._keras_files import save_model
 from fmlayers.data import (
+    DataError,
     Dataset,
     Split,
     sources,
@@ -25,10 +27,10 @@ from fmlayers.data import (
 from fmlayers.data.columns import describe_columns
 from fmlayers.data.encoder import Kind
 from fmlayers.models.specs import find
-from fmlayers.runs.checkpoint import Checkpoint, EarlyStop, Progress
+from fmlayers.runs.checkpoint import Checkpoint, EarlyStop, Progress, check_finite
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.epoch_progress import EpochProgress
-from fmlayers.runs.evaluation import rating_metrics
+from fmlayers.runs.evaluation import target_metrics
 from fmlayers.runs.examples import (
     Examples,
     Rows,
@@ -36,9 +38,20 @@ from fmlayers.runs.examples import (
     split_validation,
 )
 from fmlayers.runs.fitting import compiled_model, fit
-from fmlayers.runs.folder import begin, locked
+from fmlayers.runs.folder import (
+    FILES,
+    PROGRESS,
+    DivergenceError,
+    RunError,
+    begin,
+    drop,
+    finish,
+)
+from fmlayers.runs.memory import memory_errors
 from fmlayers.runs.run import Run
 from fmlayers.runs.summary import summary
+from fmlayers.runs.targets import positives, with_targets
+from fmlayers.runs.unit import to_unit_of_data
 
 
 def train(
@@ -59,7 +72,8 @@ def train(
     Args:
         config: The configuration.
         out: Folder of the run. It appears when the run is finished.
-        resume: Whether to resume an interrupted run. Defaults to `False`.
+        resume: Whether to resume an interrupted run. If it is already finished, with
+            this configuration, it is returned. Defaults to `False`.
         overwrite: Whether to replace a finished or interrupted run at `out`. A finished
             run stays until the new one is finished. Defaults to `False`.
 
@@ -70,59 +84,74 @@ def train(
         DataError: If the data are invalid.
         RunError: If `out` is taken, or there is no interrupted run to resume with this
             configuration.
+        DivergenceError: A `RunError`, if a loss, a metric or a weight becomes NaN or
+            infinite. Nothing is left to resume.
+        OSError: If the disk is full. The latest checkpoint stays, to resume from.
     """
     out = Path(out).resolve()
-    dataset = sources.load(config.data, **config.columns_of_a_table())
+    loaded = sources.load(config.data, **config.columns_of_a_table())
+    dataset = with_targets(loaded, config)
     columns = columns_of(config, dataset)
     split = split_rows(dataset, config.split, config.test_fraction, config.seed)
     record = {
         **config.to_dict(),
         "columns": columns,
-        "fingerprint": dataset.fingerprint(),
+        "fingerprint": loaded.fingerprint(),
         "backend": keras.backend.backend(),
     }
-    folder = begin(out, record, resume=resume, overwrite=overwrite)
-    with locked(folder):
-        return _train_in(folder, out, config, dataset, split, record)
+    with begin(out, record, resume=resume, overwrite=overwrite) as folder:
+        if folder is not None:
+            if not _is_complete(folder):
+                with memory_errors("Lower `dim` or `batch_size`."):
+                    _train_in(folder, config, dataset, split, record)
+            finish(folder, out)
+    return Run(out)
 
 
 def _train_in(
     folder: Path,
-    out: Path,
     config: TrainingConfig,
     dataset: Dataset,
     split: Split,
     record: dict[str, Any],
-) -> Run:
+) -> None:
     started = time.perf_counter()
     described = describe_columns(dataset, record["columns"])
     print(*described, sep="\n", file=sys.stderr)
-    trainer = Trainer(config, record["columns"], dataset, folder)
     try:
+        trainer = Trainer(config, record["columns"], dataset, folder)
         model = trainer.run(split.train)
-    except BaseException:
-        if not trainer.progress.history:
-            shutil.rmtree(folder)  # it contains no epoch to resume from
+        metrics = {
+            **target_metrics(config, model, model.encoder, dataset, split),
+            f"validation_{trainer.metric}": trainer.best,
+            "epochs": trainer.epochs,
+            "batch_size": trainer.batch_size,
+            "rows": trainer.rows | {"test": len(split.test)},
+            "seconds": round(time.perf_counter() - started, 1),
+            "described": described,
+            "repairs": list(dataset.repairs),
+            "versions": _versions(),
+            "config": record,
+        }
+        last = trainer.progress.history[-1]
+        check_finite(last["phase"], last["epoch"], metrics)
+    except DivergenceError:
+        drop(folder)  # resumed, it would diverge again
         raise
-    metrics = {
-        **(
-            rating_metrics(model, model.encoder, dataset, split)
-            if config.has_ratings
-            else {}
-        ),
-        f"validation_{trainer.metric}": trainer.best,
-        "epochs": trainer.epochs,
-        "batch_size": trainer.batch_size,
-        "rows": trainer.rows | {"test": len(split.test)},
-        "seconds": round(time.perf_counter() - started, 1),
-        "described": described,
-        "repairs": list(dataset.repairs),
-        "versions": _versions(),
-        "config": record,
-    }
+    except BaseException:
+        if not (folder / PROGRESS).exists():
+            drop(folder)  # it contains no epoch to resume from
+        raise
     _write(folder, model, dataset, metrics, trainer.progress)
-    put_in_place(folder, out)
-    return Run(out)
+
+
+def _is_complete(folder: Path) -> bool:
+    """Returns whether a killed process wrote everything and did not put it in place."""
+    try:
+        Run(folder).check()
+    except (RunError, DataError):
+        return False
+    return True
 
 
 class Trainer:
@@ -158,7 +187,13 @@ class Trainer:
 
     def run(self, train: Rows) -> keras.Model:
         """Returns the model, trained on the rows `train` of the ratings."""
+        model = self._trained(train)
+        to_unit_of_data(model)
+        return model
+
+    def _trained(self, train: Rows) -> keras.Model:
         config = self.config
+        train = positives(config, self.dataset, train)
         fitting, validation = split_validation(config, train)
         self.rows = {"train": len(train), "validation": len(validation)}
         self.batch_size = config.batch_size or default_batch_size(len(fitting))
@@ -170,7 +205,7 @@ class Trainer:
         self.best = float(best[f"val_{self.metric}"])
         if config.refit:
             return self._fit("refit", train, self.epochs)
-        model.load_weights(self.folder / str(self.progress.best))
+        self.progress.load(model, self.folder, self.progress.best)
         return model
 
     def _fit(
@@ -182,10 +217,11 @@ class Trainer:
         model = compiled_model(config, examples, batch_size)
         done = len(self.progress.epochs(phase))
         if done:
-            model.load_weights(self.folder / self.progress.weights[phase])
+            self.progress.load(model, self.folder, self.progress.weights[phase])
         searching = validation is not None
         if done == epochs or (searching and self.progress.is_stale(config.patience)):
             return model
+        shown = EpochProgress(phase, epochs, done, metric=self.metric)
         callbacks = [
             Checkpoint(
                 self.folder,
@@ -193,24 +229,27 @@ class Trainer:
                 phase,
                 keep_best=searching and not config.refit,
             ),
-            EpochProgress(phase, epochs, done, metric=self.metric),
+            shown,
         ]
         if searching:
             callbacks.append(EarlyStop(self.progress, config.patience))
-        fit(
-            model,
-            examples,
-            batch_size,
-            epochs=epochs,
-            initial_epoch=done,
-            callbacks=callbacks,
-        )
+        try:
+            fit(
+                model,
+                examples,
+                batch_size,
+                epochs=epochs,
+                initial_epoch=done,
+                callbacks=callbacks,
+            )
+        finally:
+            shown.bar.stop()
         return model
 
 
 def metric_of(config: TrainingConfig) -> str:
     """Returns the name of the metric for early stopping, the loss without L2."""
-    return "rmse" if config.has_ratings else config.loss
+    return "rmse" if config.task == "regression" else str(config.loss)
 
 
 def columns_of(config: TrainingConfig, dataset: Dataset) -> dict[str, Kind]:
@@ -234,14 +273,12 @@ def _write(
     history = pd.DataFrame(progress.history)
     write_csv(history, folder / "history.csv")
     plotted = _plotted(history, folder / "history.png")
-    with whole_file(folder / "model.keras") as written:
-        model.save(written)
+    save_model(model, folder / "model.keras")
     with whole_file(folder / "summary.txt") as written:
         written.write_text(summary(metrics, plotted), "utf-8")
-    write_json(folder / "metrics.json", metrics)
-    for pattern in ("progress.json", "*.weights.h5", ".*"):
-        for leftover in folder.glob(pattern):
-            leftover.unlink()
+    files = digests_of(folder, sorted(FILES & {path.name for path in folder.iterdir()}))
+    # Last: with it, the run is finished.
+    write_json(folder / "metrics.json", {**metrics, "files": files})
 
 
 def _plotted(history: pd.DataFrame, path: Path) -> bool:

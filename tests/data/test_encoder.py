@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from decimal import Decimal
 
 import keras
 import numpy as np
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 
 from fmlayers import Categorical, MultiCategorical, Numeric
 from fmlayers.data import DataError, Encoder
+from fmlayers.data.encoder import as_numbers
 from fmlayers.models import FactorizationMachine
 
+CORRUPT = r"encoder\.json (is not a (saved encoder|JSON file): |must contain a JSON)"
 COLUMNS = {"user": "categorical", "genres": "multi_categorical", "age": "numeric"}
 TABLE = pd.DataFrame(
     {
@@ -248,7 +251,16 @@ def test_times_are_not_numbers():
         Encoder({"day": "numeric"}).fit(times)
 
 
-@pytest.mark.parametrize("wrong", ["tall", "", np.inf, -np.inf, "inf", (1,), [1]])
+def test_durations_are_not_numbers():
+    table = pd.DataFrame({"day": pd.to_timedelta([1, None], unit="D")})
+    with pytest.raises(DataError, match="Column 'day'"):
+        Encoder({"day": "numeric"}).fit(table)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["tall", "", np.inf, -np.inf, "inf", (1,), [1], 10**400, "1e400", "1_0", 1j, {}],
+)
 def test_what_is_not_a_number_is_named(wrong):
     good = pd.DataFrame({"height": [1.0, 2.0]})
     table = pd.DataFrame({"height": objects(1, None, wrong, "no")})
@@ -258,6 +270,60 @@ def test_what_is_not_a_number_is_named(wrong):
         with pytest.raises(DataError, match=r"Column 'height', row 2: must be") as info:
             use(table)
         assert str(info.value).endswith(f"Received: {wrong!r}.")
+
+
+@pytest.mark.parametrize("large", [1e39, -1e300, "1e39", 10**39])
+def test_numbers_beyond_float32_are_named(large):
+    encoder = Encoder({"x": "numeric"}).fit(pd.DataFrame({"x": [1.0, 3.0]}))
+    with pytest.raises(DataError, match="Column 'x', row 1: must be a number in float"):
+        encoder.encode("x", objects(3e38, large))
+
+
+def test_texts_are_read_as_exact_numbers():
+    encoder = Encoder({"x": "numeric"}).fit(pd.DataFrame({"x": [0.0, 0.0]}))
+    texts = ["+1.144270316174876197126", " 7.5\n", b"-.5", "1.e3", "+9007199254740993"]
+    numbers = np.array([1.1442703161748762, 7.5, -0.5, 1e3, 9007199254740992])
+    found = encoder.encode("x", objects(*texts))
+    np.testing.assert_array_equal(found, numbers.astype("float32"))
+    np.testing.assert_array_equal(as_numbers("x", objects(*texts)), numbers)
+
+
+@pytest.mark.parametrize("kind", ["categorical", "multi_categorical"])
+@pytest.mark.parametrize("wrong", [{}, {"x"}, [["x"]], [{}], np.array([["x"]])])
+def test_cells_that_are_no_values_are_named(wrong, kind):
+    encoder = Encoder({"x": kind}).fit(pd.DataFrame({"x": ["x"]}))
+    for use in (encoder.transform, Encoder({"x": kind}).fit):
+        with pytest.raises(DataError, match="Column 'x', row 1: must be a") as info:
+            use(pd.DataFrame({"x": objects("x", wrong)}))
+        assert str(info.value).endswith(f"value. Received: {wrong!r}.") or (
+            str(info.value).endswith(f"list of values. Received: {wrong!r}.")
+        )
+
+
+def test_a_list_is_no_single_value():
+    encoder = Encoder({"x": "categorical"}).fit(pd.DataFrame({"x": ["x"]}))
+    with pytest.raises(DataError, match="row 0: must be a single value. Received: "):
+        encoder.encode("x", objects(["x"]))
+
+
+def test_equal_values_with_different_texts_are_told_apart():
+    for values in ([1, True, 1.0], [True, 1, 1.0], [Decimal("1.0"), 1, True]):
+        vocabulary, ids = encode(["1", "True", "1.0"], objects(*values))
+        assert [vocabulary[i - 1] for i in ids] == [text(value) for value in values]
+        lists = objects(*([value] for value in values))
+        vocabulary, ids = encode(
+            objects("1", "True", "1.0"), lists, "multi_categorical"
+        )
+        assert [vocabulary[i - 1] for (i,) in ids] == [text(value) for value in values]
+
+
+def test_a_float32_is_the_same_value_in_every_column():
+    value = np.float32(0.1)
+    fitted = pd.Series([value], dtype="float32")
+    for values in (fitted, objects(value), objects(value, "x")):
+        vocabulary, ids = encode(fitted, values)
+        assert vocabulary == ["0.10000000149011612"]
+        assert ids[0] == 1
 
 
 def test_the_index_of_a_table_does_not_matter():
@@ -429,7 +495,7 @@ def test_a_corrupt_file_is_refused(content, tmp_path):
     if isinstance(content, dict):
         content = json.dumps(Encoder(COLUMNS).fit(TABLE).get_config() | content)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(DataError, match=r"encoder\.json is not a saved encoder: "):
+    with pytest.raises(DataError, match=CORRUPT):
         Encoder.load(path)
 
 
@@ -497,3 +563,51 @@ def test_numbers_that_do_not_vary_in_parts_are_not_blown_up():
     tables = [pd.DataFrame({"age": [0.1, 0.1, np.nan]})] * 3
     encoder = Encoder({"age": "numeric"}).fit(iter(tables))
     np.testing.assert_array_equal(encoder.transform(tables[0])["age"], [0, 0, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vocabularies": {"user": ["b", "a", "b"]}}, "of 'user' has 'b' twice"),
+        ({"vocabularies": {"user": ["b", 1]}}, "of 'user' must be a list of text"),
+        ({"vocabularies": {"user": "ab"}}, "of 'user' must be a list of text"),
+        ({"vocabularies": []}, "must be dicts"),
+        ({"scales": {"age": [1.0, 0.0]}}, "scale of 'age' must be .*positive"),
+        ({"scales": {"age": [1.0, -1.0]}}, "scale of 'age' must be"),
+        ({"scales": {"age": [float("nan"), 1.0]}}, "scale of 'age' must be"),
+        ({"scales": {"age": [None, 1.0]}}, "scale of 'age' must be"),
+        ({"scales": {"age": [1.0, 1.0, 1.0]}}, "scale of 'age' must be"),
+        ({"columns": ["user"]}, "`columns` must be a dict"),
+    ],
+)
+def test_a_wrong_config_is_refused(change, message, tmp_path):
+    """It may come from a file of the encoder or of a model."""
+    encoder = Encoder({"user": "categorical", "age": "numeric"})
+    encoder.fit(pd.DataFrame({"user": ["a", "b"], "age": [1.0, 2.0]}))
+    config = encoder.get_config() | change
+    with pytest.raises(ValueError, match=message):
+        Encoder.from_config(config)
+    path = tmp_path / "encoder.json"
+    path.write_text(json.dumps(config))
+    with pytest.raises(DataError, match=rf"encoder\.json is not a saved .*{message}"):
+        Encoder.load(path)
+
+
+def test_a_file_with_fewer_values_than_were_saved_is_refused(tmp_path):
+    path = tmp_path / "encoder.json"
+    Encoder(COLUMNS).fit(TABLE).save(path)
+    content = json.loads(path.read_text())
+    assert content["vocabularies"]["user"].pop()
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"encoder\.json is damaged or was edited"):
+        Encoder.load(path)
+    del content["sha256"]  # as in files of version 0.1.0
+    path.write_text(json.dumps(content))
+    Encoder.load(path)
+    with pytest.raises(DataError, match=r"none\.json cannot be read"):
+        Encoder.load(tmp_path / "none.json")
+
+
+def test_tiny_numbers_have_a_positive_scale():
+    encoder = Encoder({"age": "numeric"}).fit(pd.DataFrame({"age": [1e-200, 2e-200]}))
+    assert encoder.scale("age")[1] == 1.0

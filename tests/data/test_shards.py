@@ -1,4 +1,6 @@
+import itertools
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -7,6 +9,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from kill_points import kill_points
 
 import fmlayers
 from fmlayers.data import DataError, Encoder, ShardedBatches, write_shards
@@ -16,6 +19,7 @@ parquet = pytest.importorskip("pyarrow.parquet")
 
 COLUMNS = {"row": "categorical", "genres": "multi_categorical", "age": "numeric"}
 GENRES = ["Action", "Drama", "War"]
+RATINGS = [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
 
 
 @pytest.fixture(scope="module")
@@ -241,3 +245,145 @@ def test_errors_of_writing(tmp_path, table, encoder):
     with pytest.raises(DataError, match="already contains Parquet files"):
         write_shards(table[:3], tmp_path / "c", encoder)
     assert (tmp_path / "c" / "00000.parquet").read_bytes() == before
+
+
+def small_table():
+    return pd.DataFrame(
+        {
+            "row": range(6),
+            "genres": [("War",), (), ("War", "Drama"), ("Action",), (), ("War",)],
+            "age": [1.0, 2.0, np.nan, 4.0, 5.0, 6.0],
+            "rating": RATINGS,
+        }
+    )
+
+
+def write_small(folder):
+    table = small_table()
+    encoder = Encoder(COLUMNS).fit(table)
+    write_shards([table[:2], table[2:4], table[4:]], folder / "shards", encoder)
+
+
+def is_whole(folder):
+    """Return whether the set is read whole; it must be refused otherwise."""
+    if refusal(lambda: ShardedBatches(folder, 1, seed=0), str(folder)):
+        return False
+    assert sorted(ratings(ShardedBatches(folder, 1, seed=0)).ravel()) == RATINGS
+    return True
+
+
+def refusal(read, name):
+    """Return whether `read` raises a `DataError`, which must contain `name`."""
+    try:
+        read()
+    except DataError as error:
+        if name in str(error):
+            return True
+        raise
+    return False
+
+
+@pytest.mark.slow
+def test_a_kill_leaves_a_whole_set_or_none_and_a_rerun_starts_over(tmp_path):
+    theirs = tmp_path / "shards" / "notes.txt"
+    theirs.parent.mkdir()
+    theirs.write_text("not ours")
+    refused, points = 0, 0
+    for point in kill_points(write_small, tmp_path, imports=["pyarrow.parquet"]):
+        points += 1
+        if is_whole(theirs.parent):
+            continue
+        refused += 1
+        point.run(write_small)
+        assert is_whole(theirs.parent), point
+        names = sorted(path.name for path in theirs.parent.iterdir())
+        shards = [f"{number:05}.parquet" for number in range(3)]
+        assert names == [*shards, "manifest.json", "notes.txt"], point
+    assert is_whole(theirs.parent)
+    assert theirs.read_text() == "not ours"
+    assert points >= 12
+    assert 8 <= refused < points
+    print(f"kills: {points}, refused and written again: {refused}")
+
+
+def test_only_files_of_the_interrupted_set_are_removed(tmp_path):
+    folder, other = tmp_path / "shards", tmp_path / "other"
+    write_small(tmp_path)
+    shutil.copytree(folder, other)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["complete"] = False
+    del manifest["sha256"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write(folder / "00007.parquet", row=[1], rating=[1.0])
+    with pytest.raises(DataError, match="interrupted. Write the shards again"):
+        ShardedBatches(folder, 1, seed=0)
+    with pytest.raises(DataError, match="already contains Parquet files"):
+        write_small(tmp_path)
+    assert [path.name for path in folder.iterdir()] == ["00007.parquet"]
+    (other / "manifest.json").unlink()
+    before = sorted(other.iterdir())
+    with pytest.raises(DataError, match=r"has no manifest\.json, to which 00000"):
+        ShardedBatches(other, 1, seed=0)
+    shutil.copytree(other, folder, dirs_exist_ok=True)
+    with pytest.raises(DataError, match="already contains Parquet files"):
+        write_small(tmp_path)
+    assert sorted(other.iterdir()) == before
+
+
+def test_a_set_is_what_its_manifest_lists(tmp_path):
+    write_small(tmp_path)
+    folder = tmp_path / "shards"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["rows"] == 6
+    assert manifest["schema"]["genres"] == "list<item: int32>"
+    assert [shard["rows"] for shard in manifest["files"].values()] == [2, 2, 2]
+    write(folder / "more.parquet", row=[1], rating=[1.0])
+    with pytest.raises(DataError, match=r"more\.parquet does not belong to the set"):
+        ShardedBatches(folder, 1, seed=0)
+    (folder / "more.parquet").unlink()
+    shutil.copy(folder / "00000.parquet", folder / "00001.parquet")
+    with pytest.raises(DataError, match=r"00001\.parquet is damaged: it differs"):
+        ShardedBatches(folder, 1, seed=0)
+    (folder / "00001.parquet").unlink()
+    with pytest.raises(DataError, match=r"00001\.parquet is missing"):
+        ShardedBatches(folder, 1, seed=0)
+    edited = (folder / "manifest.json").read_text().replace('"rows": 6', '"rows": 7')
+    (folder / "manifest.json").write_text(edited)
+    with pytest.raises(DataError, match=r"manifest\.json is damaged or was edited"):
+        ShardedBatches(folder, 1, seed=0)
+
+
+def test_files_without_a_manifest_load(tmp_path, table, encoder):
+    """Version 0.1.0 wrote no manifest."""
+    encoded = encoder.transform(table)
+    columns = {"row": encoded["row"], "rating": table["rating"].astype("float32")}
+    for number, rows in enumerate(([*range(30)], [*range(30, 400)])):
+        part = {name: np.asarray(x)[rows] for name, x in columns.items()}
+        write(tmp_path / f"{number:05}.parquet", **part)
+    data = ShardedBatches(tmp_path, 40, seed=0)
+    np.testing.assert_array_equal(np.sort(ratings(data).ravel()), np.arange(400) / 2)
+
+
+@pytest.mark.slow
+def test_each_flipped_bit_is_noticed_or_changes_nothing(tmp_path):
+    write_small(tmp_path)
+    path = tmp_path / "shards" / "00001.parquet"
+    whole = path.read_bytes()
+
+    def read():
+        data = ShardedBatches(path.parent, 1, seed=0)
+        group = next(group for group in data._groups if group[0] == path)
+        return {n: repr(x) for n, x in data._read([group], np.arange(2)).items()}
+
+    expected = read()
+    refused, bits = 0, [0, 3, 7]
+    for position, bit in itertools.product(range(len(whole)), bits):
+        broken = bytearray(whole)
+        broken[position] ^= 1 << bit
+        path.write_bytes(broken)
+        if refusal(read, "00001.parquet"):
+            refused += 1
+        else:
+            assert read() == expected, (position, bit)
+    assert refused > 0.8 * len(whole) * len(bits) > 3000
+    print(f"flipped bits: {len(whole) * len(bits)}, refused: {refused}")

@@ -160,7 +160,9 @@ def test_repeated_rows_can_be_kept_or_refused(csv):
     path = csv(REPEATED.format(*[""] * 6))
     data = read_ratings(path, on_duplicate="keep")
     assert data.ratings["rating"].tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]
-    assert data.repairs == ()
+    assert data.repairs == (
+        "clicks.csv: kept 2 of 5 rows that repeat a user and an item.",
+    )
     match = (
         r"^clicks.csv, line 4: user a has already rated item b, at clicks.csv, line 2$"
     )
@@ -429,3 +431,21 @@ def test_fingerprint_is_of_the_contents():
     ]
     prints = {Dataset("a", other).fingerprint() for other in others}
     assert len(prints | {known}) == 1 + len(others)
+
+
+def test_cells_that_a_spreadsheet_would_run_are_escaped(tmp_path):
+    texts = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "a=1", "", None]
+    table = pd.DataFrame({"=name": texts, "n": -1.5, "many": [("=1", "b")] * 9})
+    write_csv(table, tmp_path / "plain.csv")
+    pd.testing.assert_series_equal(
+        read_table(tmp_path / "plain.csv", text_columns=["=name"])["=name"][:7],
+        table["=name"][:7],
+    )
+    write_csv(table, tmp_path / "escaped.csv", escape_formulas=True)
+    read = read_table(tmp_path / "escaped.csv", text_columns=["'=name"])
+    assert list(read) == ["'=name", "n", "many"]
+    escaped = [f"'{text}" for text in texts[:6]]
+    assert read["'=name"][:7].tolist() == [*escaped, "a=1"]
+    assert (read["n"] == -1.5).all()
+    assert (read["many"] == "'=1|b").all()
+    assert table["=name"][0] == "=1+1"

@@ -2,14 +2,10 @@
 
 import importlib.util
 import json
-import os
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pandas as pd
 import pytest
@@ -101,45 +97,6 @@ def test_vocabularies_are_applied_as_by_the_encoder(tmp_path):
     found = module.Vocabularies(tmp_path / "encoder.json").encode(rows)
     for name, x in expected.items():
         np.testing.assert_array_equal(found[name], x, err_msg=name)
-
-
-def test_the_server_answers(files, expected):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "uvicorn", "server:app"),
-            *("--host", "127.0.0.1", "--port", str(port), "--log-level", "warning"),
-        ],
-        cwd=EXAMPLES,
-        env={
-            **os.environ,
-            "MODEL": str(files / "model.onnx"),
-            "PYTHONDONTWRITEBYTECODE": "1",
-        },
-    )
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as http:
-            answer = _asked(http, server)
-            assert answer.status_code == 200
-            np.testing.assert_allclose(answer.json(), expected, atol=1e-5)
-            assert http.post("/score", json=[]).json() == []
-            assert http.post("/score", json={"user": "3"}).status_code == 422
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
-
-
-def _asked(http, server, seconds=60):
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            return http.post("/score", json=ROWS)
-        except httpx.ConnectError:
-            assert server.poll() is None, "the server ended"
-            assert time.monotonic() < end, "the server does not answer"
-            time.sleep(0.2)
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ BATCH = {
     "age": np.array([0.5, np.nan, -1.0], "float32"),
 }
 PAIR = (np.array([1, 3, 2], "int32"), np.array([0, 2, 2, 3], "int32"))
+PAIR_OF_6 = (np.arange(1, 5, dtype="int32"), np.array([0, 1, 1, 3, 3, 3, 4], "int32"))
 OF_FIELDS = {
     "fm": lambda: FactorizationMachine(FEATURES, 2),
     "deepfm": lambda: DeepFM(FEATURES, 2, hidden_units=[3]),
@@ -318,3 +319,83 @@ def test_select_inputs_keeps_the_entries_of_a_history():
     assert select_inputs([history], {"user": 2, "day": 1}) == {"user": 2}
     check_error("an entry 'user'", lambda: select_inputs([history], {"item": 3}))
     check_error("must be a dict", lambda: select_inputs([history], [2, 3]))
+
+
+def some_inputs(form, rng):
+    """Returns inputs of 6 examples whose shapes depend on `form`, and targets."""
+    shape = (6, 1) if form % 2 else (6,)
+    ids = {name: rng.integers(0, 5, shape).astype("int32") for name in ("user", "item")}
+    genres = rng.integers(0, 6, (6, 1 + form)).astype("int32")
+    age = rng.normal(size=shape).astype("float32")
+    return {**ids, "genres": genres, "age": age}, np.ones(6, "float32")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("run_eagerly", [False, True])
+@pytest.mark.parametrize("name", ["fm", "neumf"])
+def test_one_or_two_axes_in_any_order(name, run_eagerly, first, rng):
+    model = {**OF_FIELDS, **OF_TWO}[name]()
+    model.compile("sgd", "mse", run_eagerly=run_eagerly)
+    for form in (first, 1 - first):
+        inputs, targets = some_inputs(form, rng)
+        expected = numpy(model(inputs))
+        found = model.predict(inputs, batch_size=4, verbose=0)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        np.testing.assert_allclose(model.predict_on_batch(inputs), found, atol=1e-6)
+        loss = model.evaluate(inputs, targets, batch_size=4, verbose=0)
+        np.testing.assert_allclose(loss, np.mean((expected - 1) ** 2), rtol=1e-4)
+        model.fit(inputs, targets, batch_size=4, verbose=0)
+        model.train_on_batch(inputs, targets)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("jit_compile", "steps_per_execution"), [(False, 2), (False, 1), (True, 1)]
+)
+def test_forms_of_ids_in_any_order(jit_compile, steps_per_execution, backend, rng):
+    if backend == "torch" and (jit_compile or steps_per_execution > 1):
+        pytest.skip("torch.compile takes a minute; check_layer tries it elsewhere")
+    pairs = [{**some_inputs(form, rng)[0], "genres": PAIR_OF_6} for form in (0, 1)]
+    forms = [some_inputs(0, rng)[0], pairs[1], some_inputs(3, rng)[0], pairs[0]]
+    if backend == "tensorflow" and not jit_compile:
+        import tensorflow as tf
+
+        ragged = tf.RaggedTensor.from_row_splits(*PAIR_OF_6)
+        forms.insert(1, {**forms[0], "genres": ragged})
+        sparse = tf.sparse.from_dense(some_inputs(1, rng)[0]["genres"])
+        forms.insert(3, {**some_inputs(1, rng)[0], "genres": sparse})
+    model = OF_FIELDS["fm"]()
+    model.compile(
+        "sgd",
+        "mse",
+        jit_compile=jit_compile,
+        steps_per_execution=steps_per_execution,
+    )
+    for inputs in forms:
+        expected = numpy(model(inputs))
+        np.testing.assert_allclose(model.predict_on_batch(inputs), expected, atol=1e-6)
+        if not isinstance(inputs["genres"], tuple):
+            found = model.predict(inputs, batch_size=2, verbose=0)
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+        model.train_on_batch(inputs, np.ones(6, "float32"))
+
+
+def test_two_axes_after_one_in_predict(rng):
+    model = OF_FIELDS["fm"]()
+    for form in (0, 1):
+        inputs, _ = some_inputs(form, rng)
+        expected = numpy(model(inputs))
+        np.testing.assert_allclose(
+            model.predict(inputs, verbose=0), expected, atol=1e-6
+        )
+
+
+def test_a_wrong_shape_after_a_right_one_error(rng):
+    for entry, x in (("user", np.ones((6, 2), "int32")), ("genres", np.arange(6))):
+        model = OF_FIELDS["fm"]()
+        model.compile("sgd", "mse", jit_compile=False)
+        inputs, _ = some_inputs(0, rng)
+        model.predict(inputs, verbose=0)
+        with pytest.raises(Exception, match=rf"(?s){entry}.*must be of shape \(batch"):
+            model.predict({**inputs, entry: x}, verbose=0)

@@ -11,10 +11,10 @@ from fmlayers import RatingScaler
 METHODS = ["sigmoid", "clip", "none"]
 
 
-def scale(weights, inputs, method):
+def scale(weights, inputs, method, offset=0.0, scale=1.0):
     output = np.empty(inputs.shape)
     for index in np.ndindex(inputs.shape):
-        x = float(inputs[index])
+        x = offset + scale * float(inputs[index])
         output[index] = {
             "sigmoid": 1.0 + 4.0 / (1.0 + np.exp(-x)),
             "clip": min(max(x, 1.0), 5.0),
@@ -34,6 +34,24 @@ def test_layer(method, tmp_path):
         mixed_output_dtype="float32",
         tmp_path=tmp_path,
     )
+
+
+@pytest.mark.parametrize("method", ["clip", "none"])
+def test_offset_and_scale(method, tmp_path):
+    affine = {"offset": 3.0, "scale": 0.5}
+    score = np.array([[-1.5], [0.25], [2.9]], "float32")
+    check_layer(
+        lambda **kwargs: RatingScaler(1, 5, method, **affine, **kwargs),
+        {"inputs": score},
+        lambda weights, inputs: scale(weights, inputs, method, **affine),
+        mixed_output_dtype="float32",
+        tmp_path=tmp_path,
+    )
+    scaler = RatingScaler(1, 5, method, **affine)
+    assert float(scaler(np.array([scaler.inverse(4.25)]))[0]) == 4.25
+    check_error("`scale` must be positive", lambda: RatingScaler(1, 5, "clip", scale=0))
+    check_error("`offset` must be", lambda: RatingScaler(1, 5, "clip", offset=np.nan))
+    check_error("must be left out", lambda: RatingScaler(1, 5, "sigmoid", scale=2.0))
 
 
 @pytest.mark.parametrize("method", ["sigmoid", "clip"])

@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fmlayers._files import put_in_place
 from fmlayers._json_files import read_json, write_json
 from fmlayers.data import DataError, Encoder
 from fmlayers.runs import Run, RunError, train
-from fmlayers.runs.folder import begin
+from fmlayers.runs.folder import begin, finish
 from fmlayers.runs.prediction import predict
 
 
@@ -198,51 +197,92 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_folder_of_something_else_is_never_touched(tmp_path):
+RECORD = {"fingerprint": "f"}
+
+
+@pytest.mark.parametrize("content", ["thesis.tex", "config.json", ".git"])
+def test_a_folder_of_something_else_is_never_touched(content, tmp_path):
     for name in ("folder", "new.partial"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "thesis.tex").write_text("years of work")
+        (tmp_path / name / content).write_text('{"mine": 1}')
     (tmp_path / "file").write_text("years of work")
     for name in ("folder", "file", "new"):
         for options in ((False, False), (False, True), (True, False), (True, True)):
             resume, overwrite = options
-            with pytest.raises(RunError):
-                begin(tmp_path / name, {}, resume=resume, overwrite=overwrite)
-    assert (tmp_path / "folder" / "thesis.tex").is_file()
+            with (
+                pytest.raises(RunError, match="exists and is not a run"),
+                begin(tmp_path / name, RECORD, resume=resume, overwrite=overwrite),
+            ):
+                pass
+    assert (tmp_path / "folder" / content).is_file()
     assert (tmp_path / "file").is_file()
-    assert (tmp_path / "new.partial" / "thesis.tex").is_file()
+    assert (tmp_path / "new.partial" / content).is_file()
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_finished_run_called_partial_is_not_touched(run, tmp_path):
+    """It is the user's, and no interrupted run."""
+    shutil.copytree(run.path, tmp_path / "mine.partial")
+    before = contents(tmp_path / "mine.partial")
+    record = read_json(run.path / "config.json")
+    for options in ((False, False), (False, True), (True, False), (True, True)):
+        resume, overwrite = options
+        with (
+            pytest.raises(RunError, match=r"mine\.partial holds a finished run"),
+            begin(tmp_path / "mine", record, resume=resume, overwrite=overwrite),
+        ):
+            pass
+    assert contents(tmp_path / "mine.partial") == before
 
 
 def test_an_empty_folder_is_free(tmp_path):
     (tmp_path / "run").mkdir()
-    partial = begin(tmp_path / "run", {"a": 1}, resume=False, overwrite=False)
-    put_in_place(partial, tmp_path / "run")
+    with begin(tmp_path / "run", RECORD, resume=False, overwrite=False) as partial:
+        finish(partial, tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    assert read_json(tmp_path / "run" / "config.json") == {"a": 1}
+    assert read_json(tmp_path / "run" / "config.json") == RECORD
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("left", [(), (".config-x1y2z3.json",)])
+def test_a_run_killed_before_its_configuration_is_begun_again(left, resume, tmp_path):
+    """Version 0.1.0 made the folder first."""
+    partial = tmp_path / "run.partial"
+    partial.mkdir()
+    for name in left:
+        (partial / name).write_text("")
+    with begin(tmp_path / "run", RECORD, resume=resume, overwrite=False) as folder:
+        assert folder == partial
+        assert set(contents(partial)) == {"config.json"}
+    assert [path.name for path in tmp_path.iterdir()] == ["run.partial"]
 
 
 def test_an_interrupted_run_is_not_begun_anew_unasked(tmp_path):
-    partial = begin(tmp_path / "run", {"a": 1}, resume=False, overwrite=False)
-    (partial / "progress.json").write_text("{}")
-    with pytest.raises(
-        RunError, match="interrupted run. Resume it with `--resume`, or"
+    with begin(tmp_path / "run", RECORD, resume=False, overwrite=False) as partial:
+        (partial / "progress.json").write_text("{}")
+    with (
+        pytest.raises(RunError, match="interrupted run. Resume it with `--resume`, or"),
+        begin(tmp_path / "run", RECORD, resume=False, overwrite=False),
     ):
-        begin(tmp_path / "run", {"a": 1}, resume=False, overwrite=False)
-    assert begin(tmp_path / "run", {"a": 1}, resume=True, overwrite=False)
+        pass
+    with begin(tmp_path / "run", RECORD, resume=True, overwrite=False) as again:
+        assert again == partial
     assert set(contents(partial)) == {"config.json", "progress.json"}
-    begin(tmp_path / "run", {"a": 2}, resume=False, overwrite=True)
-    assert set(contents(partial)) == {"config.json"}
+    other = {**RECORD, "a": 2}
+    with begin(tmp_path / "run", other, resume=False, overwrite=True):
+        assert set(contents(partial)) == {"config.json"}
+    assert [path.name for path in tmp_path.iterdir()] == ["run.partial"]
 
 
-def test_put_in_place_replaces_what_was_there(tmp_path):
+def test_a_finished_run_replaces_what_was_there(tmp_path):
     out = tmp_path / "run"
     for a in (1, 2):
-        partial = begin(out, {"a": a}, resume=False, overwrite=True)
-        for name in ("metrics.json", "model.keras", f"only-{a}"):
-            (partial / name).write_text(str(a))
-        assert not out.exists() or contents(out)["model.keras"] == b"1"
-        put_in_place(partial, out)
+        record = {**RECORD, "a": a}
+        with begin(out, record, resume=False, overwrite=True) as partial:
+            for name in ("metrics.json", "model.keras", "progress.json", f"only-{a}"):
+                (partial / name).write_text(str(a))
+            assert not out.exists() or contents(out)["model.keras"] == b"1"
+            finish(partial, out)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert set(contents(out)) == {
         "config.json",
@@ -252,9 +292,28 @@ def test_put_in_place_replaces_what_was_there(tmp_path):
     }
 
 
+@pytest.mark.parametrize("name", ["run.replaced", ".run-old", "run.old"])
+def test_overwriting_keeps_other_folders(name, tmp_path):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "thesis.tex").write_text("years of work")
+    for _ in range(2):
+        with begin(tmp_path / "run", RECORD, resume=False, overwrite=True) as partial:
+            for file in ("metrics.json", "model.keras"):
+                (partial / file).write_text("{}")
+            finish(partial, tmp_path / "run")
+    assert {path.name for path in tmp_path.iterdir()} == {name, "run"}
+    assert (tmp_path / name / "thesis.tex").read_text() == "years of work"
+
+
 @pytest.mark.slow
 def test_a_folder_is_written_by_one_process(tmp_path):
-    partial = begin(tmp_path / "run", {}, resume=False, overwrite=False)
+    with begin(tmp_path / "run", RECORD, resume=False, overwrite=False) as partial:
+        for resume in (False, True):
+            with (
+                pytest.raises(RunError, match="Another process is writing"),
+                begin(tmp_path / "run", RECORD, resume=resume, overwrite=True),
+            ):
+                pass
     script = f"""
 from pathlib import Path
 from fmlayers.runs.folder import locked
@@ -270,10 +329,14 @@ with locked(Path({str(partial)!r})):
     ) as other:
         assert other.stdout.readline() == "locked\n"
         for resume in (False, True):
-            with pytest.raises(RunError, match="Another process is writing"):
-                begin(tmp_path / "run", {}, resume=resume, overwrite=True)
+            with (
+                pytest.raises(RunError, match="Another process is writing"),
+                begin(tmp_path / "run", RECORD, resume=resume, overwrite=True),
+            ):
+                pass
         other.communicate("\n")
-    begin(tmp_path / "run", {}, resume=True, overwrite=False)
+    with begin(tmp_path / "run", RECORD, resume=True, overwrite=False) as again:
+        assert again == partial
 
 
 def test_unknown_rows_are_told(run):
@@ -293,8 +356,12 @@ def test_a_missing_user_is_not_one_called_nan(run, monkeypatch):
 
 @pytest.fixture
 def broken(film_run, tmp_path):
-    """Return a copy of a run, to break."""
-    return shutil.copytree(film_run.path, tmp_path / "run")
+    """Return a copy of a run without digests, as version 0.1.0 wrote it, to break."""
+    folder = shutil.copytree(film_run.path, tmp_path / "run")
+    metrics = read_json(folder / "metrics.json")
+    del metrics["files"]
+    write_json(folder / "metrics.json", metrics)
+    return folder
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,255 @@
+"""docs/examples/encode.py answers exactly as `Encoder` does, for any cells."""
+
+import importlib.util
+import json
+import math
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fmlayers.data import DataError, Encoder
+from fmlayers.export import export
+from fmlayers.models import FactorizationMachine
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+KINDS = {"c": "categorical", "m": "multi_categorical", "n": "numeric"}
+# Values that are equal or nearly so, with texts that are not.
+FITTED = [
+    *("1", "0", "7", "2.5", "0.1", "0.10000000149011612", "True", "False", "b'x'"),
+    *("", " 7", "a b", " a ", "x|y", "x", "y", "nan", "None", "inf", "-1", "七人の侍"),
+    *(str(i) for i in (2**24 + 1, 2**53 + 1, 2**63 - 1, -(2**63), 2**64 - 1, 10**30)),
+]
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def objects(cells):
+    array = np.empty(len(cells), object)
+    for row, cell in enumerate(cells):
+        array[row] = cell
+    return pd.Series(array, dtype=object)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    table = {"c": objects(FITTED), "m": objects([[x] for x in FITTED])}
+    numbers = np.linspace(-3, 8, len(FITTED))
+    return Encoder(KINDS).fit(pd.DataFrame({**table, "n": numbers}))
+
+
+@pytest.fixture(scope="module")
+def vocabularies(fitted, tmp_path_factory):
+    path = tmp_path_factory.mktemp("encode") / "encoder.json"
+    fitted.save(path)
+    return load("encode").Vocabularies(path)
+
+
+def answer(encode, error):
+    """Return an array as nested lists of texts, or the class of an error."""
+    try:
+        return [*map(repr, np.asarray(encode()).tolist())]
+    except error:
+        return "refused"
+
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 9),
+    st.integers(),
+    st.sampled_from([10**30, 10**400, -(10**400), 2**53 + 1, 2**64 - 1]),
+    st.floats(),
+    st.sampled_from([7.0, 1.0, -0.0, 1e22, 1e30, 2.0**53, 3e38, 1e300, math.inf]),
+    st.floats(width=32).map(np.float32),
+    st.floats(width=16).map(np.float16),
+    st.sampled_from([np.float32(0.1), np.longdouble(1.5), np.float64("nan")]),
+    st.sampled_from([np.int8(1), np.uint64(2**64 - 1), np.bool_(True), np.str_("x")]),
+    st.sampled_from([np.timedelta64(5, "s"), np.timedelta64("NaT", "s")]),
+    st.sampled_from([np.datetime64("NaT"), pd.NA, pd.NaT]),
+    st.sampled_from([Decimal("1.50"), Decimal("7"), Decimal("NaN"), 1j, b"x", b"7"]),
+    st.binary(max_size=3),
+    st.sampled_from(FITTED),
+    st.text(max_size=4),
+    st.text(alphabet="0123456789+-.eE_ \t\n", max_size=8),
+    st.from_regex(r"\A[+-]?[0-9]{1,25}\.[0-9]{0,25}(e-?[0-9]{1,2})?\Z"),
+    st.sampled_from(
+        ["nan", "NaN", "inf", "1e400", "0x1", "\uff11", " 1\n", "x|y", "|", "x||"]
+    ),
+)
+cells = st.one_of(
+    scalars,
+    st.lists(scalars, max_size=3),
+    st.lists(scalars, max_size=3).map(tuple),
+    st.lists(st.sampled_from(FITTED), max_size=3).map(np.array),
+    st.sampled_from([[[]], [{}], {}, {"a": 1}, {"x"}, frozenset("x"), bytearray(b"x")]),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(rows=st.lists(cells, max_size=5))
+def test_any_cells_are_encoded_as_by_the_encoder(rows, fitted, vocabularies):
+    for column in KINDS:
+        table = fitted.encode, column, objects(rows)
+        single = [{column: cell} for cell in rows]
+        expected = answer(lambda t=table: t[0](*t[1:]), DataError)
+        found = answer(lambda s=single, c=column: vocabularies.encode(s)[c], ValueError)
+        assert found == expected, column
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows=st.lists(cells, min_size=2, max_size=5))
+def test_a_cell_is_encoded_the_same_beside_any_others(rows, fitted):
+    for column in KINDS:
+        alone = [
+            answer(lambda c=cell, k=column: fitted.encode(k, objects([c])), DataError)
+            for cell in rows
+        ]
+        together = answer(lambda k=column: fitted.encode(k, objects(rows)), DataError)
+        if "refused" in alone:
+            assert together == "refused"
+        elif column != "m":
+            assert together == [text for (text,) in alone]
+        else:
+            for (text,), other in zip(alone, together, strict=True):
+                short, long = json.loads(text), json.loads(other)
+                assert long[: len(short)] == short
+                assert not any(long[len(short) :])
+
+
+# Names that TensorFlow and the other formats do not accept.
+NAMES = {"c": "category, first", "m": "метки", "n": "n"}
+
+
+@pytest.fixture(scope="module")
+def exports(on_tensorflow, shaken, tmp_path_factory):
+    """Return a model, its encoder, and functions that score rows with its exports."""
+    import onnxruntime
+    import tensorflow as tf
+    from ai_edge_litert.interpreter import Interpreter
+
+    columns = {NAMES[column]: kind for column, kind in KINDS.items()}
+    known = [value for value in FITTED if value]  # in serve_raw, "" is missing
+    table = pd.DataFrame({NAMES["c"]: known, NAMES["m"]: [[value] for value in known]})
+    table[NAMES["n"]] = np.linspace(-3, 8, len(known))
+    table["other"] = "x"  # a column that the model does not read
+    encoder = Encoder({"other": "categorical", **columns}).fit(table)
+    model = shaken(FactorizationMachine(encoder.features[1:], 3, encoder=encoder))
+    folder = tmp_path_factory.mktemp("exports")
+    encode = load("encode")
+
+    def inputs(path, rows):
+        vocabularies = encode.Vocabularies(f"{path}.encoder.json")
+        card = json.loads(Path(f"{path}.json").read_text("utf-8"))
+        return encode.model_inputs(card, vocabularies.encode(rows))
+
+    onnx = export(model, folder / "model.onnx", "onnx")
+    session = onnxruntime.InferenceSession(onnx)
+    litert = export(model, folder / "model.tflite", "litert")
+    runner = Interpreter(str(litert)).get_signature_runner("serving_default")
+    served = export(model, folder / "served")
+    raw = tf.saved_model.load(str(served)).signatures["serve_raw"]
+    entries = json.loads((served / "card.json").read_text("utf-8"))["signatures"]
+    names = {e["feature"]: e["name"] for e in entries["serve_raw"]["inputs"]}
+
+    def serve_raw(rows):
+        tensors = {}
+        for column, kind in columns.items():
+            cells = [row.get(column) for row in rows]
+            if kind == "numeric":
+                numbers = [math.nan if cell is None else float(cell) for cell in cells]
+                tensors[names[column]] = tf.constant(numbers, tf.float32)
+            else:
+                lists = [c if isinstance(c, (list, tuple)) else [c] for c in cells]
+                lists = [
+                    [x for v in values for x in encode._value(v)] for values in lists
+                ]
+                tensors[names[column]] = tf.constant(["|".join(x) for x in lists])
+        return raw(**tensors)["score"].numpy()
+
+    scores = {
+        "onnx": lambda rows: session.run(["score"], inputs(onnx, rows))[0],
+        "litert": lambda rows: runner(**inputs(litert, rows))["score"],
+        "serve_raw": serve_raw,
+    }
+    return model, encoder, scores
+
+
+# Values that the text inputs of `serve_raw` can express.
+values = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.sampled_from([7.0, b"x", np.float32(0.1), np.int8(1), np.bool_(True)]),
+    st.sampled_from([value for value in FITTED if value and "|" not in value]),
+    st.text(alphabet="abxy 17.é七", min_size=1),
+)
+numbers = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-1000, 1000),
+    st.floats(-1000, 1000, width=32),
+    st.floats(-1000, 1000, width=32).map(np.float32),
+    st.sampled_from([math.nan, "7", " -2.5e1 ", b"3"]),
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=30, deadline=None)
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                NAMES["c"]: values,
+                NAMES["m"]: st.one_of(values, st.lists(values, max_size=4)),
+                NAMES["n"]: numbers,
+            },
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_every_export_scores_any_rows_as_the_model_does(rows, exports):
+    model, encoder, scores = exports
+    table = {
+        column: objects([row.get(column) for row in rows]) for column in encoder.columns
+    }
+    arrays = encoder.transform(pd.DataFrame(table))
+    del arrays["other"]
+    expected = model.score(arrays).numpy()
+    for name, score in scores.items():
+        np.testing.assert_allclose(
+            score(rows), expected, rtol=1e-4, atol=1e-4, err_msg=name
+        )
+
+
+def test_errors_name_the_column_and_the_row(fitted, vocabularies):
+    for rows, message in (
+        (
+            [{"n": 1}, {"n": "abc"}],
+            "Column 'n', row 1: must be a finite number or miss",
+        ),
+        ([{"n": 1}, {"n": 1e300}], "Column 'n', row 1: must be a number in float32's"),
+        ([{"c": ["x"]}], "Column 'c', row 0: must be a single value. Received: "),
+        # Python does not print an integer of that many digits.
+        ([{"c": 10**5000}], "Column 'c', row 0: must be a single value. Received: an?"),
+        ([{"n": np.timedelta64(5)}], "Column 'n', row 0: must be a finite number or m"),
+        ([{"n": 10**5000}], "Column 'n', row 0: must be a finite number or missing."),
+        ([{"m": 5}, {"m": [{}]}], "Column 'm', row 1: must be a value or a list of va"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            vocabularies.encode(rows)
+        ((column, _),) = rows[0].items()
+        with pytest.raises(DataError, match=message):
+            fitted.encode(column, objects([row[column] for row in rows]))
