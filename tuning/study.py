@@ -26,11 +26,13 @@ from fmlayers.tuning.study_files import (
     ended,
     read_record,
     read_summary,
+    read_trials,
     reason_of,
     trial_folder,
 )
 from fmlayers.tuning.study_folder import (
     BEST,
+    RECORD,
     StudyError,
     create,
     is_study,
@@ -64,7 +66,10 @@ class Study:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not is_study(self.path):
-            raise StudyError(f"{self.path} is not a study.")
+            raise StudyError(
+                f"{self.path} is not a study: {self.path / RECORD} is missing, or not "
+                "the record of a study."
+            )
         self.record = read_record(self.path)
         self.config = TuningConfig.from_dict(self.record["study"])
 
@@ -229,6 +234,7 @@ def begin(path: Path, record: dict[str, Any], *, overwrite: bool) -> Study:
                 set_aside(path)
             else:
                 _check_same(path, Study(path).record, record)
+                read_trials(path)  # before anything is written
     elif path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise StudyError(f"{path} exists and is not a study. Choose another folder.")
     if not is_study(path):

@@ -130,15 +130,13 @@ def read_trials(path: Path) -> dict[str, dict[str, Any]]:
     trials = path / TRIALS
     # A trial is in its file before it is in that of the oracle.
     oracle, _ = read_oracle(path)
-    if not trials.is_dir():
-        if trials.exists() or (path / "trials.csv").exists():
-            raise StudyError(f"{trials} is missing or not a folder. {REMEDY}")
-        return {}
     folders = {}
     for folder in trials.glob("trial_*"):
         number = folder.name.removeprefix("trial_")
         if number.isdecimal() and (folder / "trial.json").exists():
             folders[number] = folder
+    if not folders and _has_table(path):
+        raise StudyError(f"{trials} is missing or without trials. {REMEDY}")
     states = {
         number: _read_trial(folders[number] / "trial.json", number)
         for number in sorted(folders, key=int)
@@ -186,6 +184,12 @@ def reason_of(folder: Path) -> str:
 def write_reason(folder: Path, message: str) -> None:
     """Writes why the trial in a folder failed."""
     write_json(folder / REASON, {"reason": message})
+
+
+def _has_table(path: Path) -> bool:
+    """Returns whether there is a `trials.csv` with at least one trial."""
+    table = path / "trials.csv"
+    return table.is_file() and table.read_bytes().count(b"\n") > 1
 
 
 def _read_trial(file: Path, number: str) -> dict[str, Any]:

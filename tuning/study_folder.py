@@ -45,12 +45,18 @@ def former_studies(path: Path) -> list[Path]:
 
 
 def create(path: Path, record: Mapping[str, Any]) -> None:
-    """Makes the folder of a study, which has its record when it appears."""
+    """Makes the folder of a study, which has its record when it appears.
+
+    Raises:
+        OSError: If that is not possible. The error names `path`.
+    """
     written = temporary_path(path)
     try:
         written.mkdir(parents=True)
         write_json(written / RECORD, record)
         publish(written, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         shutil.rmtree(written, ignore_errors=True)
 

@@ -114,8 +114,10 @@ class _StudyOracle(keras_tuner.Oracle):
     def _rebuilt(self, trials: dict[str, Trial]) -> dict[str, Any]:
         """Returns the state of an oracle after the trials of a search."""
         has_ended = [x for x, trial in trials.items() if trial.status in ENDED]
-        # The values of the first trial are the defaults, without a random number.
-        sampled = [trial.hyperparameters.values for trial in trials.values()][1:]
+        # The first trial has the defaults, and a trial of Hyperband may have the values
+        # of another one.
+        values = [trial.hyperparameters.values for trial in trials.values()][1:]
+        sampled = [each for each in values if "tuner/trial_id" not in each]
         return {
             **self.get_state(),
             "start_order": list(trials),

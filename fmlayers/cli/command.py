@@ -47,9 +47,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
         options = parser().parse_args(arguments)
         signals.set_hint(partial(options.resumption, options))
         _import_keras()
+        signals.begin()
         code: int = options.command(options)
         sys.stdout.flush()
+        signals.end()
     except (Exception, KeyboardInterrupt) as error:
+        signals.end()
         _discard_output()
         if isinstance(error, KeyboardInterrupt) or signals.received():
             with contextlib.suppress(OSError):  # the terminal is closed

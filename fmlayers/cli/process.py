@@ -26,15 +26,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from fmlayers.cli.command import run
 
         return run(arguments)
+    problem = _open_streams()
     signals.install()
-    problem = _open_streams() or _limit()
+    problem = problem or _limit()
     if problem:
         print(f"fmlayers: {problem}", file=sys.stderr)
         return 1
     from fmlayers.cli.command import run
 
-    code = run()
-    signals.end()
+    try:
+        code = run()
+    except KeyboardInterrupt:  # while another error was reported
+        signals.end_process()
     if signals.received():
         # The end of Python would wait for threads, such as those of a server.
         with contextlib.suppress(OSError):

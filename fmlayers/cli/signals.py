@@ -1,11 +1,11 @@
 """The signals that end the command: Ctrl-C, SIGTERM and SIGHUP.
 
-The first signal raises `KeyboardInterrupt` in the main thread, so that temporary files
-are removed and worker processes end. While modules are imported, it ends the process at
-once, since code that is imported may swallow the exception. Later signals are ignored.
-If the process still runs after `GRACE_SECONDS`, it ends at once, too: a long step of
-training cannot be interrupted otherwise, and nothing is lost, as each file appears
-whole.
+While a command works, the first signal raises `KeyboardInterrupt` in the main thread,
+so that temporary files are removed and worker processes end. Before that, and while
+modules are imported, it ends the process at once: code that is imported may swallow the
+exception. Later signals are ignored. If the process still runs after `GRACE_SECONDS`,
+it ends at once, too: a long step of training cannot be interrupted otherwise, and
+nothing is lost, as each file appears whole.
 """
 
 import contextlib
@@ -28,6 +28,7 @@ TEXTS = {
 
 class _State:
     number = 0  # of the first signal
+    works = False  # whether `KeyboardInterrupt` is caught
     has_ended = False
     terminal = 2  # leads to standard error, also while that is redirected
     hint: Callable[[], str] | None = None
@@ -48,6 +49,11 @@ def install() -> None:
 def set_hint(hint: Callable[[], str] | None) -> None:
     """Sets the function that returns how to resume the command, or `""`."""
     _State.hint = hint
+
+
+def begin() -> None:
+    """Lets the first signal raise `KeyboardInterrupt` from now on."""
+    _State.works = True
 
 
 def end() -> None:
@@ -78,8 +84,8 @@ def _handle(number: int, frame: FrameType | None) -> None:
     if _State.number or _State.has_ended:
         return
     _State.number = number
-    if _is_importing(frame):
-        _end_now()
+    if not _State.works or _is_importing(frame):
+        end_process()
     raise KeyboardInterrupt
 
 
@@ -91,7 +97,8 @@ def _is_importing(frame: FrameType | None) -> bool:
     return False
 
 
-def _end_now() -> None:
+def end_process() -> None:
+    """Ends this process at once, after a line about the interruption."""
     text = sentence() + "\n"
     with contextlib.suppress(OSError):  # the terminal is closed
         if os.isatty(_State.terminal):
@@ -117,7 +124,7 @@ def _watch() -> None:
         time.sleep(GRACE_SECONDS)
         if not _State.has_ended:
             _State.number = _State.number or number
-            _end_now()
+            end_process()
 
     threading.Thread(target=wait, daemon=True).start()
 

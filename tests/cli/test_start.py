@@ -149,3 +149,91 @@ def test_a_closed_pipe_is_no_error(film_run, tmp_path):
         process.stdout.close()  # as `| head` does
         error = process.stderr.read()
     assert (process.returncode, error) == (1, "")
+
+
+def in_shell(script, *words, **variables):
+    """Run a script of sh in which `"$@"` is the command."""
+    return subprocess.run(
+        ["sh", "-c", script, "sh", sys.executable, "-m", "fmlayers", *map(str, words)],
+        capture_output=True,
+        env=environment(None) | variables,
+        text=True,
+    )
+
+
+def says_one_sentence(result, sentence):
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("fmlayers: ")
+    assert result.stderr.count("\n") == 1
+    assert sentence in result.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+def test_closed_streams(tmp_path):
+    words = ["train", "--out", tmp_path / "run"]
+    says_one_sentence(in_shell('"$@" >&-', *words), "Standard output is closed")
+    result = in_shell('"$@" 2>&- >&-', *words)
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of memory")
+def test_a_limit_of_memory_that_the_backend_does_not_survive(tmp_path):
+    result = in_shell('ulimit -v 2000000; "$@"', "train", "--out", tmp_path / "run")
+    says_one_sentence(result, "must be at least 5 GB")
+    assert "Received: 2.0 GB." in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings", ['{"backend": "foo"}', "[]", '{"floatx": "float99"}', "KERAS_BACKEND"]
+)
+def test_a_backend_that_cannot_be_imported(settings, tmp_path):
+    variables = {"HOME": str(tmp_path), "KERAS_BACKEND": "foo"}
+    if settings != "KERAS_BACKEND":
+        del variables["KERAS_BACKEND"]
+        (tmp_path / ".keras").mkdir()
+        (tmp_path / ".keras" / "keras.json").write_text(settings)
+    result = in_shell(
+        'unset KERAS_HOME; "$@"', "train", "--out", tmp_path / "run", **variables
+    )
+    says_one_sentence(result, "Keras cannot be imported: ")
+    assert "must be tensorflow, jax or torch" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("out", ["/", "file/x/s", "/proc/s"])
+def test_a_study_that_cannot_be_written(out, tmp_path):
+    (tmp_path / "file").touch()
+    result = in_shell('"$@"', "tune", "--data", "synthetic", "--out", tmp_path / out)
+    says_one_sentence(result, out)
+
+
+ERRORS = {
+    "MemoryError()": "There is not enough memory.",
+    "MemoryError('Unable to allocate 9 TiB')": "There is not enough memory. Unable to",
+    "tf.errors.ResourceExhaustedError(None, None, 'OOM\\nmore')": "Error: OOM",
+    "pa.lib.ArrowException('no buffer')": "ArrowException: no buffer",
+    "KeyError('user')": "KeyError: 'user'",
+    "RuntimeError()": "RuntimeError",
+}
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_any_error_is_one_sentence(error, tmp_path, capsys, monkeypatch):
+    pa = pytest.importorskip("pyarrow")
+    tf = pytest.importorskip("tensorflow")
+
+    def fail(*arguments, **options):
+        raise eval(error, {"pa": pa, "tf": tf})
+
+    monkeypatch.setattr("fmlayers.runs.train", fail)
+    words = ["train", "--out", str(tmp_path / "run")]
+    assert cli.main(words) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("fmlayers: ")
+    assert captured.err.count("\n") == 1
+    assert ERRORS[error] in captured.err
+    with pytest.raises(Exception):  # noqa: B017, PT011
+        cli.main([*words, "--debug"])

@@ -25,8 +25,9 @@ from fmlayers.runs import Run, TrainingConfig, fitting, train
 from fmlayers.runs.model import build_model
 from fmlayers.tuning import Study, StudyError, TuningConfig, searched, tune
 from fmlayers.tuning.study import Prepared, begin
+from fmlayers.tuning.study_files import trial_folder, write_reason
 from fmlayers.tuning.study_folder import former_studies
-from fmlayers.tuning.study_report import command_of
+from fmlayers.tuning.study_report import command_of, write_report
 from fmlayers.tuning.trial_model import TrialModel
 from fmlayers.tuning.tuners import make_tuner
 
@@ -322,6 +323,30 @@ def test_failed_trials_are_reported_and_not_fatal(make_config, tmp_path, capsys)
     page = (study.path / "report.html").read_text("utf-8")
     assert page.count('class="failed"') == len(failed)
     assert Run(study.path / "best").metrics["config"]["learning_rate"] == 0.1
+
+
+@pytest.mark.slow
+def test_a_report_escapes_names(ratings, make_config, tmp_path):
+    """Names of columns and files, and reasons of failures, are no HTML."""
+    script = "<script>alert(1)</script>"
+    data = tmp_path / "<b>shop.csv"
+    write_csv(ratings.assign(**{script: [1, 2] * (len(ratings) // 2)}), data)
+    training = {
+        "data": str(data),
+        "max_epochs": 1,
+        "features": ("user", "item", f"{script}:categorical"),
+    }
+    search = {f"l2/{script}": "", "learning_rate": "0.1,1e30"}
+    study = tune(make_config(training, search=search), tmp_path / "s", max_trials=3)
+    failed = study.trials().query("status == 'FAILED'")["trial"]
+    assert len(failed)
+    for trial in failed:
+        write_reason(trial_folder(study.path, str(trial)), f"Error: {script}")
+    write_report(study, [script])
+    page = (study.path / "report.html").read_text("utf-8")
+    assert "<script" not in page
+    assert "<b>" not in page
+    assert page.count("&lt;script&gt;") >= 3
 
 
 @pytest.mark.slow
