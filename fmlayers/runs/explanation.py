@@ -18,6 +18,7 @@ from fmlayers.explain import (
     ranked_terms,
     term_sizes,
 )
+from fmlayers.runs.prediction import check_scores
 from fmlayers.runs.saved_run import SavedRun
 
 MAX_TERMS = 10
@@ -127,6 +128,7 @@ def explain_pair(run: SavedRun, user: str, item: str) -> PairReport:
 
     Raises:
         ValueError: If the model defines no `terms`.
+        DivergenceError: If a term is NaN or infinite.
     """
     side_columns = {"user", "item"}
     for side in (run.side_table("users"), run.side_table("items")):
@@ -134,7 +136,9 @@ def explain_pair(run: SavedRun, user: str, item: str) -> PairReport:
     context = dict.fromkeys(set(run.encoder.columns) - side_columns)
     pair = pd.DataFrame({"user": [user], "item": [item], **context})
     table = run.with_side_columns(pair)
-    parts = explain(run.model, run.inputs(table))
+    with np.errstate(over="ignore", invalid="ignore"):
+        parts = explain(run.model, run.inputs(table))
+    check_scores(parts.matrix, parts.rest, parts.score)
     values = [_value(run, field, table) for field in parts.fields]
     rating = float(run.predict(table)[0]) if run.config.task == "regression" else None
     return PairReport(values, parts, rating)
@@ -155,7 +159,10 @@ def explain_fields(
         DataError: If the data are missing or have changed.
     """
     inputs = run.inputs(run.test_table(data))
-    return FieldReport(term_sizes(run.model, inputs, measure=measure))
+    with np.errstate(over="ignore", invalid="ignore"):
+        sizes = term_sizes(run.model, inputs, measure=measure)
+    check_scores(sizes.matrix, sizes.rest, sizes.score)
+    return FieldReport(sizes)
 
 
 def _value(run: SavedRun, field: str, table: pd.DataFrame) -> str:

@@ -8,7 +8,7 @@ from fmlayers.data.pipelines import in_order
 from fmlayers.runs.folder import DivergenceError
 from fmlayers.runs.memory import memory_errors
 
-REMEDY = (
+_REMEDY = (
     "The weights are too large, and the run must be trained again with a lower "
     "`learning_rate`, or a number in the inputs is too large."
 )
@@ -40,7 +40,7 @@ def predict(
         raise DivergenceError(
             "The predictions of the model must be finite. Received: "
             f"{flat[broken][0]} for row {broken.argmax() + 1:,} of {len(flat):,}. "
-            f"{REMEDY}"
+            f"{_REMEDY}"
         )
     return flat
 
@@ -52,3 +52,17 @@ def probabilities(
     scores = predict(model, inputs).astype(np.float64)
     # The form in tanh does not overflow.
     return (0.5 + 0.5 * np.tanh(0.5 * scores)).astype(np.float32)
+
+
+def check_scores(*arrays: npt.ArrayLike) -> None:
+    """Checks scores, or terms of scores.
+
+    Raises:
+        DivergenceError: If one is NaN or infinite.
+    """
+    for array in arrays:
+        if not np.isfinite(array).all():
+            raise DivergenceError(
+                "The scores of the model must be finite. Received: a score of NaN or "
+                f"infinity. {_REMEDY}"
+            )

@@ -16,8 +16,7 @@ from fmlayers.retrieval.fold_in import fold_in
 from fmlayers.retrieval.item_search import ItemSearch, TopItems
 from fmlayers.retrieval.top_n import TopN
 from fmlayers.runs.catalog import Catalog
-from fmlayers.runs.folder import DivergenceError
-from fmlayers.runs.prediction import REMEDY
+from fmlayers.runs.prediction import check_scores
 from fmlayers.runs.queries import Queries
 from fmlayers.runs.rated_items import RatedItems
 
@@ -326,11 +325,7 @@ class Recommender:
             left -= counts.sum(axis=1)
         is_item = positions >= 0
         is_missing = is_item.sum(axis=1) < np.minimum(left, positions.shape[1])
-        if is_missing.any() or not np.isfinite(scores[is_item]).all():
-            raise DivergenceError(
-                "The scores of the model must be finite. Received: a score of NaN or "
-                f"infinity. {REMEDY}"
-            )
+        check_scores(np.where(is_missing, np.nan, 0.0), scores[is_item])
 
 
 def _numpy(result: tuple[Any, Any]) -> TopItems:

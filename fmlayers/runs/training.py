@@ -242,8 +242,9 @@ class Trainer:
                 initial_epoch=done,
                 callbacks=callbacks,
             )
-        finally:
+        except BaseException:
             shown.bar.stop()
+            raise
         return model
 
 

@@ -4,6 +4,7 @@ import shutil
 
 import pandas as pd
 import pytest
+from run_records import record_digests
 
 from fmlayers import cli
 from fmlayers.cli import item_table
@@ -121,6 +122,7 @@ def test_a_user_of_the_test_rows_alone(film_run, recommender, capsys, tmp_path):
     users = pd.read_csv(run / "users.csv")
     last = users.iloc[-1:].assign(user=31)
     write_csv(pd.concat([users, last]), run / "users.csv")
+    record_digests(run)
     assert recommend(run, "--user", 31) == 0
     captured = capsys.readouterr()
     assert "user 31 has no training rows" in captured.err

@@ -6,6 +6,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
+from run_records import record_digests
 
 from fmlayers._digests import digests_of
 from fmlayers._json_files import SEAL, read_json, write_json
@@ -315,8 +316,7 @@ def test_an_encoder_that_does_not_fit_is_refused(change, film_run, broken):
     # Only a config can have such values.
     model.encoder.get_config = lambda: config
     save_model(model, folder / "model.keras")
-    names = set(read_json(folder / "metrics.json")["files"])
-    edit_metrics(folder, files=digests_of(folder, names))
+    record_digests(folder)
     with pytest.raises(RunError, match=r"model\.keras"):
         _ = Run(folder).model
 

@@ -211,6 +211,8 @@ def test_scores_that_overflow_error(spoiled, films, tmp_path, monkeypatch, capsy
         ["recommend", folder, "--user", "1"],
         ["recommend", folder, "--users", "all", "--csv", str(out)],
         ["recommend", folder, "--liked", "1"],
+        ["similar", folder, "--item", "1"],
+        ["explain", folder, "--user", "1", "--item", "2"],
     ]
     for command in commands:
         assert main(command) == 1, command

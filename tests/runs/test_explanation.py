@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from run_records import record_digests
 
 from fmlayers.data import DataError, sources
 from fmlayers.explain import explain, term_sizes
@@ -203,6 +204,7 @@ def test_pictures_show_the_test_rows(data, film_run, tmp_path, monkeypatch):
     shutil.copytree(film_run.path, tmp_path / "run")
     with (tmp_path / "run" / "items.csv").open("a") as file:
         file.write("999,The Unseen (1999),1999,Western\n")
+    record_digests(tmp_path / "run")
     written, left_out = write_pictures(Run(tmp_path / "run"), tmp_path)
     assert [path.stem for path in written] == [*calls]
     assert left_out == []
@@ -236,7 +238,7 @@ def test_items_of_an_ensemble_are_those_of_its_members(data, film_run):
     run.model = Ensemble.of(
         2, lambda: FactorizationMachine(encoder.features, 3), encoder=encoder
     )
-    vectors, _ = pictures._items_of(run)
+    vectors, _ = pictures._items_of(run, run.side_table("items"))
     names = ["item", "year", "genres"]
     inputs = {name: encoder.encode(name, data.items[name]) for name in names}
     _, expected = run.model.decompose(inputs, names)
