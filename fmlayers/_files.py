@@ -51,7 +51,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             `path`.
     """
     target = Path(path)
-    with _naming(target):
+    with naming(target):
         remove_leftovers(target.parent)
         written = temporary_path(target, target.suffix)
         written.touch()
@@ -81,7 +81,7 @@ def whole_files(path: str | os.PathLike[str]) -> Iterator[Path]:
             `path`.
     """
     target = Path(path)
-    with _naming(target):
+    with naming(target):
         remove_leftovers(target.parent)
         folder = temporary_path(target)
         folder.mkdir()
@@ -111,7 +111,7 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             `path`.
     """
     target = Path(path)
-    with _naming(target):
+    with naming(target):
         remove_leftovers(target.parent)
         written = temporary_path(target)
         written.mkdir()
@@ -236,12 +236,13 @@ def _host() -> str:
 
 
 @contextmanager
-def _naming(target: Path) -> Iterator[None]:
-    """Names the target in the error of a full disk."""
+def naming(target: Path) -> Iterator[None]:
+    """Names the target in the errors of a full disk and of temporary paths."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        is_temporary = MARK in str(error.filename)
+        if error.errno is None or not (error.errno in _FULL or is_temporary):
             raise
         raise OSError(error.errno, os.strerror(error.errno), str(target)) from error
 

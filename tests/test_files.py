@@ -263,6 +263,17 @@ def test_a_full_disk_names_the_target(writer, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("writer", [whole_file, whole_files, whole_folder])
+def test_an_error_names_the_target_and_no_temporary_path(writer, tmp_path):
+    for target in (tmp_path / "none" / "target", Path("/proc/target")):
+        with (
+            pytest.raises(OSError, match=f"No such file .*'{target}'$") as error,
+            writer(target),
+        ):
+            pass
+        assert MARK not in str(error.value)
+
+
 def test_contents_reach_the_disk_before_their_names(tmp_path, monkeypatch):
     """Files and folders are flushed, then renamed, then the folder that names them."""
     events = []

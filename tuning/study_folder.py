@@ -8,7 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fmlayers._files import MARK, discard, publish, remove_leftovers, temporary_path
+from fmlayers._files import (
+    MARK,
+    discard,
+    naming,
+    publish,
+    remove_leftovers,
+    temporary_path,
+)
 from fmlayers._json_files import read_json, write_json
 from fmlayers.runs.folder import is_run
 
@@ -51,14 +58,13 @@ def create(path: Path, record: Mapping[str, Any]) -> None:
         OSError: If that is not possible. The error names `path`.
     """
     written = temporary_path(path)
-    try:
-        written.mkdir(parents=True)
-        write_json(written / RECORD, record)
-        publish(written, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        shutil.rmtree(written, ignore_errors=True)
+    with naming(path):
+        try:
+            written.mkdir(parents=True)
+            write_json(written / RECORD, record)
+            publish(written, path)
+        finally:
+            shutil.rmtree(written, ignore_errors=True)
 
 
 def recover(path: Path) -> None:

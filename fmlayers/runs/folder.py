@@ -10,6 +10,7 @@ from typing import Any
 from fmlayers._files import (
     MARK,
     discard,
+    naming,
     publish,
     put_in_place,
     remove_leftovers,
@@ -230,8 +231,9 @@ def _created(partial: Path, config: dict[str, Any]) -> Iterator[Path]:
     """Yields the new folder. It is locked and has its configuration when it appears."""
     written = temporary_path(partial)
     try:
-        written.mkdir(parents=True)
-        write_json(written / "config.json", config)
+        with naming(partial):
+            written.mkdir(parents=True)
+            write_json(written / "config.json", config)
         with locked(written):
             if partial.exists():
                 _remove_temporary(partial)
