@@ -36,9 +36,8 @@ def run(options: argparse.Namespace) -> int:
     ):
         raise ValueError(f"`--out` must not be the input file {options.data}.")
     finished = Run(options.run)
-    table = finished.read_rows(options.data, options.separator)
-    table["prediction"] = finished.predict(table)
-    for column, unknown in finished.count_unknown(table).items():
+    table, unknown_rows = finished.predicted_rows(options.data, options.separator)
+    for column, unknown in unknown_rows.items():
         if unknown:
             print(
                 f"fmlayers: {unknown:,} of {len(table):,} rows have an unknown "

@@ -78,7 +78,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--csv",
         metavar="FILE",
-        help="CSV file to write for --users, with the columns user_id and item_ids",
+        help="CSV file to write for --users",
+    )
+    add(
+        "--layout",
+        choices=("wide", "long"),
+        default="wide",
+        help="columns of the CSV file: user_id and item_ids, with a row per user, or "
+        "user, item, rank and score, with a row per recommendation (default: wide)",
     )
     add("--data", metavar="SOURCE", help="source of the run's data, if they have moved")
 
@@ -188,6 +195,7 @@ def _write(
             users,
             options.csv,
             options.top,
+            layout=options.layout,
             include_seen=options.include_seen,
             allowed=allowed,
             known=dict(options.features),

@@ -199,16 +199,34 @@ class SavedRun:
         Raises:
             DataError: If the file cannot be read. The message names the line.
         """
-        names = {self.config.user: "user", self.config.item: "item"}
-        text = {*names, *self._text_columns()}
-        table = read_table(path, separator=separator, text_columns=text)
-        for column, name in names.items():
-            if column != name and column in table and name in table:
-                raise DataError(
-                    f"{path} has the columns {column!r} and {name!r}, which mean the "
-                    "same in this run. Leave one out."
-                )
-        return table.rename(columns=names)
+        return self._renamed(self._read_rows(path, separator), path)
+
+    def predicted_rows(
+        self, path: str | Path, separator: str = ","
+    ) -> tuple[pd.DataFrame, dict[str, int]]:
+        """Returns the rows of a file with their predictions.
+
+        Args:
+            path: See `read_rows`.
+            separator: See `read_rows`.
+
+        Returns:
+            The rows under the names that the columns have in the file, with a column
+            `prediction`; and the numbers of rows of an unknown user and item, as
+            `count_unknown` returns them.
+
+        Raises:
+            DataError: See `read_rows`; or if the file has a column `prediction`.
+        """
+        table = self._read_rows(path, separator)
+        if "prediction" in table:
+            raise DataError(
+                f"{path} has a column 'prediction', which the result would replace. "
+                "Rename it, or leave it out."
+            )
+        rows = self._renamed(table, path)
+        predictions = self.predict(rows)
+        return table.assign(prediction=predictions), self.count_unknown(rows)
 
     def with_side_columns(self, table: pd.DataFrame) -> pd.DataFrame:
         """Returns a table with all columns that the model needs.
@@ -279,6 +297,23 @@ class SavedRun:
             column: int(self.is_unknown(column, table).sum())
             for column in ("user", "item")
         }
+
+    def _read_rows(self, path: str | Path, separator: str) -> pd.DataFrame:
+        text = {*self._names(), *self._text_columns()}
+        return read_table(path, separator=separator, text_columns=text)
+
+    def _renamed(self, table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
+        for column, name in self._names().items():
+            if column != name and column in table and name in table:
+                raise DataError(
+                    f"{path} has the columns {column!r} and {name!r}, which mean the "
+                    "same in this run. Leave one out."
+                )
+        return table.rename(columns=self._names())
+
+    def _names(self) -> dict[str, str]:
+        """Returns the names of the columns of users and items in the data."""
+        return {self.config.user: "user", self.config.item: "item"}
 
     def _text_columns(self) -> set[str]:
         columns: dict[str, str] = self.metrics["config"]["columns"]

@@ -124,7 +124,7 @@ def test_predict_rates_each_row_in_order(to_file, trained, tmp_path, capsys):
     table = pd.read_csv(io.StringIO(text))
     assert table["note"].tolist() == rows["note"].tolist()
     np.testing.assert_array_equal(table["stars"], rows["stars"])
-    assert table.columns[-1] == "prediction"
+    assert table.columns.tolist() == [*rows.columns, "prediction"]
     # Ratings on the scale of the data, and those of the model.
     assert table["prediction"].between(1, 5).all()
     assert table["prediction"].std() > 0.1
@@ -135,6 +135,15 @@ def test_predict_rates_each_row_in_order(to_file, trained, tmp_path, capsys):
     inputs = Run(run).encoder.transform(renamed)
     assert min(inputs["user"].min(), inputs["item"].min()) >= -1
     assert (inputs["user"] > 0).mean() > 0.9
+
+
+def test_predict_replaces_no_column(trained, tmp_path, capsys):
+    rows = trained[2].head(3).assign(prediction=[1, 2, 3])
+    data = write(tmp_path / "rows.csv", rows)
+    assert cli.main(["predict", str(trained[0]), "--data", data]) == 1
+    captured = capsys.readouterr()
+    assert "rows.csv has a column 'prediction', which the result would" in captured.err
+    assert captured.out == ""
 
 
 def test_predict_rates_what_it_has_not_seen(trained, tmp_path, capsys):

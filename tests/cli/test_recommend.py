@@ -140,6 +140,11 @@ def test_all_users(film_run, recommender, films, capsys, tmp_path):
     _, positions = recommender.top_n(list(recommender.users), 3)
     keys = recommender.catalog.keys
     assert table["item_ids"].tolist() == [" ".join(keys[row]) for row in positions]
+    command = ["--users", "all", "--csv", path, "--top", 3, "--layout", "long"]
+    assert recommend(film_run, *command) == 0
+    table = pd.read_csv(path, dtype={"item": str})
+    assert table["item"].tolist() == list(keys[positions.ravel()])
+    assert table["rank"].tolist() == [1, 2, 3] * 30
 
 
 def test_users_of_a_file(film_run, recommender, capsys, tmp_path):

@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from checks import check_error
 from keras import ops
 
 from fmlayers.data import DataError, sources, synthetic, write_csv
@@ -365,6 +366,28 @@ def test_write_recommendations(recommender, film_run, tmp_path):
     )
     _, positions = recommender.top_n(["3"], 2, include_seen=True)
     assert path.read_text() == f"user_id,item_ids\n3,{' '.join(keys[positions[0]])}\n"
+
+
+def test_write_recommendations_in_the_long_layout(recommender, tmp_path):
+    users = ["3", "nobody"]
+    path = tmp_path / "top.csv"
+    write_recommendations(recommender, users, path, 4, layout="long")
+    table = pd.read_csv(path, dtype={"user": str, "item": str})
+    assert table.columns.tolist() == ["user", "item", "rank", "score"]
+    assert table["user"].tolist() == ["3"] * 4 + ["nobody"] * 4
+    assert table["rank"].tolist() == [1, 2, 3, 4] * 2
+    scores, positions = recommender.top_n(users, 4)
+    np.testing.assert_allclose(table["score"], np.ravel(scores), rtol=1e-5)
+    keys = recommender.catalog.keys
+    assert table["item"].tolist() == list(keys[np.ravel(positions)])
+    keys = keys[:-1].append(pd.Index(["a b"]))
+    recommender.catalog.keys, before = keys, recommender.catalog.keys
+    write_recommendations(recommender, users, path, 2, layout="long")
+    recommender.catalog.keys = before
+    check_error(
+        "`layout` must be",
+        lambda: write_recommendations(recommender, users, path, layout="tall"),
+    )
 
 
 def test_write_recommendations_writes_all_or_nothing(
