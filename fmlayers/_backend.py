@@ -101,7 +101,8 @@ def concrete(x: Tensor) -> np.ndarray | None:
     """Returns the values of a tensor as an array, or `None` where code is compiled."""
     if isinstance(x, np.ndarray):
         return x
-    if isinstance(x, keras.KerasTensor):
+    # To infer shapes, Keras fills tensors of PyTorch with arbitrary numbers.
+    if isinstance(x, keras.KerasTensor) or only_traces_shapes():
         return None
     backend = keras.backend.backend()
     if backend == "tensorflow":
