@@ -188,22 +188,50 @@ class IdsEntry(IdEntry):
 
     def read(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Returns padded ids and `None`, or all rows' ids and their row splits."""
-        x = value_of(inputs, self.name)
-        row_splits = None
-        if is_ragged(x):
-            x, row_splits = x.values, x.row_splits
-        elif is_sparse(x):
-            x, row_splits = rows_of_sparse(x)
-        elif isinstance(x, (tuple, list)):
-            x, row_splits = x
-        return _integer_ids(x), row_splits
+        ids, row_splits = _rows(value_of(inputs, self.name))
+        return _integer_ids(ids), row_splits
 
     def _accepts(self, x: Any) -> bool:
-        if _are_tensors(x):
-            return [len(part.shape) for part in x] == [1, 1]
-        if not _is_tensor(x) or len(x.shape) != 2:
-            return False
-        return not is_sparse(x) or keras.backend.backend() == "tensorflow"
+        return _has_rows(x)
+
+
+@dataclass(frozen=True)
+class WeightsEntry(NumberEntry):
+    """One weight for each id of another entry, in the same form.
+
+    Attributes:
+        ids: The entry of the ids.
+    """
+
+    _: KW_ONLY
+    ids: IdsEntry
+
+    shape: ClassVar[tuple[None, ...]] = (None, None)
+    wanted: ClassVar[str] = (
+        "(batch, length), ragged, or a pair of weights (values,) and row splits "
+        "(batch + 1,)"
+    )
+
+    @property
+    def example(self) -> list[Any]:
+        return [[1.0, 0.5], [1.0, 0.0]]
+
+    def check(self, inputs: Any) -> None:
+        super().check(inputs)
+        weights, ids = value_of(inputs, self.name), value_of(inputs, self.ids.name)
+        if not _have_same_rows(weights, ids):
+            raise ValueError(
+                f"Weights of {self._where} must have the shape of the ids, and the "
+                f"same row splits if there are any. Received: {_description(weights)}, "
+                f"and {_description(ids)} of the ids."
+            )
+
+    def read(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Returns padded weights, or the weights of all rows."""
+        return _rows(value_of(inputs, self.name))[0]
+
+    def _accepts(self, x: Any) -> bool:
+        return _has_rows(x)
 
 
 def value_of(inputs: Any, name: str) -> Any:
@@ -253,6 +281,48 @@ def _dtype_of(x: Any) -> str:
         return str(keras.backend.standardize_dtype(x.dtype))
     except ValueError:  # NumPy's strings and objects
         return str(x.dtype)
+
+
+def _has_rows(x: Any) -> bool:
+    """Returns whether an entry has any number of values per example."""
+    if _are_tensors(x):
+        return [len(part.shape) for part in x] == [1, 1]
+    if not _is_tensor(x) or len(x.shape) != 2:
+        return False
+    return not is_sparse(x) or keras.backend.backend() == "tensorflow"
+
+
+def _rows(x: Any) -> tuple[Tensor, Tensor | None]:
+    """Returns padded values and `None`, or all rows' values and their row splits."""
+    if is_ragged(x):
+        return x.values, x.row_splits
+    if is_sparse(x):
+        return rows_of_sparse(x)
+    if isinstance(x, (tuple, list)):
+        return x[0], x[1]
+    return x, None
+
+
+def _have_same_rows(weights: Any, ids: Any) -> bool:
+    """Returns whether two entries have the same form, as far as it is known."""
+    one, other = _shape_of_values(weights), _shape_of_values(ids)
+    if len(one) != len(other) or any(
+        None not in sizes and sizes[0] != sizes[1]
+        for sizes in zip(one, other, strict=True)
+    ):
+        return False
+    splits = [x[1] for x in (weights, ids) if isinstance(x, (tuple, list))]
+    are_arrays = len(splits) == 2 and all(isinstance(x, np.ndarray) for x in splits)
+    return not are_arrays or np.array_equal(*splits)
+
+
+def _shape_of_values(x: Any) -> tuple[int | None, ...]:
+    """Returns the shape of padded values, or of all rows' values."""
+    if isinstance(x, (tuple, list)):
+        return tuple(x[0].shape)
+    if is_ragged(x) or is_sparse(x):
+        return tuple(x.values.shape) if hasattr(x, "values") else (None,)
+    return tuple(x.shape)
 
 
 def _flat(x: Tensor) -> Tensor:

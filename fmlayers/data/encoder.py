@@ -13,10 +13,13 @@ import pandas as pd
 from fmlayers._checks import integer
 from fmlayers._files import whole_file
 from fmlayers.data.errors import DataError
+from fmlayers.data.ragged import Column, without_padding
+from fmlayers.data.weighted import join_pairs, parse_pairs
 from fmlayers.features import Categorical, Feature, MultiCategorical, Numeric
 
-Kind = Literal["categorical", "multi_categorical", "numeric"]
+Kind = Literal["categorical", "multi_categorical", "weighted", "numeric"]
 
+MULTIPLE = ("multi_categorical", "weighted")  # kinds with several values per row
 MISSING = 0  # id of a missing value: masked by `mask_zero`, and the padding of lists
 UNKNOWN = -1  # id outside every vocabulary: handled by the layer's `out_of_range`
 
@@ -27,11 +30,15 @@ class Encoder:
 
     Fit the encoder on the training rows, and save it with the model.
 
-    Each column is of one of three kinds:
+    Each column is of one of these kinds:
 
     - `"categorical"`: one value per row, encoded as an int32 id.
     - `"multi_categorical"`: a list, a tuple or a text such as `"A|B"` per row, encoded
       as int32 ids of shape `(rows, length)`, padded with 0.
+    - `"weighted"`: the same with a finite weight per value: a text such as
+      `"A:0.7|B:0.3"`, a dict from value to weight, or a list of pairs. The weights are
+      a second input, float32 of the shape of the ids, with the name of the column and
+      `_weights` appended. With `weights`, they are in a column of their own.
     - `"numeric"`: a number per row, standardized to float32 by the mean and standard
       deviation of the training rows. Missing values stay NaN.
 
@@ -46,14 +53,17 @@ class Encoder:
         min_count: Positive integer. Values that occur less often in the training rows
             count as unknown, which trains the embedding of unknown values on rare
             ones. Defaults to 1.
-        separator: String that separates the values of a multi-categorical text.
-            Defaults to `"|"`.
+        separator: String that separates the values of a text. Defaults to `"|"`.
+        weights: Optional dict from the names of weighted columns to the columns with
+            their weights, lists or texts such as `"0.7|0.3"`. The input of the weights
+            has the name of that column.
 
     Raises:
         ValueError: If an argument violates its constraint, or the encoder is used
             before `fit`.
-        DataError: If the table lacks a column, or a numeric column contains a value
-            that is not a finite number.
+        DataError: If the table lacks a column, a numeric column contains a value that
+            is not a finite number, or a value of a weighted column does not have one
+            finite weight.
 
     Example:
 
@@ -73,14 +83,15 @@ class Encoder:
         *,
         min_count: int = 1,
         separator: str = "|",
+        weights: Mapping[str, str] | None = None,
     ) -> None:
         if not columns:
             raise ValueError("`columns` must not be empty. Received: columns={}.")
         for column, kind in columns.items():
             if kind not in get_args(Kind):
                 raise ValueError(
-                    '`columns` must map to "categorical", "multi_categorical" or '
-                    f'"numeric". Received: {kind!r} for column {column!r}.'
+                    f"`columns` must map to one of the kinds {get_args(Kind)}. "
+                    f"Received: {kind!r} for column {column!r}."
                 )
         min_count = integer("min_count", min_count)
         if not separator:
@@ -88,6 +99,8 @@ class Encoder:
         self.columns = dict(columns)
         self.min_count = min_count
         self.separator = separator
+        self.weights = dict(weights or {})
+        self._check_weights()
         self._vocabularies: dict[str, pd.Index] = {}
         self._scales: dict[str, tuple[float, float]] = {}
 
@@ -124,7 +137,7 @@ class Encoder:
             for column, numbers in moments.items():
                 numbers.add(as_numbers(column, part[column]))
             for column, known in counts.items():
-                codes, cells = self._cells(column, part[column])
+                codes, cells, _ = self._cells(column, part)
                 repeats = np.bincount(codes[codes >= 0], minlength=len(cells))
                 for cell, count in zip(cells, repeats.tolist(), strict=True):
                     for value in cell:
@@ -137,32 +150,66 @@ class Encoder:
             self._vocabularies[column] = pd.Index(values, dtype=object)
         return self
 
-    def transform(self, table: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
-        """Returns the model inputs of a table, a dict from column name to array.
+    def transform(
+        self, table: pd.DataFrame, columns: Iterable[str] | None = None
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Returns the model inputs of a table, a dict from input name to array.
 
         Values that are not in the vocabulary have the id -1; they raise no error.
+
+        Args:
+            table: `DataFrame` with the columns to encode. Others are ignored.
+            columns: Optional names of the columns to encode. Defaults to all columns
+                of the encoder.
         """
         self._require_fitted()
-        self._require_columns(table)
-        return {column: self.encode(column, table[column]) for column in self.columns}
+        chosen = list(self.columns if columns is None else columns)
+        self._require_columns(table, chosen)
+        inputs: dict[str, npt.NDArray[Any]] = {}
+        for column in chosen:
+            inputs |= self._inputs_of(column, table)
+        return inputs
 
     def encode(self, column: str, values: "pd.Series[Any]") -> npt.NDArray[Any]:
-        """Encodes the values of a single column, as `transform` does."""
-        kind = self.columns[column]
-        if kind == "numeric":
-            mean, deviation = self._scales[column]
-            scaled = (as_numbers(column, values) - mean) / deviation
-            return scaled.astype(np.float32)
-        codes, cells = self._cells(column, values)
-        lengths = [len(cell) for cell in cells]
-        flat = [value for cell in cells for value in cell]
-        index = self._vocabularies[column].get_indexer(pd.Index(flat, dtype=object))
-        ids = np.where(index >= 0, index + 1, UNKNOWN)
-        # One row per distinct cell and, last, one for missing cells (code -1).
-        padded = np.full((len(cells) + 1, max(lengths, default=1) or 1), MISSING)
-        padded[:-1][np.arange(padded.shape[1]) < np.array(lengths)[:, None]] = ids
-        encoded = padded.astype(np.int32)[codes]
-        return encoded if kind == "multi_categorical" else encoded[:, 0]
+        """Encodes the values of a single column, as `transform` does.
+
+        If the weights of a weighted column are in another column, returns the ids of
+        the values alone.
+        """
+        table = pd.DataFrame({column: values})
+        return self._inputs_of(column, table)[column]
+
+    def without_padding(
+        self, inputs: Mapping[str, npt.NDArray[Any]]
+    ) -> dict[str, Column]:
+        """Converts the padded inputs that `transform` returns to ragged ones.
+
+        See `fmlayers.data.without_padding`. Weights keep those of their ids.
+        """
+        columns: dict[str, Column] = dict(inputs)
+        for column, kind in self.columns.items():
+            if kind in MULTIPLE and column in inputs:
+                ids = inputs[column]
+                columns[column] = without_padding(ids)
+                weights = self.weights_input(column)
+                if weights is not None and weights in inputs:
+                    columns[weights] = without_padding(inputs[weights], ids != 0)
+        return columns
+
+    @property
+    def inputs(self) -> list[str]:
+        """List of the names of the inputs that `transform` returns."""
+        names = []
+        for column in self.columns:
+            weights = self.weights_input(column)
+            names += [column] if weights is None else [column, weights]
+        return names
+
+    def weights_input(self, column: str) -> str | None:
+        """Returns the input of a column's weights, `None` if it is not weighted."""
+        if self.columns[column] != "weighted":
+            return None
+        return self.weights.get(column, f"{column}_weights")
 
     def vocabulary(self, column: str) -> list[str]:
         """Returns the vocabulary of a column as text; the first value has the id 1."""
@@ -194,6 +241,7 @@ class Encoder:
             "columns": self.columns,
             "min_count": self.min_count,
             "separator": self.separator,
+            **({"weights": self.weights} if self.weights else {}),
             "vocabularies": {
                 column: list(values) for column, values in self._vocabularies.items()
             },
@@ -241,21 +289,63 @@ class Encoder:
         if kind == "numeric":
             return Numeric(column)
         size = len(self._vocabularies[column]) + 1  # with the id 0
-        if kind == "multi_categorical":
-            return MultiCategorical(column, size)
+        if kind in MULTIPLE:
+            weights = self.weights_input(column)
+            return MultiCategorical(column, size, weights=weights)
         return Categorical(column, size, mask_zero=True)
 
-    def _cells(
-        self, column: str, values: "pd.Series[Any]"
-    ) -> tuple[npt.NDArray[np.intp], list[list[str]]]:
-        """Returns a code per row (-1: missing) and the texts of each distinct cell."""
-        multiple = self.columns[column] == "multi_categorical"
-        if multiple:
-            values = values.map(_hashable)
+    def _inputs_of(
+        self, column: str, table: pd.DataFrame
+    ) -> dict[str, npt.NDArray[Any]]:
+        kind = self.columns[column]
+        if kind == "numeric":
+            mean, deviation = self._scales[column]
+            scaled = (as_numbers(column, table[column]) - mean) / deviation
+            return {column: scaled.astype(np.float32)}
+        codes, cells, weights = self._cells(column, table)
+        flat = pd.Index([value for cell in cells for value in cell], dtype=object)
+        index = self._vocabularies[column].get_indexer(flat)
+        ids = np.where(index >= 0, index + 1, UNKNOWN)
+        encoded = _padded(codes, cells, ids, MISSING).astype(np.int32)
+        if kind not in MULTIPLE:
+            return {column: encoded[:, 0]}
+        inputs: dict[str, npt.NDArray[Any]] = {column: encoded}
+        if weights is not None:
+            numbers = np.array([w for cell in weights for w in cell], np.float32)
+            inputs[str(self.weights_input(column))] = _padded(codes, cells, numbers, 0)
+        return inputs
+
+    def _cells(self, column: str, table: pd.DataFrame) -> "_Cells":
+        """Returns a code per row (-1: missing) and the texts of each distinct cell.
+
+        The third value has the weights of the texts of a weighted column.
+        """
+        kind, values = self.columns[column], table[column]
+        if kind == "categorical":
+            codes, distinct = pd.factorize(values.to_numpy(dtype=object))
+            return codes, [[as_text(value)] for value in distinct], None
+        weights = self.weights.get(column)
+        values = values.map(_hashable)
+        if weights in table:
+            both = zip(values, table[weights].map(_hashable), strict=True)
+            values = pd.Series(list(both), dtype=object)
         codes, distinct = pd.factorize(values.to_numpy(dtype=object))
-        if multiple:
-            return codes, [self._split(cell) for cell in distinct]
-        return codes, [[as_text(value)] for value in distinct]
+        if kind == "multi_categorical" or (weights and weights not in table):
+            return codes, [self._split(cell) for cell in distinct], None
+        pairs = []
+        for code, cell in enumerate(distinct):
+            try:
+                if weights:
+                    pairs.append(
+                        join_pairs(cell[0], cell[1], self.separator, _text_or_none)
+                    )
+                else:
+                    pairs.append(parse_pairs(cell, self.separator, _text_or_none))
+            except ValueError as error:
+                row = int(np.flatnonzero(codes == code)[0])
+                raise DataError(f"Column {column!r}, row {row}: {error}") from None
+        texts = [[text for text, _ in cell] for cell in pairs]
+        return codes, texts, [[weight for _, weight in cell] for cell in pairs]
 
     def _split(self, cell: Any) -> list[str]:
         if isinstance(cell, str):
@@ -270,8 +360,27 @@ class Encoder:
                 "The `Encoder` must be fitted on the training rows first: call `fit()`."
             )
 
-    def _require_columns(self, table: pd.DataFrame) -> None:
-        absent = [column for column in self.columns if column not in table.columns]
+    def _check_weights(self) -> None:
+        for column, source in self.weights.items():
+            if self.columns.get(column) != "weighted" or not isinstance(source, str):
+                raise ValueError(
+                    '`weights` must map columns of the kind "weighted" to the names of '
+                    f"columns. Received: weights={self.weights!r}."
+                )
+        if len(set(self.inputs)) < len(self.inputs):
+            twice = next(name for name in self.inputs if self.inputs.count(name) > 1)
+            raise ValueError(
+                f"The input of weights must have a name that no column has: rename the "
+                f"column {twice!r}, or name another one in `weights`. Received: "
+                f"columns {list(self.columns)}, weights={self.weights!r}."
+            )
+
+    def _require_columns(
+        self, table: pd.DataFrame, columns: Sequence[str] | None = None
+    ) -> None:
+        columns = list(self.columns) if columns is None else columns
+        sources = [self.weights[column] for column in columns if column in self.weights]
+        absent = [name for name in (*columns, *sources) if name not in table.columns]
         if absent:
             raise DataError(
                 f"The table lacks the columns {absent}. It has {list(table.columns)}."
@@ -279,11 +388,36 @@ class Encoder:
 
 
 def _hashable(cell: Any) -> Hashable:
-    return tuple(cell) if isinstance(cell, (list, np.ndarray)) else cell
+    if isinstance(cell, Mapping):
+        return tuple(cell.items())
+    if isinstance(cell, (list, tuple, np.ndarray)):
+        return tuple(map(_hashable, cell))
+    value: Hashable = cell
+    return value
+
+
+def _padded(
+    codes: npt.NDArray[np.intp],
+    cells: list[list[str]],
+    values: npt.NDArray[Any],
+    padding: int,
+) -> npt.NDArray[Any]:
+    """Returns the values of all cells as one padded row per code."""
+    lengths = [len(cell) for cell in cells]
+    # One row per distinct cell and, last, one for missing cells (code -1).
+    shape = (len(cells) + 1, max(lengths, default=1) or 1)
+    padded = np.full(shape, padding, values.dtype)
+    padded[:-1][np.arange(shape[1]) < np.array(lengths)[:, None]] = values
+    rows: npt.NDArray[Any] = padded[codes]
+    return rows
 
 
 def _is_missing(value: Any) -> bool:
     return value is None or value is pd.NA or value is pd.NaT or value != value
+
+
+def _text_or_none(value: Any) -> str | None:
+    return None if _is_missing(value) else as_text(value)
 
 
 def as_text(value: Any) -> str:
@@ -291,6 +425,11 @@ def as_text(value: Any) -> str:
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         return str(int(value))
     return str(value)
+
+
+_Cells = tuple[
+    npt.NDArray[np.intp], list[list[str]], list[list[float]] | None
+]  # codes, texts and weights
 
 
 class _Moments:

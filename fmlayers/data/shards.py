@@ -13,7 +13,7 @@ from fmlayers._checks import integer
 from fmlayers.data.encoder import Encoder, as_numbers
 from fmlayers.data.errors import DataError
 from fmlayers.data.pipelines import PIECE, stream
-from fmlayers.data.ragged import Batch, Column, length, take, without_padding
+from fmlayers.data.ragged import Batch, Column, length, take
 
 
 def write_shards(
@@ -82,9 +82,9 @@ def _encoded(
         row = int(np.flatnonzero(np.isnan(targets))[0])
         raise DataError(f"The {name}, row {row}: column {target!r} is missing.")
     columns: dict[str, Any] = {}
-    for column, x in encoder.transform(table).items():
-        if x.ndim == 2:
-            values, splits = without_padding(x)
+    for column, x in encoder.without_padding(encoder.transform(table)).items():
+        if isinstance(x, tuple):
+            values, splits = x
             columns[column] = pa.ListArray.from_arrays(
                 pa.array(splits, pa.int32()), pa.array(values)
             )
@@ -106,7 +106,7 @@ class ShardedBatches:
 
     Args:
         folder: Folder of Parquet files as written by `write_shards`, with columns of
-            ids (integers), lists of ids, and numbers (floats).
+            ids (integers), lists of ids or of their weights, and numbers (floats).
         batch_size: Positive integer, rows per batch of one worker.
         seed: Non-negative integer, the random seed.
         epoch: Non-negative integer, the number of epochs already completed. Defaults

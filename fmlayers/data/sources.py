@@ -1,11 +1,13 @@
 """Loads ratings from any source, and infers the kinds of their columns."""
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 
 import pandas as pd
 
+from fmlayers._checks import is_number
 from fmlayers.data.dataset import Dataset
 from fmlayers.data.encoder import Kind
 from fmlayers.data.errors import DataError
@@ -68,9 +70,9 @@ def infer_columns(
 ) -> dict[str, Kind]:
     """Infers the kinds of the columns of a dataset, for `Encoder`.
 
-    A column of tuples, or of text that contains `|`, is multi-categorical. Other text
-    is categorical. Numbers are numeric, except for user, item and day, which are
-    categorical.
+    A column of tuples, or of text that contains `|`, is multi-categorical; a column of
+    tuples of pairs of a value and a number is weighted. Other text is categorical.
+    Numbers are numeric, except for user, item and day, which are categorical.
 
     Args:
         dataset: A `Dataset`.
@@ -119,6 +121,13 @@ def _kind(name: str, column: "pd.Series[Any]") -> Kind:
     if pd.api.types.is_numeric_dtype(column) and column.dtype != bool:
         return "numeric"
     cells = column.dropna().unique()
+    lists = [cell for cell in cells if isinstance(cell, tuple)]
+    if lists and all(map(_is_pair, chain.from_iterable(lists))) and any(lists):
+        return "weighted"
     if any(isinstance(cell, tuple) or "|" in str(cell) for cell in cells):
         return "multi_categorical"
     return "categorical"
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and is_number(value[1])

@@ -382,8 +382,14 @@ def _feature(column: pd.Series[Any], text: bool) -> pd.Series[Any]:
 def _as_text(column: pd.Series[Any], known: pd.Series[bool]) -> pd.Series[Any]:
     cells = zip(column, known, strict=True)
     return pd.Series(
-        [str(cell) if has else None for cell, has in cells], index=column.index
+        [_text(cell) if has else None for cell, has in cells],
+        index=column.index,
+        dtype=object,
     )
+
+
+def _text(cell: object) -> object:
+    return cell if isinstance(cell, tuple) else str(cell)  # of a Parquet file
 
 
 def _tuple(cell: object) -> object:
@@ -391,7 +397,12 @@ def _tuple(cell: object) -> object:
 
 
 def _joined(cell: object) -> object:
-    return "|".join(map(str, cell)) if isinstance(cell, tuple) else cell
+    return "|".join(map(_value, cell)) if isinstance(cell, tuple) else cell
+
+
+def _value(value: object) -> str:
+    """Returns the text of a value, or of a pair of a value and its weight."""
+    return ":".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _refuse_duplicates(source: _Source, ratings: pd.DataFrame) -> None:

@@ -70,7 +70,7 @@ class RawRecommender:
         self._model = model
         self._raw = raw
         self._key = key
-        catalog = {c: encoder.encode(c, items[c]) for c in item_columns}
+        catalog = encoder.transform(items, item_columns)
         self._has_ids = encoder.columns.get(key) == "categorical"
         ids = catalog[key].tolist() if self._has_ids else range(len(keys))
         self._first_key = keys[0]
