@@ -24,6 +24,7 @@ MODULES = {
     "MaskedMeanPooling": "fmlayers.layers",
     "MultiCategorical": "fmlayers.features",
     "Numeric": "fmlayers.features",
+    "Pretrained": "fmlayers.layers._pretrained",
     "RatingScaler": "fmlayers.layers",
     "TopN": "fmlayers.retrieval",
 }

@@ -43,6 +43,9 @@ def warm_start(
       that both models have.
     - all other weights of the same shape, such as the bias b and hidden layers.
 
+    It does not copy into a table that is frozen and starts from an array, since the
+    pretrained vectors of `model` may be newer than those of `trained`.
+
     Weights are matched by their attribute paths and by the names of features and
     tables, so a `DeepFM` can start from a `FactorizationMachine`. The histories of a
     `History` are not copied; set them with `set_history`. Without encoders, equal ids
@@ -217,7 +220,12 @@ def _copy_tables(
         target, source = new.tables.get(name), old.tables.get(name)
         rows, old_rows = (0 if t is None else t.shape[0] for t in (target, source))
         kept = 0
-        if target is not None and source is not None and new.dim == old.dim:
+        if (
+            target is not None
+            and source is not None
+            and new.dim == old.dim
+            and not new.keeps_pretrained(target)
+        ):
             ids, old_ids = vocabularies.ids(new, old, name)
             if new.out_of_range == old.out_of_range == "unknown":
                 ids = np.append(ids, rows - 1)
@@ -234,7 +242,12 @@ def _copy_vectors(
 ) -> Iterator[tuple[str, Counts]]:
     for name in sorted({*new.vectors, *old.vectors}):
         here, there = name in new.vectors, name in old.vectors
-        kept = here and there and new.dim == old.dim
+        kept = (
+            here
+            and there
+            and new.dim == old.dim
+            and not new.keeps_pretrained(new.vectors[name])
+        )
         if kept:
             factor, constant = vocabularies.change(name)
             vector = _numpy(old.vectors[name])

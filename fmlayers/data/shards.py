@@ -26,7 +26,7 @@ from fmlayers.data.manifest import (
     set_of,
 )
 from fmlayers.data.pipelines import PIECE, stream
-from fmlayers.data.ragged import Batch, Column, length, take, without_padding
+from fmlayers.data.ragged import Batch, Column, length, take
 from fmlayers.data.records import one_line
 
 
@@ -106,9 +106,9 @@ def _encoded(
         row = int(np.flatnonzero(np.isnan(targets))[0])
         raise DataError(f"The {name}, row {row}: column {target!r} is missing.")
     columns: dict[str, Any] = {}
-    for column, x in encoder.transform(table).items():
-        if x.ndim == 2:
-            values, splits = without_padding(x)
+    for column, x in encoder.without_padding(encoder.transform(table)).items():
+        if isinstance(x, tuple):
+            values, splits = x
             columns[column] = pa.ListArray.from_arrays(
                 pa.array(splits, pa.int32()), pa.array(values)
             )
@@ -130,10 +130,10 @@ class ShardedBatches:
 
     Args:
         folder: Folder of Parquet files as written by `write_shards`, with columns of
-            ids (integers), lists of ids, and numbers (floats). The files of
-            `write_shards` are compared with its manifest and the checksums of their
-            pages. Parquet files of other origin, and those of version 0.1.0, are read
-            without a manifest.
+            ids (integers), lists of ids or of their weights, and numbers (floats). The
+            files of `write_shards` are compared with its manifest and the checksums of
+            their pages. Parquet files of other origin, and those of version 0.1.0, are
+            read without a manifest.
         batch_size: Positive integer, rows per batch of one worker.
         seed: Non-negative integer, the random seed.
         epoch: Non-negative integer, the number of epochs already completed. Defaults

@@ -17,7 +17,8 @@ from fmlayers.data import (
     read_table,
     split_rows,
 )
-from fmlayers.data.encoder import MISSING, UNKNOWN, Kind, as_text
+from fmlayers.data.cells import as_text
+from fmlayers.data.encoder import MISSING, UNKNOWN, Kind
 from fmlayers.features import Feature
 from fmlayers.runs.checkpoint import is_finite
 from fmlayers.runs.config import TrainingConfig

@@ -126,6 +126,110 @@ def test_a_cell_is_encoded_the_same_beside_any_others(rows, fitted):
                 assert not any(long[len(short) :])
 
 
+weights = st.one_of(
+    st.integers(-3, 9),
+    st.floats(-3, 3, width=32).map(np.float32),
+    st.sampled_from(["0.5", " -2e1 ", b"3", 1e38, 1e39, Decimal("1.5"), math.nan]),
+    st.booleans(),
+)
+pairs = st.lists(st.tuples(st.one_of(scalars, st.sampled_from("xy")), weights))
+WEIGHTED_CELLS = {
+    "one column": st.one_of(
+        cells,
+        pairs,
+        pairs.map(lambda pairs: [[*pair] for pair in pairs]),
+        st.dictionaries(scalars, weights, max_size=3),
+        st.text(alphabet="xy17:|.-e ", max_size=9),
+        st.sampled_from(
+            ["x:1|7:-2.5", "7.0:1", ("x", 1), [("x", [1])], {"x": 10**400}]
+        ),
+    ).map(lambda cell: (cell,)),
+    "two columns": st.one_of(
+        st.tuples(cells, st.one_of(cells, weights)),
+        pairs.map(lambda pairs: ([x for x, _ in pairs], [w for _, w in pairs])),
+        st.tuples(st.sampled_from(["x|y", "x||7", ""]), st.sampled_from(["1|2", ""])),
+        st.sampled_from([("x||7", "1||2"), ("x", np.float32(2)), ("x", True)]),
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=WEIGHTED_CELLS)
+def weighted(request, tmp_path_factory):
+    """Return an encoder of weighted values, its copy in encode.py, and cells."""
+    if request.param == "one column":
+        encoder = Encoder({"w": "weighted"})
+        table = {"w": objects([[(value, 1)] for value in FITTED])}
+    else:
+        encoder = Encoder({"w": "weighted"}, weights={"w": "share"})
+        table = {
+            "w": objects([[x] for x in FITTED]),
+            "share": objects([1] * len(FITTED)),
+        }
+    path = tmp_path_factory.mktemp("encode") / "encoder.json"
+    encoder.fit(pd.DataFrame(table)).save(path)
+    return encoder, load("encode").Vocabularies(path), WEIGHTED_CELLS[request.param]
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_any_weighted_cells_are_encoded_the_same(data, weighted):
+    encoder, vocabularies, strategy = weighted
+    rows = data.draw(st.lists(strategy, min_size=1, max_size=4))
+    names = [name for name in ("w", "share") if name == "w" or encoder.weights]
+
+    def encoded(rows):
+        columns = zip(names, zip(*rows, strict=True), strict=True)
+        table = pd.DataFrame({name: objects(cells) for name, cells in columns})
+        try:
+            return [x.tolist() for x in encoder.transform(table).values()]
+        except DataError:
+            return "refused"
+
+    def encoded_by_the_example(rows):
+        try:
+            arrays = vocabularies.encode(
+                [dict(zip(names, row, strict=True)) for row in rows]
+            )
+        except ValueError:
+            return "refused"
+        return [x.tolist() for x in arrays.values()]
+
+    together = encoded(rows)
+    assert encoded_by_the_example(rows) == together
+    alone = [encoded([row]) for row in rows]
+    if "refused" in alone:
+        assert together == "refused"
+        return
+    for i, arrays in enumerate(alone):
+        for (short,), longs in zip(arrays, together, strict=True):
+            assert longs[i][: len(short)] == short
+            assert not any(longs[i][len(short) :])
+
+
+@pytest.mark.slow
+def test_weighted_values_score_as_by_the_model(
+    on_tensorflow, weighted, shaken, tmp_path
+):
+    import onnxruntime
+
+    encoder, _, _ = weighted
+    model = shaken(FactorizationMachine(encoder.features, 3, encoder=encoder))
+    path = export(model, tmp_path / "model.onnx", "onnx")
+    encode = load("encode")
+    card = encode.read_card(path)
+    (column,) = card["encoder"]["columns"]
+    assert column["weights"] == encoder.inputs[1]
+    cells = {"w": ["x|7", "y", None], "share": ["1|-2", 0.5, None]}
+    if not encoder.weights:
+        cells = {"w": ["x:1|7:-2", [("y", 0.5)], None]}
+    rows = pd.DataFrame({name: objects(x) for name, x in cells.items()})
+    arrays = encode.Vocabularies(f"{path}.encoder.json").encode(rows.to_dict("records"))
+    inputs = encode.model_inputs(card, arrays)
+    (found,) = onnxruntime.InferenceSession(path).run(["score"], inputs)
+    expected = model.score(encoder.transform(rows)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 # Names that TensorFlow and the other formats do not accept.
 NAMES = {"c": "category, first", "m": "метки", "n": "n"}
 

@@ -316,6 +316,37 @@ def test_tables_of_another_dimension_stay(rng):
     np.testing.assert_array_equal(numpy(new.factors.tables["user"]), before)
 
 
+@pytest.mark.parametrize("is_array", [True, False])
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_frozen_pretrained_vectors_stay(is_frozen, is_array, rng):
+    old_encoder, encoder = encoder_of(OLD), encoder_of(NEW)
+    old = randomized(fm(old_encoder), rng)
+    sizes = {"item": len(encoder.vocabulary("item")) + 1, "age": 2}
+    rows = {name: rng.normal(size=(n, 3)) for name, n in sizes.items()}
+    new = fm(
+        encoder,
+        embeddings_initializer=rows if is_array else None,
+        trainable=dict.fromkeys(rows, not is_frozen),
+    )
+    before = numpy(new.factors.tables["item"]), numpy(new.factors.vectors["age"])
+    summary = as_dict(models.warm_start(new, old))
+    after = numpy(new.factors.tables["item"]), numpy(new.factors.vectors["age"])
+    if is_frozen and is_array:
+        assert summary["factors/table item"] == (0, 5, 5)
+        assert summary["factors/vector age"] == (0, 1, 1)
+        assert summary["factors/bias age"] == (0, 1, 1)
+        for x, y in zip(after, before, strict=True):
+            np.testing.assert_array_equal(x, y)
+    else:
+        assert summary["factors/table item"] == (4, 1, 1)
+        assert summary["factors/vector age"] == (1, 0, 0)
+        place = encoder.encode("item", NEW["item"][:1])[0]
+        source = old_encoder.encode("item", NEW["item"][:1])[0]
+        expected = numpy(old.factors.tables["item"])[source]
+        np.testing.assert_array_equal(after[0][place], expected)
+    assert summary["linear/table item"][0] > 0
+
+
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`:UserWarning")
 def test_errors(rng):
     model = KINDS["deepfm"](encoder_of(OLD))
