@@ -20,6 +20,7 @@ the fork: put none at the level of the module.
 
 import importlib.util
 import inspect
+import itertools
 import os
 import pickle
 import shutil
@@ -48,7 +49,7 @@ _EVENTS = {
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
-def kill_points(action, folder, *args, imports=()):
+def kill_points(action, folder, *args, imports=(), numbers=None):
     """Yields a `Point` after each process that was killed by SIGKILL.
 
     The first process is killed before the first file operation of `action` under
@@ -67,6 +68,7 @@ def kill_points(action, folder, *args, imports=()):
             temporary files, too.
         *args: Further arguments of `action`, which can be pickled.
         imports: Names of modules to import before the first fork.
+        numbers: Optional indices of the points, in order. Defaults to all.
 
     Raises:
         AssertionError: If a process fails or dies in another way.
@@ -74,14 +76,12 @@ def kill_points(action, folder, *args, imports=()):
     folder = Path(folder).resolve()
     with tempfile.TemporaryDirectory() as kept, _Forks(imports) as forks:
         shutil.copytree(folder, Path(kept) / "folder", symlinks=True)
-        number = 0
-        while True:
+        for number in itertools.count() if numbers is None else numbers:
             _restore(Path(kept) / "folder", folder)
             operation = forks.run(action, (folder, *args), folder, number)
             if operation is None:
                 return
             yield Point(number, operation, folder, forks)
-            number += 1
 
 
 class Point:

@@ -21,9 +21,9 @@ def describe_columns(dataset: Dataset, columns: Mapping[str, Kind]) -> list[str]
         columns: Dict from the columns that the model reads to their kinds.
 
     Returns:
-        A list of one to three lines: the columns used, with their kinds; the columns
-        left out, if any; and, if the dataset has no timestamps, the first column that
-        looks like one.
+        A list of lines: the columns used, with their kinds; the columns left out, if
+        any; if the dataset has no users or no items, how to name them; and, if it has
+        no timestamps, the first column that looks like one.
     """
     table = dataset.table()
     used = ", ".join(
@@ -36,6 +36,12 @@ def describe_columns(dataset: Dataset, columns: Mapping[str, Kind]) -> list[str]
             f"left out: {', '.join(others)} (no feature uses "
             f"{'it' if len(others) == 1 else 'them'}; --features names the columns to "
             "use)"
+        )
+    absent = [name for name in ("user", "item") if name not in table]
+    if absent:
+        lines.append(
+            "no recommendations: they need the columns of users and items; name them "
+            f"with {' and '.join(f'--{name}' for name in absent)}"
         )
     if "timestamp" not in table:
         lines += [

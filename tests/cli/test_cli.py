@@ -74,7 +74,9 @@ def test_options_become_the_configuration(trained):
     expected = TrainingConfig(
         data=str(run.parent / "shop.csv"),
         separator=";",
-        **RENAMED,
+        user="who",
+        item="what",
+        target="stars",
         model="mf",
         dim=4,
         max_epochs=2,
@@ -88,13 +90,14 @@ def test_options_become_the_configuration(trained):
 
 def test_every_setting_has_an_option():
     command = """
-        train --out r --data d --user a --item b --rating c --timestamp t --separator ;
+        train --out r --data d --user a --item b --target c --timestamp t --separator ;
         --features x y:numeric --min-count 2 --split time --test-fraction .3
         --validation-fraction .4 --seed 5 --model deepfm --dim 6 --l2 .7 --linear-l2 .8
         --scaler sigmoid --learning-rate .9 --batch-size 10 --max-epochs 11
         --patience 12 --no-refit --histories --members 2 --loss bpr --negatives 7
         --l2-of age=.5 sex=2 --init-stddev .05 --optimizer lazy_adam
-        --hidden-units 8 4 --dropout .3 --combiner sum
+        --hidden-units 8 4 --dropout .3 --combiner sum --task implicit
+        --positive-threshold 4 --on-duplicate sum
     """
     options = vars(parser().parse_args(command.split()))
     default = TrainingConfig().to_dict()
@@ -102,6 +105,8 @@ def test_every_setting_has_an_option():
     assert not [name for name, value in default.items() if options[name] == value]
     config = TrainingConfig(**{name: options[name] for name in default})
     assert config.l2_of == {"age": 0.5, "sex": 2.0}
+    former = parser().parse_args(["train", "--out", "r", "--rating", "stars"])
+    assert former.target == "stars"
 
 
 @pytest.mark.parametrize("to_file", [False, True])
@@ -205,7 +210,8 @@ def test_predict_errors(trained, tmp_path, capsys):
     [
         ("user,item,rating\n1,2,5\n1,3,good\n", "", "shop.csv, line 3: the rating in"),
         ("user,item,rating\n,2,5\n", "", "shop.csv, line 2: the user in column"),
-        ("uid,item,rating\n1,2,5\n", "", "has no column 'user' for `user`. Its col"),
+        ("uid,item,rating\n1,2,5\n", "--user u", "has no column 'u' for `user`. Its c"),
+        ("uid,item,rating\n1,2,5\n", "--loss bpr", "has no column 'user' for `user`. "),
         ("user,item,rating\n1,2,5\n", "--features age", "Feature 'age' is not among"),
         ("user,item,rating\n1,2,5\n", "--split u1", "shop has no fold 'u1'"),
         ("user,item,rating\n1,2,5\n", "--max-epochs 0", "`max_epochs` must be"),

@@ -22,7 +22,7 @@ def test_each_setting_is_documented_once():
         "dim": "Embedding dimension. Defaults to 64.",
         "scaler": 'Defaults to `"clip"`.',
         "dropout": "For deepfm and neumf. Defaults to 0.",
-        "l2": "Defaults to 0.06, for labels 0.002, for implicit feedback 0.002.",
+        "l2": "Defaults to 0.06, for labels 0.01, for implicit feedback 0.002.",
         "timestamp": "Optional.",
     }.items():
         (entry,) = re.findall(rf"^        {name}: (.*(?:\n {{12}}.*)*)", section, re.M)

@@ -16,6 +16,15 @@ NAMES = {
     "_duplicate": ("oracle", ["values"], "tuners"),
     "_run_times": ("oracle", dict, "tuners"),
     "_retry_queue": ("oracle", list, "tuners"),
+    "_record_values": ("oracle", ["trial"], "tuners"),
+    "_seed_state": ("oracle", int, "tuners"),
+    "_get_num_rounds": ("hyperband", ["bracket_num"], "tuners"),
+    "_build_and_fit_model": ("tuner", ["self", "trial", "args", "kwargs"], "tuners"),
+    "_build_hypermodel": ("tuner", ["self", "hp"], "tuners"),
+    "_get_checkpoint_fname": ("tuner", ["self", "trial_id"], "tuners"),
+    "_is_worker": ("tuner", ["self"], "tuners"),
+    "_populate_initial_space": ("tuner", ["self"], "tuners"),
+    "_try_build": ("tuner", ["self", "hp"], "tuners"),
     "_random_state": ("bayesian", object, "tuners"),
     "_random_populate_space": ("bayesian", [], "tuners"),
     "_get_name": ("hyperparameters", ["name", "name_scopes"], "hyperparameters"),
@@ -24,7 +33,9 @@ NAMES = {
 OWNERS = {
     "oracle": lambda: oracles.RandomSearchOracle("val_loss", max_trials=1),
     "bayesian": lambda: oracles.BayesianOptimizationOracle("val_loss", max_trials=1),
+    "hyperband": lambda: oracles.HyperbandOracle("val_loss"),
     "hyperparameters": keras_tuner.HyperParameters,
+    "tuner": lambda: keras_tuner.Tuner,
     "config": lambda: importlib.import_module("keras_tuner.src.config"),
 }
 
