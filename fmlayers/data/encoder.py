@@ -14,12 +14,14 @@ from fmlayers._checks import integer
 from fmlayers._files import whole_file
 from fmlayers.data.errors import DataError
 from fmlayers.data.ragged import Column, without_padding
+from fmlayers.data.vectors import Norms, as_vectors
 from fmlayers.data.weighted import join_pairs, parse_pairs
-from fmlayers.features import Categorical, Feature, MultiCategorical, Numeric
+from fmlayers.features import Categorical, Feature, MultiCategorical, Numeric, Vector
 
-Kind = Literal["categorical", "multi_categorical", "weighted", "numeric"]
+Kind = Literal["categorical", "multi_categorical", "weighted", "numeric", "vector"]
 
 MULTIPLE = ("multi_categorical", "weighted")  # kinds with several values per row
+SCALED = ("numeric", "vector")  # kinds of numbers, which have no vocabulary
 MISSING = 0  # id of a missing value: masked by `mask_zero`, and the padding of lists
 UNKNOWN = -1  # id outside every vocabulary: handled by the layer's `out_of_range`
 
@@ -41,6 +43,11 @@ class Encoder:
       `_weights` appended. With `weights`, they are in a column of their own.
     - `"numeric"`: a number per row, standardized to float32 by the mean and standard
       deviation of the training rows. Missing values stay NaN.
+    - `"vector"`: a list, an array or a text such as `"0.1|0.2"` of n numbers per row,
+      such as a text embedding, encoded as float32 of shape `(rows, n)`. All numbers are
+      divided by one scale, the root mean square of the norms of the training rows.
+      This changes no angle, and leaves vectors of norm 1 as they are. Vectors that are
+      missing, or have a missing number, are NaN.
 
     The values of the training rows have the ids 1 to n in order of descending
     frequency (ties in the order of their text). A missing value (`None`, NaN or an
@@ -62,8 +69,8 @@ class Encoder:
         ValueError: If an argument violates its constraint, or the encoder is used
             before `fit`.
         DataError: If the table lacks a column, a numeric column contains a value that
-            is not a finite number, or a value of a weighted column does not have one
-            finite weight.
+            is not a finite number, a value of a weighted column does not have one
+            finite weight, or a vector does not have n finite numbers.
 
     Example:
 
@@ -103,6 +110,7 @@ class Encoder:
         self._check_weights()
         self._vocabularies: dict[str, pd.Index] = {}
         self._scales: dict[str, tuple[float, float]] = {}
+        self._sizes: dict[str, int] = {}
 
     @property
     def is_fitted(self) -> bool:
@@ -127,15 +135,21 @@ class Encoder:
         """
         counts: dict[str, dict[str, int]] = {}
         moments: dict[str, _Moments] = {}
+        norms: dict[str, Norms] = {}
         for column, kind in self.columns.items():
             if kind == "numeric":
                 moments[column] = _Moments()
+            elif kind == "vector":
+                norms[column] = Norms()
             else:
                 counts[column] = {}
         for part in [table] if isinstance(table, pd.DataFrame) else table:
             self._require_columns(part)
             for column, numbers in moments.items():
                 numbers.add(as_numbers(column, part[column]))
+            for column, vectors in norms.items():
+                size = vectors.size
+                vectors.add(as_vectors(column, part[column], self.separator, size))
             for column, known in counts.items():
                 codes, cells, _ = self._cells(column, part)
                 repeats = np.bincount(codes[codes >= 0], minlength=len(cells))
@@ -143,6 +157,14 @@ class Encoder:
                     for value in cell:
                         known[value] = known.get(value, 0) + count
         self._scales = {column: numbers.scale() for column, numbers in moments.items()}
+        self._sizes = {}
+        for column, vectors in norms.items():
+            if vectors.size is None:
+                raise DataError(
+                    f"Column {column!r} has no vector in the training rows."
+                )
+            self._scales[column] = 0.0, vectors.scale()
+            self._sizes[column] = vectors.size
         self._vocabularies = {}
         for column, known in counts.items():
             kept = [(-n, value) for value, n in known.items() if n >= self.min_count]
@@ -222,7 +244,10 @@ class Encoder:
         return [str(value) for value in self._vocabularies[column]]
 
     def scale(self, column: str) -> tuple[float, float]:
-        """Returns the mean and the standard deviation of a numeric column."""
+        """Returns the mean and the standard deviation of a numeric column.
+
+        Those of a column of vectors are 0 and the number by which they are divided.
+        """
         self._require_fitted()
         if column not in self._scales:
             raise ValueError(
@@ -230,6 +255,16 @@ class Encoder:
                 f"Received: column={column!r}."
             )
         return self._scales[column]
+
+    def size(self, column: str) -> int:
+        """Returns the length of the vectors of a column."""
+        self._require_fitted()
+        if column not in self._sizes:
+            raise ValueError(
+                f"`column` must be one of {list(self._sizes)}. "
+                f"Received: column={column!r}."
+            )
+        return self._sizes[column]
 
     def decode(self, column: str, ids: Sequence[int]) -> list[str | None]:
         """Returns the values of ids, with `None` for a missing or unknown value."""
@@ -246,6 +281,7 @@ class Encoder:
                 column: list(values) for column, values in self._vocabularies.items()
             },
             "scales": {column: list(scale) for column, scale in self._scales.items()},
+            **({"sizes": self._sizes} if self._sizes else {}),
         }
 
     @classmethod
@@ -253,18 +289,22 @@ class Encoder:
         config = dict(config)
         vocabularies = config.pop("vocabularies", {})
         scales = config.pop("scales", {})
+        sizes = config.pop("sizes", {})
         encoder = cls(**config)
         if vocabularies or scales:
-            numeric = {c for c, kind in encoder.columns.items() if kind == "numeric"}
+            kinds = encoder.columns
+            scaled = {column for column, kind in kinds.items() if kind in SCALED}
             if (
-                set(scales) != numeric
-                or set(vocabularies) != {*encoder.columns} - numeric
+                set(scales) != scaled
+                or set(sizes) != {c for c, kind in kinds.items() if kind == "vector"}
+                or set(vocabularies) != {*kinds} - scaled
             ):
                 raise ValueError("vocabularies and scales do not match the columns")
         encoder._vocabularies = {
             column: pd.Index(values, dtype=object)
             for column, values in vocabularies.items()
         }
+        encoder._sizes = {column: int(size) for column, size in sizes.items()}
         encoder._scales = {
             column: (float(mean), float(deviation))
             for column, (mean, deviation) in scales.items()
@@ -288,6 +328,8 @@ class Encoder:
     def _feature(self, column: str, kind: Kind) -> Feature:
         if kind == "numeric":
             return Numeric(column)
+        if kind == "vector":
+            return Vector(column, self._sizes[column])
         size = len(self._vocabularies[column]) + 1  # with the id 0
         if kind in MULTIPLE:
             weights = self.weights_input(column)
@@ -302,6 +344,10 @@ class Encoder:
             mean, deviation = self._scales[column]
             scaled = (as_numbers(column, table[column]) - mean) / deviation
             return {column: scaled.astype(np.float32)}
+        if kind == "vector":
+            size = self._sizes[column]
+            x = as_vectors(column, table[column], self.separator, size)
+            return {column: x / np.float32(self._scales[column][1])}
         codes, cells, weights = self._cells(column, table)
         flat = pd.Index([value for cell in cells for value in cell], dtype=object)
         index = self._vocabularies[column].get_indexer(flat)

@@ -27,7 +27,8 @@ def write_shards(
     """Encodes tables and writes them to Parquet files, for `ShardedBatches`.
 
     Encoding in advance saves the lookup of the ids in each epoch. A multi-valued
-    column is stored as a list column without padding.
+    column is stored as a list column without padding, and a vector as a list of a fixed
+    size.
 
     Args:
         tables: A `DataFrame` or, for data larger than memory, an iterable of
@@ -88,6 +89,9 @@ def _encoded(
             columns[column] = pa.ListArray.from_arrays(
                 pa.array(splits, pa.int32()), pa.array(values)
             )
+        elif x.ndim == 2:
+            vectors = pa.array(np.ravel(x))
+            columns[column] = pa.FixedSizeListArray.from_arrays(vectors, x.shape[1])
         else:
             columns[column] = pa.array(x)
     return {**columns, target: pa.array(targets)}
@@ -106,7 +110,8 @@ class ShardedBatches:
 
     Args:
         folder: Folder of Parquet files as written by `write_shards`, with columns of
-            ids (integers), lists of ids or of their weights, and numbers (floats).
+            ids (integers), lists of ids or of their weights, numbers (floats), and
+            vectors (lists of a fixed size).
         batch_size: Positive integer, rows per batch of one worker.
         seed: Non-negative integer, the random seed.
         epoch: Non-negative integer, the number of epochs already completed. Defaults
@@ -304,7 +309,8 @@ class ShardedBatches:
                 f"{path} lacks the column {self.target!r}. It has {schema.names}."
             )
         for field in schema:
-            kind = field.type.value_type if types.is_list(field.type) else field.type
+            is_list = types.is_list(field.type) or types.is_fixed_size_list(field.type)
+            kind = field.type.value_type if is_list else field.type
             if not (types.is_integer(kind) or types.is_floating(kind)):
                 raise DataError(
                     f"{path}: column {field.name!r} must contain ids, lists of ids or "
@@ -335,6 +341,9 @@ def _column(chunks: Any) -> Column:
         lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
         splits = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         return column.flatten().to_numpy(zero_copy_only=False), splits
+    if types.is_fixed_size_list(column.type):
+        vectors: npt.NDArray[Any] = column.flatten().to_numpy(zero_copy_only=False)
+        return vectors.reshape(len(column), column.type.list_size)
     numbers: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
     return numbers
 
