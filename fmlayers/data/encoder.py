@@ -371,9 +371,9 @@ class Encoder:
             codes, distinct = pd.factorize(values.to_numpy(dtype=object))
             return codes, [[as_text(value)] for value in distinct], None
         weights = self.weights.get(column)
-        values = values.map(_hashable)
+        values = values.map(_hashable if kind == "multi_categorical" else _nested)
         if weights in table:
-            both = zip(values, table[weights].map(_hashable), strict=True)
+            both = zip(values, table[weights].map(_nested), strict=True)
             values = pd.Series(list(both), dtype=object)
         codes, distinct = pd.factorize(values.to_numpy(dtype=object))
         if kind == "multi_categorical" or (weights and weights not in table):
@@ -434,12 +434,16 @@ class Encoder:
 
 
 def _hashable(cell: Any) -> Hashable:
+    return tuple(cell) if isinstance(cell, (list, np.ndarray)) else cell
+
+
+def _nested(cell: Any) -> Hashable:
+    """Returns a cell that may have pairs as nested tuples."""
     if isinstance(cell, Mapping):
         return tuple(cell.items())
     if isinstance(cell, (list, tuple, np.ndarray)):
-        return tuple(map(_hashable, cell))
-    value: Hashable = cell
-    return value
+        return tuple(map(_nested, cell))
+    return _hashable(cell)
 
 
 def _padded(
