@@ -26,6 +26,8 @@ class Vocabularies:
         self.kinds: dict[str, str] = content["columns"]
         self.separator: str = content["separator"]
         self.scales: dict[str, tuple[float, float]] = content["scales"]
+        self.sizes: dict[str, int] = content.get("sizes", {})
+        self.weights: dict[str, str] = content.get("weights", {})
         self.ids = {
             column: {value: i for i, value in enumerate(values, start=1)}
             for column, values in content["vocabularies"].items()
@@ -33,10 +35,22 @@ class Vocabularies:
 
     def encode(self, rows: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
         """Returns one array per input; columns that a row lacks count as missing."""
-        return {
-            column: self._encode(column, kind, [row.get(column) for row in rows])
-            for column, kind in self.kinds.items()
-        }
+        inputs = {}
+        for column, kind in self.kinds.items():
+            cells = [row.get(column) for row in rows]
+            if kind == "weighted":
+                weights = self.weights.get(column)
+                others = (
+                    cells if weights is None else [row.get(weights) for row in rows]
+                )
+                values, numbers = self._weighted(column, cells, others)
+                inputs[column] = values
+                inputs[weights or f"{column}_weights"] = numbers
+            elif kind == "vector":
+                inputs[column] = self._vectors(column, cells)
+            else:
+                inputs[column] = self._encode(column, kind, cells)
+        return inputs
 
     def _encode(self, column: str, kind: str, cells: list[Any]) -> np.ndarray:
         if kind == "numeric":
@@ -51,10 +65,36 @@ class Vocabularies:
             ]
             return np.array(found, "int64")
         lists = [[ids.get(value, UNKNOWN) for value in self._split(c)] for c in cells]
-        padded = np.zeros((len(lists), max(map(len, lists), default=0) or 1), "int64")
-        for row, values in zip(padded, lists, strict=True):
-            row[: len(values)] = values
-        return padded
+        return _padded(lists, "int64")
+
+    def _weighted(
+        self, column: str, cells: list[Any], others: list[Any]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns ids and weights; the weights are in `cells` or in `others`."""
+        if column in self.weights:
+            both = zip(map(self._split, cells), map(self._split, others), strict=True)
+            pairs = [list(zip(*lists, strict=True)) for lists in both]
+        else:
+            pairs = [self._pairs(cell) for cell in cells]
+        ids = self.ids[column]
+        values = [[ids.get(str(value), UNKNOWN) for value, _ in row] for row in pairs]
+        weights = [[float(weight) for _, weight in row] for row in pairs]
+        return _padded(values, "int64"), _padded(weights, "float32")
+
+    def _pairs(self, cell: Any) -> list[tuple[Any, Any]]:
+        if isinstance(cell, dict):
+            return list(cell.items())
+        if isinstance(cell, str):
+            return [part.rpartition(":")[::2] for part in self._split(cell)]
+        return list(cell or [])
+
+    def _vectors(self, column: str, cells: list[Any]) -> np.ndarray:
+        vectors = np.full((len(cells), self.sizes[column]), np.nan, "float32")
+        for row, cell in zip(vectors, cells, strict=True):
+            if cell is not None and len(cell):
+                numbers = cell.split(self.separator) if isinstance(cell, str) else cell
+                row[:] = [math.nan if x is None else float(x) for x in numbers]
+        return vectors / np.float32(self.scales[column][1])
 
     def _split(self, cell: Any) -> list[str]:
         if cell is None:
@@ -62,3 +102,10 @@ class Vocabularies:
         if isinstance(cell, str):
             return [value for value in cell.split(self.separator) if value]
         return [str(value) for value in cell]
+
+
+def _padded(lists: list[list[Any]], dtype: str) -> np.ndarray:
+    padded = np.zeros((len(lists), max(map(len, lists), default=0) or 1), dtype)
+    for row, values in zip(padded, lists, strict=True):
+        row[: len(values)] = values
+    return padded
