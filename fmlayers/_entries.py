@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from fmlayers.features import Feature
 
 
+_USE_VECTOR = "For a dense vector per example, use `Vector`."
+
+
 @dataclass(frozen=True)
 class Entry(ABC):
     """An entry of the input dict, as a feature reads it.
@@ -42,8 +45,6 @@ class Entry(ABC):
         meaning: String, the meaning of the values, for documentation.
         remedy: String, what to do with an entry of another shape, for errors.
         required: Boolean, whether the input dict must have the entry.
-        shape: Tuple, the shape of the entry, with the batch axis first.
-        wanted: String, the allowed shapes, for errors.
     """
 
     name: str
@@ -53,8 +54,15 @@ class Entry(ABC):
     remedy: str
     required: bool = True
 
-    shape: ClassVar[tuple[None, ...]] = (None,)
-    wanted: ClassVar[str] = "(batch,) or (batch, 1)"
+    @property
+    def wanted(self) -> str:
+        """The allowed shapes, for errors."""
+        return "(batch,) or (batch, 1)"
+
+    @property
+    def shape(self) -> tuple[int | None, ...]:
+        """The shape of the entry, with the batch axis first."""
+        return (None,)
 
     @property
     @abstractmethod
@@ -80,7 +88,7 @@ class Entry(ABC):
         if not self._accepts(x):
             raise ValueError(
                 f"{type(self.feature).__name__} {self._where} must be of shape "
-                f"{self.wanted}. Received: {_description(x)}. {self.remedy}"
+                f"{self.wanted}. Received: {_description(x)}. {self._remedy(x)}"
             )
         self._check_values(x)
 
@@ -97,7 +105,7 @@ class Entry(ABC):
 
     def blank(self, batch: int = 1) -> npt.NDArray[Any]:
         """Returns an entry of zeros."""
-        return np.zeros([batch, 1][: len(self.shape)], self.dtype)
+        return np.zeros([batch, *(size or 1 for size in self.shape[1:])], self.dtype)
 
     @property
     def _where(self) -> str:
@@ -113,6 +121,9 @@ class Entry(ABC):
 
     def _check_values(self, x: Any) -> None:
         self._check_dtype(dtype_of(x))
+
+    def _remedy(self, x: Any) -> str:
+        return self.remedy
 
     @abstractmethod
     def _check_dtype(self, dtype: str) -> None: ...
@@ -143,6 +154,39 @@ class NumberEntry(Entry):
 
 
 @dataclass(frozen=True)
+class VectorEntry(NumberEntry):
+    """A vector per example, with NaN where it is missing.
+
+    Attributes:
+        size: Positive integer, the length of the vectors.
+    """
+
+    _: KW_ONLY
+    size: int
+
+    @property
+    def wanted(self) -> str:
+        return f"(batch, {self.size})"
+
+    @property
+    def shape(self) -> tuple[int | None, ...]:
+        return (None, self.size)
+
+    @property
+    def example(self) -> list[Any]:
+        return [[1.0] + [0.0] * (self.size - 1), [0.0] * self.size]
+
+    def read(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Returns vectors `(batch, size)`."""
+        return value_of(inputs, self.name)
+
+    def _accepts(self, x: Any) -> bool:
+        if not _is_tensor(x) or is_sparse(x) or is_ragged(x):
+            return False
+        return len(x.shape) == 2 and x.shape[1] in (self.size, None)
+
+
+@dataclass(frozen=True)
 class IdEntry(Entry):
     """One id per example.
 
@@ -165,6 +209,10 @@ class IdEntry(Entry):
         """Returns integers `(batch,)`."""
         return _flat(wide_integers(value_of(inputs, self.name)))
 
+    def _remedy(self, x: Any) -> str:
+        is_float = _is_tensor(x) and "float" in dtype_of(x)
+        return _USE_VECTOR if is_float else self.remedy
+
     def _check_dtype(self, dtype: str) -> None:
         if dtype.startswith(("int", "uint")) or only_traces_shapes():
             return
@@ -173,6 +221,8 @@ class IdEntry(Entry):
                 "float32 represents integers exactly only up to 2^24, and larger ids "
                 "would silently become other ids"
             )
+            if len(self.shape) == 2:
+                reason += f". {_USE_VECTOR[:-1]}"
         elif dtype == "bool":
             reason = (
                 "convert n multi-hot columns to ids 1 ... n with "
@@ -189,7 +239,9 @@ class IdEntry(Entry):
 class _RowsEntry(Entry):
     """Any number of values per example, padded or ragged."""
 
-    shape: ClassVar[tuple[None, ...]] = (None, None)
+    @property
+    def shape(self) -> tuple[int | None, ...]:
+        return (None, None)
 
     def check(self, inputs: Any) -> None:
         super().check(inputs)
@@ -220,10 +272,12 @@ class _RowsEntry(Entry):
 class IdsEntry(_RowsEntry, IdEntry):
     """Any number of ids per example, padded with 0 or ragged."""
 
-    wanted: ClassVar[str] = (
-        "(batch, length), ragged, or a pair of ids (values,) and row splits "
-        "(batch + 1,)"
-    )
+    @property
+    def wanted(self) -> str:
+        return (
+            "(batch, length), ragged, or a pair of ids (values,) and row splits "
+            "(batch + 1,)"
+        )
 
     @property
     def example(self) -> list[Any]:
@@ -247,10 +301,12 @@ class WeightsEntry(_RowsEntry, NumberEntry):
     _: KW_ONLY
     ids: IdsEntry
 
-    wanted: ClassVar[str] = (
-        "(batch, length), ragged, or a pair of weights (values,) and row splits "
-        "(batch + 1,)"
-    )
+    @property
+    def wanted(self) -> str:
+        return (
+            "(batch, length), ragged, or a pair of weights (values,) and row splits "
+            "(batch + 1,)"
+        )
 
     @property
     def example(self) -> list[Any]:

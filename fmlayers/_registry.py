@@ -27,6 +27,7 @@ MODULES = {
     "Pretrained": "fmlayers.layers._pretrained",
     "RatingScaler": "fmlayers.layers",
     "TopN": "fmlayers.retrieval",
+    "Vector": "fmlayers.features",
 }
 # Modules of the floors above that name their classes, in `CLASSES`, and import none.
 TABLES = ("fmlayers.models.specs",)

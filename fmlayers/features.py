@@ -12,7 +12,14 @@ from typing import Any, Self, get_args
 import keras
 
 from fmlayers._checks import boolean, choice, integer
-from fmlayers._entries import Entry, IdEntry, IdsEntry, NumberEntry, WeightsEntry
+from fmlayers._entries import (
+    Entry,
+    IdEntry,
+    IdsEntry,
+    NumberEntry,
+    VectorEntry,
+    WeightsEntry,
+)
 from fmlayers._types import Combiner
 
 
@@ -241,10 +248,7 @@ class Numeric(_NamedEntry):
                 self.name,
                 feature=self,
                 meaning="a number, as the encoder scales it; NaN: missing",
-                remedy="For a vector per example, use a `Numeric` for each of its "
-                "numbers, or project it with `keras.layers.Dense(dim)` and concatenate "
-                "the result, as one more field, with the vectors of "
-                "`FeatureEmbedding`.",
+                remedy="For a dense vector per example, use `Vector`.",
             ),
         )
 
@@ -252,6 +256,54 @@ class Numeric(_NamedEntry):
     def num_rows(self) -> int:
         """The number of vectors that the field learns: one, and one for the bias."""
         return 1 + self.use_bias
+
+
+@keras.saving.register_keras_serializable(package="fmlayers")
+@dataclass(frozen=True)
+class Vector(_NamedEntry):
+    """A dense vector per example, projected by a learned matrix: a text embedding.
+
+    Scale the vectors to a norm of about 1 first, as `fmlayers.data.Encoder` does: the
+    gradient of the matrix grows with the norm.
+
+    Args:
+        name: String, the entry of the input dict that has the vectors, numbers of shape
+            `(batch, size)`. A vector with a NaN counts as missing; its field vector is
+            zero.
+        size: Positive integer, the length of the vectors.
+        use_bias: Boolean, whether to add a learned vector to the product, as
+            `Dense(dim)` does. Defaults to `False`.
+    """
+
+    size: int
+    _: KW_ONLY
+    use_bias: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        size = integer("size", self.size, of=f" for feature {self.name!r}")
+        object.__setattr__(self, "size", size)
+        object.__setattr__(self, "use_bias", boolean("use_bias", self.use_bias))
+
+    @property
+    def entries(self) -> tuple[VectorEntry]:
+        """The entry of the input dict that the field reads."""
+        return (
+            VectorEntry(
+                self.name,
+                feature=self,
+                size=self.size,
+                meaning=f"a vector of {self.size} numbers, as the encoder scales it; "
+                "NaN: missing",
+                remedy="For a number per example, use `Numeric`, and for several ids "
+                "per example, use `MultiCategorical`.",
+            ),
+        )
+
+    @property
+    def num_rows(self) -> int:
+        """The number of vectors that the field learns: the matrix and the bias."""
+        return self.size + self.use_bias
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")

@@ -35,7 +35,8 @@ class DeepFM(FactorizationMachine):
     then ranks.
 
     Args:
-        features: List of `Categorical`, `MultiCategorical`, `Numeric` and `History`.
+        features: List of `Categorical`, `MultiCategorical`, `Numeric`, `Vector` and
+            `History`.
         dim: Positive integer, the embedding dimension.
         scaler: Optional `RatingScaler`. Defaults to `None` (the rating is the score).
         hidden_units: Non-empty list of positive integers, the sizes of the hidden

@@ -29,7 +29,8 @@ class FactorizationMachine(ScoringModel):
     `predict` are those of Keras.
 
     Args:
-        features: List of `Categorical`, `MultiCategorical`, `Numeric` and `History`.
+        features: List of `Categorical`, `MultiCategorical`, `Numeric`, `Vector` and
+            `History`.
         dim: Positive integer, the embedding dimension.
         scaler: Optional `RatingScaler`. Defaults to `None` (the rating is the score).
         l2: Float, or a dict from feature name to float, the L2 of the vectors; see

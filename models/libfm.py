@@ -29,7 +29,8 @@ class LibFM(FactorizationMachine):
     O(fields * dim).
 
     Args:
-        features: List of `Categorical`, `MultiCategorical`, `Numeric` and `History`.
+        features: List of `Categorical`, `MultiCategorical`, `Numeric`, `Vector` and
+            `History`.
         dim: Positive integer, the embedding dimension.
         scaler: Optional `RatingScaler`. Defaults to `None` (the rating is the score).
         batch_normalization: Boolean, whether to normalize the F products

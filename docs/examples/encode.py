@@ -28,7 +28,7 @@ MAX_WEIGHT = float(np.finfo("float32").max)
 
 
 class Vocabularies:
-    """Encodes rows of raw values as ids and standardized numbers.
+    """Encodes rows of raw values as ids, standardized numbers and scaled vectors.
 
     Args:
         path: The `encoder.json` of an export.
@@ -38,8 +38,9 @@ class Vocabularies:
         content = json.loads(Path(path).read_text("utf-8"))
         self.kinds: dict[str, str] = content["columns"]
         self.separator: str = content["separator"]
-        self.weights: dict[str, str] = content.get("weights", {})
         self.scales: dict[str, tuple[float, float]] = content["scales"]
+        self.sizes: dict[str, int] = content.get("sizes", {})
+        self.weights: dict[str, str] = content.get("weights", {})
         self.ids = {
             column: {value: i for i, value in enumerate(values, start=1)}
             for column, values in content["vocabularies"].items()
@@ -61,6 +62,8 @@ class Vocabularies:
                 weights = None if name is None else [row.get(name) for row in rows]
                 ids, numbers = self._encode_weighted(column, cells, weights)
                 arrays |= {column: ids, name or f"{column}_weights": numbers}
+            elif kind == "vector":
+                arrays[column] = self._encode_vectors(column, cells)
             else:
                 arrays[column] = self._encode(column, kind, cells)
         return arrays
@@ -79,6 +82,28 @@ class Vocabularies:
         for row, weighted in zip(numbers, pairs, strict=True):
             row[: len(weighted)] = [weight for _, weight in weighted]
         return ids, numbers
+
+    def _encode_vectors(self, column: str, cells: list[Any]) -> np.ndarray:
+        size, (_, scale) = self.sizes[column], self.scales[column]
+
+        def read(cell: Any) -> np.ndarray:
+            numbers = self._numbers(cell)
+            if numbers is None:
+                return np.full(size, math.nan, "float32")
+            vector = np.array(numbers).astype("float32")
+            if vector.shape != (size,) or np.isinf(vector).any():
+                raise ValueError("not a vector of this length")
+            return vector
+
+        wanted = f"a vector of {size} finite numbers or missing"
+        with np.errstate(over="ignore"):
+            vectors = list(_each(read, column, cells, wanted))
+            x = np.array(vectors, "float64").reshape(-1, size) / scale
+            scaled = x.astype("float32")
+        for row in np.flatnonzero(np.isinf(scaled).any(axis=1)):
+            wanted = "a vector of numbers in float32's range"
+            raise _error(column, row, cells[row], wanted)
+        return scaled
 
     def _encode(self, column: str, kind: str, cells: list[Any]) -> np.ndarray:
         if kind == "numeric":
@@ -137,6 +162,17 @@ class Vocabularies:
         """Returns the values and the weights of two cells."""
         values, weights = map(self._several, cell)
         return _weighted(values, weights)
+
+    def _numbers(self, cell: Any) -> list[float] | None:
+        """Returns the numbers of a vector, or `None` for a missing vector."""
+        if isinstance(cell, str):
+            cell = cell.split(self.separator) if cell else []
+        if not isinstance(cell, LISTS) and math.isnan(_number(cell)):
+            return None
+        is_flat = isinstance(cell, LISTS) and getattr(cell, "ndim", 1) == 1
+        if not is_flat or any(isinstance(value, LISTS) for value in cell):
+            raise ValueError("not a vector")
+        return [_number(value) for value in cell] or None
 
     def _several(self, cell: Any) -> list[Any]:
         if isinstance(cell, str):

@@ -58,6 +58,11 @@ def _described(kind: Kind, column: "pd.Series[Any]") -> str:
     if kind == "numeric":
         return kind
     cells = column.dropna().unique()
+    if kind == "vector":
+        size = next(
+            (len(x) if isinstance(x, tuple) else x.count("|") + 1 for x in cells), 0
+        )
+        return f"vector ({size} numbers)"
     if kind in MULTIPLE:
         lists = (x if isinstance(x, tuple) else str(x).split("|") for x in cells)
         values: Iterable[Any] = chain.from_iterable(lists)

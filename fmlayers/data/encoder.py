@@ -15,12 +15,14 @@ from fmlayers._json_files import read_json, write_json
 from fmlayers.data.cells import as_number, as_text, shown, text_of, texts_of
 from fmlayers.data.errors import DataError
 from fmlayers.data.ragged import Column, without_padding
+from fmlayers.data.vectors import Norms, as_vectors
 from fmlayers.data.weighted import Pairs, join_pairs, parse_pairs
-from fmlayers.features import Categorical, Feature, MultiCategorical, Numeric
+from fmlayers.features import Categorical, Feature, MultiCategorical, Numeric, Vector
 
-Kind = Literal["categorical", "multi_categorical", "weighted", "numeric"]
+Kind = Literal["categorical", "multi_categorical", "weighted", "numeric", "vector"]
 
 MULTIPLE = ("multi_categorical", "weighted")  # kinds with several values per row
+SCALED = ("numeric", "vector")  # kinds of numbers, which have no vocabulary
 # What `infer_dtype` calls columns whose equal values have equal texts.
 UNIFORM = ("boolean", "bytes", "empty", "integer", "string")
 MISSING = 0  # id of a missing value: masked by `mask_zero`, and the padding of lists
@@ -44,6 +46,11 @@ class Encoder:
       `_weights` appended. With `weights`, they are in a column of their own.
     - `"numeric"`: a number per row, standardized to float32 by the mean and standard
       deviation of the training rows. Missing values stay NaN.
+    - `"vector"`: a list, an array or a text such as `"0.1|0.2"` of n numbers per row,
+      such as a text embedding, encoded as float32 of shape `(rows, n)`. All numbers are
+      divided by one scale, the root mean square of the norms of the training rows.
+      This changes no angle, and leaves vectors of norm 1 as they are. Vectors that are
+      missing, or have a missing number, are NaN.
 
     The values of the training rows have the ids 1 to n in order of descending
     frequency (ties in the order of their text). A missing value (`None`, NaN or an
@@ -56,8 +63,9 @@ class Encoder:
     A multi-categorical text is split by the separator, and empty parts are dropped. The
     values of a list are not split; `None` and NaN in a list are dropped, and an empty
     text is a value. Numeric columns may contain Booleans, and texts and bytes with a
-    decimal number such as `"-1.5e3"`, which blanks may surround. Weights are
-    read like numeric cells, except that a Boolean or missing weight raises `DataError`.
+    decimal number such as `"-1.5e3"`, which blanks may surround. Weights and the
+    numbers of vectors are read like numeric cells, except that a Boolean or missing
+    weight raises `DataError`.
 
     The encoding of a cell does not depend on the other cells of the column. But a
     `DataFrame` converts columns of mixed numbers before the encoder sees them: pass
@@ -78,7 +86,8 @@ class Encoder:
             before `fit`.
         DataError: If the table lacks a column, a numeric column contains a value that
             is not a finite number or exceeds float32 when it is standardized, a value
-            of a weighted column does not have one finite weight, or another column
+            of a weighted column does not have one finite weight, a vector does not have
+            n finite numbers or exceeds float32 when it is divided, or another column
             contains a dict, a set or a nested list, or a list in a categorical column.
 
     Example:
@@ -119,6 +128,7 @@ class Encoder:
         self._check_weights()
         self._vocabularies: dict[str, pd.Index] = {}
         self._scales: dict[str, tuple[float, float]] = {}
+        self._sizes: dict[str, int] = {}
 
     @property
     def is_fitted(self) -> bool:
@@ -143,15 +153,21 @@ class Encoder:
         """
         counts: dict[str, dict[str, int]] = {}
         moments: dict[str, _Moments] = {}
+        norms: dict[str, Norms] = {}
         for column, kind in self.columns.items():
             if kind == "numeric":
                 moments[column] = _Moments()
+            elif kind == "vector":
+                norms[column] = Norms()
             else:
                 counts[column] = {}
         for part in [table] if isinstance(table, pd.DataFrame) else table:
             self._require_columns(part)
             for column, numbers in moments.items():
                 numbers.add(as_numbers(column, part[column]))
+            for column, vectors in norms.items():
+                size = vectors.size
+                vectors.add(as_vectors(column, part[column], self.separator, size))
             for column, known in counts.items():
                 codes, cells, _ = self._cells(column, *self._sources(column, part))
                 repeats = np.bincount(codes[codes >= 0], minlength=len(cells))
@@ -159,6 +175,14 @@ class Encoder:
                     for value in cell:
                         known[value] = known.get(value, 0) + count
         self._scales = {column: numbers.scale() for column, numbers in moments.items()}
+        self._sizes = {}
+        for column, vectors in norms.items():
+            if vectors.size is None:
+                raise DataError(
+                    f"Column {column!r} has no vector in the training rows."
+                )
+            self._scales[column] = 0.0, vectors.scale()
+            self._sizes[column] = vectors.size
         self._vocabularies = {}
         for column, known in counts.items():
             kept = [(-n, value) for value, n in known.items() if n >= self.min_count]
@@ -237,7 +261,10 @@ class Encoder:
         return [str(value) for value in self._vocabularies[column]]
 
     def scale(self, column: str) -> tuple[float, float]:
-        """Returns the mean and the standard deviation of a numeric column."""
+        """Returns the mean and the standard deviation of a numeric column.
+
+        Those of a column of vectors are 0 and the number by which they are divided.
+        """
         self._require_fitted()
         if column not in self._scales:
             raise ValueError(
@@ -245,6 +272,16 @@ class Encoder:
                 f"Received: column={column!r}."
             )
         return self._scales[column]
+
+    def size(self, column: str) -> int:
+        """Returns the length of the vectors of a column."""
+        self._require_fitted()
+        if column not in self._sizes:
+            raise ValueError(
+                f"`column` must be one of {list(self._sizes)}. "
+                f"Received: column={column!r}."
+            )
+        return self._sizes[column]
 
     def decode(self, column: str, ids: Sequence[int]) -> list[str | None]:
         """Returns the values of ids, with `None` for a missing or unknown value."""
@@ -261,6 +298,7 @@ class Encoder:
                 column: list(values) for column, values in self._vocabularies.items()
             },
             "scales": {column: list(scale) for column, scale in self._scales.items()},
+            **({"sizes": self._sizes} if self._sizes else {}),
         }
 
     @classmethod
@@ -272,19 +310,26 @@ class Encoder:
             )
         vocabularies = config.pop("vocabularies", {})
         scales = config.pop("scales", {})
+        sizes = config.pop("sizes", {})
         encoder = cls(**config)
-        if not (isinstance(vocabularies, Mapping) and isinstance(scales, Mapping)):
-            raise ValueError("`vocabularies` and `scales` must be dicts.")
-        if vocabularies or scales:
-            numeric = {c for c, kind in encoder.columns.items() if kind == "numeric"}
+        if not all(isinstance(x, Mapping) for x in (vocabularies, scales, sizes)):
+            raise ValueError("`vocabularies`, `scales` and `sizes` must be dicts.")
+        if vocabularies or scales or sizes:
+            kinds = encoder.columns
+            scaled = {column for column, kind in kinds.items() if kind in SCALED}
             if (
-                set(scales) != numeric
-                or set(vocabularies) != {*encoder.columns} - numeric
+                set(scales) != scaled
+                or set(sizes) != {c for c, kind in kinds.items() if kind == "vector"}
+                or set(vocabularies) != {*kinds} - scaled
             ):
                 raise ValueError("vocabularies and scales do not match the columns")
         encoder._vocabularies = {
             column: pd.Index(_checked_vocabulary(column, values), dtype=object)
             for column, values in vocabularies.items()
+        }
+        encoder._sizes = {
+            column: integer("sizes", size, of=f" for column {column!r}")
+            for column, size in sizes.items()
         }
         encoder._scales = {
             column: _checked_scale(column, scale) for column, scale in scales.items()
@@ -311,6 +356,8 @@ class Encoder:
     def _feature(self, column: str, kind: Kind) -> Feature:
         if kind == "numeric":
             return Numeric(column)
+        if kind == "vector":
+            return Vector(column, self._sizes[column])
         size = len(self._vocabularies[column]) + 1  # with the id 0
         if kind in MULTIPLE:
             weights = self.weights_input(column)
@@ -334,6 +381,9 @@ class Encoder:
             wrong = np.isinf(scaled)
             _refuse(wrong, column, values, "must be a number in float32's range")
             return {column: scaled}
+        if kind == "vector":
+            size, (_, scale) = self._sizes[column], self._scales[column]
+            return {column: as_vectors(column, values, self.separator, size, scale)}
         cells = self._cells(column, values, *weights)
         flat = [value for cell in cells.texts for value in cell]
         index = self._vocabularies[column].get_indexer(pd.Index(flat, dtype=object))

@@ -5,6 +5,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pandas as pd
 
 from fmlayers._types import OnDuplicate
@@ -81,7 +82,8 @@ def infer_columns(
     """Infers the kinds of the columns of a dataset, for `Encoder`.
 
     A column of tuples, or of text that contains `|`, is multi-categorical; a column of
-    tuples of pairs of a value and a number is weighted. Other text is categorical.
+    tuples of pairs of a value and a number is weighted, and one of tuples of the same
+    number of floats has vectors. Other text is categorical.
     Numbers are numeric, except for user, item and day, which are categorical.
 
     Args:
@@ -134,6 +136,12 @@ def _kind(name: str, column: "pd.Series[Any]") -> Kind:
         return "numeric"
     cells = column.dropna().unique()
     lists = [cell for cell in cells if isinstance(cell, tuple)]
+    sizes = {len(cell) for cell in lists}
+    are_floats = all(
+        isinstance(x, (float, np.floating)) for cell in lists for x in cell
+    )
+    if len(sizes) == 1 and 0 not in sizes and len(lists) == len(cells) and are_floats:
+        return "vector"
     if lists and all(map(is_pair, chain.from_iterable(lists))) and any(lists):
         return "weighted"
     if any(isinstance(cell, tuple) or "|" in str(cell) for cell in cells):

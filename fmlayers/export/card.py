@@ -135,6 +135,8 @@ def _encoder(encoder: Encoder, signatures: Mapping[str, Any]) -> dict[str, Any]:
         if kind == "numeric":
             mean, deviation = encoder.scale(name)
             facts: dict[str, Any] = {"mean": mean, "deviation": deviation}
+        elif kind == "vector":
+            facts = {"size": encoder.size(name), "scale": encoder.scale(name)[1]}
         else:
             facts = {"values": len(encoder.vocabulary(name))}
             if (weights := encoder.weights_input(name)) is not None:

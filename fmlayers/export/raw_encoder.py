@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from fmlayers._types import Tensor
 from fmlayers.data.cells import NUMBER
-from fmlayers.data.encoder import MISSING, MULTIPLE, UNKNOWN, Encoder
+from fmlayers.data.encoder import MISSING, MULTIPLE, SCALED, UNKNOWN, Encoder
 from fmlayers.data.weighted import SEPARATOR
 from fmlayers.export.signature import Entry, Signature, outer_names
 
@@ -30,7 +30,7 @@ class RawEncoder:
         self._vocabularies = {
             column: encoder.vocabulary(column)
             for column, kind in encoder.columns.items()
-            if kind != "numeric"
+            if kind not in SCALED
         }
         self._tables = {
             column: table_of(values) for column, values in self._vocabularies.items()
@@ -112,6 +112,10 @@ class RawEncoder:
             meaning = "a number, not standardized; NaN: missing"
             example: list[Any] = [round(mean), round(mean) + 1]
             return Entry("", "float32", (None,), meaning, example=example)
+        if kind == "vector":
+            length = self._encoder.size(column)
+            meaning = f"a vector of {length} numbers, not scaled; NaN: missing"
+            return Entry("", "float32", (None, length), meaning)
         values = self._vocabularies[column]
         size = f"vocabulary of {len(values):,}"
         first, second = (values * 2 or ["", ""])[:2]
@@ -138,7 +142,7 @@ class RawEncoder:
 
     def _encode(self, column: str, x: Tensor) -> Tensor:
         kind = self._encoder.columns[column]
-        if kind == "numeric":
+        if kind in SCALED:
             mean, deviation = self._encoder.scale(column)
             return tf.cast((tf.cast(x, tf.float64) - mean) / deviation, tf.float32)
         if kind == "multi_categorical":

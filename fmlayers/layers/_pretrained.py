@@ -28,9 +28,9 @@ class Pretrained(keras.initializers.Initializer):
             return ops.full(shape, float("nan"), dtype=dtype)
         return ops.cast(ops.convert_to_tensor(np.reshape(self.values, shape)), dtype)
 
-    def row(self, index: int) -> "Pretrained":
-        """Returns the initializer of a weight `(dim,)`, one row of the array."""
-        return self if self.values is None else Pretrained(self.values[index])
+    def part(self, rows: int | slice) -> "Pretrained":
+        """Returns the initializer of a weight that is a part of the array."""
+        return self if self.values is None else Pretrained(self.values[rows])
 
     def clone(self) -> Self:
         return self  # a copy made from the config would have no values

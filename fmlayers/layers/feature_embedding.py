@@ -24,6 +24,7 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
         Categorical:       v_id
         MultiCategorical:  v_id1, v_id2, ... pooled by the feature's combiner
         Numeric:           value * v (+ b with `use_bias`)
+        Vector:            x @ V (+ b with `use_bias`), with V of shape (size, dim)
         History:           as MultiCategorical, with ids stored in the layer
 
     The vector of a missing value (NaN, no ids, the id 0 under `mask_zero`) is zero: it
@@ -47,7 +48,7 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
     by name.
 
     Args:
-        features: List of `Categorical`, `MultiCategorical`, `Numeric` and
+        features: List of `Categorical`, `MultiCategorical`, `Numeric`, `Vector` and
             `History`, with distinct names.
         dim: Positive integer, the embedding dimension.
         out_of_range: `"unknown"`, `"zero"` or `"error"`. Defaults to `"unknown"`.
@@ -59,8 +60,9 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
             applies to the squared norms of its rows, too. Defaults to 0.
         embeddings_initializer: Initializer of tables and vectors, or a dict from the
             name of a feature or a table to an initializer or to pretrained vectors: an
-            array of shape `(rows, dim)`, with one row per id of a table, or a row for
-            the vector of a `Numeric` and one for its bias. The row of unknown ids still
+            array of shape `(rows, dim)`, with one row per id of a table. For a
+            `Numeric` or a `Vector`, the rows are those of the vector or matrix, and
+            one for the bias, if there is one. The row of unknown ids still
             starts at zeros. Defaults to `RandomNormal(stddev=0.01)`, also for missing
             names. Configs do not contain arrays: a layer that is constructed from a
             config has NaN in their place until its weights are loaded.

@@ -178,6 +178,8 @@ def _value(run: SavedRun, field: str, table: pd.DataFrame) -> str:
     if is_missing:
         return "(missing)"
     cell = table[field].iloc[0]
+    if run.encoder.columns[field] == "vector":
+        return f"({len(encoded)} numbers)"
     values = cell if isinstance(cell, tuple) else [cell]
     text = ", ".join(map(as_text, values))
     text = text.replace(run.encoder.separator, ", ")

@@ -206,6 +206,73 @@ def test_any_weighted_cells_are_encoded_the_same(data, weighted):
             assert not any(longs[i][len(short) :])
 
 
+@pytest.fixture(scope="module")
+def of_vectors(tmp_path_factory):
+    """Return an encoder of vectors, and its copy in encode.py."""
+    path = tmp_path_factory.mktemp("encode") / "encoder.json"
+    encoder = Encoder({"v": "vector"}).fit(pd.DataFrame({"v": [[0.25, 0.3]]}))
+    encoder.save(path)
+    return encoder, load("encode").Vocabularies(path)
+
+
+numbers_of_vectors = st.one_of(
+    st.floats(),
+    st.floats(width=32).map(np.float32),
+    st.integers(-3, 9),
+    st.sampled_from([3e38, 1e39, -1e38, "0.5", " -2e1 ", b"3", Decimal("1.5"), None]),
+    scalars,
+)
+vectors = st.one_of(
+    cells,
+    st.lists(numbers_of_vectors, min_size=1, max_size=3),
+    st.tuples(numbers_of_vectors, numbers_of_vectors),
+    st.lists(st.floats(-9, 9, width=32), min_size=2, max_size=2).map(np.array),
+    st.lists(st.floats(width=16), min_size=2, max_size=2).map(np.float16),
+    st.text(alphabet="0123|.-e ", max_size=9),
+    st.sampled_from([np.ones((1, 2)), np.empty((0, 2)), np.array(math.nan), b"12"]),
+    st.sampled_from([[np.array([math.nan]), 1], [[1], 2], "1|2", "1||2", "nan|1"]),
+    st.sampled_from(
+        [np.array(["1", "2"]), np.array([1j, 2]), np.array([1, 2], "M8[s]")]
+    ),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(rows=st.lists(vectors, max_size=4))
+def test_any_vectors_are_encoded_the_same(rows, of_vectors):
+    encoder, vocabularies = of_vectors
+    expected = answer(lambda: encoder.encode("v", objects(rows)), DataError)
+    single = [{"v": cell} for cell in rows]
+    assert answer(lambda: vocabularies.encode(single)["v"], ValueError) == expected
+    alone = [
+        answer(lambda c=cell: encoder.encode("v", objects([c])), DataError)
+        for cell in rows
+    ]
+    if "refused" in alone:
+        assert expected == "refused"
+    else:
+        assert expected == [text for (text,) in alone]
+
+
+def test_errors_of_vectors_name_the_column_and_the_row(of_vectors):
+    encoder, vocabularies = of_vectors
+    for cells, message in (
+        (
+            [None, [1, 2, 3]],
+            "Column 'v', row 1: must be a vector of 2 finite numbers or",
+        ),
+        ([[1, "a"]], "Column 'v', row 0: must be a vector of 2 finite numbers or mis"),
+        (
+            [[1, 3e38]],
+            "Column 'v', row 0: must be a vector of numbers in float32's ran",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            vocabularies.encode([{"v": cell} for cell in cells])
+        with pytest.raises(DataError, match=message):
+            encoder.encode("v", objects(cells))
+
+
 @pytest.mark.slow
 def test_weighted_values_score_as_by_the_model(
     on_tensorflow, weighted, shaken, tmp_path

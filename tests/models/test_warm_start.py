@@ -8,7 +8,14 @@ import pandas as pd
 import pytest
 from keras import ops
 
-from fmlayers import Categorical, FeatureEmbedding, History, Numeric, models
+from fmlayers import (
+    Categorical,
+    FeatureEmbedding,
+    History,
+    Numeric,
+    Vector,
+    models,
+)
 from fmlayers.data import Encoder
 
 COLUMNS = {
@@ -314,6 +321,42 @@ def test_tables_of_another_dimension_stay(rng):
     assert summary["factors/table user"] == (0, 5, 5)
     assert summary["linear/table user"] == (5, 0, 0)
     np.testing.assert_array_equal(numpy(new.factors.tables["user"]), before)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_fields_of_vectors_are_the_same_functions(use_bias, rng):
+    tables = [
+        pd.DataFrame(
+            {"user": ["ann", "bob"], "text": list(scale * rng.normal(size=(2, 3)))}
+        )
+        for scale in (1.0, 50.0)
+    ]
+    old, new = (
+        randomized(
+            models.FactorizationMachine(
+                [encoder.features[0], Vector("text", 3, use_bias=use_bias)],
+                3,
+                encoder=encoder,
+            ),
+            rng,
+        )
+        for table in tables
+        for encoder in [Encoder({"user": "categorical", "text": "vector"}).fit(table)]
+    )
+    summary = as_dict(models.warm_start(new, old))
+    assert summary["factors/vector text"] == (1, 0, 0)
+    for table in tables:
+        np.testing.assert_allclose(outputs(new, table), outputs(old, table), rtol=1e-4)
+
+
+def test_a_vector_of_another_size_starts_anew(rng):
+    old, new = (
+        randomized(models.FactorizationMachine([Vector("text", size)], 3), rng)
+        for size in (3, 4)
+    )
+    summary = as_dict(models.warm_start(new, old))
+    assert summary["factors/vector text"] == (0, 1, 1)
+    assert summary["bias"] == (1, 0, 0)
 
 
 @pytest.mark.parametrize("is_array", [True, False])

@@ -14,12 +14,14 @@ def ratings(tmp_path):
     """Writes a table in which an item's columns follow from the item."""
     rng = np.random.default_rng(0)
     genres = [f"war:{x:.2f}|noir:{1 - x:.2f}" for x in rng.random(12)]
+    texts = [f"{x:.2f}|{y:.2f}" for x, y in rng.normal(size=(12, 2))]
     user, item = rng.integers(0, 30, 400), rng.integers(0, 12, 400)
     table = pd.DataFrame(
         {
             "user": [f"u{i}" for i in user],
             "item": [f"i{i}" for i in item],
             "genres": [genres[i] for i in item],
+            "text": [texts[i] for i in item],
             "rating": rng.integers(1, 6, 400),
         }
     ).drop_duplicates(["user", "item"])
@@ -27,7 +29,10 @@ def ratings(tmp_path):
     return table
 
 
-FEATURES = {"weighted": ("user", "item", "genres:weighted")}
+FEATURES = {
+    "weighted": ("user", "item", "genres:weighted"),
+    "vector": ("user", "item", "text:vector"),
+}
 
 
 @pytest.mark.parametrize("loss", ["mse", "bpr"])

@@ -54,16 +54,16 @@ class Field(ABC, Generic[F]):
             both in `dtype`.
         """
 
-    def fresh_initializer(self, row: int | None = None) -> Any:
+    def fresh_initializer(self, rows: int | slice | None = None) -> Any:
         """Returns the initializer for a new weight.
 
         Without a copy, two weights of the same shape would start with equal values.
 
         Args:
-            row: Optional integer, the row of an array of vectors that belongs to the
+            rows: Optional index of the rows of an array of vectors that belong to the
                 weight. Defaults to `None` (all rows).
         """
         initializer = self.layer.initializer_of(self.feature)
-        if row is not None and isinstance(initializer, Pretrained):
-            return initializer.row(row)
+        if rows is not None and isinstance(initializer, Pretrained):
+            return initializer.part(rows)
         return initializer.clone() if hasattr(initializer, "clone") else initializer

@@ -32,6 +32,8 @@ class MultiCategoricalField(TableField[MultiCategorical]):
         if not others:
             return self._pool(vectors, **rows), self._pool(squares, **rows)
         weights = ops.cast(others[0].read(inputs), self.dtype)
-        # As if an id occurred as often as the size of its weight says.
-        squares = self._pool(squares, weights=ops.abs(weights), **rows)
+        # As if an id occurred as often as the size of its weight says. The slope of
+        # `ops.abs` at 0 differs between the backends.
+        sizes = weights * ops.sign(weights)
+        squares = self._pool(squares, weights=sizes, **rows)
         return self._pool(vectors, weights=weights, **rows), squares
