@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fmlayers.data import DataError, Encoder
@@ -239,6 +239,10 @@ vectors = st.one_of(
 
 @settings(max_examples=400, deadline=None)
 @given(rows=st.lists(vectors, max_size=4))
+@example(rows=[np.empty((0, 2))])
+@example(rows=[b"12"])
+@example(rows=[[np.array([math.nan]), 1]])
+@example(rows=[[1, -1e38]])
 def test_any_vectors_are_encoded_the_same(rows, of_vectors):
     encoder, vocabularies = of_vectors
     expected = answer(lambda: encoder.encode("v", objects(rows)), DataError)
