@@ -16,6 +16,7 @@ __all__ = [
     "Numeric",
     "RatingScaler",
     "ScoringModel",
+    "Vector",
     "select_inputs",
 ]
 
@@ -36,7 +37,13 @@ if TYPE_CHECKING:
     from fmlayers import scoring_model as scoring_model
     from fmlayers import tuning as tuning
     from fmlayers._inputs import select_inputs
-    from fmlayers.features import Categorical, History, MultiCategorical, Numeric
+    from fmlayers.features import (
+        Categorical,
+        History,
+        MultiCategorical,
+        Numeric,
+        Vector,
+    )
     from fmlayers.layers import (
         FeatureEmbedding,
         FMInteraction,

@@ -107,11 +107,11 @@ def coefficient(name: str, value: Any, *, of: str = "") -> float:
     return number(name, value, "finite and at least 0", lambda x: x >= 0.0, of=of)
 
 
-def boolean(name: str, value: Any) -> bool:
+def boolean(name: str, value: Any, *, of: str = "") -> bool:
     """Returns an argument as a `bool`."""
     value = plain(value)
     if not isinstance(value, bool):
-        raise _error(name, value, "True or False")
+        raise _error(name, value, "True or False", of)
     return value
 
 

@@ -89,7 +89,7 @@ def shape_of(x: Any) -> Any:
     return tuple(x.shape)
 
 
-def input_shapes(features: Sequence[Feature]) -> dict[str, tuple[None, ...]]:
+def input_shapes(features: Sequence[Feature]) -> dict[str, tuple[int | None, ...]]:
     """Returns the shapes of the required entries, to build a layer with."""
     required = [entry for entry in _entries(features) if entry.required]
     return {entry.name: entry.shape for entry in sorted(required, key=_name)}

@@ -24,8 +24,10 @@ MODULES = {
     "MaskedMeanPooling": "fmlayers.layers",
     "MultiCategorical": "fmlayers.features",
     "Numeric": "fmlayers.features",
+    "Pretrained": "fmlayers.layers._pretrained",
     "RatingScaler": "fmlayers.layers",
     "TopN": "fmlayers.retrieval",
+    "Vector": "fmlayers.features",
 }
 # Modules of the floors above that name their classes, in `CLASSES`, and import none.
 TABLES = ("fmlayers.models.specs",)

@@ -11,6 +11,14 @@ from keras.src.models.functional import Functional
 T = TypeVar("T", bound=keras.layers.Layer)
 
 
+def is_serialized(value: Mapping[str, Any]) -> bool:
+    """Returns whether a dict is a serialized object.
+
+    A dict from the name of a feature may have the key `"class_name"`, too.
+    """
+    return isinstance(value.get("class_name"), str) and "config" in value
+
+
 def deserialize_objects(config: dict[str, Any]) -> dict[str, Any]:
     """Returns a config in which all serialized objects, also in lists, are restored.
 
@@ -20,7 +28,7 @@ def deserialize_objects(config: dict[str, Any]) -> dict[str, Any]:
     def deserialize(value: Any) -> Any:
         if isinstance(value, list):
             return [deserialize(entry) for entry in value]
-        if isinstance(value, dict) and "class_name" in value:
+        if isinstance(value, dict) and is_serialized(value):
             return keras.saving.deserialize_keras_object(value)
         return value
 

@@ -12,7 +12,14 @@ from typing import Any, Self, get_args
 import keras
 
 from fmlayers._checks import boolean, choice, integer
-from fmlayers._entries import Entry, IdEntry, IdsEntry, NumberEntry
+from fmlayers._entries import (
+    Entry,
+    IdEntry,
+    IdsEntry,
+    NumberEntry,
+    VectorEntry,
+    WeightsEntry,
+)
 from fmlayers._types import Combiner
 
 
@@ -59,6 +66,10 @@ class Feature(ABC):
         """
         return None
 
+    def keras_inputs(self) -> dict[str, keras.KerasTensor]:
+        """Returns a `keras.Input` for each required entry, by the entry's name."""
+        return {x.name: x.keras_input() for x in self.entries if x.required}
+
     def get_config(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -67,13 +78,12 @@ class Feature(ABC):
         return cls(**config)
 
 
-class _SingleEntry(Feature):
-    """A feature that reads one entry, which has the feature's name."""
+class _NamedEntry(Feature):
+    """A feature whose first entry has the feature's name."""
 
     def keras_input(self) -> keras.KerasTensor:
         """Returns a `keras.Input` of this feature's name, shape and dtype."""
-        (entry,) = self.entries
-        return entry.keras_input()
+        return self.entries[0].keras_input()
 
 
 @dataclass(frozen=True)
@@ -106,7 +116,7 @@ class _TableFeature(Feature):
 
 @keras.saving.register_keras_serializable(package="fmlayers")
 @dataclass(frozen=True)
-class Categorical(_SingleEntry, _TableFeature):
+class Categorical(_NamedEntry, _TableFeature):
     """One id per example: a user, an item, a sex.
 
     Args:
@@ -148,7 +158,7 @@ class Categorical(_SingleEntry, _TableFeature):
 
 @keras.saving.register_keras_serializable(package="fmlayers")
 @dataclass(frozen=True)
-class MultiCategorical(_SingleEntry, _TableFeature):
+class MultiCategorical(_NamedEntry, _TableFeature):
     """Any number of ids per example, pooled into one vector: genres, a history.
 
     Args:
@@ -164,32 +174,53 @@ class MultiCategorical(_SingleEntry, _TableFeature):
             `None` (the feature has a separate table).
         combiner: `"mean"`, `"sum"` or `"sqrtn"`; see `MaskedMeanPooling`.
             Defaults to `"mean"`.
+        weights: Optional string, the entry of the input dict that has the weights of
+            the ids, in the form of the ids: `(batch, length)`, a pair of the weights
+            and the row splits of the ids, or a tensor of the same kind. See
+            `MaskedMeanPooling`; weights of ids that count as missing are ignored.
+            Defaults to `None` (all weights are 1).
     """
 
     _: KW_ONLY
     combiner: Combiner = "mean"
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_combiner(self)
+        weights = self.weights
+        is_name = isinstance(weights, str) and weights not in ("", self.name)
+        if weights is not None and not is_name:
+            raise ValueError(
+                "`weights` must be None or the name of another entry. "
+                f"Received: weights={weights!r} for feature {self.name!r}."
+            )
 
     @property
-    def entries(self) -> tuple[IdsEntry]:
-        """The entry of the input dict that the field reads."""
-        return (
-            IdsEntry(
-                self.name,
-                feature=self,
-                size=self.vocabulary_size,
-                meaning=f"ids 1 ... {self.vocabulary_size - 1}, padded with 0",
-                remedy="For one id per example, use `Categorical`.",
-            ),
+    def entries(self) -> tuple[IdsEntry] | tuple[IdsEntry, WeightsEntry]:
+        """The entries of the input dict that the field reads."""
+        ids = IdsEntry(
+            self.name,
+            feature=self,
+            size=self.vocabulary_size,
+            meaning=f"ids 1 ... {self.vocabulary_size - 1}, padded with 0",
+            remedy="For one id per example, use `Categorical`.",
         )
+        if self.weights is None:
+            return (ids,)
+        weights = WeightsEntry(
+            self.weights,
+            feature=self,
+            ids=ids,
+            meaning=f"the weights of {self.name}",
+            remedy="It must have one weight per id.",
+        )
+        return (ids, weights)
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
 @dataclass(frozen=True)
-class Numeric(_SingleEntry):
+class Numeric(_NamedEntry):
     """One number per example, times a learned vector: an age, a year, a price.
 
     Standardize the numbers first, as `fmlayers.data.Encoder` does: the gradient of the
@@ -217,10 +248,7 @@ class Numeric(_SingleEntry):
                 self.name,
                 feature=self,
                 meaning="a number, as the encoder scales it; NaN: missing",
-                remedy="For a vector per example, use a `Numeric` for each of its "
-                "numbers, or project it with `keras.layers.Dense(dim)` and concatenate "
-                "the result, as one more field, with the vectors of "
-                "`FeatureEmbedding`.",
+                remedy="For a dense vector per example, use `Vector`.",
             ),
         )
 
@@ -228,6 +256,54 @@ class Numeric(_SingleEntry):
     def num_rows(self) -> int:
         """The number of vectors that the field learns: one, and one for the bias."""
         return 1 + self.use_bias
+
+
+@keras.saving.register_keras_serializable(package="fmlayers")
+@dataclass(frozen=True)
+class Vector(_NamedEntry):
+    """A dense vector per example, projected by a learned matrix: a text embedding.
+
+    Scale the vectors to a norm of about 1 first, as `fmlayers.data.Encoder` does: the
+    gradient of the matrix grows with the norm.
+
+    Args:
+        name: String, the entry of the input dict that has the vectors, numbers of shape
+            `(batch, size)`. A vector with a NaN counts as missing; its field vector is
+            zero.
+        size: Positive integer, the length of the vectors.
+        use_bias: Boolean, whether to add a learned vector to the product, as
+            `Dense(dim)` does. Defaults to `False`.
+    """
+
+    size: int
+    _: KW_ONLY
+    use_bias: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        size = integer("size", self.size, of=f" for feature {self.name!r}")
+        object.__setattr__(self, "size", size)
+        object.__setattr__(self, "use_bias", boolean("use_bias", self.use_bias))
+
+    @property
+    def entries(self) -> tuple[VectorEntry]:
+        """The entry of the input dict that the field reads."""
+        return (
+            VectorEntry(
+                self.name,
+                feature=self,
+                size=self.size,
+                meaning=f"a vector of {self.size} numbers, as the encoder scales it; "
+                "NaN: missing",
+                remedy="For a number per example, use `Numeric`, and for several ids "
+                "per example, use `MultiCategorical`.",
+            ),
+        )
+
+    @property
+    def num_rows(self) -> int:
+        """The number of vectors that the field learns: the matrix and the bias."""
+        return self.size + self.use_bias
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")

@@ -83,8 +83,8 @@ class ScoringModel(ChecksInputs, Exportable, keras.Model):
     Keras model.
 
     Args:
-        features: List of `Categorical`, `MultiCategorical`, `Numeric` and `History`,
-            the features that the model reads.
+        features: List of `Categorical`, `MultiCategorical`, `Numeric`, `Vector` and
+            `History`, the features that the model reads.
         scaler: Optional `RatingScaler`. Defaults to `None`: the rating is the score.
         encoder: Optional `fmlayers.data.Encoder`, saved with the model, so that its
             vocabularies are available after loading. The model does not call it.

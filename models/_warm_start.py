@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
+SCALED = ("numeric", "vector")  # kinds of columns without a vocabulary
+
 
 def warm_start(
     model: keras.Model,
@@ -39,9 +41,13 @@ def warm_start(
       encoder. The field is then the same function of the raw value, up to a constant
       vector due to the difference of the means. With `use_bias=True` the bias absorbs
       this constant, and the function is exactly the same.
+    - from each `Vector` of the same size, the matrix, scaled likewise.
     - from a hidden layer or a normalization over the fields, the weights of the fields
       that both models have.
     - all other weights of the same shape, such as the bias b and hidden layers.
+
+    It does not copy into a table that is frozen and starts from an array, since the
+    pretrained vectors of `model` may be newer than those of `trained`.
 
     Weights are matched by their attribute paths and by the names of features and
     tables, so a `DeepFM` can start from a `FactorizationMachine`. The histories of a
@@ -174,8 +180,8 @@ class _Vocabularies:
         """Returns a and c such that old = a * new + c for every raw number."""
         scales = []
         for encoder in (self.new, self.old):
-            numeric = encoder is not None and encoder.columns.get(column) == "numeric"
-            scales.append(encoder.scale(column) if encoder and numeric else (0.0, 1.0))
+            scaled = encoder is not None and encoder.columns.get(column) in SCALED
+            scales.append(encoder.scale(column) if encoder and scaled else (0.0, 1.0))
         (mean, deviation), (old_mean, old_deviation) = scales
         return deviation / old_deviation, (mean - old_mean) / old_deviation
 
@@ -217,7 +223,12 @@ def _copy_tables(
         target, source = new.tables.get(name), old.tables.get(name)
         rows, old_rows = (0 if t is None else t.shape[0] for t in (target, source))
         kept = 0
-        if target is not None and source is not None and new.dim == old.dim:
+        if (
+            target is not None
+            and source is not None
+            and new.dim == old.dim
+            and not new.keeps_pretrained(target)
+        ):
             ids, old_ids = vocabularies.ids(new, old, name)
             if new.out_of_range == old.out_of_range == "unknown":
                 ids = np.append(ids, rows - 1)
@@ -234,13 +245,19 @@ def _copy_vectors(
 ) -> Iterator[tuple[str, Counts]]:
     for name in sorted({*new.vectors, *old.vectors}):
         here, there = name in new.vectors, name in old.vectors
-        kept = here and there and new.dim == old.dim
+        kept = (
+            here
+            and there
+            and new.vectors[name].shape == old.vectors[name].shape
+            and not new.keeps_pretrained(new.vectors[name])
+        )
         if kept:
             factor, constant = vocabularies.change(name)
             vector = _numpy(old.vectors[name])
             new.vectors[name].assign(factor * vector)
             if name in new.biases:
-                bias = constant * vector
+                # The encoder does not center the inputs of a `Vector`, a matrix here.
+                bias = constant * vector if vector.ndim == 1 else np.zeros(new.dim)
                 if name in old.biases:
                     bias += _numpy(old.biases[name])
                 new.biases[name].assign(bias)
@@ -301,7 +318,7 @@ def _column(layer: FeatureEmbedding, table: str, encoder: "Encoder") -> str | No
     """Returns the encoder's column whose values are in a table, if there is one."""
     for feature in _readers(layer, table):
         column: str = feature.ids_entry
-        if encoder.columns.get(column, "numeric") != "numeric":
+        if encoder.columns.get(column, "numeric") not in SCALED:
             return column
     return None
 

@@ -35,7 +35,8 @@ class DeepFM(FactorizationMachine):
     then ranks.
 
     Args:
-        features: List of `Categorical`, `MultiCategorical`, `Numeric` and `History`.
+        features: List of `Categorical`, `MultiCategorical`, `Numeric`, `Vector` and
+            `History`.
         dim: Positive integer, the embedding dimension.
         scaler: Optional `RatingScaler`. Defaults to `None` (the rating is the score).
         hidden_units: Non-empty list of positive integers, the sizes of the hidden
@@ -46,9 +47,9 @@ class DeepFM(FactorizationMachine):
             layer, before the activation. Defaults to `False`.
         activation: Activation of the hidden layers. Defaults to `"relu"`.
         **kwargs: `l2`, `linear_l2`, `out_of_range`, `embeddings_initializer`,
-            `bias_initializer` and `encoder` of `FactorizationMachine`, with the same
-            defaults, and arguments of `keras.Model`. `l2` applies to the vectors, not
-            to the weights of the hidden layers.
+            `bias_initializer`, `encoder` and `trainable` of `FactorizationMachine`,
+            with the same defaults, and arguments of `keras.Model`. `l2` applies to the
+            vectors, not to the weights of the hidden layers.
 
     Call arguments:
         inputs: Dict from feature name to ids or numbers.

@@ -29,7 +29,8 @@ class FactorizationMachine(ScoringModel):
     `predict` are those of Keras.
 
     Args:
-        features: List of `Categorical`, `MultiCategorical`, `Numeric` and `History`.
+        features: List of `Categorical`, `MultiCategorical`, `Numeric`, `Vector` and
+            `History`.
         dim: Positive integer, the embedding dimension.
         scaler: Optional `RatingScaler`. Defaults to `None` (the rating is the score).
         l2: Float, or a dict from feature name to float, the L2 of the vectors; see
@@ -38,12 +39,17 @@ class FactorizationMachine(ScoringModel):
         linear_l2: Same as `l2`, for the first-order weights. Defaults to 0.005.
         out_of_range: `"unknown"`, `"zero"` or `"error"`, the treatment of ids outside
             the vocabulary; see `FeatureEmbedding`. Defaults to `"unknown"`.
-        embeddings_initializer: Initializer of the vectors. Defaults to
-            `RandomNormal(stddev=0.01)`. The first-order term starts at 0.
+        embeddings_initializer: Initializer of the vectors, or a dict from the name of
+            a feature to an initializer or an array of pretrained vectors; see
+            `FeatureEmbedding`. Defaults to `RandomNormal(stddev=0.01)`. The first-order
+            term starts at 0.
         bias_initializer: Initializer of b. With `Constant(scaler.inverse(mean))` the
             ratings start at the mean rating. Defaults to `"zeros"`.
         encoder: Optional `fmlayers.data.Encoder`, saved with the model, so that a
             loaded model has its vocabulary. The model does not call it.
+        trainable: Boolean, or a dict from the name of a feature or a table to a
+            Boolean, which applies to the vectors; see `FeatureEmbedding`. Defaults to
+            `True`.
         **kwargs: Arguments of `keras.Model`.
 
     Call arguments:
@@ -93,10 +99,17 @@ class FactorizationMachine(ScoringModel):
         embeddings_initializer: Any = None,
         bias_initializer: Any = "zeros",
         encoder: "Encoder | None" = None,
+        trainable: bool | Mapping[str, bool] = True,
         **kwargs: Any,
     ) -> None:
         dim = integer("dim", dim)
-        super().__init__(features, scaler, encoder=encoder, **kwargs)
+        super().__init__(
+            features,
+            scaler,
+            encoder=encoder,
+            trainable=True if isinstance(trainable, Mapping) else trainable,
+            **kwargs,
+        )
         self.dim = dim
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.factors = FeatureEmbedding(
@@ -105,6 +118,7 @@ class FactorizationMachine(ScoringModel):
             out_of_range=out_of_range,
             l2=l2,
             embeddings_initializer=embeddings_initializer,
+            trainable=trainable if isinstance(trainable, Mapping) else True,
             dtype=self.dtype_policy,
             name="factors",
         )

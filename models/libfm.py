@@ -29,7 +29,8 @@ class LibFM(FactorizationMachine):
     O(fields * dim).
 
     Args:
-        features: List of `Categorical`, `MultiCategorical`, `Numeric` and `History`.
+        features: List of `Categorical`, `MultiCategorical`, `Numeric`, `Vector` and
+            `History`.
         dim: Positive integer, the embedding dimension.
         scaler: Optional `RatingScaler`. Defaults to `None` (the rating is the score).
         batch_normalization: Boolean, whether to normalize the F products
@@ -42,8 +43,8 @@ class LibFM(FactorizationMachine):
             With a bias of log(exp(mean) - 1), the ratings start at the mean. Defaults
             to `False`.
         **kwargs: `l2`, `linear_l2`, `out_of_range`, `embeddings_initializer`,
-            `bias_initializer` and `encoder` of `FactorizationMachine`, with the same
-            defaults, and arguments of `keras.Model`.
+            `bias_initializer`, `encoder` and `trainable` of `FactorizationMachine`,
+            with the same defaults, and arguments of `keras.Model`.
 
     Call arguments:
         inputs: Dict from feature name to ids or numbers.

@@ -38,12 +38,17 @@ class MatrixFactorization(ScoringModel):
         linear_l2: Same as `l2`, for the biases of users and items. Defaults to 0.005.
         out_of_range: `"unknown"`, `"zero"` or `"error"`, the treatment of ids outside
             the vocabulary; see `FeatureEmbedding`. Defaults to `"unknown"`.
-        embeddings_initializer: Initializer of the vectors. Defaults to
-            `RandomNormal(stddev=0.01)`. The biases of users and items start at 0.
+        embeddings_initializer: Initializer of the vectors, or a dict from the name of
+            a feature to an initializer or an array of pretrained vectors; see
+            `FeatureEmbedding`. Defaults to `RandomNormal(stddev=0.01)`. The biases of
+            users and items start at 0.
         bias_initializer: Initializer of b. With `Constant(scaler.inverse(mean))` the
             ratings start at the mean rating. Defaults to `"zeros"`.
         encoder: Optional `fmlayers.data.Encoder`, saved with the model, so that a
             loaded model has its vocabulary. The model does not call it.
+        trainable: Boolean, or a dict from the name of a feature or a table to a
+            Boolean, which applies to the vectors; see `FeatureEmbedding`. Defaults to
+            `True`.
         **kwargs: Arguments of `keras.Model`.
 
     Call arguments:
@@ -92,6 +97,7 @@ class MatrixFactorization(ScoringModel):
         embeddings_initializer: Any = None,
         bias_initializer: Any = "zeros",
         encoder: "Encoder | None" = None,
+        trainable: bool | Mapping[str, bool] = True,
         **kwargs: Any,
     ) -> None:
         for argument, feature in (("user", user), ("item", item)):
@@ -101,7 +107,13 @@ class MatrixFactorization(ScoringModel):
                     f"Received: {argument}={feature!r}."
                 )
         dim, use_bias = integer("dim", dim), boolean("use_bias", use_bias)
-        super().__init__([user, item], scaler, encoder=encoder, **kwargs)
+        super().__init__(
+            [user, item],
+            scaler,
+            encoder=encoder,
+            trainable=True if isinstance(trainable, Mapping) else trainable,
+            **kwargs,
+        )
         self.user = user
         self.item = item
         self.dim = dim
@@ -113,6 +125,7 @@ class MatrixFactorization(ScoringModel):
             out_of_range=out_of_range,
             l2=l2,
             embeddings_initializer=embeddings_initializer,
+            trainable=trainable if isinstance(trainable, Mapping) else True,
             dtype=self.dtype_policy,
             name="factors",
         )

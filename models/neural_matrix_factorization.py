@@ -50,12 +50,16 @@ class NeuralMatrixFactorization(ScoringModel):
             0.005 for implicit feedback.
         out_of_range: `"unknown"`, `"zero"` or `"error"`, the treatment of ids outside
             the vocabulary; see `FeatureEmbedding`. Defaults to `"unknown"`.
-        embeddings_initializer: Initializer of the vectors. Defaults to
-            `RandomNormal(stddev=0.01)`.
+        embeddings_initializer: Initializer of the vectors, or a dict from the name of
+            a feature to an initializer or an array of pretrained vectors; see
+            `FeatureEmbedding`. Defaults to `RandomNormal(stddev=0.01)`.
         bias_initializer: Initializer of b. With `Constant(scaler.inverse(mean))` the
             ratings start at the mean rating. Defaults to `"zeros"`.
         encoder: Optional `fmlayers.data.Encoder`, saved with the model, so that a
             loaded model has its vocabulary. The model does not call it.
+        trainable: Boolean, or a dict from the name of a feature or a table to a
+            Boolean, which applies to the vectors; see `FeatureEmbedding`. Defaults to
+            `True`.
         **kwargs: Arguments of `keras.Model`.
 
     Call arguments:
@@ -106,6 +110,7 @@ class NeuralMatrixFactorization(ScoringModel):
         embeddings_initializer: Any = None,
         bias_initializer: Any = "zeros",
         encoder: "Encoder | None" = None,
+        trainable: bool | Mapping[str, bool] = True,
         **kwargs: Any,
     ) -> None:
         for argument, feature in (("user", user), ("item", item)):
@@ -117,7 +122,13 @@ class NeuralMatrixFactorization(ScoringModel):
         units, dropout = check_tower(hidden_units, dropout)
         dim = integer("dim", dim)
         mlp_dim = None if mlp_dim is None else integer("mlp_dim", mlp_dim)
-        super().__init__([user, item], scaler, encoder=encoder, **kwargs)
+        super().__init__(
+            [user, item],
+            scaler,
+            encoder=encoder,
+            trainable=True if isinstance(trainable, Mapping) else trainable,
+            **kwargs,
+        )
         self.user = user
         self.item = item
         self.dim = dim
@@ -133,6 +144,7 @@ class NeuralMatrixFactorization(ScoringModel):
                 out_of_range=out_of_range,
                 l2=l2,
                 embeddings_initializer=embeddings_initializer,
+                trainable=trainable if isinstance(trainable, Mapping) else True,
                 dtype=self.dtype_policy,
                 name=name,
             )

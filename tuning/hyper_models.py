@@ -33,8 +33,8 @@ class HyperRegistered(keras_tuner.HyperModel):
 
     Args:
         model: Name of the model, among `fmlayers.models.registered()`.
-        features: List of `Categorical`, `MultiCategorical` and `Numeric`, or of the
-            user and the item for a model that takes only these two.
+        features: List of `Categorical`, `MultiCategorical`, `Numeric` and `Vector`, or
+            of the user and the item for a model that takes only these two.
         bounds: Optional tuple of the lowest and the highest rating, for a
             `RatingScaler`. Defaults to `None` (the model returns the raw score).
         mean: Optional mean rating, the initial prediction of the model.
@@ -149,7 +149,7 @@ class HyperFactorizationMachine(HyperRegistered):
     """A `HyperModel` of `FactorizationMachine`. See `HyperRegistered`.
 
     Args:
-        features: List of `Categorical`, `MultiCategorical` and `Numeric`.
+        features: List of `Categorical`, `MultiCategorical`, `Numeric` and `Vector`.
         **options: Arguments of `HyperRegistered`.
 
     Example:
@@ -171,7 +171,7 @@ class HyperLibFM(HyperRegistered):
     """A `HyperModel` of `LibFM`. See `HyperRegistered`.
 
     Args:
-        features: List of `Categorical`, `MultiCategorical` and `Numeric`.
+        features: List of `Categorical`, `MultiCategorical`, `Numeric` and `Vector`.
         **options: Arguments of `HyperRegistered`.
     """
 
@@ -183,7 +183,7 @@ class HyperDeepFM(HyperRegistered):
     """A `HyperModel` of `DeepFM`. See `HyperRegistered`.
 
     Args:
-        features: List of `Categorical`, `MultiCategorical` and `Numeric`.
+        features: List of `Categorical`, `MultiCategorical`, `Numeric` and `Vector`.
         **options: Arguments of `HyperRegistered`.
     """
 

@@ -6,7 +6,7 @@ import keras
 import pandas as pd
 
 from fmlayers.data import DataError, Dataset, Encoder, Split
-from fmlayers.data.encoder import as_text
+from fmlayers.data.cells import as_text
 from fmlayers.runs.evaluation import evaluate_top_n
 from fmlayers.runs.examples import Examples
 from fmlayers.runs.recommender import Recommender

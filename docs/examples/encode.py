@@ -23,10 +23,12 @@ NUMBER = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 NUMBERS = (bool, int, float, Decimal, np.bool_, np.integer, np.floating)
+LISTS = (list, tuple, np.ndarray)
+MAX_WEIGHT = float(np.finfo("float32").max)
 
 
 class Vocabularies:
-    """Encodes rows of raw values as ids and standardized numbers.
+    """Encodes rows of raw values as ids, standardized numbers and scaled vectors.
 
     Args:
         path: The `encoder.json` of an export.
@@ -37,6 +39,8 @@ class Vocabularies:
         self.kinds: dict[str, str] = content["columns"]
         self.separator: str = content["separator"]
         self.scales: dict[str, tuple[float, float]] = content["scales"]
+        self.sizes: dict[str, int] = content.get("sizes", {})
+        self.weights: dict[str, str] = content.get("weights", {})
         self.ids = {
             column: {value: i for i, value in enumerate(values, start=1)}
             for column, values in content["vocabularies"].items()
@@ -45,13 +49,61 @@ class Vocabularies:
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
         """Returns one array per column. Columns that a row lacks count as missing.
 
+        A weighted column has a second array with its weights.
+
         Raises:
             ValueError: If a cell is of the wrong kind, with its column and row.
         """
-        return {
-            column: self._encode(column, kind, [row.get(column) for row in rows])
-            for column, kind in self.kinds.items()
-        }
+        arrays = {}
+        for column, kind in self.kinds.items():
+            cells = [row.get(column) for row in rows]
+            if kind == "weighted":
+                name = self.weights.get(column)
+                weights = None if name is None else [row.get(name) for row in rows]
+                ids, numbers = self._encode_weighted(column, cells, weights)
+                arrays |= {column: ids, name or f"{column}_weights": numbers}
+            elif kind == "vector":
+                arrays[column] = self._encode_vectors(column, cells)
+            else:
+                arrays[column] = self._encode(column, kind, cells)
+        return arrays
+
+    def _encode_weighted(
+        self, column: str, cells: list[Any], weights: list[Any] | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the ids and the weights of a column."""
+        read, wanted = self._pairs, "values, each with a finite weight"
+        if weights is not None:
+            read, wanted = self._joined, "values with one finite weight each"
+            cells = list(zip(cells, weights, strict=True))
+        pairs = list(_each(read, column, cells, wanted))
+        ids = self._ids(column, [[text for text, _ in row] for row in pairs])
+        numbers = np.zeros(ids.shape, "float32")
+        for row, weighted in zip(numbers, pairs, strict=True):
+            row[: len(weighted)] = [weight for _, weight in weighted]
+        return ids, numbers
+
+    def _encode_vectors(self, column: str, cells: list[Any]) -> np.ndarray:
+        size, (_, scale) = self.sizes[column], self.scales[column]
+
+        def read(cell: Any) -> np.ndarray:
+            numbers = self._numbers(cell)
+            if numbers is None:
+                return np.full(size, math.nan, "float32")
+            vector = np.array(numbers).astype("float32")
+            if vector.shape != (size,) or np.isinf(vector).any():
+                raise ValueError("not a vector of this length")
+            return vector
+
+        wanted = f"a vector of {size} finite numbers or missing"
+        with np.errstate(over="ignore"):
+            vectors = list(_each(read, column, cells, wanted))
+            x = np.array(vectors, "float64").reshape(-1, size) / scale
+            scaled = x.astype("float32")
+        for row in np.flatnonzero(np.isinf(scaled).any(axis=1)):
+            wanted = "a vector of numbers in float32's range"
+            raise _error(column, row, cells[row], wanted)
+        return scaled
 
     def _encode(self, column: str, kind: str, cells: list[Any]) -> np.ndarray:
         if kind == "numeric":
@@ -68,20 +120,66 @@ class Vocabularies:
             lists = list(
                 _each(self._list, column, cells, "a value or a list of values")
             )
+        ids = self._ids(column, lists)
+        return ids[:, 0] if kind == "categorical" else ids
+
+    def _ids(self, column: str, lists: list[list[str]]) -> np.ndarray:
         ids = self.ids[column]
         width = max(map(len, lists), default=0) or 1
         padded = np.full((len(lists), width), MISSING, "int64")
         for row, values in zip(padded, lists, strict=True):
             row[: len(values)] = [ids.get(value, UNKNOWN) for value in values]
-        return padded[:, 0] if kind == "categorical" else padded
+        return padded
 
     def _list(self, cell: Any) -> list[str]:
         """Returns the texts of a multi-categorical cell."""
         if isinstance(cell, str):
             return [value for value in cell.split(self.separator) if value]
-        if isinstance(cell, (list, tuple, np.ndarray)):
+        if isinstance(cell, LISTS):
             return [text for value in cell for text in _value(value)]
         return _value(cell)
+
+    def _pairs(self, cell: Any) -> list[tuple[str, float]]:
+        """Returns the values and the weights of a cell such as "A:0.7|B:0.3"."""
+        pairs: list[Any] = []
+        is_valid = True
+        if isinstance(cell, str):
+            parts = [part for part in cell.split(self.separator) if part]
+            pairs = [part.rpartition(":")[::2] for part in parts]
+            is_valid = all(value for value, _ in pairs)
+        elif isinstance(cell, Mapping):
+            pairs = list(cell.items())
+        elif isinstance(cell, LISTS):
+            pairs = list(cell)
+            is_valid = all(isinstance(x, LISTS) and len(x) == 2 for x in pairs)
+        else:
+            is_valid = _is_missing(cell)
+        if not is_valid:
+            raise ValueError("not values with weights")
+        return _weighted([value for value, _ in pairs], [weight for _, weight in pairs])
+
+    def _joined(self, cell: tuple[Any, Any]) -> list[tuple[str, float]]:
+        """Returns the values and the weights of two cells."""
+        values, weights = map(self._several, cell)
+        return _weighted(values, weights)
+
+    def _numbers(self, cell: Any) -> list[float] | None:
+        """Returns the numbers of a vector, or `None` for a missing vector."""
+        if isinstance(cell, str):
+            cell = cell.split(self.separator) if cell else []
+        if not isinstance(cell, LISTS) and math.isnan(_number(cell)):
+            return None
+        is_flat = isinstance(cell, LISTS) and getattr(cell, "ndim", 1) == 1
+        if not is_flat or any(isinstance(value, LISTS) for value in cell):
+            raise ValueError("not a vector")
+        return [_number(value) for value in cell] or None
+
+    def _several(self, cell: Any) -> list[Any]:
+        if isinstance(cell, str):
+            return [x or None for x in cell.split(self.separator)] if cell else []
+        if isinstance(cell, LISTS):
+            return list(cell)
+        return [] if _is_missing(cell) else [cell]
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
@@ -145,6 +243,22 @@ def _value(value: Any) -> list[str]:
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # 7.0 is the same value as 7
     return [str(value)]
+
+
+def _weighted(values: list[Any], weights: list[Any]) -> list[tuple[str, float]]:
+    """Returns the texts of values with their weights, without missing values."""
+    return [
+        (text, _weight(weight))
+        for value, weight in zip(values, weights, strict=True)
+        for text in _value(value)
+    ]
+
+
+def _weight(cell: Any) -> float:
+    number = math.nan if isinstance(cell, (bool, np.bool_)) else _number(cell)
+    if not abs(number) <= MAX_WEIGHT:
+        raise ValueError("not a weight")
+    return number
 
 
 def _number(cell: Any) -> float:

@@ -68,9 +68,13 @@ def _type(column: dict[str, Any], separator: str) -> Any:
             float, Field(strict=True, allow_inf_nan=False, ge=low, le=high)
         ]
         return _or_null(number, f"a number from {low:g} to {high:g}")
+    number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+    if column["kind"] == "vector":
+        size = column["size"]
+        vector = Annotated[list[number], Field(min_length=size, max_length=size)]
+        return _or_null(vector, f"a list of {size} finite numbers")
     text = Annotated[str, Field(strict=True, max_length=MAX_TEXT_LENGTH)]
     integer = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**64)]
-    number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
     value = Annotated[bool, Field(strict=True)] | integer | number | text
     allowed = (
         f"text of at most {MAX_TEXT_LENGTH} characters, a 64-bit integer, "

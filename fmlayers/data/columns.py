@@ -1,13 +1,13 @@
 """A description of the columns of a dataset and the kinds that were inferred."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import Any
 
 import pandas as pd
 
 from fmlayers.data.dataset import Dataset
-from fmlayers.data.encoder import Kind
+from fmlayers.data.encoder import MULTIPLE, Kind
 
 MAX_SAMPLE = 100  # rows from which a column of timestamps is recognized
 TIMESTAMPS = (3e8, 4e9)  # in seconds since 1970: from 1979 to 2096
@@ -58,9 +58,19 @@ def _described(kind: Kind, column: "pd.Series[Any]") -> str:
     if kind == "numeric":
         return kind
     cells = column.dropna().unique()
-    if kind == "multi_categorical":
-        values = (x if isinstance(x, tuple) else str(x).split("|") for x in cells)
-        count = len(set(chain.from_iterable(values)) - {""})
+    if kind == "vector":
+        size = next(
+            (len(x) if isinstance(x, tuple) else x.count("|") + 1 for x in cells), 0
+        )
+        return f"vector ({size} numbers)"
+    if kind in MULTIPLE:
+        lists = (x if isinstance(x, tuple) else str(x).split("|") for x in cells)
+        values: Iterable[Any] = chain.from_iterable(lists)
+        if kind == "weighted":
+            values = (
+                x[0] if isinstance(x, tuple) else x.rpartition(":")[0] for x in values
+            )
+        count = len(set(values) - {""})
     else:
         count = len(cells)
     return f"{kind} ({count:,} {'value' if count == 1 else 'values'})"

@@ -14,7 +14,7 @@ Column = Array | tuple[Array, Array]
 Batch = tuple[dict[str, Column], Array]
 
 
-def without_padding(ids: Array) -> tuple[Array, Array]:
+def without_padding(ids: Array, present: Array | None = None) -> tuple[Array, Array]:
     """Converts padded ids to a ragged column: a pair of values and row splits.
 
     A multi-valued feature accepts both forms. The cost of the ragged form depends on
@@ -22,6 +22,9 @@ def without_padding(ids: Array) -> tuple[Array, Array]:
 
     Args:
         ids: Integers of shape `(rows, length)`, padded with 0.
+        present: Optional Booleans of the same shape, the values to keep. Defaults to
+            `None` (those that are not 0). For weights, pass the `ids != 0` of their
+            ids.
 
     Returns:
         A tuple of the nonzero ids, of shape `(values,)`, and the row splits, integers
@@ -29,7 +32,7 @@ def without_padding(ids: Array) -> tuple[Array, Array]:
         `values[row_splits[i]:row_splits[i + 1]]`.
 
     Raises:
-        ValueError: If `ids` is not two-dimensional.
+        ValueError: If `ids` is not two-dimensional, or `present` has another shape.
 
     Example:
 
@@ -41,7 +44,12 @@ def without_padding(ids: Array) -> tuple[Array, Array]:
         raise ValueError(
             f"`ids` must be of shape (rows, length). Received: shape {ids.shape}."
         )
-    present = ids != 0
+    present = ids != 0 if present is None else np.asarray(present, bool)
+    if present.shape != ids.shape:
+        raise ValueError(
+            "`present` must have the shape of `ids`. Received: shape "
+            f"{present.shape} for ids of shape {ids.shape}."
+        )
     splits = np.concatenate([[0], np.cumsum(present.sum(axis=1))])
     return ids[present], splits.astype(np.int64)
 

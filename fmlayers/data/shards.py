@@ -26,7 +26,7 @@ from fmlayers.data.manifest import (
     set_of,
 )
 from fmlayers.data.pipelines import PIECE, stream
-from fmlayers.data.ragged import Batch, Column, length, take, without_padding
+from fmlayers.data.ragged import Batch, Column, length, take
 from fmlayers.data.records import one_line
 
 
@@ -41,7 +41,8 @@ def write_shards(
     """Encodes tables and writes them to Parquet files, for `ShardedBatches`.
 
     Encoding in advance saves the lookup of the ids in each epoch. A multi-valued
-    column is stored as a list column without padding.
+    column is stored as a list column without padding, and a vector as a list of a fixed
+    size.
 
     Args:
         tables: A `DataFrame` or, for data larger than memory, an iterable of
@@ -106,12 +107,15 @@ def _encoded(
         row = int(np.flatnonzero(np.isnan(targets))[0])
         raise DataError(f"The {name}, row {row}: column {target!r} is missing.")
     columns: dict[str, Any] = {}
-    for column, x in encoder.transform(table).items():
-        if x.ndim == 2:
-            values, splits = without_padding(x)
+    for column, x in encoder.without_padding(encoder.transform(table)).items():
+        if isinstance(x, tuple):
+            values, splits = x
             columns[column] = pa.ListArray.from_arrays(
                 pa.array(splits, pa.int32()), pa.array(values)
             )
+        elif x.ndim == 2:
+            vectors = pa.array(np.ravel(x))
+            columns[column] = pa.FixedSizeListArray.from_arrays(vectors, x.shape[1])
         else:
             columns[column] = pa.array(x)
     return {**columns, target: pa.array(targets)}
@@ -130,10 +134,10 @@ class ShardedBatches:
 
     Args:
         folder: Folder of Parquet files as written by `write_shards`, with columns of
-            ids (integers), lists of ids, and numbers (floats). The files of
-            `write_shards` are compared with its manifest and the checksums of their
-            pages. Parquet files of other origin, and those of version 0.1.0, are read
-            without a manifest.
+            ids (integers), lists of ids or of their weights, numbers (floats), and
+            vectors (lists of a fixed size). The files of `write_shards` are compared
+            with its manifest and the checksums of their pages. Parquet files of other
+            origin, and those of version 0.1.0, are read without a manifest.
         batch_size: Positive integer, rows per batch of one worker.
         seed: Non-negative integer, the random seed.
         epoch: Non-negative integer, the number of epochs already completed. Defaults
@@ -378,7 +382,8 @@ class ShardedBatches:
                 f"{path} lacks the column {self.target!r}. It has {schema.names}."
             )
         for field in schema:
-            kind = field.type.value_type if types.is_list(field.type) else field.type
+            is_list = types.is_list(field.type) or types.is_fixed_size_list(field.type)
+            kind = field.type.value_type if is_list else field.type
             if not (types.is_integer(kind) or types.is_floating(kind)):
                 raise DataError(
                     f"{path}: column {field.name!r} must contain ids, lists of ids or "
@@ -418,8 +423,22 @@ def _column(chunks: Any) -> Column:
         lengths = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
         splits = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         return column.flatten().to_numpy(zero_copy_only=False), splits
+    if types.is_fixed_size_list(column.type):
+        return _vectors(column)
     numbers: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
     return numbers
+
+
+def _vectors(column: Any) -> npt.NDArray[Any]:
+    """Returns the vectors of a column, with NaN for null."""
+    shape = len(column) - column.null_count, column.type.list_size
+    flat: npt.NDArray[Any] = column.flatten().to_numpy(zero_copy_only=False)
+    if not column.null_count:
+        return flat.reshape(shape)
+    dtype = np.result_type(flat, np.float32)
+    vectors = np.full((len(column), column.type.list_size), np.nan, dtype)
+    vectors[column.is_valid().to_numpy(zero_copy_only=False)] = flat.reshape(shape)
+    return vectors
 
 
 def _from(column: Column, rows: npt.NDArray[np.int64]) -> Column:

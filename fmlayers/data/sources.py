@@ -1,9 +1,11 @@
 """Loads ratings from any source, and infers the kinds of their columns."""
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import pandas as pd
 
 from fmlayers._types import OnDuplicate
@@ -13,6 +15,7 @@ from fmlayers.data.errors import DataError
 from fmlayers.data.movielens import load_movielens
 from fmlayers.data.synthetic import synthetic
 from fmlayers.data.tables import read_ratings
+from fmlayers.data.weighted import is_pair
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".gz")
 # Nearly unique in their table: another identifier of the row, not a feature.
@@ -78,9 +81,10 @@ def infer_columns(
 ) -> dict[str, Kind]:
     """Infers the kinds of the columns of a dataset, for `Encoder`.
 
-    A column of tuples, or of text that contains `|`, is multi-categorical. Other text
-    is categorical. Numbers are numeric, except for user, item and day, which are
-    categorical.
+    A column of tuples, or of text that contains `|`, is multi-categorical; a column of
+    tuples of pairs of a value and a number is weighted, and one of tuples of the same
+    number of floats has vectors. Other text is categorical.
+    Numbers are numeric, except for user, item and day, which are categorical.
 
     Args:
         dataset: A `Dataset`.
@@ -131,6 +135,15 @@ def _kind(name: str, column: "pd.Series[Any]") -> Kind:
     if pd.api.types.is_numeric_dtype(column) and column.dtype != bool:
         return "numeric"
     cells = column.dropna().unique()
+    lists = [cell for cell in cells if isinstance(cell, tuple)]
+    sizes = {len(cell) for cell in lists}
+    are_floats = all(
+        isinstance(x, (float, np.floating)) for cell in lists for x in cell
+    )
+    if len(sizes) == 1 and 0 not in sizes and len(lists) == len(cells) and are_floats:
+        return "vector"
+    if lists and all(map(is_pair, chain.from_iterable(lists))) and any(lists):
+        return "weighted"
     if any(isinstance(cell, tuple) or "|" in str(cell) for cell in cells):
         return "multi_categorical"
     return "categorical"

@@ -23,6 +23,7 @@ from fmlayers.data.compressed import gunzip
 from fmlayers.data.dataset import RATING_COLUMNS, Dataset
 from fmlayers.data.errors import DataError
 from fmlayers.data.records import check_width, decode, one_line, records, shown
+from fmlayers.data.weighted import is_pair
 
 # Larger timestamps would be past the year 5000: most likely they are milliseconds.
 _MAX_TIMESTAMP = 1e11
@@ -474,8 +475,8 @@ def _feature(source: _Source, name: str, text: bool) -> pd.Series[Any]:
     if column.dtype == object:
         column = column.map(_tuple)
         for row, cell in enumerate(column):
-            cells = cell if isinstance(cell, tuple) else (cell,)
-            if not all(map(_is_single, cells)):
+            values = cell if isinstance(cell, tuple) else (cell,)
+            if not all(map(_is_value, values)):
                 raise DataError(
                     f"{source.place(row)}: column {name!r} must have values or lists "
                     f"of values, read {shown(str(cell))}"
@@ -492,12 +493,23 @@ def _feature(source: _Source, name: str, text: bool) -> pd.Series[Any]:
 def _as_text(column: pd.Series[Any], known: pd.Series[bool]) -> pd.Series[Any]:
     cells = zip(column, known, strict=True)
     return pd.Series(
-        [str(cell) if has else None for cell, has in cells], index=column.index
+        [_text(cell) if has else None for cell, has in cells],
+        index=column.index,
+        dtype=object,
     )
+
+
+def _text(cell: object) -> object:
+    return cell if isinstance(cell, tuple) else str(cell)  # of a Parquet file
 
 
 def _is_single(cell: object) -> bool:
     return isinstance(cell, Hashable) and not isinstance(cell, tuple)
+
+
+def _is_value(value: Any) -> bool:
+    """Returns whether a value of a list is a single one, or has a weight."""
+    return _is_single(value[0] if is_pair(value) else value)
 
 
 def _tuple(cell: object) -> object:
@@ -505,7 +517,12 @@ def _tuple(cell: object) -> object:
 
 
 def _joined(cell: object) -> object:
-    return "|".join(map(str, cell)) if isinstance(cell, tuple) else cell
+    return "|".join(map(_value, cell)) if isinstance(cell, tuple) else cell
+
+
+def _value(value: object) -> str:
+    """Returns the text of a value, or of a pair of a value and its weight."""
+    return ":".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _escaped(cell: object) -> object:

@@ -189,7 +189,7 @@ def _encoder_of(
     is_default = encoder is None
     if encoder is None and isinstance(model, ScoringModel):
         encoder = model.encoder
-    columns = [] if encoder is None else encoder.columns
+    columns = [] if encoder is None else encoder.inputs
     absent = [e.feature for e in signature.inputs if e.feature not in columns]
     if not absent:
         return encoder

@@ -7,7 +7,9 @@ from typing import Any
 import tensorflow as tf
 
 from fmlayers._types import Tensor
-from fmlayers.data.encoder import MISSING, UNKNOWN, Encoder
+from fmlayers.data.cells import NUMBER
+from fmlayers.data.encoder import MISSING, MULTIPLE, SCALED, UNKNOWN, Encoder
+from fmlayers.data.weighted import SEPARATOR
 from fmlayers.export.signature import Entry, Signature, outer_names
 
 INT64 = range(-(2**63), 2**63)
@@ -28,11 +30,15 @@ class RawEncoder:
         self._vocabularies = {
             column: encoder.vocabulary(column)
             for column, kind in encoder.columns.items()
-            if kind != "numeric"
+            if kind not in SCALED
         }
         self._tables = {
             column: table_of(values) for column, values in self._vocabularies.items()
         }
+
+    def columns_of(self, inputs: Iterable[str]) -> list[str]:
+        """Returns the columns among the inputs of a model, without those of weights."""
+        return [name for name in inputs if name in self._encoder.columns]
 
     @property
     def resources(self) -> list[Any]:
@@ -54,15 +60,50 @@ class RawEncoder:
                 a second axis, instead of being text. Defaults to `False`.
             reserved: Names of other inputs. Defaults to `()`.
         """
-        names = outer_names(columns, reserved)
-        return [
-            replace(self._entry(column, typed), name=names[column], feature=column)
-            for column in names
+        entries = [
+            entry for column in columns for entry in self._entries(column, typed)
         ]
+        names = outer_names([entry.feature for entry in entries], reserved)
+        return [replace(entry, name=names[entry.feature]) for entry in entries]
 
     def __call__(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns the inputs of the model for a dict of raw values by column."""
-        return {column: self._encode(column, x) for column, x in raw.items()}
+        inputs = {}
+        for column in filter(raw.__contains__, self._encoder.columns):
+            weights = self._encoder.weights_input(column)
+            if weights is None:
+                inputs[column] = self._encode(column, raw[column])
+            else:
+                inputs[column], inputs[weights] = self._encode_weighted(
+                    column, raw[column], raw.get(weights)
+                )
+        return inputs
+
+    def _entries(self, column: str, typed: bool) -> list[Entry]:
+        """Returns the inputs of a column, with its name or that of its weights."""
+        values = replace(self._entry(column, typed), feature=column)
+        weights = self._encoder.weights_input(column)
+        if weights is None:
+            return [values]
+        separator = self._encoder.separator
+        meaning = f"the weights of {column}"
+        if typed:
+            shape, example = (None, None), [[1.0, 0.5], [1.0, 0.0]]
+            numbers = Entry("", "float32", shape, meaning, weights, example)
+            return [values, numbers]
+        if column in self._encoder.weights:
+            meaning += f'; separated by "{separator}"'
+            texts = [f"1{separator}0.5", "1"]
+            return [values, Entry("", "string", (None,), meaning, weights, texts)]
+        parts = [text.split(separator) for text in values.example]
+        weighted = [[f"{part}{SEPARATOR}1" for part in cell] for cell in parts]
+        return [
+            replace(
+                values,
+                meaning=f'{values.meaning}, each as "value{SEPARATOR}weight"',
+                example=[separator.join(cell) for cell in weighted],
+            )
+        ]
 
     def _entry(self, column: str, typed: bool) -> Entry:
         kind = self._encoder.columns[column]
@@ -71,10 +112,14 @@ class RawEncoder:
             meaning = "a number, not standardized; NaN: missing"
             example: list[Any] = [round(mean), round(mean) + 1]
             return Entry("", "float32", (None,), meaning, example=example)
+        if kind == "vector":
+            length = self._encoder.size(column)
+            meaning = f"a vector of {length} numbers, not scaled; NaN: missing"
+            return Entry("", "float32", (None, length), meaning)
         values = self._vocabularies[column]
         size = f"vocabulary of {len(values):,}"
         first, second = (values * 2 or ["", ""])[:2]
-        if kind == "multi_categorical":
+        if kind in MULTIPLE:
             if typed:
                 meaning = f'values, {size}; padded with ""'
                 example = [[first, second], [second, ""]]
@@ -97,7 +142,7 @@ class RawEncoder:
 
     def _encode(self, column: str, x: Tensor) -> Tensor:
         kind = self._encoder.columns[column]
-        if kind == "numeric":
+        if kind in SCALED:
             mean, deviation = self._encoder.scale(column)
             return tf.cast((tf.cast(x, tf.float64) - mean) / deviation, tf.float32)
         if kind == "multi_categorical":
@@ -111,14 +156,53 @@ class RawEncoder:
 
     def _encode_lists(self, column: str, x: Tensor) -> Tensor:
         if x.shape.rank == 1:
-            lists = tf.strings.split(x, self._encoder.separator)
-            lists = tf.ragged.boolean_mask(lists, tf.not_equal(lists, ""))
-            x = lists.to_tensor(default_value="")
+            x = self._split(x).to_tensor(default_value="")
         ids = self._tables[column].lookup(x)
         ids = tf.where(tf.equal(x, ""), tf.constant(MISSING, tf.int64), ids)
-        # At least one column, same as in the encoder.
-        width = tf.maximum(1 - tf.shape(ids)[1], 0)
-        return tf.pad(ids, [[0, 0], [0, width]], constant_values=MISSING)
+        return _with_a_column(ids)
+
+    def _encode_weighted(
+        self, column: str, x: Tensor, weights: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the ids of values and their weights.
+
+        Args:
+            column: Name of the column.
+            x: The values: texts, with their weights if `weights` is `None`.
+            weights: Optional weights, as numbers or as texts of the same form as `x`.
+        """
+        if weights is None:
+            parts = self._split(x)
+            texts = tf.strings.regex_replace(
+                parts.flat_values, f"(?s){SEPARATOR}[^{SEPARATOR}]*$", ""
+            )
+            # A text without a separator has no number, which is an error.
+            numbers = tf.strings.regex_replace(
+                parts.flat_values, f"(?s)^.*{SEPARATOR}", ""
+            )
+            numbers = tf.where(
+                tf.strings.regex_full_match(parts.flat_values, f"(?s).+{SEPARATOR}.*"),
+                numbers,
+                "",
+            )
+            x = parts.with_flat_values(texts)
+            weights = parts.with_flat_values(_numbers(numbers))
+        elif x.shape.rank == 1:
+            x = tf.strings.split(x, self._encoder.separator)
+            weights = tf.strings.split(weights, self._encoder.separator)
+            present = tf.not_equal(x, "")
+            x, weights = (
+                tf.ragged.boolean_mask(part, present) for part in (x, weights)
+            )
+            weights = weights.with_flat_values(_numbers(weights.flat_values))
+        if isinstance(x, tf.RaggedTensor):
+            x, weights = x.to_tensor(default_value=""), weights.to_tensor()
+        return self._encode_lists(column, x), _with_a_column(weights)
+
+    def _split(self, x: Tensor) -> Any:
+        """Returns the values in texts as a ragged tensor."""
+        lists = tf.strings.split(x, self._encoder.separator)
+        return tf.ragged.boolean_mask(lists, tf.not_equal(lists, ""))
 
 
 def raw_signature(signature: Signature, raw: RawEncoder, *, typed: bool) -> Signature:
@@ -129,7 +213,7 @@ def raw_signature(signature: Signature, raw: RawEncoder, *, typed: bool) -> Sign
         raw: The encoder.
         typed: Same as in `RawEncoder.entries`.
     """
-    columns = [entry.feature for entry in signature.inputs]
+    columns = raw.columns_of(entry.feature for entry in signature.inputs)
     inputs = raw.entries(columns, typed=typed)
 
     def function(values: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -146,6 +230,18 @@ def raw_signature(signature: Signature, raw: RawEncoder, *, typed: bool) -> Sign
         inputs=tuple(inputs),
         function=function,
     )
+
+
+def _numbers(texts: Tensor) -> Tensor:
+    """Returns the numbers in texts; texts that the encoder refuses are errors."""
+    is_number = tf.strings.regex_full_match(texts, f"(?i){NUMBER.pattern}")
+    numbers = tf.strings.to_number(tf.where(is_number, texts, ""))
+    return tf.debugging.check_numerics(numbers, "A weight exceeds float32:")
+
+
+def _with_a_column(x: Tensor) -> Tensor:
+    """Returns padded values with at least one column, same as in the encoder."""
+    return tf.pad(x, [[0, 0], [0, tf.maximum(1 - tf.shape(x)[1], 0)]])
 
 
 def table_of(keys: list[str], first: int = 1) -> Any:

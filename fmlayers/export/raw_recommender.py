@@ -8,7 +8,8 @@ import tensorflow as tf
 from keras import ops
 
 from fmlayers._types import Tensor
-from fmlayers.data.encoder import Encoder, as_text
+from fmlayers.data.cells import as_text
+from fmlayers.data.encoder import Encoder
 from fmlayers.export.item_vectors import query_vectors
 from fmlayers.export.raw_encoder import RawEncoder, table_of
 from fmlayers.export.signature import Entry, Signature
@@ -70,7 +71,7 @@ class RawRecommender:
         self._model = model
         self._raw = raw
         self._key = key
-        catalog = {c: encoder.encode(c, items[c]) for c in item_columns}
+        catalog = encoder.transform(items, item_columns)
         self._has_ids = encoder.columns.get(key) == "categorical"
         ids = catalog[key].tolist() if self._has_ids else range(len(keys))
         self._first_key = keys[0]

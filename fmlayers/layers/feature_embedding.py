@@ -10,8 +10,10 @@ from fmlayers._inputs import ChecksInputs, batch_size, check, shape_of
 from fmlayers._saved_state import freeze, restore, state_config
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Feature
+from fmlayers.layers._by_name import initializers_of, key_of, trainable_of
 from fmlayers.layers._fields import FIELDS, field_of
 from fmlayers.layers._history_lists import HistoryLists
+from fmlayers.layers._pretrained import Pretrained
 from fmlayers.layers._saved_by_name import SavedByName
 
 
@@ -22,6 +24,7 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
         Categorical:       v_id
         MultiCategorical:  v_id1, v_id2, ... pooled by the feature's combiner
         Numeric:           value * v (+ b with `use_bias`)
+        Vector:            x @ V (+ b with `use_bias`), with V of shape (size, dim)
         History:           as MultiCategorical, with ids stored in the layer
 
     The vector of a missing value (NaN, no ids, the id 0 under `mask_zero`) is zero: it
@@ -45,7 +48,7 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
     by name.
 
     Args:
-        features: List of `Categorical`, `MultiCategorical`, `Numeric` and
+        features: List of `Categorical`, `MultiCategorical`, `Numeric`, `Vector` and
             `History`, with distinct names.
         dim: Positive integer, the embedding dimension.
         out_of_range: `"unknown"`, `"zero"` or `"error"`. Defaults to `"unknown"`.
@@ -55,8 +58,17 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
             looks up. The cost grows with the batch, not with the table, and a row is
             regularized each time it is used. The combiner of a multi-valued feature
             applies to the squared norms of its rows, too. Defaults to 0.
-        embeddings_initializer: Initializer of tables and vectors. Defaults to
-            `RandomNormal(stddev=0.01)`.
+        embeddings_initializer: Initializer of tables and vectors, or a dict from the
+            name of a feature or a table to an initializer or to pretrained vectors: an
+            array of shape `(rows, dim)`, with one row per id of a table. For a
+            `Numeric` or a `Vector`, the rows are those of the vector or matrix, and
+            one for the bias, if there is one. The row of unknown ids still
+            starts at zeros. Defaults to `RandomNormal(stddev=0.01)`, also for missing
+            names. Configs do not contain arrays: a layer that is constructed from a
+            config has NaN in their place until its weights are loaded.
+        trainable: Boolean, or a dict from the name of a feature or a table to a
+            Boolean (`True` for missing names). A table that is `False`, including its
+            row of unknown ids, is never updated. Defaults to `True`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -118,6 +130,7 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
         out_of_range: OutOfRange = "unknown",
         l2: float | Mapping[str, float] = 0.0,
         embeddings_initializer: Any = None,
+        trainable: bool | Mapping[str, bool] = True,
         **kwargs: Any,
     ) -> None:
         features = list(features)
@@ -125,18 +138,25 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
         dim = integer("dim", dim)
         out_of_range = choice("out_of_range", out_of_range, get_args(OutOfRange))
         l2 = _plain_l2(features, l2)
+        initializer, initializers = initializers_of(
+            features, dim, embeddings_initializer
+        )
+        trainable, trainable_keys = trainable_of(features, trainable)
         # With autocast, Keras would round numbers to the compute dtype before they are
         # multiplied, and cast whole tables at every step. The weights disable it, too.
         # Only the vectors of the batch are cast, at the end.
         kwargs.setdefault("autocast", False)
-        super().__init__(**kwargs)
+        super().__init__(
+            trainable=trainable if isinstance(trainable, bool) else True, **kwargs
+        )
         self.features = features
         self.dim = dim
         self.out_of_range = out_of_range
         self.l2 = l2
-        self.embeddings_initializer = keras.initializers.get(
-            embeddings_initializer or keras.initializers.RandomNormal(stddev=0.01)
-        )
+        self.embeddings_initializer = initializer
+        self._initializers = initializers
+        self._trainable_argument = trainable
+        self._trainable_by_key = trainable_keys
         self.histories: dict[str, HistoryLists] = {}
         self._frozen: tuple[str, ...] = ()
         coefficients = l2 if isinstance(l2, dict) else {f.name: l2 for f in features}
@@ -155,6 +175,9 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
         self.biases: dict[str, Any] = {}
         for field in self._fields:
             field.build()
+            for _, weight in field.weights():
+                if not self._trainable_by_key.get(key_of(field.feature), True):
+                    weight.trainable = False
         freeze(self, self._frozen)
         self.built = True
 
@@ -210,6 +233,19 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
         """Returns the L2 coefficient of a feature."""
         return next(field.l2 for field in self._fields if field.feature.name == name)
 
+    def initializer_of(self, feature: Feature) -> Any:
+        """Returns the initializer of a feature's weights."""
+        return self._initializers[key_of(feature)]
+
+    def keeps_pretrained(self, weight: Any) -> bool:
+        """Returns whether a weight is frozen and starts from an array."""
+        return not weight.trainable and any(
+            isinstance(self.initializer_of(field.feature), Pretrained)
+            for field in self._fields
+            for _, each in field.weights()
+            if each is weight
+        )
+
     def set_history(
         self, name: str, keys: npt.ArrayLike, values: npt.ArrayLike
     ) -> None:
@@ -242,7 +278,7 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
-        return {
+        config = {
             **super().get_config(),
             "features": serialize(self.features),
             "dim": self.dim,
@@ -251,6 +287,9 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
             "embeddings_initializer": serialize(self.embeddings_initializer),
             **state_config(self),
         }
+        if not self.built and self.trainable:  # later, the weights have the flags
+            config["trainable"] = self._trainable_argument
+        return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from fmlayers.data import Encoder
-from fmlayers.data.encoder import as_text
+from fmlayers.data.cells import as_text
 
 MAX_SHOWN = 5
 _YEAR = re.compile(r"\s*\(\d{4}\)$")
@@ -57,11 +57,8 @@ class Catalog:
 
     def encode(self, encoder: Encoder) -> dict[str, npt.NDArray[Any]]:
         """Returns the item inputs of a model, one row per position."""
-        return {
-            column: encoder.encode(column, self.table[column])
-            for column in encoder.columns
-            if column in self.table
-        }
+        columns = [column for column in encoder.columns if column in self.table]
+        return encoder.transform(self.table, columns)
 
     def describe(self, keys: Sequence[str]) -> pd.DataFrame:
         """Returns the rows of `items`, whether or not the catalog contains them."""

@@ -74,7 +74,7 @@ class TrainingConfig:
         None,
         "data",
         "Columns of the model, each COLUMN or COLUMN:KIND with the kind categorical, "
-        "multi_categorical or numeric",
+        "multi_categorical, weighted (A:0.7|B:0.3), numeric or vector",
         check=texts,
         many=True,
         metavar="COLUMN",

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fmlayers.data import Dataset, Encoder, ShuffledBatches, without_padding
+from fmlayers.data import Dataset, Encoder, ShuffledBatches
 from fmlayers.data.encoder import Kind
 from fmlayers.data.pipelines import in_order
 from fmlayers.runs.config import TrainingConfig
@@ -76,7 +76,7 @@ class Examples:
         catalog, users, items = self._pairs
         return SampledBatches(
             inputs,
-            _without_padding(catalog),
+            self.encoder.without_padding(catalog),
             items[self.fitting],
             users[self.fitting],
             batch_size,
@@ -100,7 +100,7 @@ class Examples:
     @cached_property
     def _fitting(self) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
         inputs, ratings = self._arrays(self.fitting)
-        return _without_padding(inputs), ratings
+        return self.encoder.without_padding(inputs), ratings
 
     @cached_property
     def _validation(self) -> tuple[Inputs, npt.NDArray[np.float32]]:
@@ -130,9 +130,7 @@ class Examples:
         Items are positions in these inputs, -1 for an item without a row to fit to.
         """
         catalog = self.table.drop_duplicates("item")
-        inputs = {
-            name: self.encoder.encode(name, catalog[name]) for name in self.item_columns
-        }
+        inputs = self.encoder.transform(catalog, sorted(self.item_columns))
         users = pd.factorize(self.whole["user"])[0].astype(np.int64)
         items = pd.Index(catalog["item"]).get_indexer(self.whole["item"])
         return inputs, users, items.astype(np.int64)
@@ -169,7 +167,3 @@ def default_batch_size(rows: int) -> int:
 def streams() -> bool:
     """Returns whether training reads its batches from a `tf.data.Dataset`."""
     return bool(keras.backend.backend() == "tensorflow")
-
-
-def _without_padding(inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
-    return {n: without_padding(x) if x.ndim == 2 else x for n, x in inputs.items()}

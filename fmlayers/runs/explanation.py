@@ -9,7 +9,8 @@ import pandas as pd
 
 from fmlayers import plots
 from fmlayers._text_tables import aligned
-from fmlayers.data.encoder import MISSING, UNKNOWN, as_text
+from fmlayers.data.cells import as_text
+from fmlayers.data.encoder import MISSING, UNKNOWN
 from fmlayers.explain import (
     Explanation,
     Measure,
@@ -169,7 +170,7 @@ def _value(run: SavedRun, field: str, table: pd.DataFrame) -> str:
     if field not in table or field not in run.encoder.columns:
         return ""
     encoded = np.ravel(run.encoder.encode(field, table[field])[0])
-    if run.encoder.columns[field] == "numeric":
+    if encoded.dtype.kind == "f":
         is_missing, is_unknown = bool(np.isnan(encoded).all()), False
     else:
         is_missing = bool((encoded == MISSING).all())
@@ -177,7 +178,10 @@ def _value(run: SavedRun, field: str, table: pd.DataFrame) -> str:
     if is_missing:
         return "(missing)"
     cell = table[field].iloc[0]
-    text = ", ".join(cell) if isinstance(cell, tuple) else as_text(cell)
+    if run.encoder.columns[field] == "vector":
+        return f"({len(encoded)} numbers)"
+    values = cell if isinstance(cell, tuple) else [cell]
+    text = ", ".join(map(as_text, values))
     text = text.replace(run.encoder.separator, ", ")
     return f"{text} (unknown)" if is_unknown else text
 

@@ -101,7 +101,7 @@ def _items_of(
             "The model of the run must have item vectors. "
             f"Received: a {type(run.model).__name__}."
         )
-    inputs = {column: run.encoder.encode(column, items[column]) for column in columns}
+    inputs = run.encoder.transform(items, columns)
     vectors = ops.convert_to_numpy(run.model.decompose(inputs, names)[1])
     separator = run.encoder.separator
     genres = [

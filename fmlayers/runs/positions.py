@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fmlayers.data.encoder import as_text
+from fmlayers.data.cells import as_text
 
 
 def positions_of(values: "pd.Series[Any]", keys: pd.Index) -> npt.NDArray[np.int64]:

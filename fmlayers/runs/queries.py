@@ -5,7 +5,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from fmlayers.data import DataError, Encoder
-from fmlayers.data.encoder import UNKNOWN, as_text
+from fmlayers.data.cells import as_text
+from fmlayers.data.encoder import UNKNOWN
 
 MAX_SHOWN = 20
 
@@ -65,7 +66,7 @@ class Queries:
         known = known or {}
         self._check_columns(known)
         index = pd.Index(list(users), dtype=object)
-        inputs = {}
+        cells = {}
         for column in self.columns:
             values = pd.Series([None] * len(index), dtype=object)
             if column == "user":
@@ -74,7 +75,8 @@ class Queries:
                 values = pd.Series([known[column]] * len(index), dtype=object)
             elif column in self.table:
                 values = self.table[column].reindex(index).reset_index(drop=True)
-            inputs[column] = self.encoder.encode(column, values)
+            cells[column] = values
+        inputs = self.encoder.transform(pd.DataFrame(cells), self.columns)
         self._check_values(known, inputs)
         return inputs
 

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fmlayers.data.encoder import as_text
+from fmlayers.data.cells import as_text
 from fmlayers.retrieval.seen_items import SeenItems
 from fmlayers.runs.positions import positions_of
 

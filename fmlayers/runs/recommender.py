@@ -11,7 +11,7 @@ from keras import ops
 
 from fmlayers._checks import integer
 from fmlayers.data import Dataset, Encoder, Split
-from fmlayers.data.encoder import as_text
+from fmlayers.data.cells import as_text
 from fmlayers.retrieval.fold_in import fold_in
 from fmlayers.retrieval.item_search import ItemSearch, TopItems
 from fmlayers.retrieval.top_n import TopN

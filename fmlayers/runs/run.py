@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from fmlayers.data.encoder import as_text
+from fmlayers.data.cells import as_text
 from fmlayers.explain import Measure
 from fmlayers.export.exporter import Weights
 from fmlayers.runs.catalog import Catalog

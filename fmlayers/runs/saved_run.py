@@ -17,8 +17,9 @@ from fmlayers.data import (
     read_table,
     split_rows,
 )
-from fmlayers.data.encoder import MISSING, UNKNOWN, Kind, as_text
-from fmlayers.features import Feature
+from fmlayers.data.cells import as_text
+from fmlayers.data.encoder import MISSING, SCALED, UNKNOWN, Kind
+from fmlayers.features import Feature, Vector
 from fmlayers.runs.checkpoint import is_finite
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.folder import DivergenceError, RunError, is_run, partial_path
@@ -342,12 +343,13 @@ def _fault(model: ScoringModel, encoder: Encoder, columns: Mapping[str, str]) ->
     for feature in encoder.features:
         size = _size(feature)
         if sizes.get(feature.name) != size:
+            parts = "numbers" if columns[feature.name] == "vector" else "ids"
             return (
-                f"its encoder has {size} ids of {feature.name!r}, not "
+                f"its encoder has {size} {parts} of {feature.name!r}, not "
                 f"{sizes.get(feature.name, 'none')}"
             )
     for column, kind in columns.items():
-        if kind == "numeric":
+        if kind in SCALED:
             mean, deviation = encoder.scale(column)
             if not (np.isfinite([mean, deviation]).all() and deviation > 0):
                 return f"its encoder has the deviation {deviation} of {column!r}"
@@ -357,5 +359,7 @@ def _fault(model: ScoringModel, encoder: Encoder, columns: Mapping[str, str]) ->
 
 
 def _size(feature: Feature) -> int:
-    """Returns the number of ids of a feature, 0 if it is a number."""
+    """Returns the number of ids or the length of a feature, 0 if it is a number."""
+    if isinstance(feature, Vector):
+        return feature.size
     return int(getattr(feature, "vocabulary_size", 0))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fmlayers.data import DataError, Encoder
@@ -124,6 +124,181 @@ def test_a_cell_is_encoded_the_same_beside_any_others(rows, fitted):
                 short, long = json.loads(text), json.loads(other)
                 assert long[: len(short)] == short
                 assert not any(long[len(short) :])
+
+
+weights = st.one_of(
+    st.integers(-3, 9),
+    st.floats(-3, 3, width=32).map(np.float32),
+    st.sampled_from(["0.5", " -2e1 ", b"3", 1e38, 1e39, Decimal("1.5"), math.nan]),
+    st.booleans(),
+)
+pairs = st.lists(st.tuples(st.one_of(scalars, st.sampled_from("xy")), weights))
+WEIGHTED_CELLS = {
+    "one column": st.one_of(
+        cells,
+        pairs,
+        pairs.map(lambda pairs: [[*pair] for pair in pairs]),
+        st.dictionaries(scalars, weights, max_size=3),
+        st.text(alphabet="xy17:|.-e ", max_size=9),
+        st.sampled_from(
+            ["x:1|7:-2.5", "7.0:1", ("x", 1), [("x", [1])], {"x": 10**400}]
+        ),
+    ).map(lambda cell: (cell,)),
+    "two columns": st.one_of(
+        st.tuples(cells, st.one_of(cells, weights)),
+        pairs.map(lambda pairs: ([x for x, _ in pairs], [w for _, w in pairs])),
+        st.tuples(st.sampled_from(["x|y", "x||7", ""]), st.sampled_from(["1|2", ""])),
+        st.sampled_from([("x||7", "1||2"), ("x", np.float32(2)), ("x", True)]),
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=WEIGHTED_CELLS)
+def weighted(request, tmp_path_factory):
+    """Return an encoder of weighted values, its copy in encode.py, and cells."""
+    if request.param == "one column":
+        encoder = Encoder({"w": "weighted"})
+        table = {"w": objects([[(value, 1)] for value in FITTED])}
+    else:
+        encoder = Encoder({"w": "weighted"}, weights={"w": "share"})
+        table = {
+            "w": objects([[x] for x in FITTED]),
+            "share": objects([1] * len(FITTED)),
+        }
+    path = tmp_path_factory.mktemp("encode") / "encoder.json"
+    encoder.fit(pd.DataFrame(table)).save(path)
+    return encoder, load("encode").Vocabularies(path), WEIGHTED_CELLS[request.param]
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_any_weighted_cells_are_encoded_the_same(data, weighted):
+    encoder, vocabularies, strategy = weighted
+    rows = data.draw(st.lists(strategy, min_size=1, max_size=4))
+    names = [name for name in ("w", "share") if name == "w" or encoder.weights]
+
+    def encoded(rows):
+        columns = zip(names, zip(*rows, strict=True), strict=True)
+        table = pd.DataFrame({name: objects(cells) for name, cells in columns})
+        try:
+            return [x.tolist() for x in encoder.transform(table).values()]
+        except DataError:
+            return "refused"
+
+    def encoded_by_the_example(rows):
+        try:
+            arrays = vocabularies.encode(
+                [dict(zip(names, row, strict=True)) for row in rows]
+            )
+        except ValueError:
+            return "refused"
+        return [x.tolist() for x in arrays.values()]
+
+    together = encoded(rows)
+    assert encoded_by_the_example(rows) == together
+    alone = [encoded([row]) for row in rows]
+    if "refused" in alone:
+        assert together == "refused"
+        return
+    for i, arrays in enumerate(alone):
+        for (short,), longs in zip(arrays, together, strict=True):
+            assert longs[i][: len(short)] == short
+            assert not any(longs[i][len(short) :])
+
+
+@pytest.fixture(scope="module")
+def of_vectors(tmp_path_factory):
+    """Return an encoder of vectors, and its copy in encode.py."""
+    path = tmp_path_factory.mktemp("encode") / "encoder.json"
+    encoder = Encoder({"v": "vector"}).fit(pd.DataFrame({"v": [[0.25, 0.3]]}))
+    encoder.save(path)
+    return encoder, load("encode").Vocabularies(path)
+
+
+numbers_of_vectors = st.one_of(
+    st.floats(),
+    st.floats(width=32).map(np.float32),
+    st.integers(-3, 9),
+    st.sampled_from([3e38, 1e39, -1e38, "0.5", " -2e1 ", b"3", Decimal("1.5"), None]),
+    scalars,
+)
+vectors = st.one_of(
+    cells,
+    st.lists(numbers_of_vectors, min_size=1, max_size=3),
+    st.tuples(numbers_of_vectors, numbers_of_vectors),
+    st.lists(st.floats(-9, 9, width=32), min_size=2, max_size=2).map(np.array),
+    st.lists(st.floats(width=16), min_size=2, max_size=2).map(np.float16),
+    st.text(alphabet="0123|.-e ", max_size=9),
+    st.sampled_from([np.ones((1, 2)), np.empty((0, 2)), np.array(math.nan), b"12"]),
+    st.sampled_from([[np.array([math.nan]), 1], [[1], 2], "1|2", "1||2", "nan|1"]),
+    st.sampled_from(
+        [np.array(["1", "2"]), np.array([1j, 2]), np.array([1, 2], "M8[s]")]
+    ),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(rows=st.lists(vectors, max_size=4))
+@example(rows=[np.empty((0, 2))])
+@example(rows=[b"12"])
+@example(rows=[[np.array([math.nan]), 1]])
+@example(rows=[[1, -1e38]])
+def test_any_vectors_are_encoded_the_same(rows, of_vectors):
+    encoder, vocabularies = of_vectors
+    expected = answer(lambda: encoder.encode("v", objects(rows)), DataError)
+    single = [{"v": cell} for cell in rows]
+    assert answer(lambda: vocabularies.encode(single)["v"], ValueError) == expected
+    alone = [
+        answer(lambda c=cell: encoder.encode("v", objects([c])), DataError)
+        for cell in rows
+    ]
+    if "refused" in alone:
+        assert expected == "refused"
+    else:
+        assert expected == [text for (text,) in alone]
+
+
+def test_errors_of_vectors_name_the_column_and_the_row(of_vectors):
+    encoder, vocabularies = of_vectors
+    for cells, message in (
+        (
+            [None, [1, 2, 3]],
+            "Column 'v', row 1: must be a vector of 2 finite numbers or",
+        ),
+        ([[1, "a"]], "Column 'v', row 0: must be a vector of 2 finite numbers or mis"),
+        (
+            [[1, 3e38]],
+            "Column 'v', row 0: must be a vector of numbers in float32's ran",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            vocabularies.encode([{"v": cell} for cell in cells])
+        with pytest.raises(DataError, match=message):
+            encoder.encode("v", objects(cells))
+
+
+@pytest.mark.slow
+def test_weighted_values_score_as_by_the_model(
+    on_tensorflow, weighted, shaken, tmp_path
+):
+    import onnxruntime
+
+    encoder, _, _ = weighted
+    model = shaken(FactorizationMachine(encoder.features, 3, encoder=encoder))
+    path = export(model, tmp_path / "model.onnx", "onnx")
+    encode = load("encode")
+    card = encode.read_card(path)
+    (column,) = card["encoder"]["columns"]
+    assert column["weights"] == encoder.inputs[1]
+    cells = {"w": ["x|7", "y", None], "share": ["1|-2", 0.5, None]}
+    if not encoder.weights:
+        cells = {"w": ["x:1|7:-2", [("y", 0.5)], None]}
+    rows = pd.DataFrame({name: objects(x) for name, x in cells.items()})
+    arrays = encode.Vocabularies(f"{path}.encoder.json").encode(rows.to_dict("records"))
+    inputs = encode.model_inputs(card, arrays)
+    (found,) = onnxruntime.InferenceSession(path).run(["score"], inputs)
+    expected = model.score(encoder.transform(rows)).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 # Names that TensorFlow and the other formats do not accept.

@@ -91,7 +91,11 @@ def test_vocabularies_are_applied_as_by_the_encoder(tmp_path):
     table["tags"] = [values[i:] for i in range(len(values))]
     kinds = dict.fromkeys(["title", "id"], "categorical")
     kinds |= {"year": "numeric", "tags": "multi_categorical"}
-    encoder = Encoder(kinds).fit(table)
+    table["shares"] = [f"{text}:{i}" for i, text in enumerate("abcdef")]
+    table["names"], table["sizes"] = table["tags"], [[0.5] * n for n in range(6, 0, -1)]
+    table["text"] = [[i, 2.0, -1.0] for i in range(6)]
+    kinds |= {"shares": "weighted", "names": "weighted", "text": "vector"}
+    encoder = Encoder(kinds, weights={"names": "sizes"}).fit(table)
     encoder.save(tmp_path / "encoder.json")
     spec = importlib.util.spec_from_file_location("encode", EXAMPLES / "encode.py")
     module = importlib.util.module_from_spec(spec)
@@ -101,6 +105,10 @@ def test_vocabularies_are_applied_as_by_the_encoder(tmp_path):
         "id": [*large, 2**63 - 2, None],
         "year": [*range(6), None, 7.5],
         "tags": [*table["tags"], "new\nline|七人の侍||x", ""],
+        "shares": ["a:1||b:-2", "x:y:3", "", None, {"a": 0.1}, [("c", 2)], "a:1", []],
+        "names": [*table["names"], "007||x", None],
+        "sizes": [*table["sizes"], "1||2e-1", ""],
+        "text": ["1|2|3", "", None, [1, 2, None], (0.1, 2, 3), [], [4, 5, 6], [7] * 3],
     }
     series = {name: pd.Series(column, dtype=object) for name, column in cells.items()}
     expected = encoder.transform(pd.DataFrame(series))

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fmlayers.data import Encoder
 from fmlayers.export import export
 from fmlayers.models import FactorizationMachine
 
@@ -311,6 +312,31 @@ def test_a_row_without_a_finite_score_is_refused(encoder, tmp_path):
             (error,) = answer.json()["detail"]
             assert error["loc"] == ["body", *location]
             assert error["msg"].startswith(message)
+
+
+@pytest.mark.slow
+def test_vectors_are_scored(shaken, tmp_path):
+    table = pd.DataFrame({"user": ["ann", "bob"], "text": [[3.0, 4.0], [0.0, 5.0]]})
+    encoder = Encoder({"user": "categorical", "text": "vector"}).fit(table)
+    model = shaken(FactorizationMachine(encoder.features, 3, encoder=encoder))
+    path = export(model, tmp_path / "model.onnx", "onnx")
+    columns = json.loads(Path(f"{path}.json").read_text("utf-8"))["encoder"]["columns"]
+    facts = {"name": "text", "kind": "vector", "size": 2, "scale": 5.0}
+    assert facts in columns
+    rows = pd.DataFrame({"user": ["bob"] * 2, "text": [[1, -2.5], None]})
+    expected = model.score(encoder.transform(rows)).numpy()[:, 0]
+    with serving(path, tmp_path / "log") as server, server.client() as http:
+        answer = score(http, json.dumps(rows.to_dict("records")))
+        np.testing.assert_allclose(answer.json(), expected, rtol=1e-4, atol=1e-5)
+        for cell in ("[1]", "[1, 2, 3]", "[1, null]", '["1", 2]', "[1, 1e400]", "3"):
+            answer = score(http, f'[{{"text": {cell}}}]')
+            assert answer.status_code == 422, cell
+            (error,) = answer.json()["detail"]
+            assert error["loc"] == ["body", 0, "text"]
+            assert error["msg"] == "must be a list of 2 finite numbers or null"
+        answer = score(http, '[{"text": [1, 1e39]}]')
+        assert answer.status_code == 422
+        assert "Column 'text', row 0: must be a vector of 2" in answer.text
 
 
 @pytest.mark.slow

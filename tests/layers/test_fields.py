@@ -14,6 +14,7 @@ from fmlayers import (
     History,
     MultiCategorical,
     Numeric,
+    Vector,
     features,
     select_inputs,
 )
@@ -30,6 +31,8 @@ FEATURES = [
     MultiCategorical("genres", 4, table="shared"),
     Numeric("age", use_bias=True),
     Numeric("year"),
+    MultiCategorical("tags", 4, weights="shares"),
+    Vector("text", 3, use_bias=True),
     HISTORY,
 ]
 
@@ -64,6 +67,8 @@ def test_meanings_of_entries():
         ["ids 1 ... 3, padded with 0"],
         ["a number, as the encoder scales it; NaN: missing"],
         ["a number, as the encoder scales it; NaN: missing"],
+        ["ids 1 ... 3, padded with 0", "the weights of tags"],
+        ["a vector of 3 numbers, as the encoder scales it; NaN: missing"],
         [
             "an id 0 ... 4, the key of rated",
             "the example's own value, left out of rated; 0: none",
@@ -78,8 +83,8 @@ def test_a_kind_defines_entries_and_rows():
 
 
 def test_rows_and_tables():
-    assert [f.num_rows for f in FEATURES] == [5, 3, 1, 4, 2, 1, 6]
-    tables = ["user", "sex", "one", "shared", None, None, "rated"]
+    assert [f.num_rows for f in FEATURES] == [5, 3, 1, 4, 2, 1, 4, 4, 6]
+    tables = ["user", "sex", "one", "shared", None, None, "tags", None, "rated"]
     assert [f.table_name for f in FEATURES] == tables
     assert HISTORY.ids_entry == "film"
     assert FEATURES[3].ids_entry == "genres"
@@ -103,6 +108,9 @@ def test_weights_by_role_and_name():
         ("vector", "age"),
         ("bias", "age"),
         ("vector", "year"),
+        ("table", "tags"),
+        ("vector", "text"),
+        ("bias", "text"),
         ("table", "rated"),
     ]
     for found, expected in zip(named.values(), layer.trainable_weights, strict=True):

@@ -159,7 +159,7 @@ def test_a_sparse_entry_of_a_single_id_error(sparse):
 
 
 BAD = {
-    "a vector an example": ({"age": np.zeros((3, 384))}, "'age'.*Dense"),
+    "a vector an example": ({"age": np.zeros((3, 384))}, "'age'.*use `Vector`"),
     "one number in all": ({"age": np.array(1.0)}, r"'age'.*\(batch,\).*shape \(\)"),
     "texts": ({"user": np.array(["a", "b", "c"])}, "'user' must be integers.*Encoder"),
     "objects": ({"user": np.array([1, "b", None], object)}, "'user'.*Encoder"),

@@ -156,3 +156,27 @@ def test_unchecked_ragged_and_unsorted_sparse_tensors_error(layer, backend):
             "sparse feature 'genres'.*sorted by row.*`tf.sparse.reorder`",
             lambda x=sparse: layer({"genres": x}),
         )
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_row_splits_of_weights_are_those_of_the_ids(name):
+    layer = FeatureEmbedding([MultiCategorical("genres", 5, weights="shares")], 3)
+    valid, splits = np.array([0, 2, 3], "int32"), np.array(INVALID[name][0], "int32")
+    weights = np.ones(3, "float32")
+    for form in (np.asarray, ops.convert_to_tensor):
+
+        def call(ids, shares, form=form):
+            pair = {"genres": (form(IDS), form(ids))}
+            return layer({**pair, "shares": (form(weights), form(shares))})
+
+        call(valid, valid.astype("int64"))
+        check_error("'shares'.*same row splits", lambda c=call: c(valid, splits))
+        check_error("Row splits of feature 'genres'", lambda c=call: c(splits, splits))
+
+
+def test_row_splits_of_weights_are_integers():
+    layer = FeatureEmbedding([MultiCategorical("genres", 5, weights="shares")], 3)
+    splits = np.array([0, 2, 3], "int32")
+    shares = np.ones(3, "float32"), splits.astype("float32")
+    message = "Row splits of entry 'shares'.*dtype=float32"
+    check_error(message, lambda: layer({"genres": (IDS, splits), "shares": shares}))

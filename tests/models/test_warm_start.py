@@ -8,7 +8,14 @@ import pandas as pd
 import pytest
 from keras import ops
 
-from fmlayers import Categorical, FeatureEmbedding, History, Numeric, models
+from fmlayers import (
+    Categorical,
+    FeatureEmbedding,
+    History,
+    Numeric,
+    Vector,
+    models,
+)
 from fmlayers.data import Encoder
 
 COLUMNS = {
@@ -314,6 +321,73 @@ def test_tables_of_another_dimension_stay(rng):
     assert summary["factors/table user"] == (0, 5, 5)
     assert summary["linear/table user"] == (5, 0, 0)
     np.testing.assert_array_equal(numpy(new.factors.tables["user"]), before)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_fields_of_vectors_are_the_same_functions(use_bias, rng):
+    tables = [
+        pd.DataFrame(
+            {"user": ["ann", "bob"], "text": list(scale * rng.normal(size=(2, 3)))}
+        )
+        for scale in (1.0, 50.0)
+    ]
+    old, new = (
+        randomized(
+            models.FactorizationMachine(
+                [encoder.features[0], Vector("text", 3, use_bias=use_bias)],
+                3,
+                encoder=encoder,
+            ),
+            rng,
+        )
+        for table in tables
+        for encoder in [Encoder({"user": "categorical", "text": "vector"}).fit(table)]
+    )
+    summary = as_dict(models.warm_start(new, old))
+    assert summary["factors/vector text"] == (1, 0, 0)
+    for table in tables:
+        np.testing.assert_allclose(outputs(new, table), outputs(old, table), rtol=1e-4)
+
+
+def test_a_vector_of_another_size_starts_anew(rng):
+    old, new = (
+        randomized(models.FactorizationMachine([Vector("text", size)], 3), rng)
+        for size in (3, 4)
+    )
+    summary = as_dict(models.warm_start(new, old))
+    assert summary["factors/vector text"] == (0, 1, 1)
+    assert summary["bias"] == (1, 0, 0)
+
+
+@pytest.mark.parametrize("is_array", [True, False])
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_frozen_pretrained_vectors_stay(is_frozen, is_array, rng):
+    old_encoder, encoder = encoder_of(OLD), encoder_of(NEW)
+    old = randomized(fm(old_encoder), rng)
+    sizes = {"item": len(encoder.vocabulary("item")) + 1, "age": 2}
+    rows = {name: rng.normal(size=(n, 3)) for name, n in sizes.items()}
+    new = fm(
+        encoder,
+        embeddings_initializer=rows if is_array else None,
+        trainable=dict.fromkeys(rows, not is_frozen),
+    )
+    before = numpy(new.factors.tables["item"]), numpy(new.factors.vectors["age"])
+    summary = as_dict(models.warm_start(new, old))
+    after = numpy(new.factors.tables["item"]), numpy(new.factors.vectors["age"])
+    if is_frozen and is_array:
+        assert summary["factors/table item"] == (0, 5, 5)
+        assert summary["factors/vector age"] == (0, 1, 1)
+        assert summary["factors/bias age"] == (0, 1, 1)
+        for x, y in zip(after, before, strict=True):
+            np.testing.assert_array_equal(x, y)
+    else:
+        assert summary["factors/table item"] == (4, 1, 1)
+        assert summary["factors/vector age"] == (1, 0, 0)
+        place = encoder.encode("item", NEW["item"][:1])[0]
+        source = old_encoder.encode("item", NEW["item"][:1])[0]
+        expected = numpy(old.factors.tables["item"])[source]
+        np.testing.assert_array_equal(after[0][place], expected)
+    assert summary["linear/table item"][0] > 0
 
 
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize`:UserWarning")

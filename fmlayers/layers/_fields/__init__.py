@@ -2,12 +2,20 @@
 
 from typing import TYPE_CHECKING, Any
 
-from fmlayers.features import Categorical, Feature, History, MultiCategorical, Numeric
+from fmlayers.features import (
+    Categorical,
+    Feature,
+    History,
+    MultiCategorical,
+    Numeric,
+    Vector,
+)
 from fmlayers.layers._fields.categorical import CategoricalField
 from fmlayers.layers._fields.field import Field
 from fmlayers.layers._fields.history import HistoryField
 from fmlayers.layers._fields.multi_categorical import MultiCategoricalField
 from fmlayers.layers._fields.numeric import NumericField
+from fmlayers.layers._fields.vector import VectorField
 
 if TYPE_CHECKING:
     from fmlayers.layers.feature_embedding import FeatureEmbedding
@@ -16,6 +24,7 @@ FIELDS: dict[type[Feature], type[Field[Any]]] = {
     Categorical: CategoricalField,
     MultiCategorical: MultiCategoricalField,
     Numeric: NumericField,
+    Vector: VectorField,
     History: HistoryField,
 }
 

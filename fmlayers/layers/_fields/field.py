@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from fmlayers._backend import accumulation_dtype
 from fmlayers._types import Tensor
 from fmlayers.features import Feature
+from fmlayers.layers._pretrained import Pretrained
 
 if TYPE_CHECKING:
     from fmlayers.layers.feature_embedding import FeatureEmbedding
@@ -53,10 +54,16 @@ class Field(ABC, Generic[F]):
             both in `dtype`.
         """
 
-    def fresh_initializer(self) -> Any:
+    def fresh_initializer(self, rows: int | slice | None = None) -> Any:
         """Returns the initializer for a new weight.
 
         Without a copy, two weights of the same shape would start with equal values.
+
+        Args:
+            rows: Optional index of the rows of an array of vectors that belong to the
+                weight. Defaults to `None` (all rows).
         """
-        initializer = self.layer.embeddings_initializer
+        initializer = self.layer.initializer_of(self.feature)
+        if rows is not None and isinstance(initializer, Pretrained):
+            return initializer.part(rows)
         return initializer.clone() if hasattr(initializer, "clone") else initializer

@@ -22,11 +22,18 @@ class MultiCategoricalField(TableField[MultiCategorical]):
         self._pool = MaskedMeanPooling(combiner=feature.combiner, dtype=self.dtype)
 
     def embed(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        (entry,) = self.feature.entries
+        entry, *others = self.feature.entries
         ids, row_splits = entry.read(inputs)
         # `look_up` sets missing values to zero: a NaN that only the pooling masks would
         # reach the gradient.
         vectors, present = self.look_up(ids, mask_zero=True)
         squares = ops.sum(ops.square(vectors), axis=-1, keepdims=True)
         rows = {"mask": present, "row_splits": row_splits}
-        return self._pool(vectors, **rows), self._pool(squares, **rows)
+        if not others:
+            return self._pool(vectors, **rows), self._pool(squares, **rows)
+        weights = ops.cast(others[0].read(inputs), self.dtype)
+        # As if an id occurred as often as the size of its weight says. The slope of
+        # `ops.abs` at 0 differs between the backends.
+        sizes = weights * ops.sign(weights)
+        squares = self._pool(squares, weights=sizes, **rows)
+        return self._pool(vectors, weights=weights, **rows), squares

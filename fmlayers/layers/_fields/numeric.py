@@ -14,9 +14,9 @@ class NumericField(Field[Numeric]):
 
     def build(self) -> None:
         name = self.feature.name
-        self.layer.vectors[name] = self._add_vector("vector")
+        self.layer.vectors[name] = self._add_vector("vector", row=0)
         if self.feature.use_bias:
-            self.layer.biases[name] = self._add_vector("bias")
+            self.layer.biases[name] = self._add_vector("bias", row=1)
 
     def weights(self) -> Iterator[tuple[tuple[str, str], Any]]:
         name = self.feature.name
@@ -39,10 +39,10 @@ class NumericField(Field[Numeric]):
         vectors = ops.where(ops.expand_dims(present, -1), vectors, 0.0)
         return vectors, ops.where(present, norm, 0.0)
 
-    def _add_vector(self, role: str) -> Any:
+    def _add_vector(self, role: str, row: int) -> Any:
         return self.layer.add_weight(
             shape=(self.layer.dim,),
-            initializer=self.fresh_initializer(),
+            initializer=self.fresh_initializer(row),
             autocast=False,
             name=f"{safe_name(self.feature.name)}_{role}",
         )
