@@ -98,6 +98,9 @@ def compiled_forms(backend):
     else:
         import torch
 
+        # After some compilations of the same code, even in other tests, PyTorch runs
+        # it eagerly.
+        torch.compiler.reset()
         yield "compile", lambda f: torch.compile(f, backend="aot_eager")
 
 
