@@ -123,7 +123,7 @@ def tune(
     prepared.space(hyperparameters)  # adds the hyperparameters that they leave out
     record = prepared.record(hyperparameters)
     study = begin(out, record, overwrite=overwrite)
-    print(*record["described"], sep="\n", file=sys.stderr)
+    sys.stderr.write("\n".join([*record["described"], ""]))
     for former in former_studies(out):
         print(f"the former study is kept until then: {former}", file=sys.stderr)
     with locked(out):

@@ -117,7 +117,8 @@ def _train_in(
 ) -> None:
     started = time.perf_counter()
     described = describe_columns(dataset, record["columns"])
-    print(*described, sep="\n", file=sys.stderr)
+    # In one piece, since `print` may be interrupted between two lines.
+    sys.stderr.write("\n".join([*described, ""]))
     try:
         trainer = Trainer(config, record["columns"], dataset, folder)
         model = trainer.run(split.train)
