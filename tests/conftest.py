@@ -4,6 +4,9 @@ import keras
 import numpy as np
 import pytest
 
+from fmlayers import models
+from fmlayers.models import specs
+
 
 @pytest.fixture
 def rng():
@@ -13,6 +16,12 @@ def rng():
 @pytest.fixture(autouse=True)
 def _seeded():
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _models_of_one_test(monkeypatch):
+    """Undo what a test registers, in its documents and examples, too."""
+    monkeypatch.setattr(specs, "_SPECS", models.registered())
 
 
 @pytest.fixture

@@ -34,9 +34,7 @@ SPEC = ModelSpec(
 
 
 @pytest.fixture
-def known(monkeypatch):
-    """Register the model for one test."""
-    monkeypatch.setattr(specs, "_SPECS", models.registered())
+def known():
     models.register(SPEC)
 
 

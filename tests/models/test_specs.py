@@ -18,12 +18,6 @@ def make_spec(**changes):
     return ModelSpec(**one | changes)
 
 
-@pytest.fixture
-def known(monkeypatch):
-    """Undo registrations after the test."""
-    monkeypatch.setattr(specs, "_SPECS", models.registered())
-
-
 @pytest.mark.parametrize("name", models.registered())
 def test_a_spec_agrees_with_its_class(name):
     spec = models.registered()[name]
@@ -63,7 +57,7 @@ assert not heavy, heavy
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_a_name_belongs_to_one_model(known):
+def test_a_name_belongs_to_one_model():
     spec = models.register(make_spec())
     assert models.registered()["one"] is spec
     assert models.register(make_spec()) == spec  # the same again

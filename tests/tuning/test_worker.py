@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from fmlayers import models
-from fmlayers.models import ModelSpec, specs
+from fmlayers.models import ModelSpec
 from fmlayers.tuning import tune
 from fmlayers.tuning.worker import portable_specs
 
@@ -34,7 +34,6 @@ def halved(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(folder)
     monkeypatch.delitem(sys.modules, "halved_model", raising=False)
     module = importlib.import_module("halved_model")
-    monkeypatch.setattr(specs, "_SPECS", models.registered())
     models.register(
         ModelSpec(
             name="halved",
