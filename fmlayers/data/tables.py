@@ -7,7 +7,8 @@ import io
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
@@ -22,7 +23,9 @@ from fmlayers._types import OnDuplicate
 from fmlayers.data.compressed import gunzip
 from fmlayers.data.dataset import RATING_COLUMNS, Dataset
 from fmlayers.data.errors import DataError
+from fmlayers.data.parts import TRAINING, Changed, Parts, check_numbers, joined
 from fmlayers.data.records import check_width, decode, one_line, records, shown
+from fmlayers.data.side_tables import with_side_table
 from fmlayers.data.weighted import is_pair
 
 # Larger timestamps would be past the year 5000: most likely they are milliseconds.
@@ -31,8 +34,11 @@ _MAX_TIMESTAMP = 1e11
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
+Source = str | os.PathLike[str] | pd.DataFrame
+
+
 def read_ratings(
-    path: str | os.PathLike[str],
+    path: Source,
     *,
     user: str = "user",
     item: str = "item",
@@ -43,16 +49,22 @@ def read_ratings(
     text_columns: Collection[str] = (),
     is_label: bool = False,
     needs_pairs: bool = True,
+    test: Source | None = None,
+    validation: Source | None = None,
+    users: Source | None = None,
+    items: Source | None = None,
+    user_key: str | None = None,
+    item_key: str | None = None,
 ) -> Dataset:
     """Reads ratings, labels or implicit feedback from a CSV or Parquet file.
 
     A CSV file must be UTF-8 with a header, optionally compressed with gzip. A Parquet
     file is recognized by its contents. The users and items of a CSV file are read as
     text, unchanged: `007` is different from `7`, and `NA` is a valid name. Empty cells
-    are missing values.
+    are missing values. A `DataFrame` is read like a file, but its texts stay texts.
 
     Args:
-        path: Path of the file.
+        path: Path of the file, or a `DataFrame`.
         user: Name of the user column. Defaults to `"user"`.
         item: Name of the item column. Defaults to `"item"`.
         rating: Name of the rating column, or `None` for implicit feedback, where all
@@ -73,16 +85,37 @@ def read_ratings(
             `False`.
         needs_pairs: Whether the columns of users and items must be there even if they
             have their default names. Defaults to `True`.
+        test: Optional file or `DataFrame` of the test rows, with the same columns.
+            `parts` has their place in the ratings, after the other rows. Labels mean
+            the same as in the training rows, repeated rows are merged within a file,
+            and a column of numbers must have numbers in all files.
+        validation: Optional file or `DataFrame` of the rows that are held out for early
+            stopping; see `test`.
+        users: Optional file or `DataFrame` with a row per user.
+        items: Optional file or `DataFrame` with a row per item.
+        user_key: Optional name of the column of the users in `users`. Defaults to
+            `user`, or `"user"` if there is no such column.
+        item_key: Optional name of the column of the items in `items`. Defaults to
+            `item`, or `"item"` if there is no such column.
 
     Returns:
-        A `Dataset` named after the file, without side tables. Other columns of the
-        file are kept: as numbers if all their cells are numbers, as text otherwise.
+        A `Dataset` named after the file. Other columns of the file are kept: as numbers
+        if all their cells are numbers, as text otherwise.
 
     Raises:
         DataError: If the file cannot be used. The message names the line or column.
     """
     choice("on_duplicate", on_duplicate, get_args(OnDuplicate))
-    source = _read(path, separator)
+    files = {TRAINING: path, "validation": validation, "test": test}
+    sources = {
+        part: _read(file, separator, "ratings" if part == TRAINING else part)
+        for part, file in files.items()
+        if file is not None
+    }
+    parts = Parts.of(sources)
+    frame, place = joined(sources, (user, item))
+    source = replace(sources[TRAINING], frame=frame, place=place)
+    num_training = parts.sizes[TRAINING]
     if timestamp is None and "timestamp" in source.frame:
         timestamp = "timestamp"
     wanted = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
@@ -101,22 +134,42 @@ def read_ratings(
     contents["rating"] = np.ones(len(source.frame))
     repairs: tuple[str, ...] = ()
     if rating is not None and is_label:
-        contents["rating"], repairs = _labels(source, rating)
+        contents["rating"], repairs = _labels(source, rating, num_training)
     elif rating is not None:
         contents["rating"] = _numbers(source, rating)
     if timestamp is not None:
         contents["timestamp"] = _seconds(source, timestamp)
     for name in map(str, source.frame):
         if name not in columns.values():
-            contents[name] = _feature(source, name, name in text_columns)
+            is_text = name in text_columns
+            contents[name] = _feature(source, name, is_text)
+            if len(parts.sizes) > 1 and not is_text:
+                _check_kind(source, contents[name], num_training)
     ratings = pd.DataFrame(contents)
 
-    if {"user", "item"} <= columns.keys():
+    def merge(rows: pd.DataFrame, name: str, start: int) -> Changed:
         if on_duplicate == "error":
-            _refuse_duplicates(source, ratings)
-        ratings, sentences = merge_duplicates(ratings, source.name, on_duplicate)
+            _refuse_duplicates(source, rows, start)
+        return merge_duplicates(rows, name, on_duplicate)
+
+    if {"user", "item"} <= columns.keys():
+        ratings, parts, sentences = parts.mapped(ratings, merge)
         repairs += sentences
-    return Dataset(name=source.name.split(".")[0], ratings=ratings, repairs=repairs)
+    dataset = Dataset(
+        name=source.name.split(".")[0],
+        ratings=ratings,
+        repairs=repairs,
+        parts=parts.held_out(),
+    )
+    for role, file, key in (
+        ("user", users, user_key or user),
+        ("item", items, item_key or item),
+    ):
+        if file is not None:
+            table = _read(file, separator, f"{role}s")
+            read = partial(_column, table, text_columns)
+            dataset = with_side_table(dataset, role, table, key, read)
+    return dataset
 
 
 def read_table(
@@ -244,14 +297,21 @@ class _Source:
         frame: The table.
         place: Function from the index of a row to its place in the file, for error
             messages.
+        is_typed: Whether texts are texts, even if they are numbers.
     """
 
     name: str
     frame: pd.DataFrame
     place: Callable[[int], str]
+    is_typed: bool = False
 
 
-def _read(path: str | os.PathLike[str], separator: str) -> _Source:
+def _read(path: Source, separator: str, name: str = "table") -> _Source:
+    """Reads a file, or a `DataFrame` that has a name in error messages."""
+    if isinstance(path, pd.DataFrame):
+        labels = path.index
+        frame = _normalized(path.copy(deep=False), name)
+        return _Source(name, frame, lambda row: f"{name}, index {labels[row]!r}", True)
     if len(separator) != 1:
         raise ValueError(
             f"`separator` must be one character. Received: separator={separator!r}."
@@ -296,6 +356,11 @@ def _read_parquet(data: bytes, name: str) -> pd.DataFrame:
         raise DataError(
             f"{name} is not a readable Parquet file: {one_line(error)}"
         ) from error
+    return _normalized(frame, name)
+
+
+def _normalized(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Returns a table with names that are text and differ, and a plain index."""
     frame.columns = pd.Index([str(column) for column in frame])
     if not frame.columns.is_unique:
         twice = frame.columns[frame.columns.duplicated()][0]
@@ -399,16 +464,20 @@ def _numbers(source: _Source, name: str) -> npt.NDArray[np.float64]:
 
 
 def _labels(
-    source: _Source, name: str
+    source: _Source, name: str, num_training: int
 ) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
-    """Returns labels as 0 and 1, and a sentence on them unless they were that."""
+    """Returns labels as 0 and 1, and a sentence on them unless they were that.
+
+    The labels of the training rows, which come first, are those of all rows.
+    """
     column = _single_values(source, name)
     if column.isna().any():
         place = source.place(int(column.isna().to_numpy().argmax()))
         raise DataError(f"{place}: the label in column {name!r} is missing")
     numbers = pd.to_numeric(column, errors="coerce")
-    values = column if numbers.isna().any() else numbers.astype(np.float64)
-    codes, distinct = pd.factorize(values, sort=True)
+    are_numbers = not numbers.iloc[:num_training].isna().any()
+    values = numbers.astype(np.float64) if are_numbers else column
+    _, distinct = pd.factorize(values.iloc[:num_training], sort=True)
     if len(distinct) != 2:
         shown_values = ", ".join(f"{value}" for value in distinct[:5])
         raise DataError(
@@ -416,6 +485,17 @@ def _labels(
             f"Received: {len(distinct):,} values, {shown_values}"
             f"{', ...' if len(distinct) > 5 else ''}. Predict a number with the task "
             "'regression', or choose the positives with `positive_threshold`."
+        )
+    codes = pd.Index(distinct).get_indexer(values)
+    if (codes < 0).any():
+        row = int((codes < 0).argmax())
+        zero, one = (
+            shown(str(column.iloc[(codes == code).argmax()])) for code in (0, 1)
+        )
+        raise DataError(
+            f"{source.place(row)}: the label in column {name!r} must be {zero} or "
+            f"{one}, as in {source.name}, read {shown(str(column.iloc[row]))}. Write "
+            "the labels alike in all files."
         )
     labels = codes.astype(np.float64)
     if list(distinct) == [0, 1]:
@@ -467,6 +547,23 @@ def _single_values(source: _Source, name: str) -> pd.Series[Any]:
     return column
 
 
+def _column(
+    source: _Source, text_columns: Collection[str], name: str
+) -> pd.Series[Any]:
+    return _feature(source, name, name in text_columns)
+
+
+def _check_kind(source: _Source, column: pd.Series[Any], num_training: int) -> None:
+    """Checks that a column of numbers in the training rows has numbers in all rows."""
+    if pd.api.types.is_numeric_dtype(column):
+        return
+    training = replace(source, frame=source.frame.iloc[:num_training])
+    alone = _feature(training, str(column.name), False)
+    if pd.api.types.is_numeric_dtype(alone) and alone.notna().any():
+        others = source.frame[column.name].iloc[num_training:]
+        check_numbers(others, source.name, lambda row: source.place(num_training + row))
+
+
 def _feature(source: _Source, name: str, text: bool) -> pd.Series[Any]:
     column = source.frame[name]
     known = column.notna()
@@ -483,7 +580,7 @@ def _feature(source: _Source, name: str, text: bool) -> pd.Series[Any]:
                 )
     if pd.api.types.infer_dtype(column) != "string":
         return column if not text else _as_text(column, known)
-    if text:
+    if text or source.is_typed:
         return column
     numbers = pd.to_numeric(column, errors="coerce")
     finite = np.isfinite(numbers.to_numpy(np.float64))
@@ -530,7 +627,7 @@ def _escaped(cell: object) -> object:
     return f"'{cell}" if is_formula else cell
 
 
-def _refuse_duplicates(source: _Source, ratings: pd.DataFrame) -> None:
+def _refuse_duplicates(source: _Source, ratings: pd.DataFrame, start: int) -> None:
     pairs = ratings[["user", "item"]]
     repeated = pairs.duplicated().to_numpy()
     if repeated.any():
@@ -538,6 +635,6 @@ def _refuse_duplicates(source: _Source, ratings: pd.DataFrame) -> None:
         user, item = pairs.iloc[row]
         first = int((pairs == [user, item]).all(axis=1).to_numpy().argmax())
         raise DataError(
-            f"{source.place(row)}: user {user} has already rated item {item}, "
-            f"at {source.place(first)}"
+            f"{source.place(start + row)}: user {user} has already rated item {item}, "
+            f"at {source.place(start + first)}"
         )
