@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,23 +12,11 @@ import pandas as pd
 
 from fmlayers.data.cells import as_number, as_text, shown
 from fmlayers.data.errors import DataError
+from fmlayers.data.table_files import TableFile
 
 TRAINING = "training"
 # The ratings of a part after a change, with sentences on it.
 Changed = tuple[pd.DataFrame, tuple[str, ...]]
-
-
-class Table(Protocol):
-    """A table with the places of its rows for error messages."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def frame(self) -> pd.DataFrame: ...
-
-    @property
-    def place(self) -> Callable[[int], str]: ...
 
 
 @dataclass(frozen=True)
@@ -45,7 +33,7 @@ class Parts:
     sizes: Mapping[str, int]
 
     @classmethod
-    def of(cls, tables: Mapping[str, Table]) -> Parts:
+    def of(cls, tables: Mapping[str, TableFile]) -> Parts:
         return cls(
             {part: table.name for part, table in tables.items()},
             {part: len(table.frame) for part, table in tables.items()},
@@ -94,7 +82,7 @@ class Parts:
 
 
 def joined(
-    tables: Mapping[str, Table], keys: Collection[str]
+    tables: Mapping[str, TableFile], keys: Collection[str]
 ) -> tuple[pd.DataFrame, Callable[[int], str]]:
     """Joins the tables of all parts.
 

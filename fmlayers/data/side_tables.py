@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
 from fmlayers.data.cells import as_text
+from fmlayers.data.column_values import feature, missing_sentence
 from fmlayers.data.dataset import Dataset
 from fmlayers.data.errors import DataError
-from fmlayers.data.parts import Table
+from fmlayers.data.table_files import TableFile
 
 
 def with_side_table(
     dataset: Dataset,
     role: str,
-    table: Table,
+    table: TableFile,
     key: str,
-    read: Callable[[str], pd.Series[Any]],
+    text_columns: Collection[str],
+    numeric_columns: Collection[str],
 ) -> Dataset:
     """Returns a dataset with a table of its users or items.
 
@@ -29,7 +31,8 @@ def with_side_table(
         table: The table, with a row per user or item.
         key: Name of the column of the users or items. If the table lacks it, it is
             `"user"` or `"item"`.
-        read: Returns the values of a column of `table`.
+        text_columns: Names of columns to read as text.
+        numeric_columns: Names of columns that must be numbers.
 
     Raises:
         DataError: If the dataset has no users or items, or has such a table already; if
@@ -60,9 +63,15 @@ def with_side_table(
         )
     keys = _like(dataset.ratings[role], table.frame[key])
     _check_keys(keys, role, key, table)
-    cells = {role: keys, **{name: read(name) for name in names if name != key}}
+    cells, missing = {role: keys}, {}
+    for name in names:
+        if name != key:
+            cells[name], missing[name] = feature(
+                table, name, text=name in text_columns, number=name in numeric_columns
+            )
+    repairs = dataset.repairs + missing_sentence(table.name, missing)
     tables: dict[str, Any] = {f"{role}s": pd.DataFrame(cells)}
-    with_table = replace(dataset, **tables)
+    with_table = replace(dataset, repairs=repairs, **tables)
     known = pd.Index(dataset.ratings[role].unique())
     absent = known[~known.isin(keys)]
     if not len(absent):
@@ -71,7 +80,7 @@ def with_side_table(
         f"{table.name}: {len(absent):,} of {len(known):,} {role}s have no row, such as "
         f"{absent[0]}; their columns count as missing."
     )
-    return replace(with_table, repairs=(*dataset.repairs, sentence))
+    return replace(with_table, repairs=(*repairs, sentence))
 
 
 def _like(ids: pd.Series[Any], keys: pd.Series[Any]) -> pd.Series[Any]:
@@ -83,7 +92,7 @@ def _like(ids: pd.Series[Any], keys: pd.Series[Any]) -> pd.Series[Any]:
     return cells.map(lambda x: by_text.get(as_text(x), x), na_action="ignore")
 
 
-def _check_keys(keys: pd.Series[Any], role: str, key: str, table: Table) -> None:
+def _check_keys(keys: pd.Series[Any], role: str, key: str, table: TableFile) -> None:
     missing = keys.isna().to_numpy()
     if missing.any():
         place = table.place(int(missing.argmax()))

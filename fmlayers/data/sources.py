@@ -1,7 +1,7 @@
 """Loads ratings from any source, and infers the kinds of their columns."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
@@ -14,8 +14,10 @@ from fmlayers.data.dataset import Dataset
 from fmlayers.data.encoder import Kind
 from fmlayers.data.errors import DataError
 from fmlayers.data.movielens import load_movielens
+from fmlayers.data.ratings import read_ratings
 from fmlayers.data.synthetic import synthetic
-from fmlayers.data.tables import Source, read_ratings
+from fmlayers.data.table_files import Source
+from fmlayers.data.table_format import TableFormat
 from fmlayers.data.weighted import is_pair
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".gz")
@@ -30,8 +32,10 @@ def load(
     item: str = "item",
     rating: str = "rating",
     timestamp: str | None = None,
-    separator: str = ",",
+    separator: str | None = None,
     on_duplicate: OnDuplicate = "last",
+    text_columns: Collection[str] = (),
+    numeric_columns: Collection[str] = (),
     is_label: bool = False,
     needs_pairs: bool = True,
     test: Source | None = None,
@@ -40,6 +44,7 @@ def load(
     items: Source | None = None,
     user_key: str | None = None,
     item_key: str | None = None,
+    table_format: TableFormat | None = None,
 ) -> Dataset:
     """Loads ratings, labels or implicit feedback.
 
@@ -52,8 +57,10 @@ def load(
         rating: Name of the rating column. Defaults to `"rating"`.
         timestamp: Optional name of the timestamp column. Defaults to `None`:
             `"timestamp"`, if there is such a column.
-        separator: Delimiter of a CSV file. Defaults to `","`.
+        separator: See `read_ratings`.
         on_duplicate: See `read_ratings`. Defaults to `"last"`.
+        text_columns: See `read_ratings`. Defaults to `()`.
+        numeric_columns: See `read_ratings`. Defaults to `()`.
         is_label: See `read_ratings`. Defaults to `False`.
         needs_pairs: See `read_ratings`. Defaults to `True`.
         test: See `read_ratings`.
@@ -62,6 +69,7 @@ def load(
         items: See `read_ratings`.
         user_key: See `read_ratings`.
         item_key: See `read_ratings`.
+        table_format: See `read_ratings`. Defaults to `TableFormat()`.
 
     Returns:
         A `Dataset`.
@@ -79,6 +87,8 @@ def load(
             timestamp=timestamp,
             separator=separator,
             on_duplicate=on_duplicate,
+            text_columns=text_columns,
+            numeric_columns=numeric_columns,
             is_label=is_label,
             needs_pairs=needs_pairs,
             test=test,
@@ -87,6 +97,7 @@ def load(
             items=items,
             user_key=user_key,
             item_key=item_key,
+            table_format=table_format,
         )
     names = ("test", "validation", "users", "items")
     for name, table in zip(names, (test, validation, users, items), strict=True):
