@@ -96,9 +96,9 @@ def train(
     """
     out = Path(out).resolve()
     data = RunData.read(config, dataset)
-    split = data.split(config)
     if dataset is not None:
-        config = in_memory(config)
+        config = in_memory(config, dataset)
+    split = data.split(config)
     record = {
         **config.to_dict(),
         "columns": columns_of(config, data.dataset),
@@ -123,8 +123,9 @@ def _train_in(
 ) -> None:
     started = time.perf_counter()
     described = describe_columns(dataset, record["columns"])
+    repairs = [f"data: {repair}" for repair in dataset.repairs]
     # In one piece, since `print` may be interrupted between two lines.
-    sys.stderr.write("\n".join([*described, ""]))
+    sys.stderr.write("\n".join([*described, *repairs, ""]))
     try:
         trainer = Trainer(config, record["columns"], dataset, folder)
         model = trainer.run(split.train)
