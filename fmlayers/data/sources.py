@@ -1,5 +1,6 @@
 """Loads ratings from any source, and infers the kinds of their columns."""
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -15,6 +16,7 @@ from fmlayers.data.errors import DataError
 from fmlayers.data.movielens import load_movielens
 from fmlayers.data.ratings import read_ratings
 from fmlayers.data.synthetic import synthetic
+from fmlayers.data.table_files import Source
 from fmlayers.data.table_format import TableFormat
 from fmlayers.data.weighted import is_pair
 
@@ -24,7 +26,7 @@ IDENTIFYING = ("title", "zip_code")
 
 
 def load(
-    source: str,
+    source: Source,
     *,
     user: str = "user",
     item: str = "item",
@@ -36,14 +38,20 @@ def load(
     numeric_columns: Collection[str] = (),
     is_label: bool = False,
     needs_pairs: bool = True,
+    test: Source | None = None,
+    validation: Source | None = None,
+    users: Source | None = None,
+    items: Source | None = None,
+    user_key: str | None = None,
+    item_key: str | None = None,
     table_format: TableFormat | None = None,
 ) -> Dataset:
     """Loads ratings, labels or implicit feedback.
 
     Args:
         source: `"synthetic"` (see `synthetic`); a MovieLens folder, zip file or name
-            (see `load_movielens`); or a CSV or Parquet file (see `read_ratings`). The
-            other arguments apply to CSV and Parquet files only.
+            (see `load_movielens`); or a CSV or Parquet file or a `DataFrame` (see
+            `read_ratings`). The other arguments apply to these only.
         user: Name of the user column. Defaults to `"user"`.
         item: Name of the item column. Defaults to `"item"`.
         rating: Name of the rating column. Defaults to `"rating"`.
@@ -55,6 +63,12 @@ def load(
         numeric_columns: See `read_ratings`. Defaults to `()`.
         is_label: See `read_ratings`. Defaults to `False`.
         needs_pairs: See `read_ratings`. Defaults to `True`.
+        test: See `read_ratings`.
+        validation: See `read_ratings`.
+        users: See `read_ratings`.
+        items: See `read_ratings`.
+        user_key: See `read_ratings`.
+        item_key: See `read_ratings`.
         table_format: See `read_ratings`. Defaults to `TableFormat()`.
 
     Returns:
@@ -64,11 +78,7 @@ def load(
         DataError: If the source cannot be read. The message names the file, line or
             column.
     """
-    if source == "synthetic":
-        return synthetic()
-    path = Path(source)
-    suffix = path.suffix.lower()
-    if suffix in TABLE_SUFFIXES or (path.is_file() and suffix != ".zip"):
+    if isinstance(source, pd.DataFrame) or _is_file(source):
         return read_ratings(
             source,
             user=user,
@@ -81,9 +91,31 @@ def load(
             numeric_columns=numeric_columns,
             is_label=is_label,
             needs_pairs=needs_pairs,
+            test=test,
+            validation=validation,
+            users=users,
+            items=items,
+            user_key=user_key,
+            item_key=item_key,
             table_format=table_format,
         )
-    return load_movielens(source)
+    names = ("test", "validation", "users", "items")
+    for name, table in zip(names, (test, validation, users, items), strict=True):
+        if table is not None:
+            raise DataError(
+                f"`{name}` must be left out for the source {source}: it is for CSV and "
+                "Parquet files."
+            )
+    return synthetic() if source == "synthetic" else load_movielens(source)
+
+
+def _is_file(source: str | os.PathLike[str]) -> bool:
+    """Returns whether a source is the file of a table."""
+    path = Path(source)
+    suffix = path.suffix.lower()
+    if source == "synthetic":
+        return False
+    return suffix in TABLE_SUFFIXES or (path.is_file() and suffix != ".zip")
 
 
 def infer_columns(
