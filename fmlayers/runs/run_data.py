@@ -8,8 +8,10 @@ from typing import Any
 import pandas as pd
 
 from fmlayers.data import DataError, Dataset, Split, load, split_rows
+from fmlayers.data.column_values import identifiers, numbers
 from fmlayers.data.dependent_columns import with_dependent_columns
 from fmlayers.data.fingerprint import fingerprint_of_tables
+from fmlayers.data.table_files import TableFile
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.folder import RunError
 from fmlayers.runs.targets import with_targets
@@ -57,6 +59,7 @@ class RunData:
             with_targets(loaded, config),
             user_columns=config.user_columns,
             item_columns=config.item_columns,
+            weights=config.weights_of,
         )
         return cls(loaded, dataset, any(own) or not isinstance(data, str | Path))
 
@@ -129,6 +132,11 @@ def _loaded(config: TrainingConfig, data: Data) -> Dataset:
                     f"`{name}` must be left out with a `Dataset`, which contains all "
                     f"tables. Received: {name}={arguments[name]!r}."
                 )
+        source = TableFile.read(data.ratings, config.table_format, data.name)
+        for key in ("user", "item"):
+            if key in data.ratings:
+                identifiers(source, key, key)
+        numbers(source, "rating")
         return data
     tables = _by_name(data)
     arguments |= {name: table for name, table in tables.items() if name != "ratings"}
