@@ -140,10 +140,16 @@ def _loaded(config: TrainingConfig, data: Data) -> Dataset:
         return data
     tables = _by_name(data)
     arguments |= {name: table for name, table in tables.items() if name != "ratings"}
-    sources = [tables["ratings"], *(arguments[name] for name in TABLES[1:])]
-    if any(isinstance(source, str) and source == IN_MEMORY for source in sources):
+    sources = {**arguments, "data": tables["ratings"]}
+    absent = [
+        name
+        for name in ("data", *TABLES[1:])
+        if isinstance(sources[name], str) and sources[name] == IN_MEMORY
+    ]
+    if absent:
         raise RunError(
-            "The run was trained on data in memory. Pass them again, with "
+            f"The run was trained on data in memory, of which {', '.join(absent)} "
+            f"{'is' if len(absent) == 1 else 'are'} missing. Pass them again, with "
             "`Run(path, dataset=...)`."
         )
     return load(tables["ratings"], **arguments)
