@@ -103,7 +103,7 @@ def test_a_run_on_files_of_its_own(file_run, tables):
 def test_columns_of_items_are_looked_up_as_they_were_trained(memory_run, tables):
     rows = tables["test"].rename(columns={"who": "user", "sku": "item"})
     joined = memory_run.test_table()
-    assert joined["brand"].dtype == np.float64
+    assert set(joined["brand"].dropna()) == set("01234")
     expected = memory_run.predict(joined)
     np.testing.assert_allclose(memory_run.predict(rows), expected, rtol=1e-5)
     assert memory_run.catalog().table["brand"].dropna().isin(list("01234")).all()
@@ -256,9 +256,14 @@ def test_a_dataset_and_a_frame_are_data_too(tables, tmp_path):
     assert run.config.items is None
     named = frame.rename(columns={"who": "user", "sku": "item", "stars": "rating"})
     dataset = Dataset("shop", named)
-    small = TrainingConfig(dim=4, max_epochs=2)
+    small = TrainingConfig(features=["user", "brand:categorical"], dim=4, max_epochs=2)
     run = train(small, tmp_path / "dataset", dataset=dataset)
     assert run.evaluate(k=3).ratings["rmse"] == run.metrics["rmse"]
+    # The number 2.0 of the data is the text "2" in items.csv, too.
+    assert named["brand"].dtype == np.float64
+    rows = run.test_table()
+    predicted = run.predict(rows.drop(columns="brand"))
+    np.testing.assert_allclose(predicted, run.predict(rows), rtol=1e-5)
     broken = Dataset("shop", named.assign(rating=np.nan))
     with pytest.raises(
         DataError, match="shop, row 0: the rating in column 'rating' mu"
