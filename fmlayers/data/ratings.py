@@ -36,6 +36,7 @@ def read_ratings(
     on_duplicate: OnDuplicate = "last",
     text_columns: Collection[str] = (),
     numeric_columns: Collection[str] = (),
+    weighted_columns: Collection[str] = (),
     is_label: bool = False,
     needs_pairs: bool = True,
     table_format: TableFormat | None = None,
@@ -66,6 +67,8 @@ def read_ratings(
             are numbers. Defaults to `()`.
         numeric_columns: Names of further columns that must be numbers. Any other cell,
             except for missing values, raises an error. Defaults to `()`.
+        weighted_columns: Names of columns of a sparse file whose values keep their
+            weights even if these are all 1. Defaults to `()`.
         is_label: Whether the rating column is a label, which must have two values,
             numbers or texts. The greater one becomes 1 and the other one 0. Defaults to
             `False`.
@@ -109,7 +112,11 @@ def read_ratings(
     for name in map(str, source.frame):
         if name not in columns.values():
             contents[name], missing[name] = feature(
-                source, name, text=name in text_columns, number=name in numeric_columns
+                source,
+                name,
+                text=name in text_columns,
+                number=name in numeric_columns,
+                weighted=name in weighted_columns,
             )
     ratings = pd.DataFrame(contents)
     repairs += missing_sentence(source.name, missing)

@@ -18,7 +18,17 @@ from fmlayers.data.synthetic import synthetic
 from fmlayers.data.table_format import TableFormat
 from fmlayers.data.weighted import is_pair
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".gz")
+TABLE_SUFFIXES = (
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".parquet",
+    ".pq",
+    ".gz",
+    ".bz2",
+    ".xz",
+    ".zst",
+)
 # Nearly unique in their table: another identifier of the row, not a feature.
 IDENTIFYING = ("title", "zip_code")
 
@@ -34,6 +44,7 @@ def load(
     on_duplicate: OnDuplicate = "last",
     text_columns: Collection[str] = (),
     numeric_columns: Collection[str] = (),
+    weighted_columns: Collection[str] = (),
     is_label: bool = False,
     needs_pairs: bool = True,
     table_format: TableFormat | None = None,
@@ -53,6 +64,7 @@ def load(
         on_duplicate: See `read_ratings`. Defaults to `"last"`.
         text_columns: See `read_ratings`. Defaults to `()`.
         numeric_columns: See `read_ratings`. Defaults to `()`.
+        weighted_columns: See `read_ratings`. Defaults to `()`.
         is_label: See `read_ratings`. Defaults to `False`.
         needs_pairs: See `read_ratings`. Defaults to `True`.
         table_format: See `read_ratings`. Defaults to `TableFormat()`.
@@ -79,6 +91,7 @@ def load(
             on_duplicate=on_duplicate,
             text_columns=text_columns,
             numeric_columns=numeric_columns,
+            weighted_columns=weighted_columns,
             is_label=is_label,
             needs_pairs=needs_pairs,
             table_format=table_format,

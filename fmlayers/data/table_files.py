@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from fmlayers.data.compressed import gunzip
+from fmlayers.data.compressed import uncompressed
 from fmlayers.data.csv_files import line_of, read_csv
 from fmlayers.data.errors import DataError
 from fmlayers.data.parquet_files import read_parquet
 from fmlayers.data.records import as_utf_8
+from fmlayers.data.sparse_files import read_sparse, sparse_format
 from fmlayers.data.table_format import TableFormat
 
 
@@ -27,12 +28,14 @@ class TableFile:
         place: Function from the position of a row to its place in the file, for error
             messages.
         table_format: The format of the file.
+        is_sparse: Whether the cells are lists of values with weights.
     """
 
     name: str
     frame: pd.DataFrame
     place: Callable[[int], str]
     table_format: TableFormat
+    is_sparse: bool = False
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], table_format: TableFormat) -> TableFile:
@@ -43,13 +46,16 @@ class TableFile:
                 line.
         """
         name = Path(path).name
-        data = read_bytes(Path(path))
+        data = uncompressed(read_bytes(Path(path)), name)
         if data[:4] == b"PAR1" or Path(path).suffix in (".parquet", ".pq"):
             frame = read_parquet(data, name)
             return cls(name, frame, lambda row: f"{name}, row {row + 1}", table_format)
-        if data[:2] == b"\x1f\x8b":
-            data = gunzip(data, name)
         text = as_utf_8(data, name, table_format.encoding)
+        layout = sparse_format(text, table_format.format)
+        if layout is not None:
+            frame, lines = read_sparse(text, name, table_format, layout)
+            place_of = lambda row: f"{name}, line {lines[row]}"  # noqa: E731
+            return cls(name, frame, place_of, table_format, is_sparse=True)
 
         def place(row: int) -> str:
             return f"{name}, line {line_of(text, name, table_format, row)}"

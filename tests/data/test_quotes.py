@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmlayers.data import DataError, TableFormat, load_movielens, read_ratings, read_table
+from fmlayers.data import (
+    DataError,
+    TableFormat,
+    load_movielens,
+    read_ratings,
+    read_table,
+)
 from fmlayers.data.csv_files import line_of, read_csv
 from fmlayers.data.quotes import check_quotes
 from fmlayers.data.records import records
