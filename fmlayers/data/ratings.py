@@ -84,7 +84,8 @@ def read_ratings(
         DataError: If the file cannot be used. The message names the line or column.
     """
     choice("on_duplicate", on_duplicate, get_args(OnDuplicate))
-    source = TableFile.read(path, TableFormat.of(table_format, separator))
+    named = (user, item, *text_columns, *weighted_columns)
+    source = TableFile.read(path, TableFormat.of(table_format, separator), named)
     if timestamp is None and "timestamp" in source.frame:
         timestamp = "timestamp"
     wanted = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
@@ -101,9 +102,10 @@ def read_ratings(
         if key in columns
     }
     contents["rating"] = np.ones(len(source.frame))
-    repairs: tuple[str, ...] = ()
+    repairs = source.remarks
     if rating is not None and is_label:
-        contents["rating"], repairs = labels(source, rating)
+        contents["rating"], remarks = labels(source, rating)
+        repairs += remarks
     elif rating is not None:
         contents["rating"] = numbers(source, rating)
     if timestamp is not None:

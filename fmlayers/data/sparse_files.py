@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -17,7 +17,8 @@ from fmlayers.data.errors import DataError
 from fmlayers.data.records import decode, shown
 from fmlayers.data.table_format import FileFormat, TableFormat
 
-TARGET, FEATURES, QUERY = "rating", "features", "qid"  # names of the columns
+# Names of the columns, and the beginning of those of fields.
+TARGET, FEATURES, QUERY, FIELD = "rating", "features", "qid", "field_"
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _PAIRS = rf"(?:[ \t]+\d+:{_NUMBER})+"
 _FIRST: dict[FileFormat, re.Pattern[str]] = {
@@ -34,10 +35,12 @@ class SparseTable(NamedTuple):
     Attributes:
         frame: The table. The target and the query are text, all other columns tuples.
         lines: The line of each row.
+        remarks: Sentences on how the columns were formed.
     """
 
     frame: pd.DataFrame
     lines: npt.NDArray[np.int64]
+    remarks: tuple[str, ...] = ()
 
 
 def sparse_format(data: bytes, wanted: FileFormat) -> FileFormat | None:
@@ -60,20 +63,26 @@ _MAX_FIRST = 2**20  # bytes in which the first line is looked for
 
 
 def read_sparse(
-    data: bytes, name: str, table_format: TableFormat, layout: FileFormat
+    data: bytes,
+    name: str,
+    table_format: TableFormat,
+    layout: FileFormat,
+    wanted: Collection[str] = (),
 ) -> SparseTable:
     """Returns the table of a sparse file.
 
-    A file of libsvm or libFM, with lines `TARGET INDEX:VALUE ...`, has the column
-    `features`; a file of libFFM, with `TARGET FIELD:INDEX:VALUE ...`, a column for each
-    field. Text after `#` is a comment. `qid:QUERY` after the target becomes the column
-    `qid`.
+    A file of libFFM, with lines `TARGET FIELD:INDEX:VALUE ...`, has a column for each
+    field. A file of libsvm or libFM, with lines `TARGET INDEX:VALUE ...`, has the
+    column `features`. But if all its values are 1, and each line has the same number of
+    indices, with other ones at each position, these positions are its fields. Text
+    after `#` is a comment. `qid:QUERY` after the target becomes the column `qid`.
 
     Args:
         data: The contents of the file, in UTF-8.
         name: Name of the file, for error messages.
         table_format: The format. Its `columns` are names of the target and the others.
         layout: `"libsvm"`, `"libfm"` or `"libffm"`.
+        wanted: Names of columns that must be formed, `features` or `field_0` and so on.
 
     Raises:
         DataError: If a line does not have this format. The message names it.
@@ -94,13 +103,23 @@ def read_sparse(
         frame[QUERY] = [query.removeprefix("qid:") for query in rows.queries]
     counts = np.array([len(tokens) for tokens in rows.tokens])
     owners = np.repeat(np.arange(len(counts)), counts)
+    remarks: tuple[str, ...] = ()
     if layout != "libffm":
-        frame[FEATURES] = _lists(owners, parts[0], parts[1], len(counts))
-    else:
+        width = _positions(rows, name, table_format, parts, wanted)
+        if width:
+            places = np.arange(len(owners)) % width
+            parts = [places, *parts]
+            remarks = (
+                f"{name}: each line has {width} indices with the value 1, read as "
+                f"{width} columns.",
+            )
+        else:
+            frame[FEATURES] = _lists(owners, parts[0], parts[1], len(counts))
+    if len(parts) == 3:
         for field in np.unique(parts[0]).tolist():
             chosen = parts[0] == field
             values = parts[1][chosen], parts[2][chosen]
-            frame[f"field_{field}"] = _lists(owners[chosen], *values, len(counts))
+            frame[f"{FIELD}{field}"] = _lists(owners[chosen], *values, len(counts))
     names = table_format.columns
     if names is not None:
         if len(names) != frame.shape[1]:
@@ -109,7 +128,39 @@ def read_sparse(
                 f"{list(frame)}. Received: columns={list(names)}."
             )
         frame.columns = pd.Index(names)
-    return SparseTable(frame, np.array(rows.lines))
+    return SparseTable(frame, np.array(rows.lines), remarks)
+
+
+def _positions(
+    rows: _Rows,
+    name: str,
+    table_format: TableFormat,
+    parts: list[npt.NDArray[Any]],
+    wanted: Collection[str],
+) -> int:
+    """Returns the number of positions that are fields, 0 if they are not."""
+    counts = [len(tokens) for tokens in rows.tokens]
+    fields = [x.removeprefix(FIELD) for x in wanted if x.startswith(FIELD)]
+    if table_format.columns is not None:
+        width = len(table_format.columns) - 1 - any(rows.queries)
+        width *= width > 1
+    elif FEATURES in wanted:
+        width = 0
+    elif fields:
+        width = max([int(x) + 1 for x in fields if _INDEX.fullmatch(x)], default=0)
+    else:
+        width = counts[0]
+        at = np.arange(len(parts[0])) % max(width, 1)
+        pairs = np.unique(np.stack([at, parts[0]]), axis=1)
+        is_field = len(np.unique(pairs[1])) == pairs.shape[1] and (parts[1] == 1).all()
+        return width if width > 1 and is_field and {*counts} == {width} else 0
+    other = next((i for i, n in enumerate(counts) if width and n != width), None)
+    if other is not None:
+        raise DataError(
+            f"{name}, line {rows.lines[other]}: expected {width} indices, one for each "
+            f"column, read {counts[other]}"
+        )
+    return width
 
 
 def is_categorical(column: pd.Series[Any]) -> bool:

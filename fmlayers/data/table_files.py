@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,7 @@ class TableFile:
             messages.
         table_format: The format of the file.
         is_sparse: Whether the cells are lists of values with weights.
+        remarks: Sentences on how the columns were formed.
     """
 
     name: str
@@ -36,10 +37,21 @@ class TableFile:
     place: Callable[[int], str]
     table_format: TableFormat
     is_sparse: bool = False
+    remarks: tuple[str, ...] = ()
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str], table_format: TableFormat) -> TableFile:
+    def read(
+        cls,
+        path: str | os.PathLike[str],
+        table_format: TableFormat,
+        wanted: Collection[str] = (),
+    ) -> TableFile:
         """Reads a file.
+
+        Args:
+            path: Path of the file.
+            table_format: The format of the file.
+            wanted: Names of columns that a sparse file must have; see `read_sparse`.
 
         Raises:
             DataError: If the file cannot be read as a table. The message names the
@@ -53,9 +65,15 @@ class TableFile:
         text = as_utf_8(data, name, table_format.encoding)
         layout = sparse_format(text, table_format.format)
         if layout is not None:
-            frame, lines = read_sparse(text, name, table_format, layout)
-            place_of = lambda row: f"{name}, line {lines[row]}"  # noqa: E731
-            return cls(name, frame, place_of, table_format, is_sparse=True)
+            sparse = read_sparse(text, name, table_format, layout, wanted)
+            return cls(
+                name,
+                sparse.frame,
+                lambda row: f"{name}, line {sparse.lines[row]}",
+                table_format,
+                is_sparse=True,
+                remarks=sparse.remarks,
+            )
 
         def place(row: int) -> str:
             return f"{name}, line {line_of(text, name, table_format, row)}"

@@ -54,7 +54,7 @@ def read_table(
     Raises:
         DataError: If the file cannot be used. The message names the line.
     """
-    source = TableFile.read(path, TableFormat.of(table_format, separator))
+    source = TableFile.read(path, TableFormat.of(table_format, separator), text_columns)
     columns = {}
     for name in map(str, source.frame):
         columns[name], _ = feature(

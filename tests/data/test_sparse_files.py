@@ -1,5 +1,8 @@
 """Files of libsvm, libFM and libFFM, read and written."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,6 +20,7 @@ from fmlayers.data import (
 )
 from fmlayers.runs import Run
 
+FRAPPE = Path(os.environ.get("FMLAYERS_DATA", "")) / "frappe" / "frappe.test.libfm"
 LIBSVM = """# a comment
 +1 1:0.5 7:1 # another one
 
@@ -128,6 +132,45 @@ def test_the_format_is_recognized_by_the_first_line(write):
     only_targets = TableFormat(format="libfm")
     table = read_table(write("1\n2\n"), table_format=only_targets)
     assert table["features"].tolist() == [(), ()]
+
+
+ONE_HOT = "5 3:1 9:1\n4 4:1 9:1\n"
+
+
+def test_the_positions_of_one_hot_indices_are_columns(write):
+    data = load(str(write(ONE_HOT)), needs_pairs=False)
+    assert data.ratings["field_0"].tolist() == ["3", "4"]
+    assert data.ratings["field_1"].tolist() == ["9", "9"]
+    assert data.repairs == (
+        "a.txt: each line has 2 indices with the value 1, read as 2 columns.",
+    )
+    names = TableFormat(columns=["stars", "who", "what"])
+    rated = load(
+        str(write(ONE_HOT)), user="who", item="what", rating="stars", table_format=names
+    )
+    assert rated.ratings["user"].tolist() == ["3", "4"]
+    fields = ["field_0", "field_1"]
+    for line, match in (
+        ("1 3:1", "expected 2 indices"),
+        ("1 3:1 9:2", "column 'field_1' must have at most"),
+        ("1 3:1 4:1", None),  # 4 at another position
+    ):
+        path = write(f"{ONE_HOT}{line}\n")
+        assert list(read_table(path)) == ["rating", "features"]
+        if match is None:
+            assert read_table(path, text_columns=fields)["field_1"][2] == "4"
+            continue
+        with pytest.raises(DataError, match=rf"a\.txt, line 3: {match}"):
+            read_table(path, text_columns=fields)
+    table = read_table(write(ONE_HOT), text_columns=["features"])
+    assert table["features"].tolist()[0] == (("3", 1.0), ("9", 1.0))
+
+
+@pytest.mark.skipif(not FRAPPE.is_file(), reason="FMLAYERS_DATA has no frappe")
+def test_a_real_file_of_libfm():
+    data = load(str(FRAPPE), needs_pairs=False, is_label=True)
+    assert data.ratings.shape == (57_720 // 2, 11)
+    assert set(infer_columns(data).values()) == {"categorical"}
 
 
 TABLE = pd.DataFrame(
