@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fmlayers.data.cells import as_number
 from fmlayers.data.errors import DataError
 from fmlayers.data.records import shown
 from fmlayers.data.sparse_files import FEATURES, as_categorical, is_categorical
@@ -169,6 +170,8 @@ def feature(
                     f"of values, read {shown(str(cell))}"
                 )
     if pd.api.types.infer_dtype(column) not in ("string", "empty"):
+        if number:
+            _check_numbers(source, name, column)
         return (_as_text(column, known) if text or is_id else column), 0
     missing = source.table_format.missing
     count = 0
@@ -193,6 +196,17 @@ def feature(
     if other.any() or not (number or finite.any()):
         return column, count if missing is not None else 0
     return numeric, count
+
+
+def _check_numbers(source: TableFile, name: str, column: pd.Series[Any]) -> None:
+    numbers = np.fromiter(map(as_number, column), np.float64, count=len(column))
+    bad = np.isinf(numbers)
+    if bad.any():
+        row = int(bad.argmax())
+        raise DataError(
+            f"{source.place(row)}: column {name!r} must have finite numbers, "
+            f"{_cell_read(column, row)}"
+        )
 
 
 def parsed(column: pd.Series[Any], table_format: TableFormat) -> pd.Series[Any]:

@@ -12,7 +12,8 @@ from fmlayers._types import OnDuplicate
 from fmlayers.data.dataset import Dataset
 from fmlayers.data.encoder import Kind
 from fmlayers.data.errors import DataError
-from fmlayers.data.movielens import load_movielens
+from fmlayers.data.movielens import MARKERS, load_movielens
+from fmlayers.data.parquet_files import parts_of
 from fmlayers.data.ratings import read_ratings
 from fmlayers.data.synthetic import synthetic
 from fmlayers.data.table_format import TableFormat
@@ -80,7 +81,8 @@ def load(
         return synthetic()
     path = Path(source)
     suffix = path.suffix.lower()
-    if suffix in TABLE_SUFFIXES or (path.is_file() and suffix != ".zip"):
+    is_table = suffix in TABLE_SUFFIXES or (path.is_file() and suffix != ".zip")
+    if is_table or _is_parquet_folder(path):
         return read_ratings(
             source,
             user=user,
@@ -97,6 +99,13 @@ def load(
             table_format=table_format,
         )
     return load_movielens(source)
+
+
+def _is_parquet_folder(path: Path) -> bool:
+    """Returns whether a folder contains Parquet files, and none of MovieLens."""
+    if not path.is_dir() or any((path / name).is_file() for name in MARKERS):
+        return False
+    return bool(parts_of(path))
 
 
 def infer_columns(

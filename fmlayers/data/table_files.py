@@ -12,7 +12,7 @@ import pandas as pd
 from fmlayers.data.compressed import uncompressed
 from fmlayers.data.csv_files import line_of, read_csv
 from fmlayers.data.errors import DataError
-from fmlayers.data.parquet_files import read_parquet
+from fmlayers.data.parquet_files import SUFFIXES, parts_of, read_folder, read_parquet
 from fmlayers.data.records import as_utf_8
 from fmlayers.data.sparse_files import read_sparse, sparse_format
 from fmlayers.data.table_format import TableFormat
@@ -57,9 +57,14 @@ class TableFile:
             DataError: If the file cannot be read as a table. The message names the
                 line.
         """
-        name = Path(path).name
-        data = uncompressed(read_bytes(Path(path)), name)
-        if data[:4] == b"PAR1" or Path(path).suffix in (".parquet", ".pq"):
+        path = Path(path)
+        name = path.name or path.resolve().name
+        parts = parts_of(path) if path.is_dir() else []
+        if parts:
+            frame, place = read_folder(path, parts, read_bytes)
+            return cls(name, frame, place, table_format)
+        data = uncompressed(read_bytes(path), name)
+        if data[:4] == b"PAR1" or path.suffix in SUFFIXES:
             frame = read_parquet(data, name)
             return cls(name, frame, lambda row: f"{name}, row {row + 1}", table_format)
         text = as_utf_8(data, name, table_format.encoding)
@@ -75,10 +80,12 @@ class TableFile:
                 remarks=sparse.remarks,
             )
 
-        def place(row: int) -> str:
-            return f"{name}, line {line_of(text, name, table_format, row)}"
-
-        return cls(name, read_csv(text, name, table_format), place, table_format)
+        return cls(
+            name,
+            read_csv(text, name, table_format),
+            lambda row: f"{name}, line {line_of(text, name, table_format, row)}",
+            table_format,
+        )
 
 
 def read_bytes(path: Path) -> bytes:
