@@ -115,6 +115,23 @@ def read_folder(
     return pd.DataFrame(columns), place
 
 
+def normalized(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Returns a table with different names of columns, a plain index and no categories.
+
+    Raises:
+        DataError: If two columns have the same name, or the table has no rows.
+    """
+    frame.columns = pd.Index([str(column) for column in frame])
+    if not frame.columns.is_unique:
+        twice = frame.columns[frame.columns.duplicated()][0]
+        raise DataError(f"{name} has two columns {twice!r}.")
+    if frame.empty:
+        raise DataError(f"{name} has no rows.")
+    for column in frame.select_dtypes("category"):
+        frame[column] = frame[column].astype(frame[column].cat.categories.dtype)
+    return frame.reset_index(drop=frame.index.names == [None])
+
+
 def _table(data: bytes, name: str) -> pd.DataFrame:
     try:
         import pyarrow as pa

@@ -1,5 +1,6 @@
 """Loads ratings from any source, and infers the kinds of their columns."""
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -16,6 +17,7 @@ from fmlayers.data.movielens import MARKERS, load_movielens
 from fmlayers.data.parquet_files import parts_of
 from fmlayers.data.ratings import read_ratings
 from fmlayers.data.synthetic import synthetic
+from fmlayers.data.table_files import Source
 from fmlayers.data.table_format import TableFormat
 from fmlayers.data.weighted import is_pair
 
@@ -35,7 +37,7 @@ IDENTIFYING = ("title", "zip_code")
 
 
 def load(
-    source: str,
+    source: Source,
     *,
     user: str = "user",
     item: str = "item",
@@ -48,14 +50,20 @@ def load(
     weighted_columns: Collection[str] = (),
     is_label: bool = False,
     needs_pairs: bool = True,
+    test: Source | None = None,
+    validation: Source | None = None,
+    users: Source | None = None,
+    items: Source | None = None,
+    user_key: str | None = None,
+    item_key: str | None = None,
     table_format: TableFormat | None = None,
 ) -> Dataset:
     """Loads ratings, labels or implicit feedback.
 
     Args:
         source: `"synthetic"` (see `synthetic`); a MovieLens folder, zip file or name
-            (see `load_movielens`); or a CSV or Parquet file (see `read_ratings`). The
-            other arguments apply to CSV and Parquet files only.
+            (see `load_movielens`); or a CSV or Parquet file or a `DataFrame` (see
+            `read_ratings`). The other arguments apply to these only.
         user: Name of the user column. Defaults to `"user"`.
         item: Name of the item column. Defaults to `"item"`.
         rating: Name of the rating column. Defaults to `"rating"`.
@@ -68,6 +76,12 @@ def load(
         weighted_columns: See `read_ratings`. Defaults to `()`.
         is_label: See `read_ratings`. Defaults to `False`.
         needs_pairs: See `read_ratings`. Defaults to `True`.
+        test: See `read_ratings`.
+        validation: See `read_ratings`.
+        users: See `read_ratings`.
+        items: See `read_ratings`.
+        user_key: See `read_ratings`.
+        item_key: See `read_ratings`.
         table_format: See `read_ratings`. Defaults to `TableFormat()`.
 
     Returns:
@@ -77,12 +91,7 @@ def load(
         DataError: If the source cannot be read. The message names the file, line or
             column.
     """
-    if source == "synthetic":
-        return synthetic()
-    path = Path(source)
-    suffix = path.suffix.lower()
-    is_table = suffix in TABLE_SUFFIXES or (path.is_file() and suffix != ".zip")
-    if is_table or _is_parquet_folder(path):
+    if isinstance(source, pd.DataFrame) or _is_file(source):
         return read_ratings(
             source,
             user=user,
@@ -96,16 +105,34 @@ def load(
             weighted_columns=weighted_columns,
             is_label=is_label,
             needs_pairs=needs_pairs,
+            test=test,
+            validation=validation,
+            users=users,
+            items=items,
+            user_key=user_key,
+            item_key=item_key,
             table_format=table_format,
         )
-    return load_movielens(source)
+    names = ("test", "validation", "users", "items")
+    for name, table in zip(names, (test, validation, users, items), strict=True):
+        if table is not None:
+            raise DataError(
+                f"`{name}` must be left out for the source {source}: it is for CSV and "
+                "Parquet files."
+            )
+    return synthetic() if source == "synthetic" else load_movielens(source)
 
 
-def _is_parquet_folder(path: Path) -> bool:
-    """Returns whether a folder contains Parquet files, and none of MovieLens."""
-    if not path.is_dir() or any((path / name).is_file() for name in MARKERS):
+def _is_file(source: str | os.PathLike[str]) -> bool:
+    """Returns whether a source is the file of a table."""
+    path = Path(source)
+    suffix = path.suffix.lower()
+    if source == "synthetic":
         return False
-    return bool(parts_of(path))
+    if suffix in TABLE_SUFFIXES or (path.is_file() and suffix != ".zip"):
+        return True
+    is_movielens = any((path / name).is_file() for name in MARKERS)
+    return path.is_dir() and not is_movielens and bool(parts_of(path))
 
 
 def infer_columns(

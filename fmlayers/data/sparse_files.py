@@ -82,7 +82,8 @@ def read_sparse(
         name: Name of the file, for error messages.
         table_format: The format. Its `columns` are names of the target and the others.
         layout: `"libsvm"`, `"libfm"` or `"libffm"`.
-        wanted: Names of columns that must be formed, `features` or `field_0` and so on.
+        wanted: Names of columns that must be formed, `features` or `field_0` and so on,
+            empty ones if no line has such a field.
 
     Raises:
         DataError: If a line does not have this format. The message names it.
@@ -120,6 +121,9 @@ def read_sparse(
             chosen = parts[0] == field
             values = parts[1][chosen], parts[2][chosen]
             frame[f"{FIELD}{field}"] = _lists(owners[chosen], *values, len(counts))
+    for column in wanted:
+        if column.startswith(FIELD) and column not in frame:
+            frame[column] = np.fromiter([()] * len(frame), object, count=len(frame))
     names = table_format.columns
     if names is not None:
         if len(names) != frame.shape[1]:

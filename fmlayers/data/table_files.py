@@ -12,15 +12,23 @@ import pandas as pd
 from fmlayers.data.compressed import uncompressed
 from fmlayers.data.csv_files import line_of, read_csv
 from fmlayers.data.errors import DataError
-from fmlayers.data.parquet_files import SUFFIXES, parts_of, read_folder, read_parquet
+from fmlayers.data.parquet_files import (
+    SUFFIXES,
+    normalized,
+    parts_of,
+    read_folder,
+    read_parquet,
+)
 from fmlayers.data.records import as_utf_8
 from fmlayers.data.sparse_files import read_sparse, sparse_format
 from fmlayers.data.table_format import TableFormat
 
+Source = str | os.PathLike[str] | pd.DataFrame
+
 
 @dataclass(frozen=True)
 class TableFile:
-    """A table as read from a file.
+    """A table as read from a file, or in memory.
 
     Attributes:
         name: Name of the file, for error messages.
@@ -28,6 +36,7 @@ class TableFile:
         place: Function from the position of a row to its place in the file, for error
             messages.
         table_format: The format of the file.
+        is_typed: Whether texts are texts, even if they are numbers.
         is_sparse: Whether the cells are lists of values with weights.
         remarks: Sentences on how the columns were formed.
     """
@@ -36,27 +45,33 @@ class TableFile:
     frame: pd.DataFrame
     place: Callable[[int], str]
     table_format: TableFormat
+    is_typed: bool = False
     is_sparse: bool = False
     remarks: tuple[str, ...] = ()
 
     @classmethod
     def read(
         cls,
-        path: str | os.PathLike[str],
+        path: Source,
         table_format: TableFormat,
+        name: str = "table",
+        *,
         wanted: Collection[str] = (),
     ) -> TableFile:
-        """Reads a file.
+        """Reads a file, or a `DataFrame`.
 
         Args:
-            path: Path of the file.
+            path: Path of the file or of a folder of Parquet files, or the `DataFrame`.
             table_format: The format of the file.
+            name: Name of a `DataFrame`. Defaults to `"table"`.
             wanted: Names of columns that a sparse file must have; see `read_sparse`.
 
         Raises:
             DataError: If the file cannot be read as a table. The message names the
                 line.
         """
+        if isinstance(path, pd.DataFrame):
+            return cls._of(path, table_format, name)
         path = Path(path)
         name = path.name or path.resolve().name
         parts = parts_of(path) if path.is_dir() else []
@@ -86,6 +101,18 @@ class TableFile:
             lambda row: f"{name}, line {line_of(text, name, table_format, row)}",
             table_format,
         )
+
+    @classmethod
+    def _of(
+        cls, frame: pd.DataFrame, table_format: TableFormat, name: str
+    ) -> TableFile:
+        labels = frame.index
+
+        def place(row: int) -> str:
+            return f"{name}, row {labels[row]}"
+
+        plain = normalized(frame.copy(deep=False), name)
+        return cls(name, plain, place, table_format, is_typed=True)
 
 
 def read_bytes(path: Path) -> bytes:

@@ -54,7 +54,9 @@ def read_table(
     Raises:
         DataError: If the file cannot be used. The message names the line.
     """
-    source = TableFile.read(path, TableFormat.of(table_format, separator), text_columns)
+    source = TableFile.read(
+        path, TableFormat.of(table_format, separator), wanted=text_columns
+    )
     columns = {}
     for name in map(str, source.frame):
         columns[name], _ = feature(
@@ -65,12 +67,6 @@ def read_table(
             weighted=name in weighted_columns,
             is_id=name in id_columns,
         )
-    if source.is_sparse:
-        for name in text_columns:
-            empty = () if name in weighted_columns else None
-            columns.setdefault(
-                name, pd.Series([empty] * len(source.frame), dtype=object)
-            )
     return pd.DataFrame(columns)
 
 

@@ -20,6 +20,7 @@ from fmlayers.explain import (
     term_sizes,
 )
 from fmlayers.runs.prediction import check_scores
+from fmlayers.runs.run_data import Data
 from fmlayers.runs.saved_run import SavedRun
 
 MAX_TERMS = 10
@@ -147,7 +148,7 @@ def explain_pair(run: SavedRun, user: str, item: str) -> PairReport:
 
 
 def explain_fields(
-    run: SavedRun, data: str | None = None, *, measure: Measure = "std"
+    run: SavedRun, data: Data | None = None, *, measure: Measure = "std"
 ) -> FieldReport:
     """Measures how much each field and each pair of fields matters on the test rows.
 
