@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fmlayers.data.cells import as_text
+from fmlayers.data.cells import as_number, as_text
 from fmlayers.data.errors import DataError
 from fmlayers.data.records import shown
+from fmlayers.data.sparse_files import FEATURES, as_categorical, is_categorical
 from fmlayers.data.table_files import TableFile
 from fmlayers.data.table_format import NUMBER_MARKERS, TableFormat
 from fmlayers.data.weighted import is_pair
@@ -120,6 +121,8 @@ def _cell_read(column: pd.Series[Any], row: int) -> str:
 def _single_values(source: TableFile, name: str) -> pd.Series[Any]:
     """Returns a column, or raises `DataError` if it contains lists or records."""
     column = source.frame[name]
+    if source.is_sparse and isinstance(column.iloc[0], tuple):
+        return as_categorical(column, source.place)
     if column.dtype == object:
         for row, cell in enumerate(column):
             if not _is_single(cell):
@@ -137,6 +140,7 @@ def feature(
     text: bool = False,
     number: bool = False,
     is_id: bool = False,
+    weighted: bool = False,
 ) -> tuple[pd.Series[Any], int]:
     """Returns a column as numbers if all its cells are numbers, otherwise as text.
 
@@ -147,6 +151,8 @@ def feature(
         number: Whether the column must be numeric. Defaults to `False`.
         is_id: Whether to return text in which only an empty cell is a missing value.
             Defaults to `False`.
+        weighted: Whether values of a sparse file keep their weights even if these are
+            all 1. Defaults to `False`.
 
     Returns:
         The column, with lists as tuples, and the number of its cells that are texts
@@ -157,6 +163,14 @@ def feature(
             not.
     """
     column = source.frame[name]
+    if source.is_sparse and len(column) and isinstance(column.iloc[0], tuple):
+        if (
+            name == FEATURES
+            or weighted
+            or not (text or is_id or is_categorical(column))
+        ):
+            return column, 0
+        return as_categorical(column, source.place), 0
     known = column.notna()
     if column.dtype == object and known.any():
         column = column.map(_tuple)
@@ -168,6 +182,8 @@ def feature(
                     f"of values, read {shown(str(cell))}"
                 )
     if pd.api.types.infer_dtype(column) not in ("string", "empty"):
+        if number:
+            _check_numbers(source, name, column)
         return (_as_text(column, known) if text or is_id else column), 0
     missing = source.table_format.missing
     count = 0
@@ -192,6 +208,17 @@ def feature(
     if other.any() or not (number or finite.any()):
         return column, count if missing is not None else 0
     return numeric, count
+
+
+def _check_numbers(source: TableFile, name: str, column: pd.Series[Any]) -> None:
+    numbers = np.fromiter(map(as_number, column), np.float64, count=len(column))
+    bad = np.isinf(numbers)
+    if bad.any():
+        row = int(bad.argmax())
+        raise DataError(
+            f"{source.place(row)}: column {name!r} must have finite numbers, "
+            f"{_cell_read(column, row)}"
+        )
 
 
 def parsed(column: pd.Series[Any], table_format: TableFormat) -> pd.Series[Any]:

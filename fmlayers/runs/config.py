@@ -515,6 +515,7 @@ class TrainingConfig:
             "rating": self.target,
             "text_columns": [c for c, kind in kinds if kind and kind != "numeric"],
             "numeric_columns": [c for c, kind in kinds if kind == "numeric"],
+            "weighted_columns": [c for c, kind in kinds if kind == "weighted"],
             "is_label": is_label,
             "needs_pairs": self.task == "implicit",
         }

@@ -338,6 +338,7 @@ class SavedRun:
             path,
             text_columns=[name for name, kind in kinds.items() if kind != "numeric"],
             numeric_columns=[name for name, kind in kinds.items() if kind == "numeric"],
+            weighted_columns=[n for n, kind in kinds.items() if kind == "weighted"],
             id_columns={*self._names(), "user", "item"},
             table_format=TableFormat.of(self._format(table_format), separator),
         )

@@ -1,5 +1,6 @@
 import contextlib
 import io
+import sys
 
 import numpy as np
 import pandas as pd
@@ -269,10 +270,7 @@ def test_debug_shows_where_an_error_came_from(tmp_path):
 
 
 def test_a_missing_package_is_named(trained, tmp_path, capsys, monkeypatch):
-    def without_pyarrow(*arguments, **options):
-        raise ImportError("no pyarrow")
-
-    monkeypatch.setattr(pd, "read_parquet", without_pyarrow)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "rows.parquet").write_bytes(b"PAR1")
     command = ["predict", str(trained[0]), "--data", str(tmp_path / "rows.parquet")]
     assert cli.main(command) == 1
