@@ -124,7 +124,7 @@ def _is_positive(
             f"{', '.join(map(repr, positive))}, and in the file {ones or zeros}."
         )
     sentence = f"{source.name}: the label is 1 for {column.name} {ones}, 0 for {zeros}."
-    return is_one.astype(np.float64).to_numpy(), (sentence,)
+    return np.asarray(is_one, np.float64), (sentence,)
 
 
 def seconds(source: TableFile, name: str) -> npt.NDArray[np.int64]:
