@@ -17,7 +17,16 @@ def convert(config: TrainingConfig, path: str | Path, format: SparseFormat) -> P
 
     Returns:
         The path of the file that says what each index means.
+
+    Raises:
+        ValueError: If test or validation rows are in files of their own.
     """
+    for name in ("test", "validation"):
+        if getattr(config, name) is not None:
+            raise ValueError(
+                f"`{name}` must be left out: one file is written, without a division "
+                f"of its rows. Received: {name}={getattr(config, name)!r}."
+            )
     loaded = sources.load(config.data, **config.columns_of_a_table())
     dataset = with_targets(loaded, config)
     columns = columns_of(config, dataset)

@@ -1,6 +1,8 @@
 """Runs on tables of their own: items, users, test and validation rows, or in memory."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -10,6 +12,7 @@ from checks import check_error
 from fmlayers.cli import main
 from fmlayers.data import DataError, Dataset, write_csv
 from fmlayers.runs import Run, TrainingConfig, train
+from fmlayers.runs.conversion import convert
 from fmlayers.runs.examples import Examples
 from fmlayers.runs.folder import RunError
 from fmlayers.runs.run_data import IN_MEMORY, RunData
@@ -274,6 +277,12 @@ def test_a_dataset_and_a_frame_are_data_too(tables, tmp_path):
         train(small, tmp_path / "broken", dataset=broken)
 
 
+def test_a_conversion_writes_one_file(tmp_path):
+    for name in ("test", "validation"):
+        with pytest.raises(ValueError, match=f"`{name}` must be left out: one file"):
+            convert(TrainingConfig(**{name: "x.csv"}), tmp_path / "a.ffm", "libffm")
+
+
 def test_other_things_are_no_data(tables, tmp_path):
     for data in (3, {"items": tables["items"]}, {**tables, "movies": tables["items"]}):
         with pytest.raises(
@@ -387,7 +396,12 @@ def test_the_command_reads_all_files(tables, tmp_path, capsys):
     shown = capsys.readouterr()
     assert "test rows of test.csv" in shown.out
     assert "age numeric" in shown.err
-    assert main(["evaluate", str(tmp_path / "run"), "--top", "3"]) == 0
+    words = ["evaluate", str(tmp_path / "run"), "--top", "3"]
+    fresh = subprocess.run(
+        [sys.executable, "-m", "fmlayers", *words], capture_output=True, text=True
+    )
+    assert fresh.returncode == 0, fresh.stderr
+    assert "RMSE" in fresh.stdout
     assert main(["recommend", str(tmp_path / "run"), "--user", "u3"]) == 0
     (tmp_path / "rows.csv").write_text("who,sku\nu1,101\nu2,102\n")
     rows = ["--data", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "p.csv")]
