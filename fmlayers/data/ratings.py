@@ -26,6 +26,7 @@ from fmlayers.data.side_tables import with_side_table
 from fmlayers.data.table_files import Source, TableFile
 from fmlayers.data.table_format import TableFormat
 
+_ROW = "\0row"  # a column of the rows in the files, which no file can have
 # Names of `DataFrame`s in error messages.
 NAMES = {TRAINING: "ratings", "validation": "validation", "test": "test"}
 
@@ -168,14 +169,17 @@ def read_ratings(
             _refuse_duplicates(source, rows, start)
         return merge_duplicates(rows, name, on_duplicate)
 
+    ratings[_ROW] = np.arange(len(ratings))
     if {"user", "item"} <= columns.keys():
         ratings, parts, sentences = parts.mapped(ratings, merge)
         repairs += sentences
+    rows = ratings.pop(_ROW).to_numpy()
     dataset = Dataset(
         name=source.name.split(".")[0],
         ratings=ratings,
         repairs=repairs,
         parts=parts.held_out(),
+        place=lambda row: source.place(int(rows[row])),
     )
     for role, file, key in (
         ("user", users, user_key or user),

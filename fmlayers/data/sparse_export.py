@@ -15,7 +15,7 @@ from fmlayers._checks import choice
 from fmlayers._files import whole_file
 from fmlayers.data.dataset import Dataset
 from fmlayers.data.encoder import MISSING, MULTIPLE, Encoder, Kind, as_numbers
-from fmlayers.data.errors import DataError
+from fmlayers.data.errors import DataError, named_places
 from fmlayers.data.tables import write_csv
 from fmlayers.data.vectors import as_vectors
 
@@ -31,6 +31,7 @@ def write_sparse(
     columns: Mapping[str, Kind],
     format: SparseFormat = "libffm",
     *,
+    rows: npt.NDArray[np.int64] | None = None,
     list_separator: str = "|",
     weights: Mapping[str, str] | None = None,
 ) -> Path:
@@ -51,6 +52,8 @@ def write_sparse(
         columns: Dict from the names of the columns to write to their kinds, such as
             `infer_columns` returns. Each is a field.
         format: `"libsvm"`, `"libfm"` or `"libffm"`. Defaults to `"libffm"`.
+        rows: Optional positions of the rows to write. Their indices are those that all
+            rows of the dataset would have. Defaults to all rows.
         list_separator: Text between the values of a list. Defaults to `"|"`.
         weights: Optional dict from the names of weighted columns to the columns with
             their weights.
@@ -67,7 +70,11 @@ def write_sparse(
     if not path.parent.is_dir():
         raise DataError(f"{path}: there is no folder {path.parent}.")
     table = dataset.table()
-    encoder = Encoder(columns, separator=list_separator, weights=weights).fit(table)
+    encoder = Encoder(columns, separator=list_separator, weights=weights)
+    with named_places(dataset.place_of):
+        encoder.fit(table)
+    if rows is not None:
+        table = table.iloc[rows]
     first = _FIRST_INDEX[format]
     parts, known = [], []
     for field, column in enumerate(encoder.columns):

@@ -11,6 +11,7 @@ from fmlayers._text_tables import aligned
 from fmlayers.data import DataError, Dataset, Encoder, Split, SyntheticDataset
 from fmlayers.data.cells import as_text
 from fmlayers.data.encoder import UNKNOWN
+from fmlayers.data.errors import named_places
 from fmlayers.metrics import (
     Relevance,
     auc,
@@ -243,7 +244,8 @@ def target_metrics(
         return {}
     table = dataset.table().iloc[split.test]
     truth = table["rating"].to_numpy(np.float64)
-    inputs = encoder.transform(table)
+    with named_places(lambda c, row: dataset.place_of(c, int(split.test[row]))):
+        inputs = encoder.transform(table)
     mean = np.full_like(truth, dataset.ratings["rating"].iloc[split.train].mean())
     metrics: dict[str, Any] = {}
     if config.task == "binary":
