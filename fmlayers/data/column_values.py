@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fmlayers.data.cells import as_number
+from fmlayers.data.cells import as_number, as_text
 from fmlayers.data.errors import DataError
 from fmlayers.data.records import shown
 from fmlayers.data.sparse_files import FEATURES, as_categorical, is_categorical
@@ -267,7 +267,7 @@ def _as_text(column: pd.Series[Any], known: pd.Series[bool]) -> pd.Series[Any]:
 
 
 def _text(cell: object) -> object:
-    return cell if isinstance(cell, tuple) else str(cell)  # of a Parquet file
+    return cell if isinstance(cell, tuple) else as_text(cell)  # of a Parquet file
 
 
 def _is_single(cell: object) -> bool:

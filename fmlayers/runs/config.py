@@ -1,6 +1,7 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, get_args
 
 from fmlayers import _checks
@@ -490,6 +491,13 @@ class TrainingConfig:
         return TableFormat(
             **{name: getattr(self, setting) for name, setting in FILE_SETTINGS.items()}
         )
+
+    @property
+    def described_split(self) -> str:
+        """The split as text."""
+        if self.test is None:
+            return f"split {self.split}"
+        return f"test rows of {Path(self.test).name}"
 
     def columns_of_a_table(self) -> dict[str, Any]:
         """Returns the arguments of `fmlayers.data.load` that describe a CSV file."""

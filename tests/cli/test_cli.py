@@ -100,13 +100,16 @@ def test_every_setting_has_an_option():
         --hidden-units 8 4 --dropout .3 --combiner sum --task implicit
         --positive-threshold 4 --on-duplicate sum --encoding latin-1 --columns a b
         --quoting never --missing - ? --thousands . --decimal , --list-separator /
-        --format csv --weights-of genres=shares
+        --format csv --weights-of genres=shares --users u --items i --user-key v
+        --item-key j --user-columns age --item-columns year --test t --validation w
     """
     options = vars(parser().parse_args(command.split()))
     default = TrainingConfig().to_dict()
     assert set(default) <= set(options)
     assert not [name for name, value in default.items() if options[name] == value]
-    config = TrainingConfig(**{name: options[name] for name in default})
+    alternatives = ("test", "validation")  # of the options of a split
+    values = {name: options[name] for name in default if name not in alternatives}
+    config = TrainingConfig(**values)
     assert config.l2_of == {"age": 0.5, "sex": 2.0}
     assert config.weights_of == {"genres": "shares"}
     former = parser().parse_args(["train", "--out", "r", "--rating", "stars"])
