@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,7 +58,7 @@ def labels(
     markers = source.table_format.missing
     if markers is None and numbers.notna().any():
         markers = NUMBER_MARKERS
-    missing = (column.isna() | column.isin(markers or ())).to_numpy()
+    missing = column.isna().to_numpy() | _is_one_of(column, markers or ())
     if missing.any():
         place = source.place(int(missing.argmax()))
         raise DataError(f"{place}: the label in column {name!r} is missing")
@@ -188,7 +188,7 @@ def feature(
     missing = source.table_format.missing
     count = 0
     if missing is not None and not is_id:
-        is_marker = column.isin(missing) & known
+        is_marker = _is_one_of(column, missing)
         column, count = column.mask(is_marker), int(is_marker.sum())
     if text or is_id or (source.is_typed and not number):
         return column, count
@@ -196,7 +196,7 @@ def feature(
     finite = np.isfinite(numeric.to_numpy(np.float64, na_value=np.nan))
     other = column.notna().to_numpy() & ~finite
     if missing is None:
-        is_marker = other & column.isin(NUMBER_MARKERS).to_numpy()
+        is_marker = other & _is_one_of(column, NUMBER_MARKERS)
         other &= ~is_marker
         count = int(is_marker.sum())
     if number and other.any():
@@ -208,6 +208,14 @@ def feature(
     if other.any() or not (number or finite.any()):
         return column, count if missing is not None else 0
     return numeric, count
+
+
+def _is_one_of(column: pd.Series[Any], texts: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Returns which cells are one of some texts, apart from blanks around them."""
+    if pd.api.types.infer_dtype(column) != "string":
+        return np.zeros(len(column), bool)
+    found = column.isin(texts) | column.str.strip().isin(texts)
+    return (found & column.notna()).to_numpy(bool)
 
 
 def _check_numbers(source: TableFile, name: str, column: pd.Series[Any]) -> None:

@@ -545,6 +545,8 @@ class TrainingConfig:
             written = name if name in record else known.former or name
             if written in record and spec.takes(name):
                 values[name] = record[written]
+        if "missing" not in record:  # of a version where only empty cells were
+            values["missing"] = ()
         if "task" not in record:  # of version 0.1.0
             values["on_duplicate"] = "last"
         return cls(**values)

@@ -323,7 +323,7 @@ def test_a_negative_has_its_own_category(basket):
     config = TrainingConfig(**BASKET)
     dataset = RunData.read(config, Dataset("b", basket.assign(rating=1.0))).dataset
     columns = dict.fromkeys(["user", "item", "category", "city", "weekday"])
-    kinds = {name: "categorical" for name in columns}
+    kinds = dict.fromkeys(columns, "categorical")
     rows = np.arange(len(basket))
     examples = Examples(config, kinds, dataset, rows[300:], rows[:300])
     batch, _ = examples.batches(len(rows))[0]
