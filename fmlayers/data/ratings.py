@@ -44,6 +44,7 @@ def read_ratings(
     numeric_columns: Collection[str] = (),
     weighted_columns: Collection[str] = (),
     is_label: bool = False,
+    positive_labels: Collection[str] = (),
     needs_pairs: bool = True,
     test: Source | None = None,
     validation: Source | None = None,
@@ -85,6 +86,8 @@ def read_ratings(
         is_label: Whether the rating column is a label, which must have two values,
             numbers or texts. The greater one becomes 1 and the other one 0. Defaults to
             `False`.
+        positive_labels: Values of a label that count as 1. All others then count as 0.
+            Defaults to `()`.
         needs_pairs: Whether the columns of users and items must be there even if they
             have their default names. Defaults to `True`.
         test: Optional file or `DataFrame` of the test rows, with the same columns. They
@@ -143,7 +146,9 @@ def read_ratings(
     contents["rating"] = np.ones(len(source.frame))
     repairs = source.remarks
     if rating is not None and is_label:
-        contents["rating"], remarks = labels(source, rating, num_training)
+        contents["rating"], remarks = labels(
+            source, rating, num_training, positive_labels
+        )
         repairs += remarks
     elif rating is not None:
         contents["rating"] = numbers(source, rating)
