@@ -10,6 +10,7 @@ from fmlayers.data.shards import ShardedBatches, write_shards
 from fmlayers.data.sources import infer_columns, load
 from fmlayers.data.splits import Split, random_split, time_split, user_split
 from fmlayers.data.synthetic import SyntheticDataset, synthetic
+from fmlayers.data.synthetic_clicks import SyntheticClicks, synthetic_clicks
 from fmlayers.data.tables import read_ratings, read_table, write_csv
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "ShardedBatches",
     "ShuffledBatches",
     "Split",
+    "SyntheticClicks",
     "SyntheticDataset",
     "download_movielens",
     "infer_columns",
@@ -29,6 +31,7 @@ __all__ = [
     "read_table",
     "split_rows",
     "synthetic",
+    "synthetic_clicks",
     "time_split",
     "user_split",
     "without_padding",

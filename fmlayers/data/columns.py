@@ -30,12 +30,18 @@ def describe_columns(dataset: Dataset, columns: Mapping[str, Kind]) -> list[str]
         f"{name} {_described(kind, table[name])}" for name, kind in columns.items()
     )
     lines = [f"columns: {used}"]
-    others = [str(x) for x in table.columns if x != "rating" and x not in columns]
+    used_otherwise = ("rating", dataset.weight, *columns)
+    others = [str(x) for x in table.columns if x not in used_otherwise]
     if others:
         lines.append(
             f"left out: {', '.join(others)} (no feature uses "
             f"{'it' if len(others) == 1 else 'them'}; --features names the columns to "
             "use)"
+        )
+    weights = dataset.weights
+    if weights is not None:
+        lines.append(
+            f"weights: {dataset.weight}, from {weights.min():g} to {weights.max():g}"
         )
     absent = [name for name in ("user", "item") if name not in table]
     if absent:
@@ -48,7 +54,7 @@ def describe_columns(dataset: Dataset, columns: Mapping[str, Kind]) -> list[str]
             f"no timestamps: the column {name} looks like them; use it with "
             f"--timestamp {name}"
             for name in dataset.ratings
-            if name not in ("user", "item", "rating")
+            if name not in ("user", "item", "rating", dataset.weight)
             and _looks_like_times(dataset.ratings[name])
         ][:1]
     return lines

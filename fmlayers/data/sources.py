@@ -8,12 +8,13 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
-from fmlayers._types import OnDuplicate
+from fmlayers._types import SYNTHETIC_CLICKS, OnDuplicate
 from fmlayers.data.dataset import Dataset
 from fmlayers.data.encoder import Kind
 from fmlayers.data.errors import DataError
 from fmlayers.data.movielens import load_movielens
 from fmlayers.data.synthetic import synthetic
+from fmlayers.data.synthetic_clicks import clicks_of
 from fmlayers.data.tables import read_ratings
 from fmlayers.data.weighted import is_pair
 
@@ -29,6 +30,7 @@ def load(
     item: str = "item",
     rating: str = "rating",
     timestamp: str | None = None,
+    weight: str | None = None,
     separator: str = ",",
     on_duplicate: OnDuplicate = "last",
     is_label: bool = False,
@@ -37,14 +39,18 @@ def load(
     """Loads ratings, labels or implicit feedback.
 
     Args:
-        source: `"synthetic"` (see `synthetic`); a MovieLens folder, zip file or name
-            (see `load_movielens`); or a CSV or Parquet file (see `read_ratings`). The
-            other arguments apply to CSV and Parquet files only.
+        source: `"synthetic"` (see `synthetic`); `"synthetic-clicks"` or
+            `"synthetic-clicks:rows=N,seed=N"` (see `synthetic_clicks`); a MovieLens
+            folder, zip file or name (see `load_movielens`); or a CSV or Parquet file
+            (see `read_ratings`). The other arguments apply to CSV and Parquet files
+            only.
         user: Name of the user column. Defaults to `"user"`.
         item: Name of the item column. Defaults to `"item"`.
         rating: Name of the rating column. Defaults to `"rating"`.
         timestamp: Optional name of the timestamp column. Defaults to `None`:
             `"timestamp"`, if there is such a column.
+        weight: Optional name of the column with the weights of the rows. Defaults to
+            `None`.
         separator: Delimiter of a CSV file. Defaults to `","`.
         on_duplicate: See `read_ratings`. Defaults to `"last"`.
         is_label: See `read_ratings`. Defaults to `False`.
@@ -59,6 +65,8 @@ def load(
     """
     if source == "synthetic":
         return synthetic()
+    if source.partition(":")[0] == SYNTHETIC_CLICKS:
+        return clicks_of(source)
     path = Path(source)
     suffix = path.suffix.lower()
     if suffix in TABLE_SUFFIXES or (path.is_file() and suffix != ".zip"):
@@ -68,6 +76,7 @@ def load(
             item=item,
             rating=rating,
             timestamp=timestamp,
+            weight=weight,
             separator=separator,
             on_duplicate=on_duplicate,
             is_label=is_label,
@@ -109,6 +118,11 @@ def infer_columns(
         if name == "rating":
             raise ValueError(
                 "`features` must not contain 'rating', which the model predicts. "
+                f"Received: features={wanted}."
+            )
+        if name == dataset.weight:
+            raise ValueError(
+                f"`features` must not contain {name!r}, the weights of the rows. "
                 f"Received: features={wanted}."
             )
         if name not in table:

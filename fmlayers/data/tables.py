@@ -24,6 +24,7 @@ from fmlayers.data.dataset import RATING_COLUMNS, Dataset
 from fmlayers.data.errors import DataError
 from fmlayers.data.records import check_width, decode, one_line, records, shown
 from fmlayers.data.weighted import is_pair
+from fmlayers.data.weights import check_weights
 
 # Larger timestamps would be past the year 5000: most likely they are milliseconds.
 _MAX_TIMESTAMP = 1e11
@@ -38,6 +39,7 @@ def read_ratings(
     item: str = "item",
     rating: str | None = "rating",
     timestamp: str | None = None,
+    weight: str | None = None,
     separator: str = ",",
     on_duplicate: OnDuplicate = "last",
     text_columns: Collection[str] = (),
@@ -60,6 +62,8 @@ def read_ratings(
         timestamp: Optional name of the timestamp column, in seconds since 1970 or ISO
             8601 (UTC if there is no time zone). Defaults to `None`: `"timestamp"`, if
             there is such a column.
+        weight: Optional name of the column with the weights of the rows, finite numbers
+            of at least 0. Defaults to `None`.
         separator: Delimiter of a CSV file, one character. Defaults to `","`.
         on_duplicate: What to do with rows of the same user and item. `"keep"` keeps
             them; `"last"` keeps the latest row (the last one in the file if there are
@@ -85,7 +89,13 @@ def read_ratings(
     source = _read(path, separator)
     if timestamp is None and "timestamp" in source.frame:
         timestamp = "timestamp"
-    wanted = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
+    wanted = {
+        "user": user,
+        "item": item,
+        "rating": rating,
+        "timestamp": timestamp,
+        "weight": weight,
+    }
     if not needs_pairs:
         for key in ("user", "item"):
             if wanted[key] == key and key not in source.frame:
@@ -109,6 +119,9 @@ def read_ratings(
     for name in map(str, source.frame):
         if name not in columns.values():
             contents[name] = _feature(source, name, name in text_columns)
+    if weight is not None:
+        check_weights(source.frame, weight, source.place)
+        contents[weight] = pd.to_numeric(source.frame[weight]).to_numpy(np.float64)
     ratings = pd.DataFrame(contents)
 
     if {"user", "item"} <= columns.keys():
@@ -116,7 +129,12 @@ def read_ratings(
             _refuse_duplicates(source, ratings)
         ratings, sentences = merge_duplicates(ratings, source.name, on_duplicate)
         repairs += sentences
-    return Dataset(name=source.name.split(".")[0], ratings=ratings, repairs=repairs)
+    return Dataset(
+        name=source.name.split(".")[0],
+        ratings=ratings,
+        repairs=repairs,
+        weight=weight,
+    )
 
 
 def read_table(
@@ -363,7 +381,8 @@ def _check_columns(source: _Source, columns: dict[str, str]) -> None:
             )
     if len(set(columns.values())) < len(columns):
         raise ValueError(
-            "`user`, `item`, `rating` and `timestamp` must be different columns. "
+            "`user`, `item`, `rating`, `timestamp` and `weight` must be different "
+            "columns. "
             f"Received: {columns}."
         )
     for name in RATING_COLUMNS:

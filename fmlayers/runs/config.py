@@ -7,12 +7,14 @@ from fmlayers import _checks
 from fmlayers._checks import coefficient, share
 from fmlayers._types import (
     ADAGRAD_RATE,
+    SYNTHETIC_CLICKS,
     Combiner,
     Loss,
     OnDuplicate,
     OptimizerName,
     ScalerMethod,
     Task,
+    Transform,
 )
 from fmlayers.models.specs import OPTIONAL_SETTINGS, find, registered, taking
 from fmlayers.runs.settings import (
@@ -35,6 +37,12 @@ from fmlayers.runs.settings import (
 HISTORIES = ("user_history", "item_history")
 # The losses of each task, the default first.
 LOSSES = {"regression": ("mse",), "binary": ("bce",), "implicit": ("bpr", "bce")}
+# Settings that only some tasks have.
+OF_TASKS = {
+    "positive_threshold": ("binary", "implicit"),
+    "positive_weight": ("binary",),
+    "target_transform": ("regression",),
+}
 HISTORY_L2 = 0.01  # on ratings; a history is many vectors pooled into one
 # Sizes of the hidden layers that a search tries.
 UNITS = ("16", "64", "32-16", "64-32", "64-64", "128-64", "64-32-16", "128-64-32")
@@ -66,8 +74,9 @@ class TrainingConfig:
     data: str = setting(
         "synthetic",
         "data",
-        "Source of the ratings: synthetic, a MovieLens folder or zip, a MovieLens name "
-        "to download (ml-100k, ml-1m, ml-latest-small, ...), or a CSV or Parquet file",
+        "Source of the ratings: synthetic, synthetic-clicks (or "
+        "synthetic-clicks:rows=N), a MovieLens folder or zip, a MovieLens name to "
+        "download (ml-100k, ml-1m, ml-latest-small, ...), or a CSV or Parquet file",
         metavar="SOURCE",
     )
     features: Sequence[str] | None = setting(
@@ -88,7 +97,8 @@ class TrainingConfig:
         Task,
         more="The rows of implicit feedback are positives, for which negatives are "
         "sampled.",
-        otherwise="implicit for the losses bce and bpr, else regression",
+        otherwise="binary for synthetic-clicks, implicit for the losses bce and bpr, "
+        "else regression",
     )
     target: str = setting(
         "rating",
@@ -103,6 +113,21 @@ class TrainingConfig:
         "Lowest target of a positive, which is a label of 1 or a choice",
         check=_checks.number,
         metavar="TARGET",
+    )
+    target_transform: Transform = choice(
+        "none",
+        "data",
+        "How numbers are transformed before training: none or log1p, for counts and "
+        "other targets of at least 0 with a long tail",
+        Transform,
+        more="Predictions are in the unit of the target.",
+    )
+    weight: str | None = setting(
+        None,
+        "data",
+        "Column with the weights of the rows, numbers of at least 0",
+        more="They count in the loss and in the metrics of predicted targets.",
+        metavar="COLUMN",
     )
     user: str = setting(
         "user",
@@ -177,6 +202,14 @@ class TrainingConfig:
         more="The squared error, the cross-entropy or `fmlayers.losses.BPR`. With "
         "implicit feedback, the scores rank items and are not ratings.",
         otherwise="mse, bce or bpr, by task",
+    )
+    positive_weight: float = real(
+        1.0,
+        "model",
+        "Weight of the label 1 in the loss",
+        more="The probabilities stay calibrated; see "
+        "`fmlayers.losses.BalancedCrossentropy`.",
+        metavar="WEIGHT",
     )
     negatives: int = whole(
         4,
@@ -323,8 +356,12 @@ class TrainingConfig:
 
     def _set_task(self) -> None:
         """Sets the task, the loss and the handling of duplicates, if left out."""
-        by_loss = "implicit" if self.loss in ("bce", "bpr") else "regression"
-        task = by_loss if self.task is None else self.task
+        task: str | None = self.task
+        is_label = str(self.data).partition(":")[0] == SYNTHETIC_CLICKS
+        if task is None and is_label and self.loss in (None, "bce"):
+            task = "binary"
+        elif task is None:
+            task = "implicit" if self.loss in ("bce", "bpr") else "regression"
         losses = LOSSES.get(str(task), ())
         loss = losses[0] if self.loss is None and losses else self.loss
         duplicates = "last" if task == "implicit" else "keep"
@@ -339,15 +376,17 @@ class TrainingConfig:
                 f"`loss` must be {' or '.join(losses)} for the task {task!r}. "
                 f"Received: loss={loss!r}."
             )
-        if self.positive_threshold is not None and task == "regression":
-            raise ValueError(
-                "`positive_threshold` must be left out for the task 'regression'. "
-                f"Received: positive_threshold={self.positive_threshold!r}."
-            )
+        for name, tasks in OF_TASKS.items():
+            value = getattr(self, name)
+            if task not in tasks and value != settings_of(type(self))[name].default:
+                raise ValueError(
+                    f"`{name}` must be left out for the task {task!r}. "
+                    f"Received: {name}={value!r}."
+                )
 
     def columns_of_a_table(self) -> dict[str, Any]:
         """Returns the arguments of `fmlayers.data.load` that describe a CSV file."""
-        names = ("user", "item", "timestamp", "separator", "on_duplicate")
+        names = ("user", "item", "timestamp", "weight", "separator", "on_duplicate")
         is_label = self.task == "binary" and self.positive_threshold is None
         return {
             **{name: getattr(self, name) for name in names},
