@@ -81,7 +81,7 @@ class Dataset:
                 )
             taken |= names
         if self.weight is not None:
-            check_weights(self.ratings, self.weight, lambda row: f"row {row + 1}")
+            check_weights(self.ratings, self.weight)
 
     @property
     def has_pairs(self) -> bool:

@@ -1,6 +1,6 @@
 """Loads ratings from any source, and infers the kinds of their columns."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
@@ -13,9 +13,10 @@ from fmlayers.data.dataset import Dataset
 from fmlayers.data.encoder import Kind
 from fmlayers.data.errors import DataError
 from fmlayers.data.movielens import load_movielens
+from fmlayers.data.ratings import read_ratings
 from fmlayers.data.synthetic import synthetic
 from fmlayers.data.synthetic_clicks import clicks_of
-from fmlayers.data.tables import read_ratings
+from fmlayers.data.table_format import TableFormat
 from fmlayers.data.weighted import is_pair
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".gz")
@@ -31,10 +32,13 @@ def load(
     rating: str = "rating",
     timestamp: str | None = None,
     weight: str | None = None,
-    separator: str = ",",
+    separator: str | None = None,
     on_duplicate: OnDuplicate = "last",
+    text_columns: Collection[str] = (),
+    numeric_columns: Collection[str] = (),
     is_label: bool = False,
     needs_pairs: bool = True,
+    table_format: TableFormat | None = None,
 ) -> Dataset:
     """Loads ratings, labels or implicit feedback.
 
@@ -51,10 +55,13 @@ def load(
             `"timestamp"`, if there is such a column.
         weight: Optional name of the column with the weights of the rows. Defaults to
             `None`.
-        separator: Delimiter of a CSV file. Defaults to `","`.
+        separator: See `read_ratings`.
         on_duplicate: See `read_ratings`. Defaults to `"last"`.
+        text_columns: See `read_ratings`. Defaults to `()`.
+        numeric_columns: See `read_ratings`. Defaults to `()`.
         is_label: See `read_ratings`. Defaults to `False`.
         needs_pairs: See `read_ratings`. Defaults to `True`.
+        table_format: See `read_ratings`. Defaults to `TableFormat()`.
 
     Returns:
         A `Dataset`.
@@ -79,8 +86,11 @@ def load(
             weight=weight,
             separator=separator,
             on_duplicate=on_duplicate,
+            text_columns=text_columns,
+            numeric_columns=numeric_columns,
             is_label=is_label,
             needs_pairs=needs_pairs,
+            table_format=table_format,
         )
     return load_movielens(source)
 

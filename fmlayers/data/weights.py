@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pandas as pd
 
@@ -11,13 +9,8 @@ from fmlayers.data.errors import DataError
 from fmlayers.data.records import shown
 
 
-def check_weights(table: pd.DataFrame, name: str, place: Callable[[int], str]) -> None:
+def check_weights(table: pd.DataFrame, name: str) -> None:
     """Checks a column of weights: finite numbers of at least 0, not all of them 0.
-
-    Args:
-        table: The table.
-        name: Name of the column.
-        place: Function from the index of a row to its place in the data, for messages.
 
     Raises:
         DataError: If the column is missing, or a weight is invalid.
@@ -25,20 +18,17 @@ def check_weights(table: pd.DataFrame, name: str, place: Callable[[int], str]) -
     if name not in table:
         listed = ", ".join(repr(str(column)) for column in table)
         raise DataError(
-            f"The data have no column {name!r} for `weight`. The columns: {listed}."
+            f"The data have no column {name!r} for `weight`. Their columns: {listed}."
         )
-    column = table[name]
-    numbers = pd.to_numeric(column, errors="coerce").to_numpy(
+    numbers = pd.to_numeric(table[name], errors="coerce").to_numpy(
         np.float64, na_value=np.nan
     )
     wrong = ~(np.isfinite(numbers) & (numbers >= 0.0))
     if wrong.any():
         row = int(wrong.argmax())
-        cell = column.iloc[row]
-        read = "an empty cell" if pd.isna(cell) else shown(str(cell))
         raise DataError(
-            f"{place(row)}: the weight in column {name!r} must be a finite number of "
-            f"at least 0, read {read}"
+            f"Row {row + 1}: the weight in column {name!r} must be a finite number of "
+            f"at least 0, read {shown(str(table[name].iloc[row]))}"
         )
     if not numbers.any():
         raise DataError(

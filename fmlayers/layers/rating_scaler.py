@@ -116,7 +116,7 @@ class RatingScaler(keras.layers.Layer):
         score = ops.cast(inputs, accumulation_dtype(self.compute_dtype))
         transformed = self._transformed_rating(score)
         if self.transform == "log1p":
-            return ops.expm1(transformed)
+            return ops.exp(transformed) - 1.0  # ONNX and LiteRT have no expm1
         return transformed
 
     def _transformed_rating(self, score: Tensor) -> Tensor:

@@ -9,9 +9,11 @@ import pandas as pd
 from fmlayers._checks import is_number
 from fmlayers._digests import check_digest
 from fmlayers._json_files import read_json
-from fmlayers.data import read_table
+from fmlayers.data import TableFormat, read_table
 from fmlayers.runs.folder import RunError
 
+# What `write_csv` writes; no text but the empty cell stands for a missing value.
+_FORMAT = TableFormat(format="csv", quoting="always", missing=())
 # Of each task, the metrics that a run must have.
 _METRICS = {
     "regression": ("rmse", "mae", "mean_predictor_rmse", "mean_predictor_mae"),
@@ -125,7 +127,7 @@ class RunFiles:
         text = {column for column, kind in kinds.items() if kind != "numeric"}
         text |= set(filter(None, [key]))
         try:
-            table = read_table(path, text_columns=text)
+            table = read_table(path, text_columns=text, table_format=_FORMAT)
         except Exception as error:  # errors of pandas and the file system
             raise RunError(f"{path} cannot be read as a table: {error}") from error
         for column in set(table.columns) & set(kinds) - text:

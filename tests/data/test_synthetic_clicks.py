@@ -114,7 +114,10 @@ def test_the_same_seed_gives_the_same_bytes(clicks):
         small.fingerprint(),
         hashlib.sha256(small.probability.tobytes()).hexdigest(),
     )
-    assert [digest[:16] for digest in digests] == ["93e9535c44b8df46", "29743f5ff7316637"]
+    assert [digest[:16] for digest in digests] == [
+        "93e9535c44b8df46",
+        "29743f5ff7316637",
+    ]
     assert synthetic_clicks(num_rows=500, seed=8).fingerprint() != small.fingerprint()
 
 

@@ -220,7 +220,7 @@ def test_the_column_of_weights_is_no_feature(path, table):
         read_ratings(path, weight="absent")
     with pytest.raises(ValueError, match="must be different"):
         read_ratings(path, weight="rating")
-    with pytest.raises(DataError, match="row 2: the weight in column 'w' must be"):
+    with pytest.raises(DataError, match="Row 2: the weight in column 'w' must be"):
         Dataset(
             "shop", table.assign(w=[1.0, -1.0, *[1.0] * (len(table) - 2)]), weight="w"
         )
