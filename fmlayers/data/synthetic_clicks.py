@@ -41,8 +41,7 @@ _MISSING_SHARES = (
     0.2,
 )
 _MAX_NUMBER = 2**20
-_MAX_SMALL = 1_200  # columns with more values have small effects and no interactions
-_NUM_TEXT_PAIRED = 8
+_MAX_SMALL = 150  # columns with more values have small effects and no interactions
 _NUM_NUMERIC_PAIRED = 2
 _RANK = 4
 
@@ -51,7 +50,7 @@ _ONE = 256
 _MEAN = -_ONE * 3 // 2
 _MAX_LOG_ODDS = 16 * _ONE
 _MAIN = 110  # largest effect of a value
-_MAIN_OF_LARGE = 40  # the same in columns of more than `_MAX_SMALL` values
+_MAIN_OF_LARGE = 16  # the same in columns of more than `_MAX_SMALL` values
 _SLOPE = 24  # largest effect of doubling a number
 _VECTOR = 7  # largest entry of a vector, in units of 1 / 16
 _VECTOR_SLOPE = 2  # the same for doubling a number
@@ -105,12 +104,12 @@ def synthetic_clicks(*, num_rows: int = 30_000, seed: int = 0) -> SyntheticClick
 
         p = sigmoid(w0 + sum_j w_j + sum_n a_n b_n + sum_{j<k} <v_j, v_k>)
 
-    with an effect w_j of each value of the text columns j and a slope a_n for each
-    doubling b_n of the number n. All pairs interact among eight of the smaller text
-    columns and two of the numbers, whose v_n is b_n times a vector. A factorization
-    machine of the values and of the logarithms of the numbers can express it. About a
-    quarter of the labels are 1. The effects of columns of more than 1,200 values are
-    smaller, since nobody can learn them from a few rows per value.
+    with an effect w_j of each value of the text column j and a slope a_n for each
+    doubling b_n of the number n. All pairs interact among the eight text columns of at
+    most 150 values and two of the numbers, whose v_n is b_n times a vector. The effects
+    of the other columns are small, since a few rows per value do not show them. A
+    factorization machine of the values and of the logarithms of the numbers can express
+    the log-odds. About a quarter of the labels are 1.
 
     The columns are
 
@@ -182,22 +181,17 @@ def _interactions(
 ) -> _Ints:
     """Returns the sum over all pairs of the interacting columns."""
     vectors = []
-    small = sum(size <= _MAX_SMALL for size in _SIZES)
-    for j in _chosen(truth, small, _NUM_TEXT_PAIRED):
+    for j in (j for j, size in enumerate(_SIZES) if size <= _MAX_SMALL):
         drawn = _uniform(truth, (_SIZES[j], _RANK), _VECTOR)
         vectors.append(_centered(drawn, _frequencies(_SIZES[j]))[codes[j]])
-    for n in _chosen(truth, _NUM_NUMERIC, _NUM_NUMERIC_PAIRED):
+    order = np.argsort(truth.random(_NUM_NUMERIC), kind="stable")
+    for n in order[:_NUM_NUMERIC_PAIRED]:
         slopes = _uniform(truth, (_RANK,), _VECTOR_SLOPE)
         vectors.append(doublings[n][:, np.newaxis] * slopes)
     total = np.sum(vectors, axis=0)
     squares = np.sum(np.square(vectors), axis=0)
     pairs: _Ints = (np.square(total) - squares).sum(axis=1) // 2
     return pairs
-
-
-def _chosen(truth: np.random.Generator, of: int, count: int) -> list[int]:
-    order = np.argsort(truth.random(of), kind="stable")
-    return sorted(order[:count].tolist())
 
 
 def _frequencies(size: int) -> _Ints:

@@ -59,7 +59,7 @@ def test_labels_follow_their_probabilities(clicks):
 def test_the_base_rate_and_the_best_auc_depend_little_on_the_seed(seed):
     data = synthetic_clicks(num_rows=20_000, seed=seed)
     assert 0.2 < data.ratings["rating"].mean() < 0.35
-    assert 0.78 < data.best_metrics()["auc"] < 0.84
+    assert 0.75 < data.best_metrics()["auc"] < 0.8
 
 
 def test_the_best_metrics_are_means_over_labels():
@@ -115,8 +115,8 @@ def test_the_same_seed_gives_the_same_bytes(clicks):
         hashlib.sha256(small.probability.tobytes()).hexdigest(),
     )
     assert [digest[:16] for digest in digests] == [
-        "93e9535c44b8df46",
-        "29743f5ff7316637",
+        "25ea16ffda10195d",
+        "8b4a57140b7ec332",
     ]
     assert synthetic_clicks(num_rows=500, seed=8).fingerprint() != small.fingerprint()
 
