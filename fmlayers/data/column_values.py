@@ -52,9 +52,12 @@ def numbers(
 
 
 def labels(
-    source: TableFile, name: str
+    source: TableFile, name: str, num_training: int
 ) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
-    """Returns labels as 0 and 1, and a sentence on them unless they were that."""
+    """Returns labels as 0 and 1, and a sentence on them unless they were that.
+
+    The values of the first rows, which are for training, are the labels of all rows.
+    """
     column = _single_values(source, name)
     numbers = parsed(column, source.table_format)
     markers = source.table_format.missing
@@ -64,8 +67,9 @@ def labels(
     if missing.any():
         place = source.place(int(missing.argmax()))
         raise DataError(f"{place}: the label in column {name!r} is missing")
-    values = column if numbers.isna().any() else numbers.astype(np.float64)
-    codes, distinct = pd.factorize(values, sort=True)
+    are_numbers = not numbers.iloc[:num_training].isna().any()
+    values = numbers.astype(np.float64) if are_numbers else column
+    _, distinct = pd.factorize(values.iloc[:num_training], sort=True)
     if len(distinct) != 2:
         shown_values = ", ".join(f"{value}" for value in distinct[:5])
         raise DataError(
@@ -74,13 +78,21 @@ def labels(
             f"{', ...' if len(distinct) > 5 else ''}. Predict a number with the task "
             "'regression', or choose the positives with `positive_threshold`."
         )
-    labels = codes.astype(np.float64)
-    if list(distinct) == [0, 1]:
-        return labels, ()
     one, zero = (
         f"{value:g}" if isinstance(value, float) else repr(str(value))
         for value in reversed(distinct)
     )
+    codes = pd.Index(distinct).get_indexer(pd.Index(values))
+    if (codes < 0).any():
+        row = int((codes < 0).argmax())
+        raise DataError(
+            f"{source.place(row)}: the label in column {name!r} must be {zero} or "
+            f"{one}, as in {source.name}, {_cell_read(column, row)}. Write the labels "
+            "alike in all files."
+        )
+    labels = codes.astype(np.float64)
+    if list(distinct) == [0, 1]:
+        return labels, ()
     sentence = f"{source.name}: the label is 1 for {name} {one} and 0 for {zero}."
     return labels, (sentence,)
 
@@ -168,7 +180,7 @@ def feature(
     if missing is not None and not is_id:
         is_marker = column.isin(missing) & known
         column, count = column.mask(is_marker), int(is_marker.sum())
-    if text or is_id:
+    if text or is_id or (source.is_typed and not number):
         return column, count
     numeric = parsed(column, source.table_format)
     finite = np.isfinite(numeric.to_numpy(np.float64, na_value=np.nan))
@@ -193,7 +205,8 @@ def parsed(column: pd.Series[Any], table_format: TableFormat) -> pd.Series[Any]:
     decimal, thousands = table_format.decimal, table_format.thousands
     is_text = pd.api.types.infer_dtype(column) == "string"
     if is_text and thousands is not None:
-        groups = rf"\s*[+-]?\d{{1,3}}(?:{re.escape(thousands)}\d{{3}})+(?!\d)[^{re.escape(thousands)}]*"
+        mark = re.escape(thousands)
+        groups = rf"\s*[+-]?\d{{1,3}}(?:{mark}\d{{3}})+(?!\d)[^{mark}]*"
         grouped = column.str.fullmatch(groups, na=False)
         column = column.where(~grouped, column.str.replace(thousands, "", regex=False))
     if is_text and decimal != ".":

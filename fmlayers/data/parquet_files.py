@@ -31,6 +31,15 @@ def read_parquet(data: bytes, name: str) -> pd.DataFrame:
         raise DataError(
             f"{name} is not a readable Parquet file: {one_line(error)}"
         ) from error
+    return normalized(frame, name)
+
+
+def normalized(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Returns a table with different names of columns, a plain index and no categories.
+
+    Raises:
+        DataError: If two columns have the same name, or the table has no rows.
+    """
     frame.columns = pd.Index([str(column) for column in frame])
     if not frame.columns.is_unique:
         twice = frame.columns[frame.columns.duplicated()][0]

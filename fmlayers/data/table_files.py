@@ -12,14 +12,16 @@ import pandas as pd
 from fmlayers.data.compressed import gunzip
 from fmlayers.data.csv_files import line_of, read_csv
 from fmlayers.data.errors import DataError
-from fmlayers.data.parquet_files import read_parquet
+from fmlayers.data.parquet_files import normalized, read_parquet
 from fmlayers.data.records import as_utf_8
 from fmlayers.data.table_format import TableFormat
+
+Source = str | os.PathLike[str] | pd.DataFrame
 
 
 @dataclass(frozen=True)
 class TableFile:
-    """A table as read from a file.
+    """A table as read from a file, or in memory.
 
     Attributes:
         name: Name of the file, for error messages.
@@ -27,21 +29,32 @@ class TableFile:
         place: Function from the position of a row to its place in the file, for error
             messages.
         table_format: The format of the file.
+        is_typed: Whether texts are texts, even if they are numbers.
     """
 
     name: str
     frame: pd.DataFrame
     place: Callable[[int], str]
     table_format: TableFormat
+    is_typed: bool = False
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str], table_format: TableFormat) -> TableFile:
-        """Reads a file.
+    def read(
+        cls, path: Source, table_format: TableFormat, name: str = "table"
+    ) -> TableFile:
+        """Reads a file, or a `DataFrame`.
+
+        Args:
+            path: Path of the file, or the `DataFrame`.
+            table_format: The format of the file.
+            name: Name of a `DataFrame`. Defaults to `"table"`.
 
         Raises:
             DataError: If the file cannot be read as a table. The message names the
                 line.
         """
+        if isinstance(path, pd.DataFrame):
+            return cls._of(path, table_format, name)
         name = Path(path).name
         data = read_bytes(Path(path))
         if data[:4] == b"PAR1" or Path(path).suffix in (".parquet", ".pq"):
@@ -55,6 +68,18 @@ class TableFile:
             return f"{name}, line {line_of(text, name, table_format, row)}"
 
         return cls(name, read_csv(text, name, table_format), place, table_format)
+
+    @classmethod
+    def _of(
+        cls, frame: pd.DataFrame, table_format: TableFormat, name: str
+    ) -> TableFile:
+        labels = frame.index
+
+        def place(row: int) -> str:
+            return f"{name}, row {labels[row]}"
+
+        plain = normalized(frame.copy(deep=False), name)
+        return cls(name, plain, place, table_format, is_typed=True)
 
 
 def read_bytes(path: Path) -> bytes:

@@ -24,6 +24,7 @@ from fmlayers.runs.settings import (
     Setting,
     choice,
     coefficients,
+    columns_by_name,
     flag,
     open_share,
     real,
@@ -85,6 +86,39 @@ class TrainingConfig:
         "download (ml-100k, ml-1m, ml-latest-small, ...), or a CSV or Parquet file",
         metavar="SOURCE",
     )
+    test: str | None = setting(
+        None,
+        "data",
+        "File of the test rows, with the columns of the data, instead of a share",
+        metavar="FILE",
+    )
+    validation: str | None = setting(
+        None,
+        "data",
+        "File of the rows held out for early stopping, instead of a share",
+        more="The model is not trained on them.",
+        metavar="FILE",
+    )
+    users: str | None = setting(
+        None, "data", "File with a row per user and their columns", metavar="FILE"
+    )
+    items: str | None = setting(
+        None, "data", "File with a row per item and its columns", metavar="FILE"
+    )
+    user_key: str | None = setting(
+        None,
+        "data",
+        "Column of the users in their file",
+        metavar="COLUMN",
+        otherwise="the name of --user, or user",
+    )
+    item_key: str | None = setting(
+        None,
+        "data",
+        "Column of the items in their file",
+        metavar="COLUMN",
+        otherwise="the name of --item, or item",
+    )
     features: Sequence[str] | None = setting(
         None,
         "data",
@@ -145,6 +179,26 @@ class TrainingConfig:
     item: str = setting(
         "item", "data", "Column of the items in a CSV file", metavar="COLUMN"
     )
+    user_columns: Sequence[str] | None = setting(
+        None,
+        "data",
+        "Columns of the data that describe the user, one value per user",
+        check=texts,
+        many=True,
+        metavar="COLUMN",
+        otherwise="those that are recognized",
+    )
+    item_columns: Sequence[str] | None = setting(
+        None,
+        "data",
+        "Columns of the data that describe the item, one value per item",
+        more="A sampled negative and a candidate for a recommendation have the values "
+        "of their item. Other columns describe the row.",
+        check=texts,
+        many=True,
+        metavar="COLUMN",
+        otherwise="those that are recognized",
+    )
     timestamp: str | None = setting(
         None, "data", "Column of the timestamps in a CSV file", metavar="COLUMN"
     )
@@ -155,6 +209,15 @@ class TrainingConfig:
         "the last, replace them by the mean, sum or count of their targets, or stop",
         OnDuplicate,
         otherwise="last for implicit feedback, else keep",
+    )
+    weights_of: Mapping[str, str] = setting(
+        {},
+        "data",
+        "Columns with the weights of weighted columns, which have them apart",
+        check=columns_by_name,
+        many=True,
+        metavar="COLUMN=COLUMN",
+        otherwise="a weighted column has its weights",
     )
     min_count: int = whole(
         1, "data", "Minimum number of occurrences; rarer values count as unknown"
@@ -410,6 +473,7 @@ class TrainingConfig:
                     f"{taking(name)}. Received: model={self.model!r}, {name}={value!r}."
                 )
         _ = self.table_format  # checks the characters
+        self._check_tables()
         if self.histories and self.task == "regression":
             of_histories = dict.fromkeys(HISTORIES, HISTORY_L2)
             object.__setattr__(self, "l2_of", {**of_histories, **self.l2_of})
@@ -444,6 +508,21 @@ class TrainingConfig:
                     f"Received: {name}={value!r}."
                 )
 
+    def _check_tables(self) -> None:
+        """Checks that settings for tables of their own have a table."""
+        for table, replaced in (
+            ("test", ("split", "test_fraction")),
+            ("validation", ("validation_fraction",)),
+        ):
+            for name in replaced if getattr(self, table) else ():
+                value = getattr(self, name)
+                # 0 trains for all epochs; the rows of the file stay held out.
+                if not SETTINGS[name].is_default(value) and value != 0:
+                    raise ValueError(
+                        f"`{name}` must be left out with `{table}`. "
+                        f"Received: {name}={value!r}."
+                    )
+
     @property
     def table_format(self) -> TableFormat:
         """The format of the data."""
@@ -454,15 +533,14 @@ class TrainingConfig:
     def columns_of_a_table(self) -> dict[str, Any]:
         """Returns the arguments of `fmlayers.data.load` that describe a CSV file."""
         names = (
-            "user",
-            "item",
-            "timestamp",
-            "weight",
-            "on_duplicate",
-            "table_format",
+            *("user", "item", "timestamp", "weight", "on_duplicate", "table_format"),
+            *("test", "validation", "users", "items", "user_key", "item_key"),
         )
         is_label = self.task == "binary" and self.positive_threshold is None
         kinds = [entry.partition(":")[::2] for entry in self.features or ()]
+        kinds += [
+            (name, "weighted") for pair in self.weights_of.items() for name in pair
+        ]
         return {
             **{name: getattr(self, name) for name in names},
             "rating": self.target,
@@ -472,12 +550,16 @@ class TrainingConfig:
             "needs_pairs": self.task == "implicit",
         }
 
+    @property
+    def written_lists(self) -> dict[str, Any]:
+        """The arguments of `infer_columns` and `describe_columns` on lists."""
+        return {"list_separator": self.list_separator, "weights": self.weights_of}
+
     def to_dict(self) -> dict[str, Any]:
-        config = asdict(self)
-        for name in ("features", "column_names", "missing", "hidden_units"):
-            if config[name] is not None:
-                config[name] = list(config[name])
-        return config
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> "TrainingConfig":

@@ -56,7 +56,12 @@ class Examples:
         self.item_columns = {"item", *names} & set(columns)
         self.fitting = fitting
         self.validation = validation
-        self.encoder = Encoder(columns, min_count=config.min_count)
+        self.encoder = Encoder(
+            columns,
+            min_count=config.min_count,
+            separator=config.list_separator,
+            weights=config.weights_of,
+        )
         self.encoder.fit(self.table)
 
     def __len__(self) -> int:
@@ -156,12 +161,22 @@ class Examples:
         )
 
 
-def split_validation(config: TrainingConfig, train: Rows) -> tuple[Rows, Rows]:
+def split_validation(
+    config: TrainingConfig, train: Rows, validation: Rows | None = None
+) -> tuple[Rows, Rows]:
     """Splits training rows into rows to fit to and rows to validate on.
+
+    Args:
+        config: The configuration.
+        train: The training rows.
+        validation: Optional rows in a table of their own, instead of a share.
 
     Raises:
         ValueError: If no row remains to fit to.
     """
+    if validation is not None:
+        is_held_out = np.isin(train, validation)
+        return train[~is_held_out], train[is_held_out]
     shuffled = np.random.default_rng((config.seed, 1)).permutation(train)
     count = round(len(train) * config.validation_fraction)
     if count == len(train):

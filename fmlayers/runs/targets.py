@@ -25,8 +25,13 @@ def with_targets(dataset: Dataset, config: TrainingConfig) -> Dataset:
         DataError: If the ratings are not targets of the task, or the weights are
             invalid.
     """
-    if config.weight != dataset.weight:
+    if config.weight is not None:
         dataset = replace(dataset, weight=config.weight)
+    elif dataset.weight is not None:
+        raise DataError(
+            f"The weights {dataset.weight!r} of {dataset.name} must be named in the "
+            "configuration, too: set `weight`, or leave them out of the `Dataset`."
+        )
     ratings = dataset.ratings["rating"]
     if config.task == "regression":
         _check_transform(config, dataset)

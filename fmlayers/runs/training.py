@@ -21,7 +21,6 @@ from fmlayers.data import (
     Dataset,
     Split,
     sources,
-    split_rows,
     write_csv,
 )
 from fmlayers.data.columns import describe_columns
@@ -49,8 +48,9 @@ from fmlayers.runs.folder import (
 )
 from fmlayers.runs.memory import memory_errors
 from fmlayers.runs.run import Run
+from fmlayers.runs.run_data import RunData, Tables, in_memory
 from fmlayers.runs.summary import summary
-from fmlayers.runs.targets import positives, transform_hint, with_targets
+from fmlayers.runs.targets import positives, transform_hint
 from fmlayers.runs.unit import to_unit_of_data
 
 
@@ -58,6 +58,7 @@ def train(
     config: TrainingConfig,
     out: str | Path,
     *,
+    dataset: Tables | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Run:
@@ -72,6 +73,11 @@ def train(
     Args:
         config: The configuration.
         out: Folder of the run. It appears when the run is finished.
+        dataset: Optional data in memory, instead of `config.data`: a `Dataset`, a
+            `DataFrame` of ratings with the columns that `config` names, or a dict from
+            `"ratings"`, `"users"`, `"items"`, `"test"` and `"validation"` to
+            `DataFrame`s, of which only the first must be there. To open the run again,
+            use `Run(path, dataset=...)` with the same data.
         resume: Whether to resume an interrupted run. If it is already finished, with
             this configuration, it is returned. Defaults to `False`.
         overwrite: Whether to replace a finished or interrupted run at `out`. A finished
@@ -89,23 +95,23 @@ def train(
         OSError: If the disk is full. The latest checkpoint stays, to resume from.
     """
     out = Path(out).resolve()
-    loaded = sources.load(config.data, **config.columns_of_a_table())
-    dataset = with_targets(loaded, config)
-    columns = columns_of(config, dataset)
-    split = split_rows(dataset, config.split, config.test_fraction, config.seed)
+    data = RunData.read(config, dataset)
+    split = data.split(config)
+    if dataset is not None:
+        config = in_memory(config)
     record = {
         **config.to_dict(),
-        "columns": columns,
-        "fingerprint": loaded.fingerprint(),
+        "columns": columns_of(config, data.dataset),
+        **data.fingerprints(),
         "backend": keras.backend.backend(),
     }
     with begin(out, record, resume=resume, overwrite=overwrite) as folder:
         if folder is not None:
             if not _is_complete(folder):
                 with memory_errors("Lower `dim` or `batch_size`."):
-                    _train_in(folder, config, dataset, split, record)
+                    _train_in(folder, config, data.dataset, split, record)
             finish(folder, out)
-    return Run(out)
+    return Run(out, dataset=dataset)
 
 
 def _train_in(
@@ -117,7 +123,7 @@ def _train_in(
 ) -> None:
     started = time.perf_counter()
     described = [
-        *describe_columns(dataset, record["columns"]),
+        *describe_columns(dataset, record["columns"], **config.written_lists),
         *transform_hint(config, dataset.ratings["rating"].iloc[split.train]),
     ]
     # In one piece, since `print` may be interrupted between two lines.
@@ -146,7 +152,7 @@ def _train_in(
         if not (folder / PROGRESS).exists():
             drop(folder)  # it contains no epoch to resume from
         raise
-    _write(folder, model, dataset, metrics, trainer.progress)
+    _write(folder, config, model, dataset, metrics, trainer.progress)
 
 
 def _is_complete(folder: Path) -> bool:
@@ -182,6 +188,8 @@ class Trainer:
         self.columns = columns
         self.dataset = dataset
         self.folder = folder
+        # Validation rows in a table of their own are not trained on.
+        self.refits = config.refit and "validation" not in dataset.parts
         self.metric = metric_of(config)
         self.progress = Progress.read(folder, self.metric)
         self.rows: dict[str, int] = {}
@@ -198,16 +206,19 @@ class Trainer:
     def _trained(self, train: Rows) -> keras.Model:
         config = self.config
         train = positives(config, self.dataset, train)
-        fitting, validation = split_validation(config, train)
+        own = self.dataset.parts.get("validation")
+        fitting, validation = split_validation(config, train, own)
         self.rows = {"train": len(train), "validation": len(validation)}
         self.batch_size = config.batch_size or default_batch_size(len(fitting))
         if not len(validation):
             return self._fit("refit", train, self.epochs)
+        if not config.validation_fraction:
+            return self._fit("refit", fitting, self.epochs)
         model = self._fit("search", fitting, self.epochs, validation)
         self.epochs = self.progress.best_epoch()
         best = self.progress.epochs("search")[self.epochs - 1]
         self.best = float(best[f"val_{self.metric}"])
-        if config.refit:
+        if self.refits:
             return self._fit("refit", train, self.epochs)
         self.progress.load(model, self.folder, self.progress.best)
         return model
@@ -231,7 +242,7 @@ class Trainer:
                 self.folder,
                 self.progress,
                 phase,
-                keep_best=searching and not config.refit,
+                keep_best=searching and not self.refits,
             ),
             shown,
         ]
@@ -264,19 +275,21 @@ def columns_of(config: TrainingConfig, dataset: Dataset) -> dict[str, Kind]:
     features = config.features
     if features is None and find(config.model).columns == "user and item":
         features = ("user", "item")
-    return sources.infer_columns(dataset, features)
+    return sources.infer_columns(dataset, features, **config.written_lists)
 
 
 def _write(
     folder: Path,
+    config: TrainingConfig,
     model: keras.Model,
     dataset: Dataset,
     metrics: dict[str, Any],
     progress: Progress,
 ) -> None:
+    separator = config.list_separator
     for name, table in (("users", dataset.users), ("items", dataset.items)):
         if table is not None:
-            write_csv(table, folder / f"{name}.csv")
+            write_csv(table, folder / f"{name}.csv", list_separator=separator)
     history = pd.DataFrame(progress.history)
     write_csv(history, folder / "history.csv")
     plotted = _plotted(history, folder / "history.png")

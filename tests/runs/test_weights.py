@@ -42,7 +42,7 @@ def path(table, tmp_path_factory):
 
 def config_of(path, **changes):
     small = {
-        "data": str(path),
+        "data": str(path) or "synthetic",
         "features": ("user", "item"),
         "dim": 4,
         "max_epochs": 2,
@@ -243,3 +243,21 @@ def test_the_weight_of_a_label_is_for_labels():
         "`positive_weight` must be positive",
         lambda: TrainingConfig(task="binary", positive_weight=0.0),
     )
+
+
+def test_weights_of_tables_in_memory(table, tmp_path):
+    data = Dataset("shop", table, weight="cost")
+    with pytest.raises(DataError, match="must be named in the configuration, too"):
+        train(config_of(""), tmp_path / "run", dataset=data)
+    config = config_of("", weight="cost", max_epochs=1)
+    of_dataset = train(config, tmp_path / "one", dataset=data)
+    of_frame = train(config, tmp_path / "two", dataset=table)
+    assert of_dataset.metrics["rmse"] == of_frame.metrics["rmse"]
+
+
+def test_a_weight_per_item_stays_with_the_rows(table, tmp_path):
+    per_item = table.assign(cost=table["item"].str[1:].astype(float) % 3)
+    config = config_of("", weight="cost", max_epochs=1, on_duplicate="keep")
+    run = train(config, tmp_path / "run", dataset=per_item)
+    assert "weights: cost, from 0 to 2" in run.summary()
+    assert "cost" not in run.encoder.columns
