@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,25 +33,42 @@ def identifiers(source: TableFile, name: str, role: str) -> pd.Series[Any]:
     return column
 
 
-def numbers(source: TableFile, name: str) -> npt.NDArray[np.float64]:
+def numbers(
+    source: TableFile, name: str, role: str = "rating", *, least: float | None = None
+) -> npt.NDArray[np.float64]:
+    """Returns a column of finite numbers, of at least `least` if it is not `None`."""
     column = _single_values(source, name)
     numbers = parsed(column, source.table_format).to_numpy(np.float64, na_value=np.nan)
     bad = ~np.isfinite(numbers)
+    bound = ""
+    if least is not None:
+        bad |= numbers < least
+        bound = f" of at least {least:g}"
     if bad.any():
         row = int(bad.argmax())
         raise DataError(
-            f"{source.place(row)}: the rating in column {name!r} must be a finite "
-            f"number, {_cell_read(column, row)}"
+            f"{source.place(row)}: the {role} in column {name!r} must be a finite "
+            f"number{bound}, {_cell_read(column, row)}"
         )
     return numbers
 
 
 def labels(
-    source: TableFile, name: str, num_training: int
+    source: TableFile, name: str, num_training: int, positive: Collection[str] = ()
 ) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
     """Returns labels as 0 and 1, and a sentence on them unless they were that.
 
-    The values of the first rows, which are for training, are the labels of all rows.
+    Args:
+        source: The table.
+        name: Name of the column.
+        num_training: Number of the training rows, which come first. Their values are
+            the labels of all rows.
+        positive: Values that count as 1, with or without blanks around them, and all
+            others as 0. Defaults to `()`: the greater one of two values is 1.
+
+    Raises:
+        DataError: If a label is missing or another value, or the training rows do not
+            have both.
     """
     column = _single_values(source, name)
     numbers = parsed(column, source.table_format)
@@ -62,6 +79,8 @@ def labels(
     if missing.any():
         place = source.place(int(missing.argmax()))
         raise DataError(f"{place}: the label in column {name!r} is missing")
+    if positive:
+        return _is_positive(source, column, num_training, positive)
     are_numbers = not numbers.iloc[:num_training].isna().any()
     values = numbers.astype(np.float64) if are_numbers else column
     _, distinct = pd.factorize(values.iloc[:num_training], sort=True)
@@ -90,6 +109,29 @@ def labels(
         return labels, ()
     sentence = f"{source.name}: the label is 1 for {name} {one} and 0 for {zero}."
     return labels, (sentence,)
+
+
+def _is_positive(
+    source: TableFile,
+    column: pd.Series[Any],
+    num_training: int,
+    positive: Collection[str],
+) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
+    texts = column.map(lambda cell: as_text(cell).strip())
+    is_one = texts.isin([label.strip() for label in positive])
+    ones, zeros = (
+        ", ".join(map(repr, chosen.unique()[:MAX_NAMED]))
+        + (", ..." if chosen.nunique() > MAX_NAMED else "")
+        for chosen in (texts[is_one], texts[~is_one])
+    )
+    if is_one.iloc[:num_training].nunique() < 2:
+        raise DataError(
+            f"{source.name}: the label in column {column.name!r} must be one of "
+            "`positive_labels` in some rows, and another value in others. Received: "
+            f"{', '.join(map(repr, positive))}, and in the file {ones or zeros}."
+        )
+    sentence = f"{source.name}: the label is 1 for {column.name} {ones}, 0 for {zeros}."
+    return np.asarray(is_one, np.float64), (sentence,)
 
 
 def seconds(source: TableFile, name: str) -> npt.NDArray[np.int64]:

@@ -43,13 +43,18 @@ def describe_columns(
         described = _described(counted, table[name], list_separator)
         used.append(f"{name} {described.replace(counted, kind)}{apart}")
     lines = [f"columns: {', '.join(used)}"]
-    known = {"rating", *columns, *weights.values()}
+    known = {"rating", dataset.weight, *columns, *weights.values()}
     others = [str(x) for x in table.columns if x not in known]
     if others:
         lines.append(
             f"left out: {', '.join(others)} (no feature uses "
             f"{'it' if len(others) == 1 else 'them'}; --features names the columns to "
             "use)"
+        )
+    of_rows = dataset.weights
+    if of_rows is not None:
+        lines.append(
+            f"weights: {dataset.weight}, from {of_rows.min():g} to {of_rows.max():g}"
         )
     absent = [name for name in ("user", "item") if name not in table]
     if absent:
@@ -62,7 +67,7 @@ def describe_columns(
             f"no timestamps: the column {name} looks like them; use it with "
             f"--timestamp {name}"
             for name in dataset.ratings
-            if name not in ("user", "item", "rating")
+            if name not in ("user", "item", "rating", dataset.weight)
             and _looks_like_times(dataset.ratings[name])
         ][:1]
     return lines

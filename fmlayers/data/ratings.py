@@ -38,12 +38,14 @@ def read_ratings(
     item: str = "item",
     rating: str | None = "rating",
     timestamp: str | None = None,
+    weight: str | None = None,
     separator: str | None = None,
     on_duplicate: OnDuplicate = "last",
     text_columns: Collection[str] = (),
     numeric_columns: Collection[str] = (),
     weighted_columns: Collection[str] = (),
     is_label: bool = False,
+    positive_labels: Collection[str] = (),
     needs_pairs: bool = True,
     test: Source | None = None,
     validation: Source | None = None,
@@ -70,6 +72,8 @@ def read_ratings(
         timestamp: Optional name of the timestamp column, in seconds since 1970 or ISO
             8601 (UTC if there is no time zone). Defaults to `None`: `"timestamp"`, if
             there is such a column.
+        weight: Optional name of the column with the weights of the rows, finite numbers
+            of at least 0. Defaults to `None`.
         separator: Optional delimiter of a CSV file, instead of that of `table_format`.
         on_duplicate: What to do with rows of the same user and item. `"keep"` keeps
             them; `"last"` keeps the latest row (the last one in the file if there are
@@ -85,6 +89,8 @@ def read_ratings(
         is_label: Whether the rating column is a label, which must have two values,
             numbers or texts. The greater one becomes 1 and the other one 0. Defaults to
             `False`.
+        positive_labels: Values of a label that count as 1. All others then count as 0.
+            Defaults to `()`.
         needs_pairs: Whether the columns of users and items must be there even if they
             have their default names. Defaults to `True`.
         test: Optional file or `DataFrame` of the test rows, with the same columns. They
@@ -127,7 +133,13 @@ def read_ratings(
     num_training = parts.sizes[TRAINING]
     if timestamp is None and "timestamp" in source.frame:
         timestamp = "timestamp"
-    wanted = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
+    wanted = {
+        "user": user,
+        "item": item,
+        "rating": rating,
+        "timestamp": timestamp,
+        "weight": weight,
+    }
     if not needs_pairs:
         for key in ("user", "item"):
             if wanted[key] == key and key not in source.frame:
@@ -143,12 +155,16 @@ def read_ratings(
     contents["rating"] = np.ones(len(source.frame))
     repairs = source.remarks
     if rating is not None and is_label:
-        contents["rating"], remarks = labels(source, rating, num_training)
+        contents["rating"], remarks = labels(
+            source, rating, num_training, positive_labels
+        )
         repairs += remarks
     elif rating is not None:
         contents["rating"] = numbers(source, rating)
     if timestamp is not None:
         contents["timestamp"] = seconds(source, timestamp)
+    if weight is not None:
+        contents[weight] = numbers(source, weight, "weight", least=0.0)
     missing = {}
     for name in map(str, source.frame):
         if name not in columns.values():
@@ -180,6 +196,7 @@ def read_ratings(
         repairs=repairs,
         parts=parts.held_out(),
         place=lambda row: source.place(int(rows[row])),
+        weight=weight,
     )
     for role, file, key in (
         ("user", users, user_key or user),
@@ -249,7 +266,8 @@ def _check_columns(source: TableFile, columns: dict[str, str]) -> None:
             )
     if len(set(columns.values())) < len(columns):
         raise ValueError(
-            "`user`, `item`, `rating` and `timestamp` must be different columns. "
+            "`user`, `item`, `rating`, `timestamp` and `weight` must be different "
+            "columns. "
             f"Received: {columns}."
         )
     for name in RATING_COLUMNS:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
-from fmlayers._types import OnDuplicate
+from fmlayers._types import SYNTHETIC_CLICKS, OnDuplicate
 from fmlayers.data.dataset import Dataset
 from fmlayers.data.encoder import Kind
 from fmlayers.data.errors import DataError
@@ -17,6 +17,7 @@ from fmlayers.data.movielens import MARKERS, load_movielens
 from fmlayers.data.parquet_files import parts_of
 from fmlayers.data.ratings import read_ratings
 from fmlayers.data.synthetic import synthetic
+from fmlayers.data.synthetic_clicks import clicks_of
 from fmlayers.data.table_files import Source
 from fmlayers.data.table_format import TableFormat
 from fmlayers.data.weighted import is_pair
@@ -43,12 +44,14 @@ def load(
     item: str = "item",
     rating: str = "rating",
     timestamp: str | None = None,
+    weight: str | None = None,
     separator: str | None = None,
     on_duplicate: OnDuplicate = "last",
     text_columns: Collection[str] = (),
     numeric_columns: Collection[str] = (),
     weighted_columns: Collection[str] = (),
     is_label: bool = False,
+    positive_labels: Collection[str] = (),
     needs_pairs: bool = True,
     test: Source | None = None,
     validation: Source | None = None,
@@ -61,20 +64,24 @@ def load(
     """Loads ratings, labels or implicit feedback.
 
     Args:
-        source: `"synthetic"` (see `synthetic`); a MovieLens folder, zip file or name
-            (see `load_movielens`); or a CSV or Parquet file or a `DataFrame` (see
-            `read_ratings`). The other arguments apply to these only.
+        source: `"synthetic"` (see `synthetic`); `"synthetic-clicks"` or
+            `"synthetic-clicks:rows=N,seed=N"` (see `synthetic_clicks`); a MovieLens
+            folder, zip file or name (see `load_movielens`); or a CSV or Parquet file or
+            a `DataFrame` (see `read_ratings`). The other arguments apply to these only.
         user: Name of the user column. Defaults to `"user"`.
         item: Name of the item column. Defaults to `"item"`.
         rating: Name of the rating column. Defaults to `"rating"`.
         timestamp: Optional name of the timestamp column. Defaults to `None`:
             `"timestamp"`, if there is such a column.
+        weight: Optional name of the column with the weights of the rows. Defaults to
+            `None`.
         separator: See `read_ratings`.
         on_duplicate: See `read_ratings`. Defaults to `"last"`.
         text_columns: See `read_ratings`. Defaults to `()`.
         numeric_columns: See `read_ratings`. Defaults to `()`.
         weighted_columns: See `read_ratings`. Defaults to `()`.
         is_label: See `read_ratings`. Defaults to `False`.
+        positive_labels: See `read_ratings`. Defaults to `()`.
         needs_pairs: See `read_ratings`. Defaults to `True`.
         test: See `read_ratings`.
         validation: See `read_ratings`.
@@ -98,12 +105,14 @@ def load(
             item=item,
             rating=rating,
             timestamp=timestamp,
+            weight=weight,
             separator=separator,
             on_duplicate=on_duplicate,
             text_columns=text_columns,
             numeric_columns=numeric_columns,
             weighted_columns=weighted_columns,
             is_label=is_label,
+            positive_labels=positive_labels,
             needs_pairs=needs_pairs,
             test=test,
             validation=validation,
@@ -120,14 +129,20 @@ def load(
                 f"`{name}` must be left out for the source {source}: it is for CSV and "
                 "Parquet files."
             )
+    if _is_clicks(source):
+        return clicks_of(str(source))
     return synthetic() if source == "synthetic" else load_movielens(source)
+
+
+def _is_clicks(source: str | os.PathLike[str]) -> bool:
+    return str(source).partition(":")[0] == SYNTHETIC_CLICKS
 
 
 def _is_file(source: str | os.PathLike[str]) -> bool:
     """Returns whether a source is the file of a table."""
     path = Path(source)
     suffix = path.suffix.lower()
-    if source == "synthetic":
+    if source == "synthetic" or _is_clicks(source):
         return False
     if suffix in TABLE_SUFFIXES or (path.is_file() and suffix != ".zip"):
         return True
@@ -177,6 +192,11 @@ def infer_columns(
         if name == "rating":
             raise ValueError(
                 "`features` must not contain 'rating', which the model predicts. "
+                f"Received: features={wanted}."
+            )
+        if name == dataset.weight:
+            raise ValueError(
+                f"`features` must not contain {name!r}, the weights of the rows. "
                 f"Received: features={wanted}."
             )
         if name not in table:
