@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ def with_dependent_columns(
     *,
     user_columns: Sequence[str] | None = None,
     item_columns: Sequence[str] | None = None,
+    weights: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Moves the columns that describe users or items to the tables of these.
 
@@ -42,6 +43,8 @@ def with_dependent_columns(
             those that are recognized.
         item_columns: Optional names of the columns that describe items. Defaults to
             those that are recognized.
+        weights: Optional dict from columns of lists to the columns of their weights,
+            with which they move together.
 
     Returns:
         The dataset. `table()` has the same rows and columns. `repairs` reports which
@@ -61,37 +64,20 @@ def with_dependent_columns(
     of_rows = (*RATING_COLUMNS, dataset.weight)
     free = [str(name) for name in ratings if name not in of_rows]
     for key in KEYS:
-        chosen = named[key]
-        other = named["user" if key == "item" else "item"]
-        rows = _Rows.of(ratings[key])
-        moved = []
-        for name in free if chosen is None else chosen:
-            values = _codes(ratings[name])
-            wrong = rows.with_several(values)
-            if chosen is not None and len(wrong):
-                raise DataError(
-                    f"`{key}_columns` must have one value per {key}. Received: "
-                    f"{_several(key, name, ratings, rows, wrong[0])}."
-                )
-            if chosen is not None:
-                moved.append(name)
-            elif name not in (other or ()) and rows.show(values):
-                if not len(wrong):
-                    moved.append(name)
-                elif 1.0 - len(wrong) / rows.repeated >= NEARLY:
-                    several = _several(key, name, ratings, rows, wrong[0])
-                    exceptions[name] = (
-                        f"{dataset.name}: {name} has one value per {key}, except for "
-                        f"{len(wrong):,} of {rows.repeated:,} {key}s with several "
-                        f"rows, and stays with the rows: {several}."
-                    )
+        other = named["user" if key == "item" else "item"] or ()
+        if named[key] is not None:
+            moved = _checked(ratings, key, list(named[key] or ()), weights or {})
+        else:
+            candidates = [name for name in free if name not in other]
+            moved, nearly = _recognized(ratings, key, candidates, weights or {})
+            exceptions |= nearly
         free = [name for name in free if name not in moved]
         if moved:
             tables[f"{key}s"] = _side_table(dataset, key, moved)
             sentences.append(
-                f"{dataset.name}: {', '.join(moved)} "
-                f"{'has' if len(moved) == 1 else 'have'} one value per {key} and "
-                f"{'describes' if len(moved) == 1 else 'describe'} the {key}."
+                f"{', '.join(moved)} {'has' if len(moved) == 1 else 'have'} one value "
+                f"per {key} and {'describes' if len(moved) == 1 else 'describe'} the "
+                f"{key}."
             )
     sentences += [exceptions[name] for name in free if name in exceptions]
     if not sentences:
@@ -100,9 +86,66 @@ def with_dependent_columns(
     return replace(
         dataset,
         ratings=ratings[kept],
-        repairs=(*dataset.repairs, *sentences),
+        repairs=(*dataset.repairs, *(f"{dataset.name}: {x}" for x in sentences)),
         **tables,
     )
+
+
+def _recognized(
+    ratings: pd.DataFrame, key: str, names: list[str], weights: Mapping[str, str]
+) -> tuple[list[str], dict[str, str]]:
+    """Returns the columns that describe a key, and sentences on those that nearly do.
+
+    Args:
+        ratings: The ratings.
+        key: `"user"` or `"item"`.
+        names: Names of the columns that may describe it.
+        weights: See `with_dependent_columns`.
+    """
+    rows = _Rows.of(ratings[key])
+    moved: list[str] = []
+    exceptions = {}
+    for name in names:
+        values = _codes(ratings[name])
+        if not rows.show(values):
+            continue
+        wrong = rows.with_several(values)
+        if not len(wrong):
+            moved.append(name)
+        elif 1.0 - len(wrong) / rows.repeated >= NEARLY:
+            exceptions[name] = (
+                f"{name} has one value per {key}, except for {len(wrong):,} of "
+                f"{rows.repeated:,} {key}s with several rows, and stays with the rows: "
+                f"{_several(key, name, ratings, rows, wrong[0])}."
+            )
+    for pair in _divided(moved, weights):
+        moved = [name for name in moved if name not in pair]
+    return moved, exceptions
+
+
+def _checked(
+    ratings: pd.DataFrame, key: str, names: list[str], weights: Mapping[str, str]
+) -> list[str]:
+    """Returns the columns that a caller has named, if they describe a key."""
+    rows = _Rows.of(ratings[key])
+    for name in names:
+        wrong = rows.with_several(_codes(ratings[name]))
+        if len(wrong):
+            raise DataError(
+                f"`{key}_columns` must have one value per {key}. Received: "
+                f"{_several(key, name, ratings, rows, wrong[0])}."
+            )
+    for column, of_weights in _divided(names, weights):
+        raise DataError(
+            f"`{key}_columns` must contain both of {column!r} and the column "
+            f"{of_weights!r} of its weights, or none of them. Received: {names}."
+        )
+    return names
+
+
+def _divided(names: list[str], weights: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Returns the columns of which only the values or only the weights are named."""
+    return [pair for pair in weights.items() if len({*pair} & {*names}) == 1]
 
 
 @dataclass(frozen=True)
@@ -121,7 +164,7 @@ class _Rows:
 
     @classmethod
     def of(cls, keys: pd.Series[Any]) -> _Rows:
-        codes, distinct = pd.factorize(keys)
+        codes, distinct = pd.factorize(keys, use_na_sentinel=False)
         first = np.full(len(distinct), -1)
         first[codes[::-1]] = np.arange(len(codes))[::-1]
         return cls(codes, first, np.bincount(codes, minlength=len(distinct)))

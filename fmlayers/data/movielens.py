@@ -341,6 +341,7 @@ _LOADERS: dict[str, Callable[[_Files], _Tables]] = {
     "ratings.dat": _load_1m,
     "ratings.csv": _load_latest,
 }
+MARKERS = tuple(_LOADERS)
 
 
 def _ratings(

@@ -26,6 +26,7 @@ from fmlayers.data.side_tables import with_side_table
 from fmlayers.data.table_files import Source, TableFile
 from fmlayers.data.table_format import TableFormat
 
+_ROW = "\0row"  # a column of the rows in the files, which no file can have
 # Names of `DataFrame`s in error messages.
 NAMES = {TRAINING: "ratings", "validation": "validation", "test": "test"}
 
@@ -42,7 +43,9 @@ def read_ratings(
     on_duplicate: OnDuplicate = "last",
     text_columns: Collection[str] = (),
     numeric_columns: Collection[str] = (),
+    weighted_columns: Collection[str] = (),
     is_label: bool = False,
+    positive_labels: Collection[str] = (),
     needs_pairs: bool = True,
     test: Source | None = None,
     validation: Source | None = None,
@@ -81,9 +84,13 @@ def read_ratings(
             are numbers. Defaults to `()`.
         numeric_columns: Names of further columns that must be numbers. Any other cell,
             except for missing values, raises an error. Defaults to `()`.
+        weighted_columns: Names of columns of a sparse file whose values keep their
+            weights even if these are all 1. Defaults to `()`.
         is_label: Whether the rating column is a label, which must have two values,
             numbers or texts. The greater one becomes 1 and the other one 0. Defaults to
             `False`.
+        positive_labels: Values of a label that count as 1. All others then count as 0.
+            Defaults to `()`.
         needs_pairs: Whether the columns of users and items must be there even if they
             have their default names. Defaults to `True`.
         test: Optional file or `DataFrame` of the test rows, with the same columns. They
@@ -111,11 +118,15 @@ def read_ratings(
     choice("on_duplicate", on_duplicate, get_args(OnDuplicate))
     table_format = TableFormat.of(table_format, separator)
     files = {TRAINING: path, "validation": validation, "test": test}
-    sources = {
-        part: TableFile.read(file, table_format, NAMES[part])
-        for part, file in files.items()
-        if file is not None
-    }
+    wanted_columns = {user, item, *text_columns, *weighted_columns}
+    sources: dict[str, TableFile] = {}
+    for part, file in files.items():
+        if file is not None:
+            sources[part] = TableFile.read(
+                file, table_format, NAMES[part], wanted=wanted_columns
+            )
+            if sources[part].is_sparse:
+                wanted_columns |= set(map(str, sources[part].frame))
     parts = Parts.of(sources)
     frame, place = joined(sources, (user, item))
     source = replace(sources[TRAINING], frame=frame, place=place)
@@ -142,9 +153,12 @@ def read_ratings(
         if key in columns
     }
     contents["rating"] = np.ones(len(source.frame))
-    repairs: tuple[str, ...] = ()
+    repairs = source.remarks
     if rating is not None and is_label:
-        contents["rating"], repairs = labels(source, rating, num_training)
+        contents["rating"], remarks = labels(
+            source, rating, num_training, positive_labels
+        )
+        repairs += remarks
     elif rating is not None:
         contents["rating"] = numbers(source, rating)
     if timestamp is not None:
@@ -155,7 +169,11 @@ def read_ratings(
     for name in map(str, source.frame):
         if name not in columns.values():
             contents[name], missing[name] = feature(
-                source, name, text=name in text_columns, number=name in numeric_columns
+                source,
+                name,
+                text=name in text_columns,
+                number=name in numeric_columns,
+                weighted=name in weighted_columns,
             )
             if len(sources) > 1 and name not in text_columns:
                 _check_kind(source, contents[name], num_training)
@@ -167,14 +185,17 @@ def read_ratings(
             _refuse_duplicates(source, rows, start)
         return merge_duplicates(rows, name, on_duplicate)
 
+    ratings[_ROW] = np.arange(len(ratings))
     if {"user", "item"} <= columns.keys():
         ratings, parts, sentences = parts.mapped(ratings, merge)
         repairs += sentences
+    rows = ratings.pop(_ROW).to_numpy()
     dataset = Dataset(
         name=source.name.split(".")[0],
         ratings=ratings,
         repairs=repairs,
         parts=parts.held_out(),
+        place=lambda row: source.place(int(rows[row])),
         weight=weight,
     )
     for role, file, key in (

@@ -13,7 +13,8 @@ from fmlayers._types import SYNTHETIC_CLICKS, OnDuplicate
 from fmlayers.data.dataset import Dataset
 from fmlayers.data.encoder import Kind
 from fmlayers.data.errors import DataError
-from fmlayers.data.movielens import load_movielens
+from fmlayers.data.movielens import MARKERS, load_movielens
+from fmlayers.data.parquet_files import parts_of
 from fmlayers.data.ratings import read_ratings
 from fmlayers.data.synthetic import synthetic
 from fmlayers.data.synthetic_clicks import clicks_of
@@ -21,7 +22,17 @@ from fmlayers.data.table_files import Source
 from fmlayers.data.table_format import TableFormat
 from fmlayers.data.weighted import is_pair
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".gz")
+TABLE_SUFFIXES = (
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".parquet",
+    ".pq",
+    ".gz",
+    ".bz2",
+    ".xz",
+    ".zst",
+)
 # Nearly unique in their table: another identifier of the row, not a feature.
 IDENTIFYING = ("title", "zip_code")
 
@@ -38,7 +49,9 @@ def load(
     on_duplicate: OnDuplicate = "last",
     text_columns: Collection[str] = (),
     numeric_columns: Collection[str] = (),
+    weighted_columns: Collection[str] = (),
     is_label: bool = False,
+    positive_labels: Collection[str] = (),
     needs_pairs: bool = True,
     test: Source | None = None,
     validation: Source | None = None,
@@ -66,7 +79,9 @@ def load(
         on_duplicate: See `read_ratings`. Defaults to `"last"`.
         text_columns: See `read_ratings`. Defaults to `()`.
         numeric_columns: See `read_ratings`. Defaults to `()`.
+        weighted_columns: See `read_ratings`. Defaults to `()`.
         is_label: See `read_ratings`. Defaults to `False`.
+        positive_labels: See `read_ratings`. Defaults to `()`.
         needs_pairs: See `read_ratings`. Defaults to `True`.
         test: See `read_ratings`.
         validation: See `read_ratings`.
@@ -95,7 +110,9 @@ def load(
             on_duplicate=on_duplicate,
             text_columns=text_columns,
             numeric_columns=numeric_columns,
+            weighted_columns=weighted_columns,
             is_label=is_label,
+            positive_labels=positive_labels,
             needs_pairs=needs_pairs,
             test=test,
             validation=validation,
@@ -127,7 +144,10 @@ def _is_file(source: str | os.PathLike[str]) -> bool:
     suffix = path.suffix.lower()
     if source == "synthetic" or _is_clicks(source):
         return False
-    return suffix in TABLE_SUFFIXES or (path.is_file() and suffix != ".zip")
+    if suffix in TABLE_SUFFIXES or (path.is_file() and suffix != ".zip"):
+        return True
+    is_movielens = any((path / name).is_file() for name in MARKERS)
+    return path.is_dir() and not is_movielens and bool(parts_of(path))
 
 
 def infer_columns(

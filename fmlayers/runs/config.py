@@ -1,6 +1,7 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, get_args
 
 from fmlayers import _checks
@@ -153,6 +154,15 @@ class TrainingConfig:
         "Lowest target of a positive, which is a label of 1 or a choice",
         check=_checks.number,
         metavar="TARGET",
+    )
+    positive_labels: Sequence[str] | None = setting(
+        None,
+        "data",
+        "Values of the target that count as the label 1, all others as 0",
+        check=texts,
+        many=True,
+        metavar="VALUE",
+        otherwise="the greater one of two values",
     )
     target_transform: Transform = choice(
         "none",
@@ -473,6 +483,7 @@ class TrainingConfig:
                     f"{taking(name)}. Received: model={self.model!r}, {name}={value!r}."
                 )
         _ = self.table_format  # checks the characters
+        self._check_labels()
         self._check_tables()
         if self.histories and self.task == "regression":
             of_histories = dict.fromkeys(HISTORIES, HISTORY_L2)
@@ -508,6 +519,17 @@ class TrainingConfig:
                     f"Received: {name}={value!r}."
                 )
 
+    def _check_labels(self) -> None:
+        """Checks that positive labels are those of a task with labels."""
+        if self.positive_labels is None:
+            return
+        if self.task != "binary" or self.positive_threshold is not None:
+            raise ValueError(
+                "`positive_labels` must be used with the task 'binary' and without "
+                f"`positive_threshold`. Received: task={self.task!r}, "
+                f"positive_threshold={self.positive_threshold!r}."
+            )
+
     def _check_tables(self) -> None:
         """Checks that settings for tables of their own have a table."""
         for table, replaced in (
@@ -530,6 +552,13 @@ class TrainingConfig:
             **{name: getattr(self, setting) for name, setting in FILE_SETTINGS.items()}
         )
 
+    @property
+    def described_split(self) -> str:
+        """The split as text."""
+        if self.test is None:
+            return f"split {self.split}"
+        return f"test rows of {Path(self.test).name}"
+
     def columns_of_a_table(self) -> dict[str, Any]:
         """Returns the arguments of `fmlayers.data.load` that describe a CSV file."""
         names = (
@@ -546,7 +575,9 @@ class TrainingConfig:
             "rating": self.target,
             "text_columns": [c for c, kind in kinds if kind and kind != "numeric"],
             "numeric_columns": [c for c, kind in kinds if kind == "numeric"],
+            "weighted_columns": [c for c, kind in kinds if kind == "weighted"],
             "is_label": is_label,
+            "positive_labels": self.positive_labels or (),
             "needs_pairs": self.task == "implicit",
         }
 
@@ -575,6 +606,8 @@ class TrainingConfig:
             written = name if name in record else known.former or name
             if written in record and spec.takes(name):
                 values[name] = record[written]
+        if "missing" not in record:  # of a version where only empty cells were
+            values["missing"] = ()
         if "task" not in record:  # of version 0.1.0
             values["on_duplicate"] = "last"
         return cls(**values)

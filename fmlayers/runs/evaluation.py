@@ -18,6 +18,7 @@ from fmlayers.data import (
 )
 from fmlayers.data.cells import as_text
 from fmlayers.data.encoder import UNKNOWN
+from fmlayers.data.errors import named_places
 from fmlayers.metrics import (
     Relevance,
     auc,
@@ -249,8 +250,9 @@ def target_metrics(
         return {}
     table = dataset.table().iloc[split.test]
     truth = table["rating"].to_numpy(np.float64)
+    with named_places(lambda c, row: dataset.place_of(c, int(split.test[row]))):
+        inputs = encoder.transform(table)
     weights = weights_of(config, table)
-    inputs = encoder.transform(table)
     train = dataset.ratings.iloc[split.train]
     mean = np.full_like(
         truth, np.average(train["rating"], weights=weights_of(config, train))

@@ -1,5 +1,5 @@
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +10,7 @@ import pandas as pd
 
 from fmlayers.data import Dataset, Encoder, ShuffledBatches
 from fmlayers.data.encoder import Kind
+from fmlayers.data.errors import named_places
 from fmlayers.data.pipelines import in_order
 from fmlayers.data.ragged import Batch, batch_of
 from fmlayers.runs.config import TrainingConfig
@@ -62,7 +63,8 @@ class Examples:
             separator=config.list_separator,
             weights=config.weights_of,
         )
-        self.encoder.fit(self.table)
+        with named_places(self._place_in(fitting)):
+            self.encoder.fit(self.table)
 
     def __len__(self) -> int:
         return len(self.fitting)
@@ -154,11 +156,17 @@ class Examples:
         with np.errstate(over="ignore"):  # the loss is then infinite
             ratings = table["rating"].to_numpy(np.float32)
         weights = weights_of(self.config, table)
+        with named_places(self._place_in(rows)):
+            inputs = self.encoder.transform(table)
         return (
-            self.encoder.transform(table),
+            inputs,
             ratings,
             None if weights is None else weights.astype(np.float32),
         )
+
+    def _place_in(self, rows: Rows) -> Callable[[str, int], str]:
+        """Returns the function from a column and a position in `rows` to its place."""
+        return lambda column, at: self.dataset.place_of(column, int(rows[at]))
 
 
 def split_validation(

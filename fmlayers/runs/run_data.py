@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from fmlayers.data import DataError, Dataset, Split, load, split_rows
+from fmlayers.data.column_values import identifiers, numbers
 from fmlayers.data.dependent_columns import with_dependent_columns
 from fmlayers.data.fingerprint import fingerprint_of_tables
+from fmlayers.data.table_files import TableFile
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.folder import RunError
 from fmlayers.runs.targets import with_targets
@@ -50,26 +53,25 @@ class RunData:
             ValueError: If `data` has the wrong type.
         """
         data = config.data if data is None else data
-        if isinstance(data, str) and data == IN_MEMORY:
-            raise RunError(
-                "The run was trained on data in memory. Pass them again: "
-                "`Run(path, dataset=...)`."
-            )
         loaded = _loaded(config, data)
-        own = (config.users, config.items, config.test, config.validation)
+        own = [getattr(config, name) for name in TABLES[1:]]
         dataset = with_dependent_columns(
             with_targets(loaded, config),
             user_columns=config.user_columns,
             item_columns=config.item_columns,
+            weights=config.weights_of,
         )
         return cls(loaded, dataset, any(own) or not isinstance(data, str | Path))
 
     def fingerprints(self) -> dict[str, str]:
         """Returns the fingerprint of the ratings and, if any, that of the tables."""
-        known = {"fingerprint": self.loaded.fingerprint()}
-        if self.has_tables:
-            known["tables"] = fingerprint_of_tables(self.loaded)
-        return known
+        return {"fingerprint": self.loaded.fingerprint(), **self.tables_fingerprint()}
+
+    def tables_fingerprint(self) -> dict[str, str]:
+        """Returns the fingerprint of the tables, or an empty dict if there are none."""
+        if not self.has_tables:
+            return {}
+        return {"tables": fingerprint_of_tables(self.loaded)}
 
     def check(self, recorded: Mapping[str, str], run: Path) -> None:
         """Checks that the data are those of a run.
@@ -100,26 +102,68 @@ class RunData:
         return split_rows(self.dataset, config.split, config.test_fraction, config.seed)
 
 
-def in_memory(config: TrainingConfig) -> TrainingConfig:
+def in_memory(config: TrainingConfig, data: Tables) -> TrainingConfig:
     """Returns the configuration of a run on tables in memory, for its record."""
-    return replace(
-        config, data=IN_MEMORY, test=None, validation=None, users=None, items=None
-    )
+    if isinstance(data, Dataset):
+        tables: Mapping[str, object] = {
+            "ratings": data.ratings,
+            "users": data.users,
+            "items": data.items,
+            **data.parts,
+        }
+    else:
+        tables = _by_name(data)
+    sources = {
+        "data" if name == "ratings" else name: table
+        if isinstance(table, str)
+        else IN_MEMORY
+        for name, table in tables.items()
+        if table is not None
+    }
+    return replace(config, **sources)  # type: ignore[arg-type]
 
 
 def _loaded(config: TrainingConfig, data: Data) -> Dataset:
-    if isinstance(data, Dataset):
-        return data
     arguments = config.columns_of_a_table()
-    if isinstance(data, str | Path):
-        return load(str(data), **arguments)
-    tables = {"ratings": data} if isinstance(data, pd.DataFrame) else data
-    is_dict = isinstance(tables, Mapping) and "ratings" in tables
-    if not is_dict or set(tables) - set(TABLES):
+    if isinstance(data, Dataset):
+        for name in TABLES[1:]:
+            if arguments[name] not in (None, IN_MEMORY):
+                raise ValueError(
+                    f"`{name}` must be left out with a `Dataset`, which contains all "
+                    f"tables. Received: {name}={arguments[name]!r}."
+                )
+        source = TableFile.read(data.ratings, config.table_format, data.name)
+        for key in ("user", "item"):
+            if key in data.ratings:
+                identifiers(source, key, key)
+        numbers(source, "rating")
+        return data
+    tables = _by_name(data)
+    arguments |= {name: table for name, table in tables.items() if name != "ratings"}
+    sources = {**arguments, "data": tables["ratings"]}
+    absent = [
+        name
+        for name in ("data", *TABLES[1:])
+        if isinstance(sources[name], str) and sources[name] == IN_MEMORY
+    ]
+    if absent:
+        raise RunError(
+            f"The run was trained on data in memory, of which {', '.join(absent)} "
+            f"{'is' if len(absent) == 1 else 'are'} missing. Pass them again, with "
+            "`Run(path, dataset=...)`."
+        )
+    return load(tables["ratings"], **arguments)
+
+
+def _by_name(data: str | Path | pd.DataFrame | Mapping[str, Any]) -> dict[str, Any]:
+    """Returns tables and sources by their names, of which one is `"ratings"`."""
+    if isinstance(data, str | Path | pd.DataFrame):
+        return {"ratings": str(data) if isinstance(data, Path) else data}
+    names = list(data) if isinstance(data, Mapping) else [type(data).__name__]
+    if not isinstance(data, Mapping) or "ratings" not in data or set(names) - {*TABLES}:
         raise ValueError(
             "`dataset` must be a `Dataset`, a `DataFrame`, or a dict with the entry "
-            f"'ratings' and none but {', '.join(map(repr, TABLES))}. Received: "
-            f"{list(tables) if isinstance(tables, Mapping) else type(data)}."
+            f"'ratings' and no others than {', '.join(map(repr, TABLES[1:]))}. "
+            f"Received: {', '.join(map(str, names))}."
         )
-    others = {name: tables[name] for name in TABLES[1:] if name in tables}
-    return load(tables["ratings"], **{**arguments, **others})
+    return {name: table for name, table in data.items() if table is not None}

@@ -23,8 +23,9 @@ from fmlayers.data import (
     sources,
     write_csv,
 )
+from fmlayers.data.cells import as_text
 from fmlayers.data.columns import describe_columns
-from fmlayers.data.encoder import Kind
+from fmlayers.data.encoder import SCALED, Kind
 from fmlayers.models.specs import find
 from fmlayers.runs.checkpoint import Checkpoint, EarlyStop, Progress, check_finite
 from fmlayers.runs.config import TrainingConfig
@@ -96,12 +97,13 @@ def train(
     """
     out = Path(out).resolve()
     data = RunData.read(config, dataset)
-    split = data.split(config)
     if dataset is not None:
-        config = in_memory(config)
+        config = in_memory(config, dataset)
+    columns = columns_of(config, data.dataset)
+    split = data.split(config)
     record = {
         **config.to_dict(),
-        "columns": columns_of(config, data.dataset),
+        "columns": columns,
         **data.fingerprints(),
         "backend": keras.backend.backend(),
     }
@@ -122,12 +124,13 @@ def _train_in(
     record: dict[str, Any],
 ) -> None:
     started = time.perf_counter()
+    repairs = [f"data: {repair}" for repair in dataset.repairs]
     described = [
         *describe_columns(dataset, record["columns"], **config.written_lists),
         *transform_hint(config, dataset.ratings["rating"].iloc[split.train]),
     ]
     # In one piece, since `print` may be interrupted between two lines.
-    sys.stderr.write("\n".join([*described, ""]))
+    sys.stderr.write("\n".join([*described, *repairs, ""]))
     try:
         trainer = Trainer(config, record["columns"], dataset, folder)
         model = trainer.run(split.train)
@@ -289,6 +292,7 @@ def _write(
     separator = config.list_separator
     for name, table in (("users", dataset.users), ("items", dataset.items)):
         if table is not None:
+            table = _with_ids_as_text(table, metrics["config"]["columns"])
             write_csv(table, folder / f"{name}.csv", list_separator=separator)
     history = pd.DataFrame(progress.history)
     write_csv(history, folder / "history.csv")
@@ -299,6 +303,20 @@ def _write(
     files = digests_of(folder, sorted(FILES & {path.name for path in folder.iterdir()}))
     # Last: with it, the run is finished.
     write_json(folder / "metrics.json", {**metrics, "files": files})
+
+
+def _with_ids_as_text(table: pd.DataFrame, kinds: Mapping[str, Kind]) -> pd.DataFrame:
+    """Returns a table with the texts of numbers that the encoder compares as text.
+
+    The text of 7.0 is "7", but a CSV file would contain "7.0".
+    """
+    table = table.copy(deep=False)
+    for name in ("user", "item", *kinds):
+        is_text = name in table and kinds.get(name) not in SCALED
+        if is_text and pd.api.types.is_float_dtype(table[name]):
+            cells = table[name].astype(object)
+            table[name] = cells.map(as_text, na_action="ignore")
+    return table
 
 
 def _plotted(history: pd.DataFrame, path: Path) -> bool:
