@@ -1,4 +1,4 @@
-"""The text and the number of a single cell, whatever its type."""
+"""The texts and the numbers of cells, whatever their types."""
 
 import math
 import re
@@ -7,7 +7,10 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+
+from fmlayers.data.errors import DataError
 
 # A decimal number between blanks. (`float` also accepts "1_000" and "nan".)
 NUMBER = re.compile(
@@ -75,3 +78,14 @@ def shown(cell: Any) -> str:
         return repr(cell)
     except ValueError:  # Python does not print integers of more digits
         return f"an integer of more than {sys.get_int_max_str_digits()} digits"
+
+
+def refuse(
+    wrong: npt.NDArray[np.bool_], column: str, values: "pd.Series[Any]", message: str
+) -> None:
+    """Raises `DataError` for the first row that is wrong, if there is one."""
+    if not wrong.any():
+        return
+    row = int(np.flatnonzero(wrong)[0])
+    cell = shown(values.iloc[row])
+    raise DataError(f"Column {column!r}, row {row}: {message}. Received: {cell}.")

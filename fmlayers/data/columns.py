@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from fmlayers.data.dataset import Dataset
-from fmlayers.data.encoder import MULTIPLE, Kind
+from fmlayers.data.kinds import Kind, kind_class
 
 MAX_SAMPLE = 100  # rows from which a column of timestamps is recognized
 TIMESTAMPS = (3e8, 4e9)  # in seconds since 1970: from 1979 to 2096
@@ -63,7 +63,7 @@ def _described(kind: Kind, column: "pd.Series[Any]") -> str:
             (len(x) if isinstance(x, tuple) else x.count("|") + 1 for x in cells), 0
         )
         return f"vector ({size} numbers)"
-    if kind in MULTIPLE:
+    if kind_class(kind).is_multiple:
         lists = (x if isinstance(x, tuple) else str(x).split("|") for x in cells)
         values: Iterable[Any] = chain.from_iterable(lists)
         if kind == "weighted":

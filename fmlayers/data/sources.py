@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from fmlayers._types import OnDuplicate
 from fmlayers.data.dataset import Dataset
-from fmlayers.data.encoder import Kind
 from fmlayers.data.errors import DataError
+from fmlayers.data.kinds import Kind, kind_class
 from fmlayers.data.movielens import load_movielens
 from fmlayers.data.synthetic import synthetic
 from fmlayers.data.tables import read_ratings
@@ -116,16 +116,14 @@ def infer_columns(
                 f"Feature {name!r} is not among the columns {list(table.columns)} of "
                 f"{dataset.name}."
             )
-        kind = _kind(name, table[name])
-        for known in get_args(Kind):
-            if requested == known:
-                kind = known
-        if requested and requested != kind:
-            raise ValueError(
-                f"`features` must be of the kinds {get_args(Kind)}. "
-                f"Received: {entry!r}."
-            )
-        columns[name] = kind
+        if requested:
+            try:
+                kind_class(requested)
+            except ValueError as error:
+                raise ValueError(
+                    f"`features` must be {error}. Received: {entry!r}."
+                ) from None
+        columns[name] = requested or _kind(name, table[name])
     return columns
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 from fmlayers._text_tables import aligned
 from fmlayers.data import DataError, Dataset, Encoder, Split, SyntheticDataset
 from fmlayers.data.cells import as_text
-from fmlayers.data.encoder import UNKNOWN
+from fmlayers.data.kinds import UNKNOWN
 from fmlayers.metrics import (
     Relevance,
     auc,

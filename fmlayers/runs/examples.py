@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from fmlayers.data import Dataset, Encoder, ShuffledBatches
-from fmlayers.data.encoder import Kind
+from fmlayers.data.kinds import Kind
 from fmlayers.data.pipelines import in_order
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.sampled_batches import SampledBatches

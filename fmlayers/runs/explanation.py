@@ -10,7 +10,7 @@ import pandas as pd
 from fmlayers import plots
 from fmlayers._text_tables import aligned
 from fmlayers.data.cells import as_text
-from fmlayers.data.encoder import MISSING, UNKNOWN
+from fmlayers.data.kinds import MISSING, UNKNOWN
 from fmlayers.explain import (
     Explanation,
     Measure,

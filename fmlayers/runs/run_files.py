@@ -10,6 +10,7 @@ from fmlayers._checks import is_number
 from fmlayers._digests import check_digest
 from fmlayers._json_files import read_json
 from fmlayers.data import read_table
+from fmlayers.data.kinds import is_kind, kind_class
 from fmlayers.runs.folder import RunError
 
 # Of each task, the metrics that a run must have.
@@ -111,8 +112,9 @@ class RunFiles:
 
         Args:
             name: Name of the file.
-            kinds: Dict from the names of columns to their kinds. A column of the kind
-                `"numeric"` must have numbers; others are read as text.
+            kinds: Dict from the names of columns to their kinds. Columns of numbers
+                must have numbers; others, and those of the kind `None`, are read as
+                text.
             key: Optional column that must exist and whose values must differ. Defaults
                 to `None`.
 
@@ -122,7 +124,11 @@ class RunFiles:
         path = self.find(name)
         if path is None:
             return None
-        text = {column for column, kind in kinds.items() if kind != "numeric"}
+        text = {
+            column
+            for column, kind in kinds.items()
+            if kind is None or not kind_class(kind).reads_numbers
+        }
         text |= set(filter(None, [key]))
         try:
             table = read_table(path, text_columns=text)
@@ -176,7 +182,7 @@ def _fault(metrics: Mapping[str, Any]) -> str:
     reason = _of_types(config, _CONFIG_TYPES)
     if reason:
         return f"in its configuration, {reason}"
-    if not all(isinstance(kind, str) for kind in config["columns"].values()):
+    if not all(map(is_kind, config["columns"].values())):
         return f"in its configuration, 'columns' is {config['columns']!r}"
     for name in ("train", "validation", "test"):
         if not isinstance(rows.get(name), int):

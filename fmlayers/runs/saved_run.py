@@ -18,7 +18,7 @@ from fmlayers.data import (
     split_rows,
 )
 from fmlayers.data.cells import as_text
-from fmlayers.data.encoder import MISSING, SCALED, UNKNOWN, Kind
+from fmlayers.data.kinds import MISSING, UNKNOWN, Kind, kind_class
 from fmlayers.features import Feature, Vector
 from fmlayers.runs.checkpoint import is_finite
 from fmlayers.runs.config import TrainingConfig
@@ -318,7 +318,7 @@ class SavedRun:
 
     def _text_columns(self) -> set[str]:
         columns: dict[str, str] = self.metrics["config"]["columns"]
-        return {name for name, kind in columns.items() if kind != "numeric"}
+        return {name for name, x in columns.items() if not kind_class(x).reads_numbers}
 
 
 def _why_not(path: Path) -> str:
@@ -348,13 +348,13 @@ def _fault(model: ScoringModel, encoder: Encoder, columns: Mapping[str, str]) ->
                 f"its encoder has {size} {parts} of {feature.name!r}, not "
                 f"{sizes.get(feature.name, 'none')}"
             )
-    for column, kind in columns.items():
-        if kind in SCALED:
-            mean, deviation = encoder.scale(column)
+    for column in map(encoder.column, columns):
+        if column.scale is not None:
+            mean, deviation = column.scale
             if not (np.isfinite([mean, deviation]).all() and deviation > 0):
-                return f"its encoder has the deviation {deviation} of {column!r}"
-        elif not pd.Index(encoder.vocabulary(column)).is_unique:
-            return f"its encoder has a value of {column!r} twice"
+                return f"its encoder has the deviation {deviation} of {column.name!r}"
+        elif not pd.Index(column.values() or []).is_unique:
+            return f"its encoder has a value of {column.name!r} twice"
     return ""
 
 

@@ -25,7 +25,7 @@ from fmlayers.data import (
     write_csv,
 )
 from fmlayers.data.columns import describe_columns
-from fmlayers.data.encoder import Kind
+from fmlayers.data.kinds import Kind
 from fmlayers.models.specs import find
 from fmlayers.runs.checkpoint import Checkpoint, EarlyStop, Progress, check_finite
 from fmlayers.runs.config import TrainingConfig
