@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fmlayers.models.specs import registered
-from fmlayers.runs.config import SETTINGS, models_of
+from fmlayers.runs.config import FILE_SETTINGS, SETTINGS, models_of
 from fmlayers.runs.settings import Setting
 
 
@@ -53,14 +53,26 @@ def add_training_options(
         if name == "model":
             _add_model(add, several_models)
         else:
-            option = name.replace("_", "-")
-            no = "no-" if setting.default is True else ""
-            options = [f"--{no}{option}", *filter(None, [_former(setting)])]
-            add(*options, dest=name, **_arguments(name, setting))
+            add(*_options(name, setting), dest=name, **_arguments(name, setting))
 
 
-def _former(setting: Setting) -> str | None:
-    return f"--{setting.former}" if setting.former else None
+def add_file_options(parser: argparse.ArgumentParser) -> None:
+    """Adds an option for each field of `TableFormat`.
+
+    An option that is left out has the value of the run.
+    """
+    group = parser.add_argument_group("file", argument_default=argparse.SUPPRESS)
+    for name in FILE_SETTINGS.values():
+        setting = SETTINGS[name]
+        arguments = _arguments(name, setting)
+        arguments["help"] = f"{_sentence(setting)} (default: as in training)"
+        group.add_argument(*_options(name, setting), dest=name, **arguments)
+
+
+def _options(name: str, setting: Setting) -> list[str]:
+    no = "no-" if setting.default is True else ""
+    option = setting.option or name.replace("_", "-")
+    return [f"--{no}{option}", *([f"--{setting.former}"] if setting.former else [])]
 
 
 def _add_model(add: Any, several: bool) -> None:
@@ -90,8 +102,7 @@ def _arguments(name: str, setting: Setting) -> dict[str, Any]:
 
 
 def _help(name: str, setting: Setting) -> str:
-    first, _, rest = setting.help.partition(" ")
-    text = f"{first if first[1:].isdigit() else first.lower()} {rest}".strip()
+    text = _sentence(setting)
     if models_of(name):
         text += f", for {models_of(name)}"
     if setting.default_text():
@@ -99,6 +110,19 @@ def _help(name: str, setting: Setting) -> str:
     return text.replace("%", "%%")
 
 
+def _sentence(setting: Setting) -> str:
+    first, _, rest = setting.help.partition(" ")
+    return f"{first if first[1:].isdigit() else first.lower()} {rest}".strip()
+
+
 def settings_in(options: argparse.Namespace) -> dict[str, Any]:
     """Returns the settings of `TrainingConfig` whose options are set."""
     return {name: value for name, value in vars(options).items() if name in SETTINGS}
+
+
+def format_in(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the fields of `TableFormat` whose options are set."""
+    known = vars(options)
+    return {
+        field: known[name] for field, name in FILE_SETTINGS.items() if name in known
+    }

@@ -2,9 +2,10 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-from fmlayers.runs.config import as_separator
+from fmlayers.cli.options import add_file_options, format_in
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -17,13 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="CSV or Parquet file with a row per rating",
     )
     add("--out", metavar="FILE", help="CSV file to write (default: standard output)")
-    add(
-        "--separator",
-        type=as_separator,
-        default=",",
-        metavar="CHAR",
-        help="character between the fields of a CSV file, \\t for a tab (default: ,)",
-    )
+    add_file_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -36,7 +31,10 @@ def run(options: argparse.Namespace) -> int:
     ):
         raise ValueError(f"`--out` must not be the input file {options.data}.")
     finished = Run(options.run)
-    table, unknown_rows = finished.predicted_rows(options.data, options.separator)
+    table_format = replace(finished.config.table_format, **format_in(options))
+    table, unknown_rows = finished.predicted_rows(
+        options.data, table_format=table_format
+    )
     for column, unknown in unknown_rows.items():
         if unknown:
             print(

@@ -2,7 +2,10 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+from fmlayers.cli.options import add_file_options, format_in
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,6 +91,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "user, item, rank and score, with a row per recommendation (default: wide)",
     )
     add("--data", metavar="SOURCE", help="source of the run's data, if they have moved")
+    add_file_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -186,7 +190,9 @@ def _write(
 
     users = list(recommender.users)
     if options.users != "all":
-        users = recommender.queries.users_in(finished.read_rows(options.users))
+        table_format = replace(finished.config.table_format, **format_in(options))
+        rows = finished.read_rows(options.users, table_format=table_format)
+        users = recommender.queries.users_in(rows)
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("users", total=len(users))

@@ -6,11 +6,13 @@ from fmlayers.data.encoder import Encoder
 from fmlayers.data.errors import DataError
 from fmlayers.data.movielens import download_movielens, load_movielens
 from fmlayers.data.ragged import without_padding
+from fmlayers.data.ratings import read_ratings
 from fmlayers.data.shards import ShardedBatches, write_shards
 from fmlayers.data.sources import infer_columns, load
 from fmlayers.data.splits import Split, random_split, time_split, user_split
 from fmlayers.data.synthetic import SyntheticDataset, synthetic
-from fmlayers.data.tables import read_ratings, read_table, write_csv
+from fmlayers.data.table_format import TableFormat
+from fmlayers.data.tables import read_table, write_csv
 
 __all__ = [
     "DataError",
@@ -20,6 +22,7 @@ __all__ = [
     "ShuffledBatches",
     "Split",
     "SyntheticDataset",
+    "TableFormat",
     "download_movielens",
     "infer_columns",
     "load",

@@ -19,9 +19,10 @@ import pandas as pd
 from fmlayers.data.compressed import fault_of_zip, names_in_zip, read_from_zip
 from fmlayers.data.dataset import Dataset
 from fmlayers.data.errors import DataError
+from fmlayers.data.ratings import merge_duplicates
 from fmlayers.data.records import check_width, decode, records, shown
 from fmlayers.data.splits import Split
-from fmlayers.data.tables import merge_duplicates, read_bytes
+from fmlayers.data.table_files import read_bytes
 
 # SHA-256 of the archives; none for "latest", which GroupLens updates.
 DIGESTS: dict[str, str | None] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import re
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from fmlayers.data.errors import DataError
 
 # One at a time: `io.StringIO` would take four bytes per character.
 _LINES = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+_LINE_ENDS = re.compile(rb"\r\n|\r|\n")
+_UTF_8 = ("utf-8", "utf-8-sig")
 
 
 def shown(text: str) -> str:
@@ -22,24 +25,54 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split())
 
 
-def decode(data: bytes, name: str) -> str:
-    """Returns the text of UTF-8 data, without its byte order mark.
+def decode(data: bytes, name: str, encoding: str = "utf-8") -> str:
+    """Returns the text of a file, without its byte order mark.
 
     Args:
         data: The contents of the file.
         name: Name of the file, for error messages.
+        encoding: Name of the encoding. Defaults to `"utf-8"`.
 
     Raises:
-        DataError: If the data are not UTF-8. The message names the first such line.
+        DataError: If the data are not in this encoding. The message names the first
+            such line.
     """
     try:
-        return data.decode("utf-8").removeprefix("\ufeff")
+        return data.decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        line = len((data[: error.start] + b".").splitlines())
+        before = error.object[: error.start].decode(encoding, "replace")
+        line = len((before + ".").splitlines())
+        is_utf_8 = codecs.lookup(encoding).name in _UTF_8
+        remedy = "Save the file as UTF-8, or name" if is_utf_8 else "Name"
         raise DataError(
-            f"{name}, line {line}: expected UTF-8, read the byte "
-            f"0x{data[error.start]:02x}. Save the file as UTF-8."
+            f"{name}, line {line}: expected {'UTF-8' if is_utf_8 else encoding}, read "
+            f"the byte 0x{error.object[error.start]:02x}. {remedy} its encoding with "
+            "`encoding`."
         ) from None
+
+
+def as_utf_8(data: bytes, name: str, encoding: str) -> bytes:
+    """Returns the contents of a text file in UTF-8; see `decode`.
+
+    Data in UTF-8 are returned as they are, also if they are damaged.
+
+    Raises:
+        DataError: If the data are not in this encoding, or contain a null character.
+    """
+    if codecs.lookup(encoding).name not in _UTF_8:
+        data = decode(data, name, encoding).encode()
+    if b"\0" in data:
+        raise DataError(
+            f"{name}, line {line_at(data, data.index(0))}: a null character. Name the "
+            "encoding of the file with `encoding`, such as utf-16, unless the file is "
+            "damaged."
+        )
+    return data
+
+
+def line_at(data: bytes, position: int) -> int:
+    """Returns the number of the line that contains a position."""
+    return len(_LINE_ENDS.findall(data, 0, position)) + 1
 
 
 def records(
@@ -54,18 +87,27 @@ def records(
         name: Name of the file, for error messages.
         separator: Delimiter between two fields; one character if `quoted`.
         quoted: Whether quotation marks may enclose a field, which can then contain
-            delimiters and line breaks. Defaults to `True`.
+            delimiters and line breaks. `check_quotes` must have passed. Defaults to
+            `True`.
 
     Raises:
         DataError: If a record is not valid CSV.
     """
     lines = (match.group() for match in _LINES.finditer(text))
     if not quoted:
-        for line, content in enumerate(lines, start=1):
-            if content.strip(" \t\r\n"):
-                yield line, content.rstrip("\r\n").split(separator)
+        for line, written in enumerate(lines, start=1):
+            if not _is_blank(written, separator):
+                yield line, written.rstrip("\r\n").split(separator)
         return
-    reader = csv.reader(lines, delimiter=separator)
+    last = ""
+
+    def remembered() -> Iterator[str]:
+        nonlocal last
+        for content in lines:
+            last = content
+            yield content
+
+    reader = csv.reader(remembered(), delimiter=separator)
     line = 1
     while True:
         try:
@@ -74,9 +116,13 @@ def records(
             return
         except csv.Error as error:
             raise DataError(f"{name}, line {line}: {error}") from error
-        if len(fields) > 1 or (fields and fields[0].strip(" \t")):
+        if reader.line_num > line or not _is_blank(last, separator):
             yield line, fields
         line = reader.line_num + 1
+
+
+def _is_blank(line: str, separator: str) -> bool:
+    return not line.strip(" \t\r\n") and separator not in line
 
 
 def check_width(

@@ -1,6 +1,6 @@
 """Loads ratings from any source, and infers the kinds of their columns."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from fmlayers.data.dataset import Dataset
 from fmlayers.data.errors import DataError
 from fmlayers.data.kinds import Kind, kind_class
 from fmlayers.data.movielens import load_movielens
+from fmlayers.data.ratings import read_ratings
 from fmlayers.data.synthetic import synthetic
-from fmlayers.data.tables import read_ratings
+from fmlayers.data.table_format import TableFormat
 from fmlayers.data.weighted import is_pair
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".gz")
@@ -29,10 +30,13 @@ def load(
     item: str = "item",
     rating: str = "rating",
     timestamp: str | None = None,
-    separator: str = ",",
+    separator: str | None = None,
     on_duplicate: OnDuplicate = "last",
+    text_columns: Collection[str] = (),
+    numeric_columns: Collection[str] = (),
     is_label: bool = False,
     needs_pairs: bool = True,
+    table_format: TableFormat | None = None,
 ) -> Dataset:
     """Loads ratings, labels or implicit feedback.
 
@@ -45,10 +49,13 @@ def load(
         rating: Name of the rating column. Defaults to `"rating"`.
         timestamp: Optional name of the timestamp column. Defaults to `None`:
             `"timestamp"`, if there is such a column.
-        separator: Delimiter of a CSV file. Defaults to `","`.
+        separator: See `read_ratings`.
         on_duplicate: See `read_ratings`. Defaults to `"last"`.
+        text_columns: See `read_ratings`. Defaults to `()`.
+        numeric_columns: See `read_ratings`. Defaults to `()`.
         is_label: See `read_ratings`. Defaults to `False`.
         needs_pairs: See `read_ratings`. Defaults to `True`.
+        table_format: See `read_ratings`. Defaults to `TableFormat()`.
 
     Returns:
         A `Dataset`.
@@ -70,8 +77,11 @@ def load(
             timestamp=timestamp,
             separator=separator,
             on_duplicate=on_duplicate,
+            text_columns=text_columns,
+            numeric_columns=numeric_columns,
             is_label=is_label,
             needs_pairs=needs_pairs,
+            table_format=table_format,
         )
     return load_movielens(source)
 

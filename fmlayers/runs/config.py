@@ -1,6 +1,6 @@
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args
 
 from fmlayers import _checks
@@ -14,6 +14,8 @@ from fmlayers._types import (
     ScalerMethod,
     Task,
 )
+from fmlayers.data.kinds import is_kind, kind_class
+from fmlayers.data.table_format import FileFormat, Quoting, TableFormat
 from fmlayers.models.specs import OPTIONAL_SETTINGS, find, registered, taking
 from fmlayers.runs.settings import (
     ByOptimizer,
@@ -36,12 +38,17 @@ HISTORIES = ("user_history", "item_history")
 # The losses of each task, the default first.
 LOSSES = {"regression": ("mse",), "binary": ("bce",), "implicit": ("bpr", "bce")}
 HISTORY_L2 = 0.01  # on ratings; a history is many vectors pooled into one
+# From the fields of `TableFormat` to the settings.
+FILE_SETTINGS = {
+    field.name: {"columns": "column_names"}.get(field.name, field.name)
+    for field in fields(TableFormat)
+}
 # Sizes of the hidden layers that a search tries.
 UNITS = ("16", "64", "32-16", "64-32", "64-64", "128-64", "64-32-16", "128-64-32")
 
 
-def as_separator(text: str) -> str:
-    """Returns the separator for the text of an option."""
+def as_character(text: str) -> str:
+    """Returns the character for the text of an option."""
     return "\t" if text in (r"\t", "tab") else text
 
 
@@ -117,13 +124,6 @@ class TrainingConfig:
     timestamp: str | None = setting(
         None, "data", "Column of the timestamps in a CSV file", metavar="COLUMN"
     )
-    separator: str = setting(
-        ",",
-        "data",
-        r"Character between the fields of a CSV file, \t for a tab",
-        read=as_separator,
-        metavar="CHAR",
-    )
     on_duplicate: OnDuplicate | None = choice(
         None,
         "data",
@@ -157,6 +157,66 @@ class TrainingConfig:
         "Seed of split, weights and batches",
         check=seed_number,
         metavar="SEED",
+    )
+
+    separator: str = setting(
+        ",",
+        "file",
+        r"Character between the fields of a CSV file, \t for a tab",
+        read=as_character,
+        metavar="CHAR",
+    )
+    encoding: str = setting(
+        "utf-8",
+        "file",
+        "Encoding of a CSV file, such as latin-1 or utf-16",
+        metavar="NAME",
+    )
+    column_names: Sequence[str] | None = setting(
+        None,
+        "file",
+        "Names of the columns of a CSV file without a header",
+        check=texts,
+        many=True,
+        option="columns",
+        metavar="COLUMN",
+        otherwise="those in the first line",
+    )
+    quoting: Quoting = choice(
+        "auto",
+        "file",
+        "Whether quotation marks enclose fields of a CSV file: always, never, or auto, "
+        "which refuses a field that spans lines which may be rows",
+        Quoting,
+    )
+    missing: Sequence[str] | None = setting(
+        None,
+        "file",
+        "Texts that stand for a missing value, as empty cells do",
+        more="In the columns of users and items, they are ids.",
+        check=texts,
+        many=True,
+        metavar="TEXT",
+        otherwise=r"NA, N/A, NaN, NULL, None, \N and ? among numbers",
+    )
+    thousands: str | None = setting(
+        None,
+        "file",
+        "Character between groups of three digits",
+        metavar="CHAR",
+    )
+    decimal: str = setting(
+        ".", "file", "Character before decimal places", metavar="CHAR"
+    )
+    list_separator: str = setting(
+        "|", "file", "Text between the values of a list", metavar="TEXT"
+    )
+    format: FileFormat = choice(
+        "auto",
+        "file",
+        "Format of a text file",
+        FileFormat,
+        otherwise="auto, by the first line",
     )
 
     model: str = setting("fm", "model", "Name of the model")
@@ -317,6 +377,7 @@ class TrainingConfig:
                     f"`{name}` must be left out: it is a setting of the models "
                     f"{taking(name)}. Received: model={self.model!r}, {name}={value!r}."
                 )
+        _ = self.table_format  # checks the characters
         if self.histories and self.task == "regression":
             of_histories = dict.fromkeys(HISTORIES, HISTORY_L2)
             object.__setattr__(self, "l2_of", {**of_histories, **self.l2_of})
@@ -345,20 +406,31 @@ class TrainingConfig:
                 f"Received: positive_threshold={self.positive_threshold!r}."
             )
 
+    @property
+    def table_format(self) -> TableFormat:
+        """The format of the data."""
+        return TableFormat(
+            **{name: getattr(self, setting) for name, setting in FILE_SETTINGS.items()}
+        )
+
     def columns_of_a_table(self) -> dict[str, Any]:
         """Returns the arguments of `fmlayers.data.load` that describe a CSV file."""
-        names = ("user", "item", "timestamp", "separator", "on_duplicate")
+        names = ("user", "item", "timestamp", "on_duplicate", "table_format")
         is_label = self.task == "binary" and self.positive_threshold is None
+        kinds = [entry.partition(":")[::2] for entry in self.features or ()]
+        kinds = [(column, kind) for column, kind in kinds if is_kind(kind)]
         return {
             **{name: getattr(self, name) for name in names},
             "rating": self.target,
+            "text_columns": [c for c, x in kinds if not kind_class(x).reads_numbers],
+            "numeric_columns": [c for c, x in kinds if kind_class(x).reads_numbers],
             "is_label": is_label,
             "needs_pairs": self.task == "implicit",
         }
 
     def to_dict(self) -> dict[str, Any]:
         config = asdict(self)
-        for name in ("features", "hidden_units"):
+        for name in ("features", "column_names", "missing", "hidden_units"):
             if config[name] is not None:
                 config[name] = list(config[name])
         return config

@@ -9,10 +9,12 @@ import pandas as pd
 from fmlayers._checks import is_number
 from fmlayers._digests import check_digest
 from fmlayers._json_files import read_json
-from fmlayers.data import read_table
+from fmlayers.data import TableFormat, read_table
 from fmlayers.data.kinds import is_kind, kind_class
 from fmlayers.runs.folder import RunError
 
+# What `write_csv` writes; no text but the empty cell stands for a missing value.
+_FORMAT = TableFormat(format="csv", quoting="always", missing=())
 # Of each task, the metrics that a run must have.
 _METRICS = {
     "regression": ("rmse", "mae", "mean_predictor_rmse", "mean_predictor_mae"),
@@ -131,7 +133,7 @@ class RunFiles:
         }
         text |= set(filter(None, [key]))
         try:
-            table = read_table(path, text_columns=text)
+            table = read_table(path, text_columns=text, table_format=_FORMAT)
         except Exception as error:  # errors of pandas and the file system
             raise RunError(f"{path} cannot be read as a table: {error}") from error
         for column in set(table.columns) & set(kinds) - text:

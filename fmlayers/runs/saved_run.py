@@ -13,6 +13,7 @@ from fmlayers.data import (
     Dataset,
     Encoder,
     Split,
+    TableFormat,
     load,
     read_table,
     split_rows,
@@ -189,27 +190,41 @@ class SavedRun:
         kinds = self.metrics["config"]["columns"]
         return self.files.table(f"{name}.csv", key=name[:-1], kinds=kinds)
 
-    def read_rows(self, path: str | Path, separator: str = ",") -> pd.DataFrame:
+    def read_rows(
+        self,
+        path: str | Path,
+        separator: str | None = None,
+        *,
+        table_format: TableFormat | None = None,
+    ) -> pd.DataFrame:
         """Reads rows to predict. The columns get the names `user` and `item`.
 
         Args:
             path: A CSV or Parquet file.
-            separator: The character between the fields of a CSV file. Defaults to
-                `","`.
+            separator: Optional character between the fields of a CSV file, instead of
+                that of `table_format`.
+            table_format: Optional `TableFormat` of the file. Defaults to that of the
+                data, `config.table_format`.
 
         Raises:
             DataError: If the file cannot be read. The message names the line.
         """
-        return self._renamed(self._read_rows(path, separator), path)
+        table = self._read_rows(path, separator, table_format)
+        return self._renamed(table, path)
 
     def predicted_rows(
-        self, path: str | Path, separator: str = ","
+        self,
+        path: str | Path,
+        separator: str | None = None,
+        *,
+        table_format: TableFormat | None = None,
     ) -> tuple[pd.DataFrame, dict[str, int]]:
         """Returns the rows of a file with their predictions.
 
         Args:
             path: See `read_rows`.
             separator: See `read_rows`.
+            table_format: See `read_rows`.
 
         Returns:
             The rows under the names that the columns have in the file, with a column
@@ -219,7 +234,7 @@ class SavedRun:
         Raises:
             DataError: See `read_rows`; or if the file has a column `prediction`.
         """
-        table = self._read_rows(path, separator)
+        table = self._read_rows(path, separator, table_format)
         if "prediction" in table:
             raise DataError(
                 f"{path} has a column 'prediction', which the result would replace. "
@@ -253,6 +268,7 @@ class SavedRun:
                     f"The rows lack the column {column!r}, which users.csv and "
                     f"items.csv in {self.path} lack, too. The rows have "
                     f"{list(table.columns)}."
+                    + (" Is `separator` right?" if len(table.columns) == 1 else "")
                 )
         return table
 
@@ -299,9 +315,22 @@ class SavedRun:
             for column in ("user", "item")
         }
 
-    def _read_rows(self, path: str | Path, separator: str) -> pd.DataFrame:
-        text = {*self._names(), *self._text_columns()}
-        return read_table(path, separator=separator, text_columns=text)
+    def _read_rows(
+        self,
+        path: str | Path,
+        separator: str | None,
+        table_format: TableFormat | None,
+    ) -> pd.DataFrame:
+        known = self.config.table_format if table_format is None else table_format
+        kinds: dict[str, str] = self.metrics["config"]["columns"]
+        numeric = {name for name, x in kinds.items() if kind_class(x).reads_numbers}
+        return read_table(
+            path,
+            text_columns=kinds.keys() - numeric,
+            numeric_columns=numeric,
+            id_columns={*self._names(), "user", "item"},
+            table_format=TableFormat.of(known, separator),
+        )
 
     def _renamed(self, table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
         for column, name in self._names().items():
@@ -315,10 +344,6 @@ class SavedRun:
     def _names(self) -> dict[str, str]:
         """Returns the names of the columns of users and items in the data."""
         return {self.config.user: "user", self.config.item: "item"}
-
-    def _text_columns(self) -> set[str]:
-        columns: dict[str, str] = self.metrics["config"]["columns"]
-        return {name for name, x in columns.items() if not kind_class(x).reads_numbers}
 
 
 def _why_not(path: Path) -> str:

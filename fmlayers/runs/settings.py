@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from fmlayers import _checks
 from fmlayers._checks import boolean, coefficient, integer, integers, number
 
-Group = Literal["data", "model", "training"]
+Group = Literal["data", "file", "model", "training"]
 Check = Callable[[str, Any], Any]
 
 
@@ -98,6 +98,7 @@ class Setting:
         many: Whether the option takes several values.
         choices: All values, if there are only a few.
         metavar: Name of the value in the help of the option.
+        option: Optional name of the option, if it differs from that of the setting.
         former: Optional name in older versions, still read in records and as an option.
         searched: The values that a search tries: the lowest and the highest value, a
             dict from optimizer to these two, or all values.
@@ -114,6 +115,7 @@ class Setting:
     many: bool = False
     choices: tuple[str, ...] = ()
     metavar: str | None = None
+    option: str | None = None
     former: str | None = None
     searched: Any = None
 
@@ -204,6 +206,17 @@ def texts(name: str, value: Any) -> Any:
             f"`{name}` must be a list of strings. Received: {name}={value!r}."
         )
     return value
+
+
+def columns_by_name(name: str, value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping) or not all(
+        isinstance(x, str) for pair in value.items() for x in pair
+    ):
+        raise ValueError(
+            f"`{name}` must be a dict from column to column. "
+            f"Received: {name}={value!r}."
+        )
+    return dict(value)
 
 
 def coefficients(name: str, value: Any) -> dict[str, float]:

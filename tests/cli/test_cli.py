@@ -97,7 +97,9 @@ def test_every_setting_has_an_option():
         --patience 12 --no-refit --histories --members 2 --loss bpr --negatives 7
         --l2-of age=.5 sex=2 --init-stddev .05 --optimizer lazy_adam
         --hidden-units 8 4 --dropout .3 --combiner sum --task implicit
-        --positive-threshold 4 --on-duplicate sum
+        --positive-threshold 4 --on-duplicate sum --encoding latin-1 --columns a b
+        --quoting never --missing - ? --thousands . --decimal , --list-separator /
+        --format csv
     """
     options = vars(parser().parse_args(command.split()))
     default = TrainingConfig().to_dict()
@@ -114,7 +116,8 @@ def test_predict_rates_each_row_in_order(to_file, trained, tmp_path, capsys):
     run, _, ratings = trained
     rows = pd.concat([ratings[::-1], ratings.iloc[:10]])  # some of them twice
     rows = rows.assign(note=[f'row "{i}", so' for i in range(len(rows))])
-    command = ["predict", str(run), "--data", write(tmp_path / "rows.csv", rows)]
+    data = write(tmp_path / "rows.csv", rows, sep=";")  # the format of the run
+    command = ["predict", str(run), "--data", data]
     if to_file:
         command += ["--out", str(tmp_path / "out.csv")]
     assert cli.main(command) == 0
@@ -139,7 +142,7 @@ def test_predict_rates_each_row_in_order(to_file, trained, tmp_path, capsys):
 
 def test_predict_replaces_no_column(trained, tmp_path, capsys):
     rows = trained[2].head(3).assign(prediction=[1, 2, 3])
-    data = write(tmp_path / "rows.csv", rows)
+    data = write(tmp_path / "rows.csv", rows, sep=";")
     assert cli.main(["predict", str(trained[0]), "--data", data]) == 1
     captured = capsys.readouterr()
     assert "rows.csv has a column 'prediction', which the result would" in captured.err
@@ -165,7 +168,7 @@ def test_predict_reads_parquet(trained, tmp_path, capsys):
     for name in ("rows.csv", "rows.parquet"):
         rows = ratings[["who", "what"]].iloc[:20]
         if name.endswith("csv"):
-            write(tmp_path / name, rows)
+            write(tmp_path / name, rows, sep=";")
         else:
             rows.to_parquet(tmp_path / name)
         assert cli.main(["predict", str(run), "--data", str(tmp_path / name)]) == 0
@@ -182,7 +185,7 @@ def test_predict_reads_parquet(trained, tmp_path, capsys):
         ('who,what\n1,"2\n', "rows.csv, line 2: a quotation mark is never closed"),
         (b"who,what\n\xff,1\n", "rows.csv, line 2: expected UTF-8, read the byte 0xff"),
         ("who\n1\n", "The rows lack the column 'item'"),
-        ("who;what\n1;2\n", "The rows lack the column 'user'"),
+        ("who;what\n1;2\n", "The rows have ['who;what']. Is `separator` right?"),
     ],
 )
 def test_predict_refuses_bad_rows(content, message, trained, tmp_path, capsys):
@@ -191,7 +194,7 @@ def test_predict_refuses_bad_rows(content, message, trained, tmp_path, capsys):
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     out = tmp_path / "out.csv"
     command = ["predict", str(trained[0]), "--data", str(path), "--out", str(out)]
-    assert cli.main(command) == 1
+    assert cli.main([*command, "--separator", ","]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("fmlayers: ")
@@ -201,7 +204,7 @@ def test_predict_refuses_bad_rows(content, message, trained, tmp_path, capsys):
 
 def test_predict_errors(trained, tmp_path, capsys):
     run, _, ratings = trained
-    rows = write(tmp_path / "rows.csv", ratings.iloc[:2])
+    rows = write(tmp_path / "rows.csv", ratings.iloc[:2], sep=";")
     for arguments, message in (
         ([str(tmp_path), "--data", rows], f"{tmp_path} is not a finished run."),
         ([str(run), "--data", rows, "--separator", "::"], "must be one character"),

@@ -7,7 +7,8 @@ import pytest
 
 from fmlayers.data.dataset import Dataset
 from fmlayers.data.errors import DataError
-from fmlayers.data.tables import read_ratings, read_table, write_csv
+from fmlayers.data.ratings import read_ratings
+from fmlayers.data.tables import read_table, write_csv
 
 RATINGS = '''user,item,rating,timestamp,device,zip,price
 007,NA,4.5,100,phone,02134,1.5
@@ -98,7 +99,10 @@ def test_text_columns(csv):
         (["1", "2"], [1, 2]),
         (["1", ""], [1.0, None]),
         (["1", "x"], ["1", "x"]),
-        (["1", "nan"], ["1", "nan"]),
+        (["1", "nan"], [1.0, None]),
+        (["1", "NA", r"\N"], [1.0, None, None]),
+        (["x", "nan"], ["x", "nan"]),
+        (["NA", "NULL"], ["NA", "NULL"]),
         (["1", "inf"], ["1", "inf"]),
         (["True", "False"], ["True", "False"]),
         (["", ""], [None, None]),
@@ -108,7 +112,7 @@ def test_a_column_is_numbers_if_every_cell_is_one(column, expected, csv):
     table = read_table(csv("a,b\n" + "".join(f"{cell},-\n" for cell in column)))
     assert cells(table["a"]) == expected
     is_number = pd.api.types.is_numeric_dtype(table["a"])
-    assert is_number == (column in (["1", "2"], ["1", ""]))
+    assert is_number == (1 in expected)
 
 
 def test_gzip_byte_order_mark_and_windows_line_ends(csv):

@@ -34,7 +34,8 @@ def test_each_setting_s_help_tells_its_default(capsys):
         cli.main(["train", "--help"])
     printed = " ".join(capsys.readouterr().out.split())
     for name, setting in SETTINGS.items():
-        option = f"--{'no-' * (setting.default is True)}{name.replace('_', '-')}"
+        written = setting.option or name.replace("_", "-")
+        option = f"--{'no-' * (setting.default is True)}{written}"
         assert f"{option} " in printed
         if setting.read is not None and setting.default_text():
             assert f"(default: {setting.default_text()})" in printed

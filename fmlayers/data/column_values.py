@@ -1,0 +1,242 @@
+"""The values of the columns of a file: ids, targets, times and features."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from fmlayers.data.errors import DataError
+from fmlayers.data.records import shown
+from fmlayers.data.table_files import TableFile
+from fmlayers.data.table_format import NUMBER_MARKERS, TableFormat
+from fmlayers.data.weighted import is_pair
+
+# Larger timestamps would be past the year 5000: most likely they are milliseconds.
+_MAX_TIMESTAMP = 1e11
+MAX_NAMED = 5  # columns in a sentence
+_GROUPED = re.compile(r"[+-]?\d{1,3}([,.' ]\d{3})+([.,]\d*)?")
+
+
+def identifiers(source: TableFile, name: str, role: str) -> pd.Series[Any]:
+    column = _single_values(source, name)
+    missing = column.isna().to_numpy()
+    if missing.any():
+        place = source.place(int(missing.argmax()))
+        raise DataError(f"{place}: the {role} in column {name!r} is missing")
+    return column
+
+
+def numbers(source: TableFile, name: str) -> npt.NDArray[np.float64]:
+    column = _single_values(source, name)
+    numbers = parsed(column, source.table_format).to_numpy(np.float64, na_value=np.nan)
+    bad = ~np.isfinite(numbers)
+    if bad.any():
+        row = int(bad.argmax())
+        raise DataError(
+            f"{source.place(row)}: the rating in column {name!r} must be a finite "
+            f"number, {_cell_read(column, row)}"
+        )
+    return numbers
+
+
+def labels(
+    source: TableFile, name: str
+) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
+    """Returns labels as 0 and 1, and a sentence on them unless they were that."""
+    column = _single_values(source, name)
+    numbers = parsed(column, source.table_format)
+    markers = source.table_format.missing
+    if markers is None and numbers.notna().any():
+        markers = NUMBER_MARKERS
+    missing = (column.isna() | column.isin(markers or ())).to_numpy()
+    if missing.any():
+        place = source.place(int(missing.argmax()))
+        raise DataError(f"{place}: the label in column {name!r} is missing")
+    values = column if numbers.isna().any() else numbers.astype(np.float64)
+    codes, distinct = pd.factorize(values, sort=True)
+    if len(distinct) != 2:
+        shown_values = ", ".join(f"{value}" for value in distinct[:5])
+        raise DataError(
+            f"{source.name}: the label in column {name!r} must have two values. "
+            f"Received: {len(distinct):,} values, {shown_values}"
+            f"{', ...' if len(distinct) > 5 else ''}. Predict a number with the task "
+            "'regression', or choose the positives with `positive_threshold`."
+        )
+    labels = codes.astype(np.float64)
+    if list(distinct) == [0, 1]:
+        return labels, ()
+    one, zero = (
+        f"{value:g}" if isinstance(value, float) else repr(str(value))
+        for value in reversed(distinct)
+    )
+    sentence = f"{source.name}: the label is 1 for {name} {one} and 0 for {zero}."
+    return labels, (sentence,)
+
+
+def seconds(source: TableFile, name: str) -> npt.NDArray[np.int64]:
+    column = _single_values(source, name)
+    numbers = pd.to_numeric(column, errors="coerce")
+    is_time = pd.api.types.is_datetime64_any_dtype(column)
+    if is_time or not pd.notna(numbers.iloc[0]):
+        times = pd.to_datetime(column, format="ISO8601", utc=True, errors="coerce")
+        bad = times.isna().to_numpy()
+        seconds = times.to_numpy("datetime64[s]").astype(np.int64)
+    else:
+        moments = numbers.to_numpy(np.float64, na_value=np.nan)
+        bad = ~(np.abs(moments) < _MAX_TIMESTAMP)
+        seconds = np.floor(np.where(bad, 0, moments)).astype(np.int64)
+    if bad.any():
+        row = int(bad.argmax())
+        raise DataError(
+            f"{source.place(row)}: the time in column {name!r} must be seconds since "
+            f"1970 or an ISO 8601 time, {_cell_read(column, row)}"
+        )
+    return seconds
+
+
+def _cell_read(column: pd.Series[Any], row: int) -> str:
+    cell = column.iloc[row]
+    return "read an empty cell" if pd.isna(cell) else f"read {shown(str(cell))}"
+
+
+def _single_values(source: TableFile, name: str) -> pd.Series[Any]:
+    """Returns a column, or raises `DataError` if it contains lists or records."""
+    column = source.frame[name]
+    if column.dtype == object:
+        for row, cell in enumerate(column):
+            if not _is_single(cell):
+                raise DataError(
+                    f"{source.place(row)}: column {name!r} must have one value per "
+                    f"row, read {shown(str(cell))}"
+                )
+    return column
+
+
+def feature(
+    source: TableFile,
+    name: str,
+    *,
+    text: bool = False,
+    number: bool = False,
+    is_id: bool = False,
+) -> tuple[pd.Series[Any], int]:
+    """Returns a column as numbers if all its cells are numbers, otherwise as text.
+
+    Args:
+        source: The table.
+        name: Name of the column.
+        text: Whether to return text even if all cells are numbers. Defaults to `False`.
+        number: Whether the column must be numeric. Defaults to `False`.
+        is_id: Whether to return text in which only an empty cell is a missing value.
+            Defaults to `False`.
+
+    Returns:
+        The column, with lists as tuples, and the number of its cells that are texts
+        for a missing value.
+
+    Raises:
+        DataError: If a cell is a record or a list of lists, or must be a number and is
+            not.
+    """
+    column = source.frame[name]
+    known = column.notna()
+    if column.dtype == object and known.any():
+        column = column.map(_tuple)
+        for row, cell in enumerate(column):
+            values = cell if isinstance(cell, tuple) else (cell,)
+            if not all(map(_is_value, values)):
+                raise DataError(
+                    f"{source.place(row)}: column {name!r} must have values or lists "
+                    f"of values, read {shown(str(cell))}"
+                )
+    if pd.api.types.infer_dtype(column) not in ("string", "empty"):
+        return (_as_text(column, known) if text or is_id else column), 0
+    missing = source.table_format.missing
+    count = 0
+    if missing is not None and not is_id:
+        is_marker = column.isin(missing) & known
+        column, count = column.mask(is_marker), int(is_marker.sum())
+    if text or is_id:
+        return column, count
+    numeric = parsed(column, source.table_format)
+    finite = np.isfinite(numeric.to_numpy(np.float64, na_value=np.nan))
+    other = column.notna().to_numpy() & ~finite
+    if missing is None:
+        is_marker = other & column.isin(NUMBER_MARKERS).to_numpy()
+        other &= ~is_marker
+        count = int(is_marker.sum())
+    if number and other.any():
+        row = int(other.argmax())
+        raise DataError(
+            f"{source.place(row)}: column {name!r} must have finite numbers, "
+            f"{_cell_read(column, row)}. {_remedy(str(column.iloc[row]))}"
+        )
+    if other.any() or not (number or finite.any()):
+        return column, count if missing is not None else 0
+    return numeric, count
+
+
+def parsed(column: pd.Series[Any], table_format: TableFormat) -> pd.Series[Any]:
+    """Returns the numbers in a column of text, NaN for all other cells."""
+    decimal, thousands = table_format.decimal, table_format.thousands
+    is_text = pd.api.types.infer_dtype(column) == "string"
+    if is_text and thousands is not None:
+        groups = rf"\s*[+-]?\d{{1,3}}(?:{re.escape(thousands)}\d{{3}})+(?!\d)[^{re.escape(thousands)}]*"
+        grouped = column.str.fullmatch(groups, na=False)
+        column = column.where(~grouped, column.str.replace(thousands, "", regex=False))
+    if is_text and decimal != ".":
+        column = column.where(~column.str.contains(".", regex=False, na=False))
+        column = column.str.replace(decimal, ".", regex=False)
+    return pd.to_numeric(column, errors="coerce")
+
+
+def missing_sentence(name: str, counts: Mapping[str, int]) -> tuple[str, ...]:
+    """Returns a sentence on the texts that were read as missing values, if any.
+
+    Args:
+        name: Name of the file.
+        counts: Dict from column name to the number of such cells.
+    """
+    parts = [f"{count:,} of {column}" for column, count in counts.items() if count]
+    if not parts:
+        return ()
+    if len(parts) > MAX_NAMED + 1:
+        parts[MAX_NAMED:] = [f"others of {len(parts) - MAX_NAMED} more columns"]
+    return (f"{name}: read as missing the cells {', '.join(parts)}.",)
+
+
+def _remedy(cell: str) -> str:
+    if _GROUPED.fullmatch(cell.strip()):
+        return "Name the character between groups of three digits with `thousands`."
+    return "Name the texts for missing values with `missing`."
+
+
+def _as_text(column: pd.Series[Any], known: pd.Series[bool]) -> pd.Series[Any]:
+    cells = zip(column, known, strict=True)
+    return pd.Series(
+        [_text(cell) if has else None for cell, has in cells],
+        index=column.index,
+        dtype=object,
+    )
+
+
+def _text(cell: object) -> object:
+    return cell if isinstance(cell, tuple) else str(cell)  # of a Parquet file
+
+
+def _is_single(cell: object) -> bool:
+    return isinstance(cell, Hashable) and not isinstance(cell, tuple)
+
+
+def _is_value(value: Any) -> bool:
+    """Returns whether a value of a list is a single one, or has a weight."""
+    return _is_single(value[0] if is_pair(value) else value)
+
+
+def _tuple(cell: object) -> object:
+    return tuple(cell) if isinstance(cell, np.ndarray | list) else cell

@@ -1,0 +1,101 @@
+"""Tables in CSV files."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from itertools import islice
+
+import pandas as pd
+
+from fmlayers.data.errors import DataError
+from fmlayers.data.quotes import check_quotes
+from fmlayers.data.records import check_width, decode, one_line, records
+from fmlayers.data.table_format import TableFormat
+
+
+def read_csv(data: bytes, name: str, table_format: TableFormat) -> pd.DataFrame:
+    """Returns the table of a CSV file, with all cells as text.
+
+    Args:
+        data: The contents of the file, in UTF-8.
+        name: Name of the file, for error messages.
+        table_format: The format.
+
+    Raises:
+        DataError: If a row has another number of fields than the header, or quotation
+            marks are misplaced. The message names the line.
+    """
+    if table_format.quoted and b'"' in data:
+        columns = table_format.columns
+        width = None if columns is None else len(columns)
+        strict = table_format.quoting == "auto"
+        check_quotes(data, name, table_format.separator, width, strict=strict)
+    names = _header(data, name, table_format)
+    try:
+        # Read as a row, the first line determines the number of fields of each row.
+        cells = pd.read_csv(
+            io.BytesIO(data),
+            sep=table_format.separator,
+            header=None,
+            dtype=str,
+            keep_default_na=False,
+            na_values=[""],
+            quoting=csv.QUOTE_MINIMAL if table_format.quoted else csv.QUOTE_NONE,
+        )
+    except ValueError as error:
+        _check_widths(data, name, table_format)
+        raise DataError(f"{name}: {one_line(error)}") from error
+    # pandas pads short rows, so a row is complete unless its last cell is empty.
+    if cells.iloc[:, -1].isna().any() or cells.shape[1] != len(names):
+        _check_widths(data, name, table_format)
+    rows = cells.iloc[int(table_format.has_header) :].reset_index(drop=True)
+    if rows.empty:
+        raise DataError(f"{name} has a header and no rows.")
+    return rows.set_axis(names, axis=1)
+
+
+def line_of(data: bytes, name: str, table_format: TableFormat, row: int) -> int:
+    """Returns the line of a CSV file on which a row begins."""
+    first = row + int(table_format.has_header)
+    return next(islice(_records(data, name, table_format), first, None))[0]
+
+
+def _header(data: bytes, name: str, table_format: TableFormat) -> list[str]:
+    """Returns the names of the columns."""
+    first = next(_records(data, name, table_format), None)
+    if first is None:
+        raise DataError(f"{name} is empty.")
+    line, fields = first
+    if table_format.columns is not None:
+        names = list(table_format.columns)
+        check_width(name, line, fields, len(names), table_format.separator)
+        if names == fields:
+            raise DataError(
+                f"{name}, line {line}: the names of the columns. Leave `columns` out "
+                "if the file has a header."
+            )
+        return names
+    if "" in fields:
+        column = fields.index("") + 1
+        raise DataError(f"{name}: column {column} has no name in the header.")
+    for twice in fields:
+        if fields.count(twice) > 1:
+            raise DataError(f"{name}: the header names {twice!r} twice.")
+    return fields
+
+
+def _check_widths(data: bytes, name: str, table_format: TableFormat) -> None:
+    """Raises `DataError` for the first line with another width than the first one."""
+    width = 0
+    for line, fields in _records(data, name, table_format):
+        width = width or len(fields)
+        check_width(name, line, fields, width, table_format.separator)
+
+
+def _records(
+    data: bytes, name: str, table_format: TableFormat
+) -> Iterator[tuple[int, list[str]]]:
+    separator = table_format.separator
+    return records(decode(data, name), name, separator, quoted=table_format.quoted)

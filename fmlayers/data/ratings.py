@@ -1,0 +1,200 @@
+"""Reading of ratings, labels and implicit feedback from a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+
+from fmlayers._checks import choice
+from fmlayers._types import OnDuplicate
+from fmlayers.data.column_values import (
+    feature,
+    identifiers,
+    labels,
+    missing_sentence,
+    numbers,
+    seconds,
+)
+from fmlayers.data.dataset import RATING_COLUMNS, Dataset
+from fmlayers.data.errors import DataError
+from fmlayers.data.table_files import TableFile
+from fmlayers.data.table_format import TableFormat
+
+
+def read_ratings(
+    path: str | os.PathLike[str],
+    *,
+    user: str = "user",
+    item: str = "item",
+    rating: str | None = "rating",
+    timestamp: str | None = None,
+    separator: str | None = None,
+    on_duplicate: OnDuplicate = "last",
+    text_columns: Collection[str] = (),
+    numeric_columns: Collection[str] = (),
+    is_label: bool = False,
+    needs_pairs: bool = True,
+    table_format: TableFormat | None = None,
+) -> Dataset:
+    """Reads ratings, labels or implicit feedback from a CSV or Parquet file.
+
+    A CSV file is UTF-8 with a header unless `table_format` says otherwise, and may be
+    compressed with gzip. A Parquet file is recognized by its contents. The users and
+    items of a CSV file are read as text, unchanged: `007` is different from `7`, and
+    `NA` is a valid name. Empty cells are missing values.
+
+    Args:
+        path: Path of the file.
+        user: Name of the user column. Defaults to `"user"`.
+        item: Name of the item column. Defaults to `"item"`.
+        rating: Name of the rating column, or `None` for implicit feedback, where all
+            ratings are 1. Defaults to `"rating"`.
+        timestamp: Optional name of the timestamp column, in seconds since 1970 or ISO
+            8601 (UTC if there is no time zone). Defaults to `None`: `"timestamp"`, if
+            there is such a column.
+        separator: Optional delimiter of a CSV file, instead of that of `table_format`.
+        on_duplicate: What to do with rows of the same user and item. `"keep"` keeps
+            them; `"last"` keeps the latest row (the last one in the file if there are
+            no timestamps); `"mean"`, `"sum"` and `"count"` do so, too, and replace its
+            rating by that of all rows; `"error"` raises an error. `repairs` reports the
+            number of rows. Defaults to `"last"`.
+        text_columns: Names of further columns to read as text even if all their cells
+            are numbers. Defaults to `()`.
+        numeric_columns: Names of further columns that must be numbers. Any other cell,
+            except for missing values, raises an error. Defaults to `()`.
+        is_label: Whether the rating column is a label, which must have two values,
+            numbers or texts. The greater one becomes 1 and the other one 0. Defaults to
+            `False`.
+        needs_pairs: Whether the columns of users and items must be there even if they
+            have their default names. Defaults to `True`.
+        table_format: Optional `TableFormat` of the file. Defaults to `TableFormat()`.
+
+    Returns:
+        A `Dataset` named after the file, without side tables. Other columns of the
+        file are kept: as numbers if all their cells are numbers, as text otherwise.
+
+    Raises:
+        DataError: If the file cannot be used. The message names the line or column.
+    """
+    choice("on_duplicate", on_duplicate, get_args(OnDuplicate))
+    source = TableFile.read(path, TableFormat.of(table_format, separator))
+    if timestamp is None and "timestamp" in source.frame:
+        timestamp = "timestamp"
+    wanted = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
+    if not needs_pairs:
+        for key in ("user", "item"):
+            if wanted[key] == key and key not in source.frame:
+                wanted[key] = None
+    columns = {role: name for role, name in wanted.items() if name is not None}
+    _check_columns(source, columns)
+
+    contents: dict[str, Any] = {
+        key: identifiers(source, columns[key], key)
+        for key in ("user", "item")
+        if key in columns
+    }
+    contents["rating"] = np.ones(len(source.frame))
+    repairs: tuple[str, ...] = ()
+    if rating is not None and is_label:
+        contents["rating"], repairs = labels(source, rating)
+    elif rating is not None:
+        contents["rating"] = numbers(source, rating)
+    if timestamp is not None:
+        contents["timestamp"] = seconds(source, timestamp)
+    missing = {}
+    for name in map(str, source.frame):
+        if name not in columns.values():
+            contents[name], missing[name] = feature(
+                source, name, text=name in text_columns, number=name in numeric_columns
+            )
+    ratings = pd.DataFrame(contents)
+    repairs += missing_sentence(source.name, missing)
+
+    if {"user", "item"} <= columns.keys():
+        if on_duplicate == "error":
+            _refuse_duplicates(source, ratings)
+        ratings, sentences = merge_duplicates(ratings, source.name, on_duplicate)
+        repairs += sentences
+    return Dataset(name=source.name.split(".")[0], ratings=ratings, repairs=repairs)
+
+
+def merge_duplicates(
+    ratings: pd.DataFrame, name: str, how: OnDuplicate = "last"
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Merges the rows of each pair of user and item into the latest row.
+
+    Without timestamps, or among equal ones, the last row is the latest.
+
+    Args:
+        ratings: `DataFrame` of ratings.
+        name: Name of the source, for the report.
+        how: What becomes of the ratings; see `read_ratings`. Defaults to `"last"`.
+
+    Returns:
+        The remaining rows in their order, and a tuple with a sentence on the number of
+        rows, empty if there are no duplicates.
+    """
+    pairs = ratings[["user", "item"]]
+    repeated = pairs.duplicated()
+    if not repeated.any():
+        return ratings, ()
+    rows = f"{repeated.sum():,} of {len(ratings):,} rows"
+    if how in ("keep", "error"):
+        return ratings, (f"{name}: kept {rows} that repeat a user and an item.",)
+    order = np.arange(len(ratings))
+    if "timestamp" in ratings:
+        order = np.argsort(ratings["timestamp"].to_numpy(), kind="stable")
+    dropped = np.empty(len(ratings), dtype=bool)
+    dropped[order] = pairs.iloc[order].duplicated(keep="last").to_numpy()
+    repair = (
+        f"{name}: dropped {rows}, each replaced by a later row of the same user and "
+        "item."
+    )
+    if how != "last":
+        groups = ratings.groupby(["user", "item"], sort=False)["rating"]
+        merged = groups.agg(str(how))
+        ratings = ratings.assign(
+            rating=merged.loc[pd.MultiIndex.from_frame(pairs)].to_numpy(np.float64)
+        )
+        repair = f"{repair[:-1]}, whose rating is the {how} of theirs."
+    return ratings[~dropped].reset_index(drop=True), (repair,)
+
+
+def _check_columns(source: TableFile, columns: dict[str, str]) -> None:
+    names = [str(name) for name in source.frame.columns]
+    listed = ", ".join(map(repr, names))
+    for role, name in columns.items():
+        if name not in names:
+            hint = " Is `separator` right?" if len(names) == 1 else ""
+            raise DataError(
+                f"{source.name} has no column {name!r} for `{role}`. "
+                f"Its columns: {listed}.{hint}"
+            )
+    if len(set(columns.values())) < len(columns):
+        raise ValueError(
+            "`user`, `item`, `rating` and `timestamp` must be different columns. "
+            f"Received: {columns}."
+        )
+    for name in RATING_COLUMNS:
+        if name in names and name not in columns.values():
+            raise DataError(
+                f"{source.name} has a column {name!r} that is not used as `{name}`. "
+                "Rename it, or leave it out."
+            )
+
+
+def _refuse_duplicates(source: TableFile, ratings: pd.DataFrame) -> None:
+    pairs = ratings[["user", "item"]]
+    repeated = pairs.duplicated().to_numpy()
+    if repeated.any():
+        row = int(repeated.argmax())
+        user, item = pairs.iloc[row]
+        first = int((pairs == [user, item]).all(axis=1).to_numpy().argmax())
+        raise DataError(
+            f"{source.place(row)}: user {user} has already rated item {item}, "
+            f"at {source.place(first)}"
+        )
