@@ -204,7 +204,9 @@ class Prepared:
             "study": self.config.to_dict(),
             "space": space,
             "columns": self.columns,
-            "described": describe_columns(self.dataset, self.columns),
+            "described": describe_columns(
+                self.dataset, self.columns, **self.config.training.written_lists
+            ),
             "rows": {
                 "fitting": len(self.fitting),
                 "validation": len(self.validation),

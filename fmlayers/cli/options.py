@@ -1,16 +1,19 @@
 """Options that several commands share."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fmlayers.models.specs import registered
 from fmlayers.runs.config import FILE_SETTINGS, SETTINGS, models_of
-from fmlayers.runs.settings import Setting
+from fmlayers.runs.settings import Setting, coefficients
 
 
-class Numbers(argparse.Action):
-    """Parses NAME=NUMBER ... into a dict."""
+class Pairs(argparse.Action):
+    """Parses NAME=VALUE ... into a dict."""
+
+    convert: Callable[[str], Any] = staticmethod(str)
+    value = "COLUMN"
 
     def __call__(
         self,
@@ -19,16 +22,25 @@ class Numbers(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        numbers = {}
+        pairs = {}
         for text in values or ():
-            name, _, number = text.partition("=")
+            name, equals, value = text.partition("=")
             try:
-                numbers[name] = float(number)
+                pairs[name] = self.convert(value)
             except ValueError:
+                equals = ""
+            if not (name and equals and value):
                 parser.error(
-                    f"{option_string} must be NAME=NUMBER. Received: {text!r}."
+                    f"{option_string} must be NAME={self.value}. Received: {text!r}."
                 )
-        setattr(namespace, self.dest, numbers)
+        setattr(namespace, self.dest, pairs)
+
+
+class Numbers(Pairs):
+    """Parses NAME=NUMBER ... into a dict."""
+
+    convert = staticmethod(float)
+    value = "NUMBER"
 
 
 def add_training_options(
@@ -96,9 +108,11 @@ def _arguments(name: str, setting: Setting) -> dict[str, Any]:
         return {**arguments, "choices": setting.choices}
     if setting.many:
         arguments["nargs"] = "+"
+    arguments["metavar"] = setting.metavar
     if isinstance(setting.default, dict):
-        arguments["action"] = Numbers
-    return {**arguments, "type": setting.read, "metavar": setting.metavar}
+        is_number = setting.check is coefficients
+        return {**arguments, "action": Numbers if is_number else Pairs}
+    return {**arguments, "type": setting.read}
 
 
 def _help(name: str, setting: Setting) -> str:

@@ -186,7 +186,8 @@ def parsed(column: pd.Series[Any], table_format: TableFormat) -> pd.Series[Any]:
     decimal, thousands = table_format.decimal, table_format.thousands
     is_text = pd.api.types.infer_dtype(column) == "string"
     if is_text and thousands is not None:
-        groups = rf"\s*[+-]?\d{{1,3}}(?:{re.escape(thousands)}\d{{3}})+(?!\d)[^{re.escape(thousands)}]*"
+        mark = re.escape(thousands)
+        groups = rf"\s*[+-]?\d{{1,3}}(?:{mark}\d{{3}})+(?!\d)[^{mark}]*"
         grouped = column.str.fullmatch(groups, na=False)
         column = column.where(~grouped, column.str.replace(thousands, "", regex=False))
     if is_text and decimal != ".":

@@ -1,6 +1,6 @@
 """Loads ratings from any source, and infers the kinds of their columns."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -87,20 +87,27 @@ def load(
 
 
 def infer_columns(
-    dataset: Dataset, features: Sequence[str] | None = None
+    dataset: Dataset,
+    features: Sequence[str] | None = None,
+    *,
+    list_separator: str = "|",
+    weights: Mapping[str, str] | None = None,
 ) -> dict[str, Kind]:
     """Infers the kinds of the columns of a dataset, for `Encoder`.
 
-    A column of tuples, or of text that contains `|`, is multi-categorical; a column of
-    tuples of pairs of a value and a number is weighted, and one of tuples of the same
-    number of floats has vectors. Other text is categorical.
+    A column of tuples, or of text that contains `list_separator`, is multi-categorical;
+    a column of tuples of pairs of a value and a number is weighted, and one of tuples
+    of the same number of floats has vectors. Other text is categorical.
     Numbers are numeric, except for user, item and day, which are categorical.
 
     Args:
         dataset: A `Dataset`.
         features: Optional list of columns, each as `"name"` or `"name:kind"`. Defaults
             to user and item, if the dataset has them, and all side columns except
-            titles and zip codes.
+            titles, zip codes and weights.
+        list_separator: Text between the values of a list. Defaults to `"|"`.
+        weights: Optional dict from the names of weighted columns to the columns with
+            their weights.
 
     Returns:
         A dict from column name to kind.
@@ -109,7 +116,9 @@ def infer_columns(
         DataError: If the dataset lacks a column.
         ValueError: If a kind is unknown, or `features` contains the rating.
     """
-    side = [name for name in dataset.side_columns if name not in IDENTIFYING]
+    weights = weights or {}
+    apart = {*IDENTIFYING, *weights.values()}
+    side = [name for name in dataset.side_columns if name not in apart]
     table = dataset.table()
     keys = [name for name in ("user", "item") if name in table]
     wanted = [*keys, *side] if features is None else list(features)
@@ -133,12 +142,15 @@ def infer_columns(
                 raise ValueError(
                     f"`features` must be {error}. Received: {entry!r}."
                 ) from None
-        columns[name] = requested or _kind(name, table[name])
+        inferred = (
+            "weighted" if name in weights else _kind(table[name], list_separator)
+        )
+        columns[name] = requested or inferred
     return columns
 
 
-def _kind(name: str, column: "pd.Series[Any]") -> Kind:
-    if name in ("user", "item", "day"):
+def _kind(column: "pd.Series[Any]", list_separator: str) -> Kind:
+    if column.name in ("user", "item", "day"):
         return "categorical"
     if pd.api.types.is_numeric_dtype(column) and column.dtype != bool:
         return "numeric"
@@ -152,6 +164,6 @@ def _kind(name: str, column: "pd.Series[Any]") -> Kind:
         return "vector"
     if lists and all(map(is_pair, chain.from_iterable(lists))) and any(lists):
         return "weighted"
-    if any(isinstance(cell, tuple) or "|" in str(cell) for cell in cells):
+    if any(isinstance(cell, tuple) or list_separator in str(cell) for cell in cells):
         return "multi_categorical"
     return "categorical"

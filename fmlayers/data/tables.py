@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -67,17 +68,19 @@ def write_csv(
     path: str | os.PathLike[str],
     *,
     escape_formulas: bool = False,
+    list_separator: str = "|",
 ) -> None:
     """Writes a table to a UTF-8 CSV file, atomically and without its index.
 
     Args:
-        frame: `DataFrame` to write. The entries of a tuple are joined by `|`; missing
-            values become empty cells.
+        frame: `DataFrame` to write. The entries of a tuple are joined by
+            `list_separator`; missing values become empty cells.
         path: Path of the file. An existing file is replaced.
         escape_formulas: Boolean, whether to put an apostrophe before each text, also
             of the header, that begins with `=`, `+`, `-`, `@`, a tab or a carriage
             return. A spreadsheet would run it as a formula. Numbers are not changed.
             Defaults to `False`: `read_table` returns the same text.
+        list_separator: Text between the values of a list. Defaults to `"|"`.
 
     Raises:
         DataError: If the folder does not exist.
@@ -87,7 +90,7 @@ def write_csv(
     plain = frame.copy(deep=False)
     for name in plain:
         if plain[name].dtype == object:
-            plain[name] = plain[name].map(_joined)
+            plain[name] = plain[name].map(partial(_joined, list_separator))
     has_return = False
     for name in plain:
         if not pd.api.types.is_numeric_dtype(plain[name]):
@@ -107,8 +110,8 @@ def write_csv(
         )
 
 
-def _joined(cell: object) -> object:
-    return "|".join(map(_value, cell)) if isinstance(cell, tuple) else cell
+def _joined(separator: str, cell: object) -> object:
+    return separator.join(map(_value, cell)) if isinstance(cell, tuple) else cell
 
 
 def _value(value: object) -> str:

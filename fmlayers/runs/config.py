@@ -23,6 +23,7 @@ from fmlayers.runs.settings import (
     Setting,
     choice,
     coefficients,
+    columns_by_name,
     flag,
     open_share,
     real,
@@ -131,6 +132,15 @@ class TrainingConfig:
         "the last, replace them by the mean, sum or count of their targets, or stop",
         OnDuplicate,
         otherwise="last for implicit feedback, else keep",
+    )
+    weights_of: Mapping[str, str] = setting(
+        {},
+        "data",
+        "Columns with the weights of weighted columns, which have them apart",
+        check=columns_by_name,
+        many=True,
+        metavar="COLUMN=COLUMN",
+        otherwise="a weighted column has its weights",
     )
     min_count: int = whole(
         1, "data", "Minimum number of occurrences; rarer values count as unknown"
@@ -419,6 +429,9 @@ class TrainingConfig:
         is_label = self.task == "binary" and self.positive_threshold is None
         kinds = [entry.partition(":")[::2] for entry in self.features or ()]
         kinds = [(column, kind) for column, kind in kinds if is_kind(kind)]
+        kinds += [
+            (name, "weighted") for pair in self.weights_of.items() for name in pair
+        ]
         return {
             **{name: getattr(self, name) for name in names},
             "rating": self.target,
@@ -427,6 +440,11 @@ class TrainingConfig:
             "is_label": is_label,
             "needs_pairs": self.task == "implicit",
         }
+
+    @property
+    def written_lists(self) -> dict[str, Any]:
+        """The arguments of `infer_columns` and `describe_columns` on lists."""
+        return {"list_separator": self.list_separator, "weights": self.weights_of}
 
     def to_dict(self) -> dict[str, Any]:
         config = asdict(self)

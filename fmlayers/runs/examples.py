@@ -53,7 +53,12 @@ class Examples:
         self.item_columns = {"item", *names} & set(columns)
         self.fitting = fitting
         self.validation = validation
-        self.encoder = Encoder(columns, min_count=config.min_count)
+        self.encoder = Encoder(
+            columns,
+            min_count=config.min_count,
+            separator=config.list_separator,
+            weights=config.weights_of,
+        )
         self.encoder.fit(self.table)
 
     def __len__(self) -> int:

@@ -134,7 +134,8 @@ def explain_pair(run: SavedRun, user: str, item: str) -> PairReport:
     side_columns = {"user", "item"}
     for side in (run.side_table("users"), run.side_table("items")):
         side_columns |= set() if side is None else set(side.columns)
-    context = dict.fromkeys(set(run.encoder.columns) - side_columns)
+    columns = {*run.encoder.columns, *run.encoder.weights.values()}
+    context = dict.fromkeys(columns - side_columns)
     pair = pd.DataFrame({"user": [user], "item": [item], **context})
     table = run.with_side_columns(pair)
     with np.errstate(over="ignore", invalid="ignore"):

@@ -20,6 +20,7 @@ from fmlayers.data import (
 )
 from fmlayers.data.cells import as_text
 from fmlayers.data.kinds import MISSING, UNKNOWN, Kind, kind_class
+from fmlayers.data.lists import split_lists
 from fmlayers.features import Feature, Vector
 from fmlayers.runs.checkpoint import is_finite
 from fmlayers.runs.config import TrainingConfig
@@ -187,8 +188,7 @@ class SavedRun:
         Returns:
             The table, or `None` if the data have no such table.
         """
-        kinds = self.metrics["config"]["columns"]
-        return self.files.table(f"{name}.csv", key=name[:-1], kinds=kinds)
+        return self.files.table(f"{name}.csv", key=name[:-1], kinds=self._kinds)
 
     def read_rows(
         self,
@@ -210,7 +210,10 @@ class SavedRun:
             DataError: If the file cannot be read. The message names the line.
         """
         table = self._read_rows(path, separator, table_format)
-        return self._renamed(table, path)
+        rows = self._renamed(table, path)
+        return split_lists(
+            rows, self.encoder, self._format(table_format).list_separator
+        )
 
     def predicted_rows(
         self,
@@ -240,7 +243,8 @@ class SavedRun:
                 f"{path} has a column 'prediction', which the result would replace. "
                 "Rename it, or leave it out."
             )
-        rows = self._renamed(table, path)
+        separator_of_lists = self._format(table_format).list_separator
+        rows = split_lists(self._renamed(table, path), self.encoder, separator_of_lists)
         predictions = self.predict(rows)
         return table.assign(prediction=predictions), self.count_unknown(rows)
 
@@ -254,15 +258,16 @@ class SavedRun:
             DataError: If a column is in none of the tables.
         """
         table = table.reset_index(drop=True)
+        needed = {*self.encoder.columns, *self.encoder.weights.values()}
         for key in ("user", "item"):
             side = self.side_table(f"{key}s")
-            wanted = set(self.encoder.columns) - set(table.columns)
+            wanted = needed - set(table.columns)
             if side is None or key not in table or not wanted & set(side.columns):
                 continue
             columns = sorted(wanted & set(side.columns))
             known = side.set_index(key)[columns].reindex(table[key].map(as_text))
             table[columns] = known.to_numpy()
-        for column in self.encoder.columns:
+        for column in (*self.encoder.columns, *self.encoder.weights.values()):
             if column not in table:
                 raise DataError(
                     f"The rows lack the column {column!r}, which users.csv and "
@@ -315,21 +320,29 @@ class SavedRun:
             for column in ("user", "item")
         }
 
+    def _format(self, table_format: TableFormat | None) -> TableFormat:
+        return self.config.table_format if table_format is None else table_format
+
+    @property
+    def _kinds(self) -> dict[str, str]:
+        """The kinds of the columns that the model reads, also of those with weights."""
+        apart = dict.fromkeys(self.config.weights_of.values(), "weighted")
+        return {**self.metrics["config"]["columns"], **apart}
+
     def _read_rows(
         self,
         path: str | Path,
         separator: str | None,
         table_format: TableFormat | None,
     ) -> pd.DataFrame:
-        known = self.config.table_format if table_format is None else table_format
-        kinds: dict[str, str] = self.metrics["config"]["columns"]
+        kinds = self._kinds
         numeric = {name for name, x in kinds.items() if kind_class(x).reads_numbers}
         return read_table(
             path,
             text_columns=kinds.keys() - numeric,
             numeric_columns=numeric,
             id_columns={*self._names(), "user", "item"},
-            table_format=TableFormat.of(known, separator),
+            table_format=TableFormat.of(self._format(table_format), separator),
         )
 
     def _renamed(self, table: pd.DataFrame, path: str | Path) -> pd.DataFrame:

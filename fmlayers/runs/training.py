@@ -116,7 +116,7 @@ def _train_in(
     record: dict[str, Any],
 ) -> None:
     started = time.perf_counter()
-    described = describe_columns(dataset, record["columns"])
+    described = describe_columns(dataset, record["columns"], **config.written_lists)
     # In one piece, since `print` may be interrupted between two lines.
     sys.stderr.write("\n".join([*described, ""]))
     try:
@@ -143,7 +143,7 @@ def _train_in(
         if not (folder / PROGRESS).exists():
             drop(folder)  # it contains no epoch to resume from
         raise
-    _write(folder, model, dataset, metrics, trainer.progress)
+    _write(folder, config, model, dataset, metrics, trainer.progress)
 
 
 def _is_complete(folder: Path) -> bool:
@@ -259,19 +259,21 @@ def columns_of(config: TrainingConfig, dataset: Dataset) -> dict[str, Kind]:
     features = config.features
     if features is None and find(config.model).columns == "user and item":
         features = ("user", "item")
-    return sources.infer_columns(dataset, features)
+    return sources.infer_columns(dataset, features, **config.written_lists)
 
 
 def _write(
     folder: Path,
+    config: TrainingConfig,
     model: keras.Model,
     dataset: Dataset,
     metrics: dict[str, Any],
     progress: Progress,
 ) -> None:
+    separator = config.list_separator
     for name, table in (("users", dataset.users), ("items", dataset.items)):
         if table is not None:
-            write_csv(table, folder / f"{name}.csv")
+            write_csv(table, folder / f"{name}.csv", list_separator=separator)
     history = pd.DataFrame(progress.history)
     write_csv(history, folder / "history.csv")
     plotted = _plotted(history, folder / "history.png")

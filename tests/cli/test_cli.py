@@ -99,7 +99,7 @@ def test_every_setting_has_an_option():
         --hidden-units 8 4 --dropout .3 --combiner sum --task implicit
         --positive-threshold 4 --on-duplicate sum --encoding latin-1 --columns a b
         --quoting never --missing - ? --thousands . --decimal , --list-separator /
-        --format csv
+        --format csv --weights-of genres=shares
     """
     options = vars(parser().parse_args(command.split()))
     default = TrainingConfig().to_dict()
@@ -107,6 +107,7 @@ def test_every_setting_has_an_option():
     assert not [name for name, value in default.items() if options[name] == value]
     config = TrainingConfig(**{name: options[name] for name in default})
     assert config.l2_of == {"age": 0.5, "sex": 2.0}
+    assert config.weights_of == {"genres": "shares"}
     former = parser().parse_args(["train", "--out", "r", "--rating", "stars"])
     assert former.target == "stars"
 

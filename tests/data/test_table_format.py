@@ -113,7 +113,9 @@ def test_numbers(written, options, numbers, path):
     assert ratings["rating"].tolist() == [number or 0.0 for number in numbers]
 
 
-@pytest.mark.parametrize("cell", ["1,20", "12,3456", "1,,200", ",200", "1,200x", "1,234,56"])
+@pytest.mark.parametrize(
+    "cell", ["1,20", "12,3456", "1,,200", ",200", "1,200x", "1,234,56"]
+)
 def test_misplaced_thousands_are_no_numbers(cell, path):
     path.write_text(f'price,n\n"1,000",1\n"{cell}",2\n')
     options = TableFormat(thousands=",")

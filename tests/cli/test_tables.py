@@ -1,0 +1,90 @@
+"""Tables that are written in other ways than the usual one, through the command."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fmlayers import cli
+from fmlayers.runs import Run
+
+SMALL = "--model fm --dim 2 --max-epochs 1 --validation-fraction 0 --batch-size 32"
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def train(folder, data, options=""):
+    command = ["train", "--data", str(data), "--out", str(folder / "run")]
+    assert cli.main([*command, *SMALL.split(), *options.split()]) == 0
+    return Run(folder / "run")
+
+
+def test_the_format_of_a_run_is_that_of_its_rows(rng, tmp_path, capsys):
+    rows = [
+        f"Zoë;{i % 9};{'?' if i % 7 == 3 else f'1.{i:03d},5'};a/b;{i % 5 + 1}"
+        for i in range(80)
+    ]
+    data = tmp_path / "shop.txt"
+    data.write_text("\n".join(rows), "latin-1")
+    options = (
+        "--separator ; --encoding latin-1 --columns user item price tags rating "
+        "--missing ? --thousands . --decimal , --list-separator /"
+    )
+    run = train(tmp_path, data, options)
+    columns = {
+        "user": "categorical",
+        "item": "categorical",
+        "price": "numeric",
+        "tags": "multi_categorical",
+    }
+    assert run.metrics["config"]["columns"] == columns
+    assert run.encoder.vocabulary("tags") == ["a", "b"]
+    assert 1000 < run.encoder.scale("price")[0] < 1100
+    assert "data: shop.txt: read as missing the cells 11 of price." in run.summary()
+    capsys.readouterr()
+    command = ["predict", str(run.path), "--data"]
+    assert cli.main([*command, str(data)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 81
+    assert printed[0] == "user,item,price,tags,rating,prediction"
+    assert printed[1].startswith("Zoë,0,1000.5,a/b,1,")
+    assert run.evaluate(k=2).text()  # reads the data again
+
+    plain = run.read_rows(data).rename(columns={"tags": "labels"})
+    plain["tags"] = plain.pop("labels").str.replace("/", "|")
+    plain.to_csv(tmp_path / "plain.csv", index=False)
+    header = (tmp_path / "plain.csv").read_text().split("\n", 1)
+    (tmp_path / "plain.csv").write_text(header[1])
+    other = "--separator , --encoding utf-8 --decimal . --thousands _ --columns"
+    options = [*other.split(), *header[0].split(","), "--list-separator", "|"]
+    assert cli.main([*command, str(tmp_path / "plain.csv"), *options]) == 0
+    again = capsys.readouterr().out.splitlines()
+    assert [x.split(",")[-1] for x in again] == [x.split(",")[-1] for x in printed]
+
+
+def test_weights_in_a_second_column(rng, tmp_path, capsys):
+    shares = rng.random(60).round(3)
+    table = pd.DataFrame(
+        {
+            "user": rng.integers(0, 5, 60),
+            "tags": "a|b",
+            "shares": [f"{x}|{1 - x:.3f}" for x in shares],
+            "rating": shares,
+        }
+    )
+    table.to_csv(tmp_path / "shop.csv", index=False)
+    run = train(tmp_path, tmp_path / "shop.csv", "--weights-of tags=shares")
+    assert run.encoder.weights == {"tags": "shares"}
+    assert run.encoder.columns == {"user": "categorical", "tags": "weighted"}
+    described = "tags weighted (2 values) with the weights shares"
+    assert described in run.summary()
+    np.testing.assert_allclose(run.inputs(table)["shares"][:, 0], shares, rtol=1e-6)
+    capsys.readouterr()
+    command = ["predict", str(run.path), "--data", str(tmp_path / "shop.csv")]
+    assert cli.main(command) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 61
+    table.drop(columns="shares").to_csv(tmp_path / "bad.csv", index=False)
+    assert cli.main([*command[:-1], str(tmp_path / "bad.csv")]) == 1
+    assert "lack the column 'shares'" in capsys.readouterr().err
