@@ -2,11 +2,11 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from fmlayers.models.specs import registered
 from fmlayers.runs.config import FILE_SETTINGS, SETTINGS, models_of
-from fmlayers.runs.settings import Setting, coefficients
+from fmlayers.runs.settings import Group, Setting, coefficients
 
 
 class Pairs(argparse.Action):
@@ -44,7 +44,10 @@ class Numbers(Pairs):
 
 
 def add_training_options(
-    parser: argparse.ArgumentParser, *, several_models: bool = False
+    parser: argparse.ArgumentParser,
+    *,
+    several_models: bool = False,
+    groups: Sequence[Group] = get_args(Group),
 ) -> None:
     """Adds an option for each setting of `TrainingConfig`.
 
@@ -54,14 +57,17 @@ def add_training_options(
         parser: The parser of a command.
         several_models: Whether `--model` takes several names, stored as `models`.
             Defaults to `False`.
+        groups: Groups of the settings. Defaults to all.
     """
-    groups: dict[str, Any] = {}
+    parsers: dict[str, Any] = {}
     for name, setting in SETTINGS.items():
         if setting.group not in groups:
-            groups[setting.group] = parser.add_argument_group(
+            continue
+        if setting.group not in parsers:
+            parsers[setting.group] = parser.add_argument_group(
                 setting.group, argument_default=argparse.SUPPRESS
             )
-        add = groups[setting.group].add_argument
+        add = parsers[setting.group].add_argument
         if name == "model":
             _add_model(add, several_models)
         else:

@@ -26,6 +26,7 @@ NUMBERS: tuple[Any, ...] = (
     np.integer,
     np.floating,
 )
+_LEADING_ZEROS = re.compile(r"\s*[+-]?0\d[\d.]*\s*")
 LISTS = (list, tuple, np.ndarray)
 
 
@@ -78,6 +79,11 @@ def shown(cell: Any) -> str:
         return repr(cell)
     except ValueError:  # Python does not print integers of more digits
         return f"an integer of more than {sys.get_int_max_str_digits()} digits"
+
+
+def has_leading_zeros(text: str) -> bool:
+    """Returns whether a text would lose zeros as a number, such as "012"."""
+    return _LEADING_ZEROS.fullmatch(text) is not None
 
 
 def refuse(

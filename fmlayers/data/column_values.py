@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fmlayers.data.cells import has_leading_zeros
 from fmlayers.data.errors import DataError
 from fmlayers.data.records import shown
 from fmlayers.data.table_files import TableFile
@@ -127,6 +128,8 @@ def feature(
 ) -> tuple[pd.Series[Any], int]:
     """Returns a column as numbers if all its cells are numbers, otherwise as text.
 
+    A column with a cell such as `012` is text, since a number would lose the zero.
+
     Args:
         source: The table.
         name: Name of the column.
@@ -176,9 +179,17 @@ def feature(
             f"{source.place(row)}: column {name!r} must have finite numbers, "
             f"{_cell_read(column, row)}. {_remedy(str(column.iloc[row]))}"
         )
-    if other.any() or not (number or finite.any()):
+    is_text = other.any() or not finite.any() or _would_lose_zeros(column)
+    if is_text and not number:
         return column, count if missing is not None else 0
     return numeric, count
+
+
+def _would_lose_zeros(column: pd.Series[Any]) -> bool:
+    """Returns whether cells such as "012" are more than their numbers."""
+    # Few numbers begin with one of these characters, and the pattern is slow.
+    cells = (x for x in column if isinstance(x, str) and x[:1] in "0+- \t")
+    return any(map(has_leading_zeros, cells))
 
 
 def parsed(column: pd.Series[Any], table_format: TableFormat) -> pd.Series[Any]:

@@ -22,7 +22,7 @@ def split_lists(
     """
     if list_separator == encoder.separator:
         return table
-    values = lambda text: (x for x in text.split(list_separator) if x)
+    values = partial(_parts, separator=list_separator)
     pairs = partial(_pairs, separator=list_separator)
     splits: Mapping[str, Callable[[str], Any]] = {
         "multi_categorical": values,
@@ -46,6 +46,10 @@ def split_lists(
         if kind in splits and name in table
     }
     return table.assign(**lists)
+
+
+def _parts(text: str, separator: str) -> Any:
+    return (x for x in text.split(separator) if x)
 
 
 def _pairs(text: str, separator: str) -> Any:

@@ -14,7 +14,7 @@ from fmlayers._types import (
     ScalerMethod,
     Task,
 )
-from fmlayers.data.kinds import is_kind, kind_class
+from fmlayers.data.kinds import KINDS, is_kind, kind_class
 from fmlayers.data.table_format import FileFormat, Quoting, TableFormat
 from fmlayers.models.specs import OPTIONAL_SETTINGS, find, registered, taking
 from fmlayers.runs.settings import (
@@ -81,12 +81,23 @@ class TrainingConfig:
     features: Sequence[str] | None = setting(
         None,
         "data",
-        "Columns of the model, each COLUMN or COLUMN:KIND with the kind categorical, "
-        "multi_categorical, weighted (A:0.7|B:0.3), numeric or vector",
+        "Columns of the model, each COLUMN or COLUMN:KIND with one of the kinds "
+        f"{', '.join(KINDS[:-1])} or {KINDS[-1]}",
         check=texts,
         many=True,
         metavar="COLUMN",
         otherwise=_of_which_columns,
+    )
+    kinds: Sequence[str] = setting(
+        (),
+        "data",
+        "Kinds in place of the inferred ones, each COLUMN:KIND; COLUMN:none leaves a "
+        "column out",
+        more="Other columns stay as they are. The kinds are those of `features`.",
+        check=texts,
+        many=True,
+        metavar="COLUMN:KIND",
+        otherwise="the inferred kinds",
     )
     task: Task | None = choice(
         None,
@@ -427,7 +438,8 @@ class TrainingConfig:
         """Returns the arguments of `fmlayers.data.load` that describe a CSV file."""
         names = ("user", "item", "timestamp", "on_duplicate", "table_format")
         is_label = self.task == "binary" and self.positive_threshold is None
-        kinds = [entry.partition(":")[::2] for entry in self.features or ()]
+        entries = (*(self.features or ()), *self.kinds)
+        kinds = [entry.rpartition(":")[::2] for entry in entries]
         kinds = [(column, kind) for column, kind in kinds if is_kind(kind)]
         kinds += [
             (name, "weighted") for pair in self.weights_of.items() for name in pair
@@ -442,13 +454,19 @@ class TrainingConfig:
         }
 
     @property
+    def named_kinds(self) -> set[str]:
+        """The names of the columns whose kinds are settings."""
+        entries = (*(self.features or ()), *self.kinds)
+        return {entry.rpartition(":")[0] for entry in entries} - {""}
+
+    @property
     def written_lists(self) -> dict[str, Any]:
         """The arguments of `infer_columns` and `describe_columns` on lists."""
         return {"list_separator": self.list_separator, "weights": self.weights_of}
 
     def to_dict(self) -> dict[str, Any]:
         config = asdict(self)
-        for name in ("features", "column_names", "missing", "hidden_units"):
+        for name in ("features", "kinds", "column_names", "missing", "hidden_units"):
             if config[name] is not None:
                 config[name] = list(config[name])
         return config

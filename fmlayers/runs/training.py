@@ -116,7 +116,9 @@ def _train_in(
     record: dict[str, Any],
 ) -> None:
     started = time.perf_counter()
-    described = describe_columns(dataset, record["columns"], **config.written_lists)
+    described = describe_columns(
+        dataset, record["columns"], chosen=config.named_kinds, **config.written_lists
+    )
     # In one piece, since `print` may be interrupted between two lines.
     sys.stderr.write("\n".join([*described, ""]))
     try:
@@ -259,7 +261,9 @@ def columns_of(config: TrainingConfig, dataset: Dataset) -> dict[str, Kind]:
     features = config.features
     if features is None and find(config.model).columns == "user and item":
         features = ("user", "item")
-    return sources.infer_columns(dataset, features, **config.written_lists)
+    return sources.infer_columns(
+        dataset, features, kinds=config.kinds, **config.written_lists
+    )
 
 
 def _write(

@@ -55,7 +55,9 @@ def test_train_says_what_the_columns_are_before_it_begins(trained):
     users, items = (Run(run).encoder.vocabulary(name) for name in ("user", "item"))
     assert (len(users), len(items)) == (50, 40)
     said = (
-        "columns: user categorical (50 values), item categorical (40 values)\n"
+        "column  kind         values  missing  example\n"
+        "user    categorical      50      0 %  1\n"
+        "item    categorical      40      0 %  1\n"
         "left out: timestamp, day (no feature uses them; --features names the columns "
         "to use)\n"
     )
