@@ -191,7 +191,8 @@ def _are_few(x: ColumnFacts, distinct: Numbers) -> bool:
     """Returns whether integers are few for their rows, and do not look like counts."""
     if len(distinct) > min(MAX_CODES, len(x.known) / 10) or _has_tail(x):
         return False
-    return not _are_counts(x.counts.sort_index().to_numpy(np.float64), distinct)
+    frequencies: Numbers = np.asarray(x.counts.sort_index(), np.float64)
+    return not _are_counts(frequencies, distinct)
 
 
 def _are_counts(frequencies: Numbers, distinct: Numbers) -> bool:

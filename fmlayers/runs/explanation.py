@@ -184,6 +184,9 @@ def _value(run: SavedRun, field: str, table: pd.DataFrame) -> str:
     values = cell if isinstance(cell, tuple) else [cell]
     text = ", ".join(map(as_text, values))
     text = text.replace(run.encoder.separator, ", ")
+    column = run.encoder.column(field)
+    if column.reads_numbers and (bins := column.values()):
+        return f"{text} in {bins[encoded[0] - 1]}"
     return f"{text} (unknown)" if is_unknown else text
 
 
