@@ -57,17 +57,17 @@ def add_training_options(
         parser: The parser of a command.
         several_models: Whether `--model` takes several names, stored as `models`.
             Defaults to `False`.
-        groups: Groups of the settings. Defaults to all.
+        groups: The groups of settings to add. Defaults to all.
     """
-    parsers: dict[str, Any] = {}
+    added: dict[str, Any] = {}
     for name, setting in SETTINGS.items():
         if setting.group not in groups:
             continue
-        if setting.group not in parsers:
-            parsers[setting.group] = parser.add_argument_group(
+        if setting.group not in added:
+            added[setting.group] = parser.add_argument_group(
                 setting.group, argument_default=argparse.SUPPRESS
             )
-        add = parsers[setting.group].add_argument
+        add = added[setting.group].add_argument
         if name == "model":
             _add_model(add, several_models)
         else:

@@ -9,6 +9,7 @@ from fmlayers.data.ragged import without_padding
 from fmlayers.data.ratings import read_ratings
 from fmlayers.data.shards import ShardedBatches, write_shards
 from fmlayers.data.sources import infer_columns, load
+from fmlayers.data.sparse_export import write_sparse
 from fmlayers.data.splits import Split, random_split, time_split, user_split
 from fmlayers.data.synthetic import SyntheticDataset, synthetic
 from fmlayers.data.table_format import TableFormat
@@ -37,4 +38,5 @@ __all__ = [
     "without_padding",
     "write_csv",
     "write_shards",
+    "write_sparse",
 ]

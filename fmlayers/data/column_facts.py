@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from fmlayers.data.cells import LISTS, as_text
-from fmlayers.data.kinds import Kind, kind_class
+from fmlayers.data.kind_names import Kind, is_weighted
+from fmlayers.data.kinds import kind_class
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,15 @@ class ColumnFacts:
         kind: Its kind.
         column: Its cells.
         separator: Text between the values of a list.
+        rows: The same column with one cell per row of the ratings, if `column` is from
+            the table of users or items.
     """
 
     name: str
     kind: Kind
     column: "pd.Series[Any]"
     separator: str = "|"
+    rows: "pd.Series[Any] | None" = None
 
     @cached_property
     def known(self) -> "pd.Series[Any]":
@@ -96,16 +100,20 @@ class ColumnFacts:
         return _shown(cell)
 
     def first(self, cell: Any) -> int:
-        """Returns the number of the first row with a cell, counted from 1."""
-        return int((self.column == cell).to_numpy().argmax()) + 1
+        """Returns the number of the first row with a cell, counted from 1.
+
+        It is a row of the ratings, 0 if they do not have the cell.
+        """
+        equal = (self.column if self.rows is None else self.rows) == cell
+        return int(equal.to_numpy().argmax()) + 1 if equal.any() else 0
 
     def _values(self, cell: Any) -> Iterable[Any]:
-        is_weighted = self.kind.startswith("weighted")
+        weighted = is_weighted(self.kind)
         if isinstance(cell, str):
             parts = cell.split(self.separator)
-            return (x.rpartition(":")[0] for x in parts) if is_weighted else parts
+            return (x.rpartition(":")[0] for x in parts) if weighted else parts
         if isinstance(cell, tuple):
-            return (x[0] for x in cell) if is_weighted else cell
+            return (x[0] for x in cell) if weighted else cell
         return (cell,)
 
 

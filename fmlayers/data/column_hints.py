@@ -73,9 +73,14 @@ def _nearly_numbers(facts: Facts) -> Iterator[str]:
         first, count = next(iter(bad)), sum(bad.values())
         yield (
             f"not numbers: {count:,} of {len(x.known):,} cells of {x.name}, "
-            f"the first {cut(first, MAX_WIDTH)!r} in row {x.first(first):,}, so it is "
+            f"the first {cut(first, MAX_WIDTH)!r}{_place(x, first)}, so it is "
             f"categorical; {_remedy(bad)}"
         )
+
+
+def _place(x: ColumnFacts, cell: str) -> str:
+    row = x.first(cell)
+    return f" in row {row:,}" if row else ""
 
 
 def _no_numbers(x: ColumnFacts) -> dict[str, int]:
@@ -131,8 +136,8 @@ def _leading_zeros(facts: Facts) -> Iterator[str]:
         zeros = [text for text in x.texts if has_leading_zeros(text)]
         if zeros and all(map(NUMBER.fullmatch, x.texts)):
             yield (
-                f"leading zeros: {x.name} is categorical, since {zeros[0]!r} in row "
-                f"{x.first(zeros[0]):,} would lose its zero as a number; for numbers, "
+                f"leading zeros: {x.name} is categorical, since {zeros[0]!r}"
+                f"{_place(x, zeros[0])} would lose its zero as a number; for numbers, "
                 f"--kinds {x.name}:numeric"
             )
 
@@ -242,8 +247,8 @@ def _few_lists(facts: Facts) -> Iterator[str]:
             rows = int(x.counts[lists].sum())
             yield (
                 f"lists: {rows:,} of {len(x.known):,} cells of {x.name} contain "
-                f"{x.separator!r}, the first {cut(lists[0], MAX_WIDTH)!r} in row "
-                f"{x.first(lists[0]):,}, too few to be lists; to split them, --kinds "
+                f"{x.separator!r}, the first {cut(lists[0], MAX_WIDTH)!r}"
+                f"{_place(x, lists[0])}, too few to be lists; to split them, --kinds "
                 f"{x.name}:multi_categorical"
             )
 

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fmlayers.data.cells import has_leading_zeros
+from fmlayers.data.cells import as_number, as_text, has_leading_zeros
 from fmlayers.data.errors import DataError
 from fmlayers.data.records import shown
+from fmlayers.data.sparse_files import FEATURES, as_categorical, is_categorical
 from fmlayers.data.table_files import TableFile
 from fmlayers.data.table_format import NUMBER_MARKERS, TableFormat
 from fmlayers.data.weighted import is_pair
@@ -46,9 +47,12 @@ def numbers(source: TableFile, name: str) -> npt.NDArray[np.float64]:
 
 
 def labels(
-    source: TableFile, name: str
+    source: TableFile, name: str, num_training: int
 ) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
-    """Returns labels as 0 and 1, and a sentence on them unless they were that."""
+    """Returns labels as 0 and 1, and a sentence on them unless they were that.
+
+    The values of the first rows, which are for training, are the labels of all rows.
+    """
     column = _single_values(source, name)
     numbers = parsed(column, source.table_format)
     markers = source.table_format.missing
@@ -58,8 +62,9 @@ def labels(
     if missing.any():
         place = source.place(int(missing.argmax()))
         raise DataError(f"{place}: the label in column {name!r} is missing")
-    values = column if numbers.isna().any() else numbers.astype(np.float64)
-    codes, distinct = pd.factorize(values, sort=True)
+    are_numbers = not numbers.iloc[:num_training].isna().any()
+    values = numbers.astype(np.float64) if are_numbers else column
+    _, distinct = pd.factorize(values.iloc[:num_training], sort=True)
     if len(distinct) != 2:
         shown_values = ", ".join(f"{value}" for value in distinct[:5])
         raise DataError(
@@ -68,13 +73,21 @@ def labels(
             f"{', ...' if len(distinct) > 5 else ''}. Predict a number with the task "
             "'regression', or choose the positives with `positive_threshold`."
         )
-    labels = codes.astype(np.float64)
-    if list(distinct) == [0, 1]:
-        return labels, ()
     one, zero = (
         f"{value:g}" if isinstance(value, float) else repr(str(value))
         for value in reversed(distinct)
     )
+    codes = pd.Index(distinct).get_indexer(pd.Index(values))
+    if (codes < 0).any():
+        row = int((codes < 0).argmax())
+        raise DataError(
+            f"{source.place(row)}: the label in column {name!r} must be {zero} or "
+            f"{one}, as in {source.name}, {_cell_read(column, row)}. Write the labels "
+            "alike in all files."
+        )
+    labels = codes.astype(np.float64)
+    if list(distinct) == [0, 1]:
+        return labels, ()
     sentence = f"{source.name}: the label is 1 for {name} {one} and 0 for {zero}."
     return labels, (sentence,)
 
@@ -108,6 +121,8 @@ def _cell_read(column: pd.Series[Any], row: int) -> str:
 def _single_values(source: TableFile, name: str) -> pd.Series[Any]:
     """Returns a column, or raises `DataError` if it contains lists or records."""
     column = source.frame[name]
+    if source.is_sparse and isinstance(column.iloc[0], tuple):
+        return as_categorical(column, source.place)
     if column.dtype == object:
         for row, cell in enumerate(column):
             if not _is_single(cell):
@@ -125,6 +140,7 @@ def feature(
     text: bool = False,
     number: bool = False,
     is_id: bool = False,
+    weighted: bool = False,
 ) -> tuple[pd.Series[Any], int]:
     """Returns a column as numbers if all its cells are numbers, otherwise as text.
 
@@ -137,6 +153,8 @@ def feature(
         number: Whether the column must be numeric. Defaults to `False`.
         is_id: Whether to return text in which only an empty cell is a missing value.
             Defaults to `False`.
+        weighted: Whether values of a sparse file keep their weights even if these are
+            all 1. Defaults to `False`.
 
     Returns:
         The column, with lists as tuples, and the number of its cells that are texts
@@ -147,6 +165,14 @@ def feature(
             not.
     """
     column = source.frame[name]
+    if source.is_sparse and len(column) and isinstance(column.iloc[0], tuple):
+        if (
+            name == FEATURES
+            or weighted
+            or not (text or is_id or is_categorical(column))
+        ):
+            return column, 0
+        return as_categorical(column, source.place), 0
     known = column.notna()
     if column.dtype == object and known.any():
         column = column.map(_tuple)
@@ -158,13 +184,15 @@ def feature(
                     f"of values, read {shown(str(cell))}"
                 )
     if pd.api.types.infer_dtype(column) not in ("string", "empty"):
+        if number:
+            _check_numbers(source, name, column)
         return (_as_text(column, known) if text or is_id else column), 0
     missing = source.table_format.missing
     count = 0
     if missing is not None and not is_id:
         is_marker = column.isin(missing) & known
         column, count = column.mask(is_marker), int(is_marker.sum())
-    if text or is_id:
+    if text or is_id or (source.is_typed and not number):
         return column, count
     numeric = parsed(column, source.table_format)
     finite = np.isfinite(numeric.to_numpy(np.float64, na_value=np.nan))
@@ -190,6 +218,17 @@ def _would_lose_zeros(column: pd.Series[Any]) -> bool:
     # Few numbers begin with one of these characters, and the pattern is slow.
     cells = (x for x in column if isinstance(x, str) and x[:1] in "0+- \t")
     return any(map(has_leading_zeros, cells))
+
+
+def _check_numbers(source: TableFile, name: str, column: pd.Series[Any]) -> None:
+    numbers = np.fromiter(map(as_number, column), np.float64, count=len(column))
+    bad = np.isinf(numbers)
+    if bad.any():
+        row = int(bad.argmax())
+        raise DataError(
+            f"{source.place(row)}: column {name!r} must have finite numbers, "
+            f"{_cell_read(column, row)}"
+        )
 
 
 def parsed(column: pd.Series[Any], table_format: TableFormat) -> pd.Series[Any]:
@@ -238,7 +277,7 @@ def _as_text(column: pd.Series[Any], known: pd.Series[bool]) -> pd.Series[Any]:
 
 
 def _text(cell: object) -> object:
-    return cell if isinstance(cell, tuple) else str(cell)  # of a Parquet file
+    return cell if isinstance(cell, tuple) else as_text(cell)  # of a Parquet file
 
 
 def _is_single(cell: object) -> bool:

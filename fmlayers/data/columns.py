@@ -1,12 +1,13 @@
 """A description of the columns of a dataset and the kinds that were inferred."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from fmlayers._text_tables import aligned, cut, width
 from fmlayers.data.column_facts import ColumnFacts
 from fmlayers.data.column_hints import column_hints, looks_like_times
 from fmlayers.data.dataset import Dataset
-from fmlayers.data.kinds import Kind
+from fmlayers.data.kind_names import Kind
 
 MAX_WIDTH = 100  # of a line
 MAX_NAME = 30  # width of a name
@@ -82,9 +83,7 @@ def _in_its_table(facts: ColumnFacts, dataset: Dataset) -> ColumnFacts:
     """Returns the column with one cell per row of the table that it comes from."""
     for table in (dataset.users, dataset.items):
         if table is not None and facts.name in table:
-            return ColumnFacts(
-                facts.name, facts.kind, table[facts.name], facts.separator
-            )
+            return replace(facts, column=table[facts.name], rows=facts.column)
     return facts
 
 

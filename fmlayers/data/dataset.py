@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from fmlayers.data.errors import DataError
@@ -33,6 +34,8 @@ class Dataset:
             `genres` (a tuple of strings, possibly empty), if available. `None` if the
             source has no table of items.
         folds: Dict from name to `Split`, the predefined splits of the source.
+        parts: Dict from `"test"` and `"validation"` to their rows of `ratings`, int64,
+            if they are in files or tables of their own.
         repairs: Tuple of sentences, one per correction that was made to the data, with
             the number of rows affected.
 
@@ -47,6 +50,7 @@ class Dataset:
     items: pd.DataFrame | None = None
     folds: Mapping[str, Split] = field(default_factory=dict)
     repairs: tuple[str, ...] = ()
+    parts: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _require(self.ratings, "ratings", "rating")
@@ -54,6 +58,12 @@ class Dataset:
         for key, table in self._side_tables():
             _require(self.ratings, "ratings", key)
             _require(table, f"{key}s", key)
+            for name in RATING_COLUMNS:
+                if name != key and name in table:
+                    raise DataError(
+                        f"`{key}s` must have no column {name!r}, which describes a "
+                        "rating: rename it, or leave it out."
+                    )
             if table[key].duplicated().any():
                 twice = table[key][table[key].duplicated()].iloc[0]
                 raise DataError(
@@ -141,6 +151,9 @@ def split_rows(
 ) -> Split:
     """Splits a dataset into training and test rows.
 
+    Test rows in a table of their own are the test rows of every split. Validation rows
+    in a table of their own are training rows, held out by `dataset.parts`.
+
     Args:
         dataset: A `Dataset`.
         split: `"random"`, `"user"`, `"time"` (see `random_split`, `user_split` and
@@ -156,7 +169,26 @@ def split_rows(
     Raises:
         DataError: If the dataset has no such fold, or no timestamps to split by.
     """
-    ratings = dataset.ratings
+    every = np.arange(len(dataset.ratings))
+    test = dataset.parts.get("test")
+    if test is not None:
+        return Split(np.setdiff1d(every, test), test)
+    validation = dataset.parts.get("validation")
+    if validation is None:
+        return _split_ratings(dataset, dataset.ratings, split, test_fraction, seed)
+    rows = np.setdiff1d(every, validation)
+    ratings = dataset.ratings.iloc[rows]
+    train, test = _split_ratings(dataset, ratings, split, test_fraction, seed)
+    return Split(np.concatenate([rows[train], validation]), rows[test])
+
+
+def _split_ratings(
+    dataset: Dataset,
+    ratings: pd.DataFrame,
+    split: str,
+    test_fraction: float,
+    seed: int,
+) -> Split:
     if split == "random":
         return random_split(len(ratings), test_fraction=test_fraction, seed=seed)
     if split == "user":

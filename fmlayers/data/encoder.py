@@ -10,7 +10,8 @@ import pandas as pd
 from fmlayers._checks import integer
 from fmlayers._json_files import read_json, write_json
 from fmlayers.data.errors import DataError
-from fmlayers.data.kinds import ColumnEncoder, Kind, Options, column_encoder
+from fmlayers.data.kind_names import Kind
+from fmlayers.data.kinds import ColumnEncoder, Options, column_encoder
 from fmlayers.data.ragged import Column, without_padding
 from fmlayers.features import Feature
 

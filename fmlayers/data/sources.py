@@ -1,5 +1,6 @@
 """Loads ratings from any source, and infers the kinds of their columns."""
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -8,21 +9,34 @@ import pandas as pd
 from fmlayers._types import OnDuplicate
 from fmlayers.data.dataset import Dataset
 from fmlayers.data.errors import DataError
-from fmlayers.data.kinds import Kind, kind_class
+from fmlayers.data.kind_names import Kind
+from fmlayers.data.kinds import kind_class
 from fmlayers.data.kinds.inference import inferred_kind
-from fmlayers.data.movielens import load_movielens
+from fmlayers.data.movielens import MARKERS, load_movielens
+from fmlayers.data.parquet_files import parts_of
 from fmlayers.data.ratings import read_ratings
 from fmlayers.data.synthetic import synthetic
+from fmlayers.data.table_files import Source
 from fmlayers.data.table_format import TableFormat
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".gz")
+TABLE_SUFFIXES = (
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".parquet",
+    ".pq",
+    ".gz",
+    ".bz2",
+    ".xz",
+    ".zst",
+)
 # Nearly unique in their table: another identifier of the row, not a feature.
 IDENTIFYING = ("title", "zip_code")
 NO_KIND = "none"  # of a column to leave out
 
 
 def load(
-    source: str,
+    source: Source,
     *,
     user: str = "user",
     item: str = "item",
@@ -32,16 +46,23 @@ def load(
     on_duplicate: OnDuplicate = "last",
     text_columns: Collection[str] = (),
     numeric_columns: Collection[str] = (),
+    weighted_columns: Collection[str] = (),
     is_label: bool = False,
     needs_pairs: bool = True,
+    test: Source | None = None,
+    validation: Source | None = None,
+    users: Source | None = None,
+    items: Source | None = None,
+    user_key: str | None = None,
+    item_key: str | None = None,
     table_format: TableFormat | None = None,
 ) -> Dataset:
     """Loads ratings, labels or implicit feedback.
 
     Args:
         source: `"synthetic"` (see `synthetic`); a MovieLens folder, zip file or name
-            (see `load_movielens`); or a CSV or Parquet file (see `read_ratings`). The
-            other arguments apply to CSV and Parquet files only.
+            (see `load_movielens`); or a CSV or Parquet file or a `DataFrame` (see
+            `read_ratings`). The other arguments apply to these only.
         user: Name of the user column. Defaults to `"user"`.
         item: Name of the item column. Defaults to `"item"`.
         rating: Name of the rating column. Defaults to `"rating"`.
@@ -51,8 +72,15 @@ def load(
         on_duplicate: See `read_ratings`. Defaults to `"last"`.
         text_columns: See `read_ratings`. Defaults to `()`.
         numeric_columns: See `read_ratings`. Defaults to `()`.
+        weighted_columns: See `read_ratings`. Defaults to `()`.
         is_label: See `read_ratings`. Defaults to `False`.
         needs_pairs: See `read_ratings`. Defaults to `True`.
+        test: See `read_ratings`.
+        validation: See `read_ratings`.
+        users: See `read_ratings`.
+        items: See `read_ratings`.
+        user_key: See `read_ratings`.
+        item_key: See `read_ratings`.
         table_format: See `read_ratings`. Defaults to `TableFormat()`.
 
     Returns:
@@ -62,11 +90,7 @@ def load(
         DataError: If the source cannot be read. The message names the file, line or
             column.
     """
-    if source == "synthetic":
-        return synthetic()
-    path = Path(source)
-    suffix = path.suffix.lower()
-    if suffix in TABLE_SUFFIXES or (path.is_file() and suffix != ".zip"):
+    if isinstance(source, pd.DataFrame) or _is_file(source):
         return read_ratings(
             source,
             user=user,
@@ -77,18 +101,44 @@ def load(
             on_duplicate=on_duplicate,
             text_columns=text_columns,
             numeric_columns=numeric_columns,
+            weighted_columns=weighted_columns,
             is_label=is_label,
             needs_pairs=needs_pairs,
+            test=test,
+            validation=validation,
+            users=users,
+            items=items,
+            user_key=user_key,
+            item_key=item_key,
             table_format=table_format,
         )
-    return load_movielens(source)
+    names = ("test", "validation", "users", "items")
+    for name, table in zip(names, (test, validation, users, items), strict=True):
+        if table is not None:
+            raise DataError(
+                f"`{name}` must be left out for the source {source}: it is for CSV and "
+                "Parquet files."
+            )
+    return synthetic() if source == "synthetic" else load_movielens(source)
+
+
+def _is_file(source: str | os.PathLike[str]) -> bool:
+    """Returns whether a source is the file of a table."""
+    path = Path(source)
+    suffix = path.suffix.lower()
+    if source == "synthetic":
+        return False
+    if suffix in TABLE_SUFFIXES or (path.is_file() and suffix != ".zip"):
+        return True
+    is_movielens = any((path / name).is_file() for name in MARKERS)
+    return path.is_dir() and not is_movielens and bool(parts_of(path))
 
 
 def infer_columns(
     dataset: Dataset,
     features: Sequence[str] | None = None,
     *,
-    kinds: Sequence[str] = (),
+    kinds: Sequence[str] | None = None,
     list_separator: str = "|",
     weights: Mapping[str, str] | None = None,
 ) -> dict[str, Kind]:
@@ -105,9 +155,9 @@ def infer_columns(
         features: Optional list of columns, each as `"name"` or `"name:kind"`. Defaults
             to user and item, if the dataset has them, and all side columns except
             titles, zip codes and weights.
-        kinds: List of kinds in place of the inferred ones, each as `"name:kind"`. The
-            kind `"none"` leaves a column out. Other columns keep their kinds. Defaults
-            to `()`.
+        kinds: Optional list of kinds in place of the inferred ones, each as
+            `"name:kind"`. The kind `"none"` leaves a column out. Other columns keep
+            their kinds.
         list_separator: Text between the values of a list. Defaults to `"|"`.
         weights: Optional dict from the names of weighted columns to the columns with
             their weights.
@@ -121,11 +171,11 @@ def infer_columns(
     """
     weights = weights or {}
     table = dataset.table()
-    chosen = dict(_named("kinds", entry, table) for entry in kinds)
+    chosen = dict(_named("kinds", entry, table) for entry in kinds or ())
     if not all(chosen.values()):
         raise ValueError(
             '`kinds` must contain entries such as "price:log1p". Received: '
-            f"kinds={list(kinds)}."
+            f"kinds={kinds}."
         )
     if features is None:
         apart = {*IDENTIFYING, *weights.values()} - {*chosen}
@@ -157,7 +207,7 @@ def infer_columns(
     used = {name: kind for name, kind in columns.items() if kind != NO_KIND}
     if not used:
         raise ValueError(
-            f"`kinds` must not leave out all columns. Received: kinds={list(kinds)}."
+            f"`kinds` must not leave out all columns. Received: kinds={kinds}."
         )
     return used
 

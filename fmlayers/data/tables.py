@@ -26,6 +26,7 @@ def read_table(
     separator: str | None = None,
     text_columns: Collection[str] = (),
     numeric_columns: Collection[str] = (),
+    weighted_columns: Collection[str] = (),
     id_columns: Collection[str] = (),
     table_format: TableFormat | None = None,
 ) -> pd.DataFrame:
@@ -35,9 +36,12 @@ def read_table(
         path: Path of the file.
         separator: Optional delimiter of a CSV file, instead of that of `table_format`.
         text_columns: Names of columns to read as text even if all their cells are
-            numbers. Names that are not in the file are ignored. Defaults to `()`.
+            numbers. Names that are not in the file are ignored; in a sparse file,
+            which leaves out what is zero, they are empty columns. Defaults to `()`.
         numeric_columns: Names of columns that must be numbers. Any other cell, except
             for missing values, raises an error. Defaults to `()`.
+        weighted_columns: Names of columns of a sparse file whose values keep their
+            weights even if these are all 1. Defaults to `()`.
         id_columns: Names of columns to read as text in which only an empty cell is a
             missing value. Defaults to `()`.
         table_format: Optional `TableFormat` of the file. Defaults to `TableFormat()`.
@@ -50,7 +54,9 @@ def read_table(
     Raises:
         DataError: If the file cannot be used. The message names the line.
     """
-    source = TableFile.read(path, TableFormat.of(table_format, separator))
+    source = TableFile.read(
+        path, TableFormat.of(table_format, separator), wanted=text_columns
+    )
     columns = {}
     for name in map(str, source.frame):
         columns[name], _ = feature(
@@ -58,6 +64,7 @@ def read_table(
             name,
             text=name in text_columns,
             number=name in numeric_columns,
+            weighted=name in weighted_columns,
             is_id=name in id_columns,
         )
     return pd.DataFrame(columns)

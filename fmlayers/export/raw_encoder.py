@@ -9,6 +9,7 @@ import tensorflow as tf
 from fmlayers._types import Tensor
 from fmlayers.data.cells import NUMBER
 from fmlayers.data.encoder import Encoder
+from fmlayers.data.kind_names import reads_numbers
 from fmlayers.data.kinds import MISSING, UNKNOWN
 from fmlayers.data.kinds.numeric import Log1pColumn
 from fmlayers.data.kinds.quantiles import QuantilesColumn
@@ -35,7 +36,7 @@ class RawEncoder:
         self._vocabularies = {
             column.name: column.values() or []
             for column in columns
-            if not column.reads_numbers and column.scale is None
+            if column.scale is None and not reads_numbers(encoder.columns[column.name])
         }
         self._tables = {
             column: table_of(values)
@@ -114,7 +115,7 @@ class RawEncoder:
 
     def _entry(self, column: str, typed: bool) -> Entry:
         encoder = self._encoder.column(column)
-        if encoder.reads_numbers:
+        if reads_numbers(self._encoder.columns[column]):
             meaning = "a number, not standardized; NaN: missing"
             if encoder.scale is None:
                 meaning = "a number; NaN: missing"

@@ -1,6 +1,7 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, get_args
 
 from fmlayers import _checks
@@ -14,7 +15,7 @@ from fmlayers._types import (
     ScalerMethod,
     Task,
 )
-from fmlayers.data.kinds import KINDS, is_kind, kind_class
+from fmlayers.data.kind_names import KINDS, is_kind, is_weighted, reads_numbers
 from fmlayers.data.table_format import FileFormat, Quoting, TableFormat
 from fmlayers.models.specs import OPTIONAL_SETTINGS, find, registered, taking
 from fmlayers.runs.settings import (
@@ -78,6 +79,39 @@ class TrainingConfig:
         "to download (ml-100k, ml-1m, ml-latest-small, ...), or a CSV or Parquet file",
         metavar="SOURCE",
     )
+    test: str | None = setting(
+        None,
+        "data",
+        "File of the test rows, with the columns of the data, instead of a share",
+        metavar="FILE",
+    )
+    validation: str | None = setting(
+        None,
+        "data",
+        "File of the rows held out for early stopping, instead of a share",
+        more="The model is not trained on them.",
+        metavar="FILE",
+    )
+    users: str | None = setting(
+        None, "data", "File with a row per user and their columns", metavar="FILE"
+    )
+    items: str | None = setting(
+        None, "data", "File with a row per item and its columns", metavar="FILE"
+    )
+    user_key: str | None = setting(
+        None,
+        "data",
+        "Column of the users in their file",
+        metavar="COLUMN",
+        otherwise="the name of --user, or user",
+    )
+    item_key: str | None = setting(
+        None,
+        "data",
+        "Column of the items in their file",
+        metavar="COLUMN",
+        otherwise="the name of --item, or item",
+    )
     features: Sequence[str] | None = setting(
         None,
         "data",
@@ -88,8 +122,8 @@ class TrainingConfig:
         metavar="COLUMN",
         otherwise=_of_which_columns,
     )
-    kinds: Sequence[str] = setting(
-        (),
+    kinds: Sequence[str] | None = setting(
+        None,
         "data",
         "Kinds in place of the inferred ones, each COLUMN:KIND; COLUMN:none leaves a "
         "column out",
@@ -132,6 +166,26 @@ class TrainingConfig:
     )
     item: str = setting(
         "item", "data", "Column of the items in a CSV file", metavar="COLUMN"
+    )
+    user_columns: Sequence[str] | None = setting(
+        None,
+        "data",
+        "Columns of the data that describe the user, one value per user",
+        check=texts,
+        many=True,
+        metavar="COLUMN",
+        otherwise="those that are recognized",
+    )
+    item_columns: Sequence[str] | None = setting(
+        None,
+        "data",
+        "Columns of the data that describe the item, one value per item",
+        more="A sampled negative and a candidate for a recommendation have the values "
+        "of their item. Other columns describe the row.",
+        check=texts,
+        many=True,
+        metavar="COLUMN",
+        otherwise="those that are recognized",
     )
     timestamp: str | None = setting(
         None, "data", "Column of the timestamps in a CSV file", metavar="COLUMN"
@@ -399,6 +453,7 @@ class TrainingConfig:
                     f"{taking(name)}. Received: model={self.model!r}, {name}={value!r}."
                 )
         _ = self.table_format  # checks the characters
+        self._check_tables()
         if self.histories and self.task == "regression":
             of_histories = dict.fromkeys(HISTORIES, HISTORY_L2)
             object.__setattr__(self, "l2_of", {**of_histories, **self.l2_of})
@@ -427,6 +482,21 @@ class TrainingConfig:
                 f"Received: positive_threshold={self.positive_threshold!r}."
             )
 
+    def _check_tables(self) -> None:
+        """Checks that settings for tables of their own have a table."""
+        for table, replaced in (
+            ("test", ("split", "test_fraction")),
+            ("validation", ("validation_fraction",)),
+        ):
+            for name in replaced if getattr(self, table) else ():
+                value = getattr(self, name)
+                # 0 trains for all epochs; the rows of the file stay held out.
+                if not SETTINGS[name].is_default(value) and value != 0:
+                    raise ValueError(
+                        f"`{name}` must be left out with `{table}`. "
+                        f"Received: {name}={value!r}."
+                    )
+
     @property
     def table_format(self) -> TableFormat:
         """The format of the data."""
@@ -434,11 +504,21 @@ class TrainingConfig:
             **{name: getattr(self, setting) for name, setting in FILE_SETTINGS.items()}
         )
 
+    @property
+    def described_split(self) -> str:
+        """The split as text."""
+        if self.test is None:
+            return f"split {self.split}"
+        return f"test rows of {Path(self.test).name}"
+
     def columns_of_a_table(self) -> dict[str, Any]:
         """Returns the arguments of `fmlayers.data.load` that describe a CSV file."""
-        names = ("user", "item", "timestamp", "on_duplicate", "table_format")
+        names = (
+            *("user", "item", "timestamp", "on_duplicate", "table_format"),
+            *("test", "validation", "users", "items", "user_key", "item_key"),
+        )
         is_label = self.task == "binary" and self.positive_threshold is None
-        entries = (*(self.features or ()), *self.kinds)
+        entries = (*(self.features or ()), *(self.kinds or ()))
         kinds = [entry.rpartition(":")[::2] for entry in entries]
         kinds = [(column, kind) for column, kind in kinds if is_kind(kind)]
         kinds += [
@@ -447,8 +527,9 @@ class TrainingConfig:
         return {
             **{name: getattr(self, name) for name in names},
             "rating": self.target,
-            "text_columns": [c for c, x in kinds if not kind_class(x).reads_numbers],
-            "numeric_columns": [c for c, x in kinds if kind_class(x).reads_numbers],
+            "text_columns": [c for c, kind in kinds if not reads_numbers(kind)],
+            "numeric_columns": [c for c, kind in kinds if reads_numbers(kind)],
+            "weighted_columns": [c for c, kind in kinds if is_weighted(kind)],
             "is_label": is_label,
             "needs_pairs": self.task == "implicit",
         }
@@ -456,7 +537,7 @@ class TrainingConfig:
     @property
     def named_kinds(self) -> set[str]:
         """The names of the columns whose kinds are settings."""
-        entries = (*(self.features or ()), *self.kinds)
+        entries = (*(self.features or ()), *(self.kinds or ()))
         return {entry.rpartition(":")[0] for entry in entries} - {""}
 
     @property
@@ -465,11 +546,10 @@ class TrainingConfig:
         return {"list_separator": self.list_separator, "weights": self.weights_of}
 
     def to_dict(self) -> dict[str, Any]:
-        config = asdict(self)
-        for name in ("features", "kinds", "column_names", "missing", "hidden_units"):
-            if config[name] is not None:
-                config[name] = list(config[name])
-        return config
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> "TrainingConfig":

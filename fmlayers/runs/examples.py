@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from fmlayers.data import Dataset, Encoder, ShuffledBatches
-from fmlayers.data.kinds import Kind
+from fmlayers.data.kind_names import Kind
 from fmlayers.data.pipelines import in_order
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.sampled_batches import SampledBatches
@@ -147,12 +147,22 @@ class Examples:
         return self.encoder.transform(table), ratings
 
 
-def split_validation(config: TrainingConfig, train: Rows) -> tuple[Rows, Rows]:
+def split_validation(
+    config: TrainingConfig, train: Rows, validation: Rows | None = None
+) -> tuple[Rows, Rows]:
     """Splits training rows into rows to fit to and rows to validate on.
+
+    Args:
+        config: The configuration.
+        train: The training rows.
+        validation: Optional rows in a table of their own, instead of a share.
 
     Raises:
         ValueError: If no row remains to fit to.
     """
+    if validation is not None:
+        is_held_out = np.isin(train, validation)
+        return train[~is_held_out], train[is_held_out]
     shuffled = np.random.default_rng((config.seed, 1)).permutation(train)
     count = round(len(train) * config.validation_fraction)
     if count == len(train):

@@ -10,6 +10,7 @@ import pandas as pd
 from fmlayers import plots
 from fmlayers._text_tables import aligned
 from fmlayers.data.cells import as_text
+from fmlayers.data.kind_names import reads_numbers
 from fmlayers.data.kinds import MISSING, UNKNOWN
 from fmlayers.explain import (
     Explanation,
@@ -20,6 +21,7 @@ from fmlayers.explain import (
     term_sizes,
 )
 from fmlayers.runs.prediction import check_scores
+from fmlayers.runs.run_data import Data
 from fmlayers.runs.saved_run import SavedRun
 
 MAX_TERMS = 10
@@ -147,7 +149,7 @@ def explain_pair(run: SavedRun, user: str, item: str) -> PairReport:
 
 
 def explain_fields(
-    run: SavedRun, data: str | None = None, *, measure: Measure = "std"
+    run: SavedRun, data: Data | None = None, *, measure: Measure = "std"
 ) -> FieldReport:
     """Measures how much each field and each pair of fields matters on the test rows.
 
@@ -184,8 +186,8 @@ def _value(run: SavedRun, field: str, table: pd.DataFrame) -> str:
     values = cell if isinstance(cell, tuple) else [cell]
     text = ", ".join(map(as_text, values))
     text = text.replace(run.encoder.separator, ", ")
-    column = run.encoder.column(field)
-    if column.reads_numbers and (bins := column.values()):
+    bins = run.encoder.column(field).values()
+    if bins and reads_numbers(run.encoder.columns[field]):
         return f"{text} in {bins[encoded[0] - 1]}"
     return f"{text} (unknown)" if is_unknown else text
 

@@ -1,18 +1,21 @@
 """A description of data, without training."""
 
 from fmlayers._text_tables import aligned
-from fmlayers.data import Dataset, sources
+from fmlayers.data import Dataset
 from fmlayers.data.columns import describe_columns
 from fmlayers.runs.config import TrainingConfig
-from fmlayers.runs.targets import positives, with_targets
+from fmlayers.runs.run_data import RunData, Tables
+from fmlayers.runs.targets import positives
 from fmlayers.runs.training import columns_of
 
 
-def inspect(config: TrainingConfig) -> str:
+def inspect(config: TrainingConfig, dataset: Tables | None = None) -> str:
     """Describes the data of a configuration as `train` reads them, without training.
 
     Args:
         config: The configuration. Of its model, only the columns matter that it takes.
+        dataset: Optional data in memory, instead of `config.data`; see
+            `fmlayers.runs.train`.
 
     Returns:
         Lines of text: the numbers of rows, users and items; the distribution of the
@@ -21,20 +24,19 @@ def inspect(config: TrainingConfig) -> str:
     Raises:
         DataError: If the data are invalid.
     """
-    loaded = sources.load(config.data, **config.columns_of_a_table())
-    dataset = with_targets(loaded, config)
+    read = RunData.read(config, dataset).dataset
     described = describe_columns(
-        dataset,
-        columns_of(config, dataset),
+        read,
+        columns_of(config, read),
         chosen=config.named_kinds,
         **config.written_lists,
     )
     lines = [
-        *aligned(_counts(dataset)).splitlines(),
-        _target(config, dataset),
+        *aligned(_counts(read)).splitlines(),
+        _target(config, read),
         "",
         *described,
-        *(f"data: {repair}" for repair in dataset.repairs),
+        *(f"data: {repair}" for repair in read.repairs),
     ]
     return "\n".join(lines) + "\n"
 

@@ -10,11 +10,12 @@ from fmlayers.explain import term_sizes
 from fmlayers.runs.explanation import FieldReport
 from fmlayers.runs.folder import RunError
 from fmlayers.runs.prediction import predict, probabilities
+from fmlayers.runs.run_data import Data
 from fmlayers.runs.saved_run import SavedRun
 
 
 def write_pictures(
-    run: SavedRun, folder: str | Path, data: str | None = None
+    run: SavedRun, folder: str | Path, data: Data | None = None
 ) -> tuple[list[Path], list[str]]:
     """Draws the pictures of a run, named after the functions of `fmlayers.plots`.
 

@@ -10,7 +10,7 @@ from fmlayers._checks import is_number
 from fmlayers._digests import check_digest
 from fmlayers._json_files import read_json
 from fmlayers.data import TableFormat, read_table
-from fmlayers.data.kinds import is_kind, kind_class
+from fmlayers.data.kind_names import is_kind, reads_numbers
 from fmlayers.runs.folder import RunError
 
 # What `write_csv` writes; no text but the empty cell stands for a missing value.
@@ -129,7 +129,7 @@ class RunFiles:
         text = {
             column
             for column, kind in kinds.items()
-            if kind is None or not kind_class(kind).reads_numbers
+            if kind is None or not reads_numbers(kind)
         }
         text |= set(filter(None, [key]))
         try:

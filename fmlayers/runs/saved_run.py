@@ -14,20 +14,20 @@ from fmlayers.data import (
     Encoder,
     Split,
     TableFormat,
-    load,
     read_table,
     split_rows,
 )
 from fmlayers.data.cells import as_text
-from fmlayers.data.kinds import MISSING, UNKNOWN, Kind, kind_class
+from fmlayers.data.kind_names import Kind, is_weighted, reads_numbers
+from fmlayers.data.kinds import MISSING, UNKNOWN
 from fmlayers.data.lists import split_lists
 from fmlayers.features import Feature, Vector
 from fmlayers.runs.checkpoint import is_finite
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.folder import DivergenceError, RunError, is_run, partial_path
 from fmlayers.runs.prediction import predict, probabilities
+from fmlayers.runs.run_data import Data, RunData, Tables
 from fmlayers.runs.run_files import RunFiles
-from fmlayers.runs.targets import with_targets
 from fmlayers.scoring_model import ScoringModel
 
 _HISTORY: Mapping[str, Kind | None] = {
@@ -43,6 +43,7 @@ class SavedRun:
 
     Args:
         path: The folder.
+        dataset: Optional data in memory on which the run was trained; see `train`.
 
     Attributes:
         path: The folder.
@@ -53,8 +54,9 @@ class SavedRun:
         RunError: If there is no finished run, or `metrics.json` is invalid.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, dataset: Tables | None = None) -> None:
         self.path = Path(path)
+        self._tables = dataset
         if not is_run(self.path):
             raise RunError(_why_not(self.path))
         self.files = RunFiles(self.path)
@@ -143,31 +145,28 @@ class SavedRun:
             raise RunError(f"{self.path / 'history.csv'} {reason}.")
         return table
 
-    def dataset(self, data: str | None = None) -> Dataset:
+    def dataset(self, data: Data | None = None) -> Dataset:
         """Reads the data of the run again.
 
         Args:
-            data: Optional source. Defaults to the source in the configuration. Pass the
-                new source if the data have moved.
+            data: Optional source, or data in memory (see `train`). Defaults to the
+                `dataset` of the run or the source in the configuration. Pass the new
+                source if the data have moved.
 
         Raises:
             DataError: If the data are missing or have changed.
+            RunError: If the run was trained on data in memory, which are not there.
         """
-        source = data or self.config.data
-        dataset = load(source, **self.config.columns_of_a_table())
-        if dataset.fingerprint() != self.fingerprint:
-            raise DataError(
-                f"{source} no longer holds the ratings that {self.path} was trained "
-                "on. Name the source of these ratings with `--data`."
-            )
-        return with_targets(dataset, self.config)
+        read = RunData.read(self.config, self._tables if data is None else data)
+        read.check(self.metrics["config"], self.path)
+        return read.dataset
 
     def split(self, dataset: Dataset) -> Split:
         """Returns the training and test rows of the run, as rows of `dataset`."""
         config = self.config
         return split_rows(dataset, config.split, config.test_fraction, config.seed)
 
-    def test_table(self, data: str | None = None) -> pd.DataFrame:
+    def test_table(self, data: Data | None = None) -> pd.DataFrame:
         """Returns the test rows, joined with the columns of their users and items.
 
         Args:
@@ -336,11 +335,14 @@ class SavedRun:
         table_format: TableFormat | None,
     ) -> pd.DataFrame:
         kinds = self._kinds
-        numeric = {name for name, x in kinds.items() if kind_class(x).reads_numbers}
+        numeric = {name for name, kind in kinds.items() if reads_numbers(kind)}
         return read_table(
             path,
             text_columns=kinds.keys() - numeric,
             numeric_columns=numeric,
+            weighted_columns=[
+                name for name, kind in kinds.items() if is_weighted(kind)
+            ],
             id_columns={*self._names(), "user", "item"},
             table_format=TableFormat.of(self._format(table_format), separator),
         )

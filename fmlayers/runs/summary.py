@@ -14,7 +14,8 @@ def summary(metrics: Mapping[str, Any], plotted: bool = True) -> str:
     """
     config, rows = TrainingConfig.from_dict(metrics["config"]), metrics["rows"]
     lines = [
-        f"{config.model} on {config.data}, split {config.split}, seed {config.seed}",
+        f"{config.model} on {config.data}, {config.described_split}, seed "
+        f"{config.seed}",
         *metrics["described"],
         f"rows: {rows['train']:,} train ({rows['validation']:,} of them held out for "
         f"early stopping), {rows['test']:,} test",

@@ -88,3 +88,22 @@ def test_weights_in_a_second_column(rng, tmp_path, capsys):
     table.drop(columns="shares").to_csv(tmp_path / "bad.csv", index=False)
     assert cli.main([*command[:-1], str(tmp_path / "bad.csv")]) == 1
     assert "lack the column 'shares'" in capsys.readouterr().err
+
+
+def test_lone_quotation_marks_swallow_no_line(tmp_path, capsys):
+    lines = [f"{i % 4},disc {i},{i % 5}" for i in range(20)]
+    good = tmp_path / "good.csv"
+    good.write_text("\n".join(["user,item,rating", *lines, ""]))
+    run = train(tmp_path, good)
+    capsys.readouterr()
+    lines[5], lines[14] = '1,"disc,0', '2,12",4'
+    bad = tmp_path / "bad.csv"
+    bad.write_text("\n".join(["user,item,rating", *lines, ""]))
+    message = "bad.csv, line 7: a field in quotation marks spans 10 lines that may be"
+    predict = ["predict", str(run.path), "--data", str(bad)]
+    training = ["train", "--data", str(bad), "--out", str(tmp_path / "second")]
+    for command in (predict, training):
+        assert cli.main(command) == 1
+        assert message in capsys.readouterr().err
+    assert cli.main([*predict, "--quoting", "never"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 21

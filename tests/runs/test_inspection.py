@@ -23,6 +23,7 @@ def shop(tmp_path):
             "price": np.round(rng.lognormal(3, 2, 100), 2),
         }
     )
+    table.loc[5, "price"] = 9999
     table.loc[99, ["who", "what"]] = table.loc[0, ["who", "what"]]
     path = tmp_path / "shop.csv"
     table.to_csv(path, index=False, sep=";")

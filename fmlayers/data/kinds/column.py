@@ -44,12 +44,10 @@ class ColumnEncoder(ABC):
     Attributes:
         is_multiple: Whether a row has several ids.
         is_scaled: Whether the input consists of numbers without a vocabulary.
-        reads_numbers: Whether each cell is a number.
     """
 
     is_multiple: ClassVar[bool] = False
     is_scaled: ClassVar[bool] = False
-    reads_numbers: ClassVar[bool] = False
 
     def __init__(self, name: str, options: Options, number: int | None = None) -> None:
         self.name = name

@@ -15,7 +15,6 @@ class NumericColumn(ColumnEncoder):
     """A number per row, standardized by the training rows."""
 
     is_scaled = True
-    reads_numbers = True
 
     def __init__(self, name: str, options: Options, number: int | None = None) -> None:
         super().__init__(name, options, number)

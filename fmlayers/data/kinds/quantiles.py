@@ -16,8 +16,6 @@ class QuantilesColumn(ColumnEncoder):
     The bins have about the same number of training rows.
     """
 
-    reads_numbers = True
-
     def __init__(self, name: str, options: Options, number: int | None = None) -> None:
         super().__init__(name, options, number)
         self._distribution = Distribution()
