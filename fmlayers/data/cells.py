@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fmlayers.data.errors import DataError
+from fmlayers.data.errors import CellError
 
 # A decimal number between blanks. (`float` also accepts "1_000" and "nan".)
 NUMBER = re.compile(
@@ -94,4 +94,4 @@ def refuse(
         return
     row = int(np.flatnonzero(wrong)[0])
     cell = shown(values.iloc[row])
-    raise DataError(f"Column {column!r}, row {row}: {message}. Received: {cell}.")
+    raise CellError(column, row, f"{message}. Received: {cell}.")

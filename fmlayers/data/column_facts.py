@@ -1,6 +1,6 @@
 """What a column of a dataset contains, as its description and its hints need it."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -26,6 +26,7 @@ class ColumnFacts:
         separator: Text between the values of a list.
         rows: The same column with one cell per row of the ratings, if `column` is from
             the table of users or items.
+        place: Optional function from a position in the ratings to its place in a file.
     """
 
     name: str
@@ -33,6 +34,7 @@ class ColumnFacts:
     column: "pd.Series[Any]"
     separator: str = "|"
     rows: "pd.Series[Any] | None" = None
+    place: Callable[[int], str] | None = None
 
     @cached_property
     def known(self) -> "pd.Series[Any]":
@@ -99,13 +101,15 @@ class ColumnFacts:
             return self.separator.join(map(_shown, cell))
         return _shown(cell)
 
-    def first(self, cell: Any) -> int:
-        """Returns the number of the first row with a cell, counted from 1.
-
-        It is a row of the ratings, 0 if they do not have the cell.
-        """
+    def place_of(self, cell: Any) -> str:
+        """Returns where a cell is first, such as `" in row 7"`, `""` if unknown."""
         equal = (self.column if self.rows is None else self.rows) == cell
-        return int(equal.to_numpy().argmax()) + 1 if equal.any() else 0
+        if not equal.any():
+            return ""
+        row = int(equal.to_numpy().argmax())
+        return (
+            f" in row {row + 1:,}" if self.place is None else f" at {self.place(row)}"
+        )
 
     def _values(self, cell: Any) -> Iterable[Any]:
         weighted = is_weighted(self.kind)

@@ -73,14 +73,9 @@ def _nearly_numbers(facts: Facts) -> Iterator[str]:
         first, count = next(iter(bad)), sum(bad.values())
         yield (
             f"not numbers: {count:,} of {len(x.known):,} cells of {x.name}, "
-            f"the first {cut(first, MAX_WIDTH)!r}{_place(x, first)}, so it is "
+            f"the first {cut(first, MAX_WIDTH)!r}{x.place_of(first)}, so it is "
             f"categorical; {_remedy(bad)}"
         )
-
-
-def _place(x: ColumnFacts, cell: str) -> str:
-    row = x.first(cell)
-    return f" in row {row:,}" if row else ""
 
 
 def _no_numbers(x: ColumnFacts) -> dict[str, int]:
@@ -137,7 +132,7 @@ def _leading_zeros(facts: Facts) -> Iterator[str]:
         if zeros and all(map(NUMBER.fullmatch, x.texts)):
             yield (
                 f"leading zeros: {x.name} is categorical, since {zeros[0]!r}"
-                f"{_place(x, zeros[0])} would lose its zero as a number; for numbers, "
+                f"{x.place_of(zeros[0])} would lose its zero as a number; for numbers, "
                 f"--kinds {x.name}:numeric"
             )
 
@@ -248,7 +243,7 @@ def _few_lists(facts: Facts) -> Iterator[str]:
             yield (
                 f"lists: {rows:,} of {len(x.known):,} cells of {x.name} contain "
                 f"{x.separator!r}, the first {cut(lists[0], MAX_WIDTH)!r}"
-                f"{_place(x, lists[0])}, too few to be lists; to split them, --kinds "
+                f"{x.place_of(lists[0])}, too few to be lists; to split them, --kinds "
                 f"{x.name}:multi_categorical"
             )
 

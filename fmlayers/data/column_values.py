@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,21 +47,33 @@ def numbers(source: TableFile, name: str) -> npt.NDArray[np.float64]:
 
 
 def labels(
-    source: TableFile, name: str, num_training: int
+    source: TableFile, name: str, num_training: int, positive: Collection[str] = ()
 ) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
     """Returns labels as 0 and 1, and a sentence on them unless they were that.
 
-    The values of the first rows, which are for training, are the labels of all rows.
+    Args:
+        source: The table.
+        name: Name of the column.
+        num_training: Number of the training rows, which come first. Their values are
+            the labels of all rows.
+        positive: Values that count as 1, with or without blanks around them, and all
+            others as 0. Defaults to `()`: the greater one of two values is 1.
+
+    Raises:
+        DataError: If a label is missing or another value, or the training rows do not
+            have both.
     """
     column = _single_values(source, name)
     numbers = parsed(column, source.table_format)
     markers = source.table_format.missing
     if markers is None and numbers.notna().any():
         markers = NUMBER_MARKERS
-    missing = (column.isna() | column.isin(markers or ())).to_numpy()
+    missing = column.isna().to_numpy() | _is_one_of(column, markers or ())
     if missing.any():
         place = source.place(int(missing.argmax()))
         raise DataError(f"{place}: the label in column {name!r} is missing")
+    if positive:
+        return _is_positive(source, column, num_training, positive)
     are_numbers = not numbers.iloc[:num_training].isna().any()
     values = numbers.astype(np.float64) if are_numbers else column
     _, distinct = pd.factorize(values.iloc[:num_training], sort=True)
@@ -90,6 +102,29 @@ def labels(
         return labels, ()
     sentence = f"{source.name}: the label is 1 for {name} {one} and 0 for {zero}."
     return labels, (sentence,)
+
+
+def _is_positive(
+    source: TableFile,
+    column: pd.Series[Any],
+    num_training: int,
+    positive: Collection[str],
+) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
+    texts = column.map(lambda cell: as_text(cell).strip())
+    is_one = texts.isin([label.strip() for label in positive])
+    ones, zeros = (
+        ", ".join(map(repr, chosen.unique()[:MAX_NAMED]))
+        + (", ..." if chosen.nunique() > MAX_NAMED else "")
+        for chosen in (texts[is_one], texts[~is_one])
+    )
+    if is_one.iloc[:num_training].nunique() < 2:
+        raise DataError(
+            f"{source.name}: the label in column {column.name!r} must be one of "
+            "`positive_labels` in some rows, and another value in others. Received: "
+            f"{', '.join(map(repr, positive))}, and in the file {ones or zeros}."
+        )
+    sentence = f"{source.name}: the label is 1 for {column.name} {ones}, 0 for {zeros}."
+    return np.asarray(is_one, np.float64), (sentence,)
 
 
 def seconds(source: TableFile, name: str) -> npt.NDArray[np.int64]:
@@ -190,7 +225,7 @@ def feature(
     missing = source.table_format.missing
     count = 0
     if missing is not None and not is_id:
-        is_marker = column.isin(missing) & known
+        is_marker = _is_one_of(column, missing)
         column, count = column.mask(is_marker), int(is_marker.sum())
     if text or is_id or (source.is_typed and not number):
         return column, count
@@ -198,7 +233,7 @@ def feature(
     finite = np.isfinite(numeric.to_numpy(np.float64, na_value=np.nan))
     other = column.notna().to_numpy() & ~finite
     if missing is None:
-        is_marker = other & column.isin(NUMBER_MARKERS).to_numpy()
+        is_marker = other & _is_one_of(column, NUMBER_MARKERS)
         other &= ~is_marker
         count = int(is_marker.sum())
     if number and other.any():
@@ -218,6 +253,14 @@ def _would_lose_zeros(column: pd.Series[Any]) -> bool:
     # Few numbers begin with one of these characters, and the pattern is slow.
     cells = (x for x in column if isinstance(x, str) and x[:1] in "0+- \t")
     return any(map(has_leading_zeros, cells))
+
+
+def _is_one_of(column: pd.Series[Any], texts: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Returns which cells are one of some texts, apart from blanks around them."""
+    if pd.api.types.infer_dtype(column) != "string":
+        return np.zeros(len(column), bool)
+    found = column.isin(texts) | column.str.strip().isin(texts)
+    return (found & column.notna()).to_numpy(bool)
 
 
 def _check_numbers(source: TableFile, name: str, column: pd.Series[Any]) -> None:

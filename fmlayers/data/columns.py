@@ -46,7 +46,8 @@ def describe_columns(
     # The weights of other columns are no part of the cells.
     kinds = {**columns, **dict.fromkeys(columns.keys() & weights, "multi_categorical")}
     facts = [
-        ColumnFacts(name, kinds[name], table[name], list_separator) for name in columns
+        ColumnFacts(name, kinds[name], table[name], list_separator, place=dataset.place)
+        for name in columns
     ]
     lines = _table(facts, columns, weights)
     known = {"rating", *columns, *weights.values()}

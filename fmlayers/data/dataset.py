@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +38,8 @@ class Dataset:
             if they are in files or tables of their own.
         repairs: Tuple of sentences, one per correction that was made to the data, with
             the number of rows affected.
+        place: Optional function from a position in `ratings` to the place of the row in
+            its file, for error messages.
 
     Raises:
         DataError: If a table lacks its key column, has duplicate keys or none of the
@@ -51,6 +53,7 @@ class Dataset:
     folds: Mapping[str, Split] = field(default_factory=dict)
     repairs: tuple[str, ...] = ()
     parts: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    place: Callable[[int], str] | None = None
 
     def __post_init__(self) -> None:
         _require(self.ratings, "ratings", "rating")
@@ -123,6 +126,16 @@ class Dataset:
         if self.items is not None and "genres" in self.items:
             table["genres"] = _without_missing(table["genres"])
         return table
+
+    def place_of(self, column: str, row: int) -> str:
+        """Returns the place of a cell of `table()`, for error messages."""
+        place = f"{self.name}, row {row} of the ratings"
+        if self.place is not None:
+            place = self.place(row)
+        for key, table in self._side_tables():
+            if column in table:
+                place += f", {key} {self.ratings[key].iloc[row]}"
+        return place
 
     def fingerprint(self) -> str:
         """Returns the SHA-256 of user, item, rating and timestamp, in hexadecimal.

@@ -26,6 +26,7 @@ from fmlayers.data.side_tables import with_side_table
 from fmlayers.data.table_files import Source, TableFile
 from fmlayers.data.table_format import TableFormat
 
+_ROW = "\0row"  # a column of the rows in the files, which no file can have
 # Names of `DataFrame`s in error messages.
 NAMES = {TRAINING: "ratings", "validation": "validation", "test": "test"}
 
@@ -43,6 +44,7 @@ def read_ratings(
     numeric_columns: Collection[str] = (),
     weighted_columns: Collection[str] = (),
     is_label: bool = False,
+    positive_labels: Collection[str] = (),
     needs_pairs: bool = True,
     test: Source | None = None,
     validation: Source | None = None,
@@ -84,6 +86,8 @@ def read_ratings(
         is_label: Whether the rating column is a label, which must have two values,
             numbers or texts. The greater one becomes 1 and the other one 0. Defaults to
             `False`.
+        positive_labels: Values of a label that count as 1. All others then count as 0.
+            Defaults to `()`.
         needs_pairs: Whether the columns of users and items must be there even if they
             have their default names. Defaults to `True`.
         test: Optional file or `DataFrame` of the test rows, with the same columns. They
@@ -142,7 +146,9 @@ def read_ratings(
     contents["rating"] = np.ones(len(source.frame))
     repairs = source.remarks
     if rating is not None and is_label:
-        contents["rating"], remarks = labels(source, rating, num_training)
+        contents["rating"], remarks = labels(
+            source, rating, num_training, positive_labels
+        )
         repairs += remarks
     elif rating is not None:
         contents["rating"] = numbers(source, rating)
@@ -168,14 +174,17 @@ def read_ratings(
             _refuse_duplicates(source, rows, start)
         return merge_duplicates(rows, name, on_duplicate)
 
+    ratings[_ROW] = np.arange(len(ratings))
     if {"user", "item"} <= columns.keys():
         ratings, parts, sentences = parts.mapped(ratings, merge)
         repairs += sentences
+    rows = ratings.pop(_ROW).to_numpy()
     dataset = Dataset(
         name=source.name.split(".")[0],
         ratings=ratings,
         repairs=repairs,
         parts=parts.held_out(),
+        place=lambda row: source.place(int(rows[row])),
     )
     for role, file, key in (
         ("user", users, user_key or user),

@@ -48,6 +48,7 @@ def load(
     numeric_columns: Collection[str] = (),
     weighted_columns: Collection[str] = (),
     is_label: bool = False,
+    positive_labels: Collection[str] = (),
     needs_pairs: bool = True,
     test: Source | None = None,
     validation: Source | None = None,
@@ -74,6 +75,7 @@ def load(
         numeric_columns: See `read_ratings`. Defaults to `()`.
         weighted_columns: See `read_ratings`. Defaults to `()`.
         is_label: See `read_ratings`. Defaults to `False`.
+        positive_labels: See `read_ratings`. Defaults to `()`.
         needs_pairs: See `read_ratings`. Defaults to `True`.
         test: See `read_ratings`.
         validation: See `read_ratings`.
@@ -103,6 +105,7 @@ def load(
             numeric_columns=numeric_columns,
             weighted_columns=weighted_columns,
             is_label=is_label,
+            positive_labels=positive_labels,
             needs_pairs=needs_pairs,
             test=test,
             validation=validation,

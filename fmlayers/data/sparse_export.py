@@ -15,7 +15,7 @@ from fmlayers._checks import choice
 from fmlayers._files import whole_file
 from fmlayers.data.dataset import Dataset
 from fmlayers.data.encoder import Encoder
-from fmlayers.data.errors import DataError
+from fmlayers.data.errors import DataError, named_places
 from fmlayers.data.kind_names import Kind
 from fmlayers.data.kinds import MISSING
 from fmlayers.data.kinds.numeric import NumericColumn
@@ -34,6 +34,7 @@ def write_sparse(
     columns: Mapping[str, Kind],
     format: SparseFormat = "libffm",
     *,
+    rows: npt.NDArray[np.int64] | None = None,
     list_separator: str = "|",
     weights: Mapping[str, str] | None = None,
 ) -> Path:
@@ -54,6 +55,8 @@ def write_sparse(
         columns: Dict from the names of the columns to write to their kinds, such as
             `infer_columns` returns. Each is a field.
         format: `"libsvm"`, `"libfm"` or `"libffm"`. Defaults to `"libffm"`.
+        rows: Optional positions of the rows to write. Their indices are those that all
+            rows of the dataset would have. Defaults to all rows.
         list_separator: Text between the values of a list. Defaults to `"|"`.
         weights: Optional dict from the names of weighted columns to the columns with
             their weights.
@@ -70,7 +73,11 @@ def write_sparse(
     if not path.parent.is_dir():
         raise DataError(f"{path}: there is no folder {path.parent}.")
     table = dataset.table()
-    encoder = Encoder(columns, separator=list_separator, weights=weights).fit(table)
+    encoder = Encoder(columns, separator=list_separator, weights=weights)
+    with named_places(dataset.place_of):
+        encoder.fit(table)
+    if rows is not None:
+        table = table.iloc[rows]
     first = _FIRST_INDEX[format]
     parts, known = [], []
     for field, column in enumerate(encoder.columns):

@@ -157,6 +157,15 @@ class TrainingConfig:
         check=_checks.number,
         metavar="TARGET",
     )
+    positive_labels: Sequence[str] | None = setting(
+        None,
+        "data",
+        "Values of the target that count as the label 1, all others as 0",
+        check=texts,
+        many=True,
+        metavar="VALUE",
+        otherwise="the greater one of two values",
+    )
     user: str = setting(
         "user",
         "data",
@@ -453,6 +462,7 @@ class TrainingConfig:
                     f"{taking(name)}. Received: model={self.model!r}, {name}={value!r}."
                 )
         _ = self.table_format  # checks the characters
+        self._check_labels()
         self._check_tables()
         if self.histories and self.task == "regression":
             of_histories = dict.fromkeys(HISTORIES, HISTORY_L2)
@@ -480,6 +490,17 @@ class TrainingConfig:
             raise ValueError(
                 "`positive_threshold` must be left out for the task 'regression'. "
                 f"Received: positive_threshold={self.positive_threshold!r}."
+            )
+
+    def _check_labels(self) -> None:
+        """Checks that positive labels are those of a task with labels."""
+        if self.positive_labels is None:
+            return
+        if self.task != "binary" or self.positive_threshold is not None:
+            raise ValueError(
+                "`positive_labels` must be used with the task 'binary' and without "
+                f"`positive_threshold`. Received: task={self.task!r}, "
+                f"positive_threshold={self.positive_threshold!r}."
             )
 
     def _check_tables(self) -> None:
@@ -531,6 +552,7 @@ class TrainingConfig:
             "numeric_columns": [c for c, kind in kinds if reads_numbers(kind)],
             "weighted_columns": [c for c, kind in kinds if is_weighted(kind)],
             "is_label": is_label,
+            "positive_labels": self.positive_labels or (),
             "needs_pairs": self.task == "implicit",
         }
 
@@ -565,6 +587,8 @@ class TrainingConfig:
             written = name if name in record else known.former or name
             if written in record and spec.takes(name):
                 values[name] = record[written]
+        if "missing" not in record:  # of a version where only empty cells were
+            values["missing"] = ()
         if "task" not in record:  # of version 0.1.0
             values["on_duplicate"] = "last"
         return cls(**values)

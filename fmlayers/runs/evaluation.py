@@ -10,6 +10,7 @@ import pandas as pd
 from fmlayers._text_tables import aligned
 from fmlayers.data import DataError, Dataset, Encoder, Split, SyntheticDataset
 from fmlayers.data.cells import as_text
+from fmlayers.data.errors import named_places
 from fmlayers.data.kinds import UNKNOWN
 from fmlayers.metrics import (
     Relevance,
@@ -243,7 +244,8 @@ def target_metrics(
         return {}
     table = dataset.table().iloc[split.test]
     truth = table["rating"].to_numpy(np.float64)
-    inputs = encoder.transform(table)
+    with named_places(lambda c, row: dataset.place_of(c, int(split.test[row]))):
+        inputs = encoder.transform(table)
     mean = np.full_like(truth, dataset.ratings["rating"].iloc[split.train].mean())
     metrics: dict[str, Any] = {}
     if config.task == "binary":

@@ -1,5 +1,5 @@
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from fmlayers.data import Dataset, Encoder, ShuffledBatches
+from fmlayers.data.errors import named_places
 from fmlayers.data.kind_names import Kind
 from fmlayers.data.pipelines import in_order
 from fmlayers.runs.config import TrainingConfig
@@ -59,7 +60,8 @@ class Examples:
             separator=config.list_separator,
             weights=config.weights_of,
         )
-        self.encoder.fit(self.table)
+        with named_places(self._place_in(fitting)):
+            self.encoder.fit(self.table)
 
     def __len__(self) -> int:
         return len(self.fitting)
@@ -144,7 +146,12 @@ class Examples:
         table = self.whole.iloc[rows]
         with np.errstate(over="ignore"):  # the loss is then infinite
             ratings = table["rating"].to_numpy(np.float32)
-        return self.encoder.transform(table), ratings
+        with named_places(self._place_in(rows)):
+            return self.encoder.transform(table), ratings
+
+    def _place_in(self, rows: Rows) -> Callable[[str, int], str]:
+        """Returns the function from a column and a position in `rows` to its place."""
+        return lambda column, at: self.dataset.place_of(column, int(rows[at]))
 
 
 def split_validation(

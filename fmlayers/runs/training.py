@@ -100,10 +100,11 @@ def train(
     data = RunData.read(config, dataset)
     if dataset is not None:
         config = in_memory(config, dataset)
+    columns = columns_of(config, data.dataset)
     split = data.split(config)
     record = {
         **config.to_dict(),
-        "columns": columns_of(config, data.dataset),
+        "columns": columns,
         **data.fingerprints(),
         "backend": keras.backend.backend(),
     }

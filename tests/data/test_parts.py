@@ -90,6 +90,21 @@ def test_labels_are_those_of_the_training_file(file):
         read_ratings(train, test=other, **{**LABELS, "rating": "label"})
 
 
+def test_positive_labels_may_be_written_in_two_ways(file):
+    train = file("train.csv", TRAIN)
+    test = file("test.csv", "who,age,income\nd,1, >50K.\ne,2,<=50K.\n")
+    labels = {**LABELS, "positive_labels": [">50K", ">50K."]}
+    data = read_ratings(train, test=test, **labels)
+    assert data.ratings["rating"].tolist() == [0, 1, 0, 1, 0]
+    (sentence,) = data.repairs
+    assert sentence.endswith("1 for income '>50K', '>50K.', 0 for '<=50K', '<=50K.'.")
+    with pytest.raises(DataError, match="must be one of `positive_labels` in some"):
+        read_ratings(train, **{**LABELS, "positive_labels": ["yes"]})
+    frame = pd.DataFrame({"label": [1, 2, 3], "x": 1})
+    options = {**LABELS, "rating": "label", "positive_labels": ["1", "3"]}
+    assert read_ratings(frame, **options).ratings["rating"].tolist() == [1, 0, 1]
+
+
 def test_text_in_the_training_file_is_text_in_all(file):
     train = file("train.csv", "user,item,rating,zip\n1,1,1,N7\n2,2,2,012\n")
     test = file("test.csv", "user,item,rating,zip\n1,1,1,012\n")

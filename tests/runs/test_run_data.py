@@ -297,6 +297,11 @@ def test_settings_that_a_file_replaces():
             lambda settings=settings: TrainingConfig(**settings),
         )
     assert TrainingConfig(test="t.csv", seed=3).split == "random"
+    for settings in ({}, {"task": "binary", "positive_threshold": 1}):
+        check_error(
+            "`positive_labels` must be used with the task 'binary' and without",
+            lambda settings=settings: TrainingConfig(positive_labels=["1"], **settings),
+        )
 
 
 @pytest.fixture(scope="module")

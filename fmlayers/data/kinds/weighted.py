@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fmlayers.data.errors import DataError
+from fmlayers.data.errors import CellError
 from fmlayers.data.kinds.column import MISSING, Array
 from fmlayers.data.kinds.distinct_cells import DistinctCells, is_mixed
 from fmlayers.data.kinds.multi_categorical import MultiCategoricalColumn
@@ -66,7 +66,7 @@ class WeightedColumn(MultiCategoricalColumn):
                 pairs.append(parse(*parts, self.options.separator))
             except ValueError as error:
                 row = int(np.flatnonzero(codes == code)[0])
-                raise DataError(f"Column {self.name!r}, row {row}: {error}") from None
+                raise CellError(self.name, row, str(error)) from None
         texts = [[text for text, _ in cell] for cell in pairs]
         weights = [[weight for _, weight in cell] for cell in pairs]
         return DistinctCells(codes, texts, weights)
