@@ -33,15 +33,22 @@ def identifiers(source: TableFile, name: str, role: str) -> pd.Series[Any]:
     return column
 
 
-def numbers(source: TableFile, name: str) -> npt.NDArray[np.float64]:
+def numbers(
+    source: TableFile, name: str, role: str = "rating", *, least: float | None = None
+) -> npt.NDArray[np.float64]:
+    """Returns a column of finite numbers, of at least `least` if it is not `None`."""
     column = _single_values(source, name)
     numbers = parsed(column, source.table_format).to_numpy(np.float64, na_value=np.nan)
     bad = ~np.isfinite(numbers)
+    bound = ""
+    if least is not None:
+        bad |= numbers < least
+        bound = f" of at least {least:g}"
     if bad.any():
         row = int(bad.argmax())
         raise DataError(
-            f"{source.place(row)}: the rating in column {name!r} must be a finite "
-            f"number, {_cell_read(column, row)}"
+            f"{source.place(row)}: the {role} in column {name!r} must be a finite "
+            f"number{bound}, {_cell_read(column, row)}"
         )
     return numbers
 

@@ -50,13 +50,18 @@ def describe_columns(
         for name in columns
     ]
     lines = _table(facts, columns, weights)
-    known = {"rating", *columns, *weights.values()}
+    known = {"rating", dataset.weight, *columns, *weights.values()}
     others = [str(x) for x in table.columns if x not in known]
     if others:
         lines.append(
             f"left out: {', '.join(others)} (no feature uses "
             f"{'it' if len(others) == 1 else 'them'}; --features names the columns to "
             "use)"
+        )
+    of_rows = dataset.weights
+    if of_rows is not None:
+        lines.append(
+            f"weights: {dataset.weight}, from {of_rows.min():g} to {of_rows.max():g}"
         )
     absent = [name for name in ("user", "item") if name not in table]
     if absent:
@@ -66,7 +71,8 @@ def describe_columns(
         )
     pointed_out: list[str] = []
     if "timestamp" not in table:
-        names = [x for x in dataset.ratings if x not in ("user", "item", "rating")]
+        keys = ("user", "item", "rating", dataset.weight)
+        names = [x for x in dataset.ratings if x not in keys]
         times = (x for x in names if looks_like_times(dataset.ratings[x]))
         pointed_out = [str(name) for name in times][:1]
         lines += [

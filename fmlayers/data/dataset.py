@@ -11,6 +11,7 @@ import pandas as pd
 
 from fmlayers.data.errors import DataError
 from fmlayers.data.splits import Split, random_split, time_split, user_split
+from fmlayers.data.weights import check_weights
 
 DAY_SECONDS = 86_400
 RATING_COLUMNS = ("user", "item", "rating", "timestamp")
@@ -40,10 +41,13 @@ class Dataset:
             the number of rows affected.
         place: Optional function from a position in `ratings` to the place of the row in
             its file, for error messages.
+        weight: Optional name of the column of `ratings` with the weights of the rows,
+            finite numbers of at least 0 that are not all 0. Defaults to `None`.
 
     Raises:
         DataError: If a table lacks its key column, has duplicate keys or none of the
-            users or items of `ratings`, or if two tables share a column name.
+            users or items of `ratings`, if two tables share a column name, or if the
+            weights are invalid.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Dataset:
     repairs: tuple[str, ...] = ()
     parts: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
     place: Callable[[int], str] | None = None
+    weight: str | None = None
 
     def __post_init__(self) -> None:
         _require(self.ratings, "ratings", "rating")
@@ -87,6 +92,8 @@ class Dataset:
                     "rename one of them."
                 )
             taken |= names
+        if self.weight is not None:
+            check_weights(self.ratings, self.weight)
 
     @property
     def has_pairs(self) -> bool:
@@ -95,11 +102,19 @@ class Dataset:
 
     @property
     def side_columns(self) -> tuple[str, ...]:
-        """Columns of `table()` other than user, item, rating, timestamp and day."""
+        """Columns of `table()` except user, item, rating, timestamp, day and weight."""
         names = [str(name) for name in self.ratings.columns]
         for key, table in self._side_tables():
             names += [str(name) for name in table.columns if name != key]
-        return tuple(name for name in names if name not in RATING_COLUMNS)
+        left_out = (*RATING_COLUMNS, self.weight)
+        return tuple(name for name in names if name not in left_out)
+
+    @property
+    def weights(self) -> npt.NDArray[np.float64] | None:
+        """Array with the weight of each row, `None` if the rows have no weights."""
+        if self.weight is None:
+            return None
+        return self.ratings[self.weight].to_numpy(np.float64)
 
     @property
     def rating_bounds(self) -> tuple[float, float]:
@@ -138,14 +153,16 @@ class Dataset:
         return place
 
     def fingerprint(self) -> str:
-        """Returns the SHA-256 of user, item, rating and timestamp, in hexadecimal.
+        """Returns the SHA-256 of the ratings and their weights, in hexadecimal.
 
-        Without users or items, it is that of all columns. The same ratings in the same
-        order have the same fingerprint on every machine. The number 7 and the text "7"
-        are different.
+        These are user, item, rating, timestamp and the column of weights or, without
+        users or items, all columns. The same ratings in the same order have the same
+        fingerprint on every machine. The number 7 and the text "7" are different.
         """
         digest = hashlib.sha256()
-        names = RATING_COLUMNS if self.has_pairs else tuple(self.ratings.columns)
+        names = list(RATING_COLUMNS if self.has_pairs else self.ratings.columns)
+        if self.has_pairs and self.weight is not None:
+            names.append(self.weight)
         for name in names:
             if name in self.ratings:
                 kind, contents = _canonical(self.ratings[name])

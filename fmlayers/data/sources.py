@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from fmlayers._types import OnDuplicate
+from fmlayers._types import SYNTHETIC_CLICKS, OnDuplicate
 from fmlayers.data.dataset import Dataset
 from fmlayers.data.errors import DataError
 from fmlayers.data.kind_names import Kind
@@ -16,6 +16,7 @@ from fmlayers.data.movielens import MARKERS, load_movielens
 from fmlayers.data.parquet_files import parts_of
 from fmlayers.data.ratings import read_ratings
 from fmlayers.data.synthetic import synthetic
+from fmlayers.data.synthetic_clicks import clicks_of
 from fmlayers.data.table_files import Source
 from fmlayers.data.table_format import TableFormat
 
@@ -42,6 +43,7 @@ def load(
     item: str = "item",
     rating: str = "rating",
     timestamp: str | None = None,
+    weight: str | None = None,
     separator: str | None = None,
     on_duplicate: OnDuplicate = "last",
     text_columns: Collection[str] = (),
@@ -61,14 +63,17 @@ def load(
     """Loads ratings, labels or implicit feedback.
 
     Args:
-        source: `"synthetic"` (see `synthetic`); a MovieLens folder, zip file or name
-            (see `load_movielens`); or a CSV or Parquet file or a `DataFrame` (see
-            `read_ratings`). The other arguments apply to these only.
+        source: `"synthetic"` (see `synthetic`); `"synthetic-clicks"` or
+            `"synthetic-clicks:rows=N,seed=N"` (see `synthetic_clicks`); a MovieLens
+            folder, zip file or name (see `load_movielens`); or a CSV or Parquet file or
+            a `DataFrame` (see `read_ratings`). The other arguments apply to these only.
         user: Name of the user column. Defaults to `"user"`.
         item: Name of the item column. Defaults to `"item"`.
         rating: Name of the rating column. Defaults to `"rating"`.
         timestamp: Optional name of the timestamp column. Defaults to `None`:
             `"timestamp"`, if there is such a column.
+        weight: Optional name of the column with the weights of the rows. Defaults to
+            `None`.
         separator: See `read_ratings`.
         on_duplicate: See `read_ratings`. Defaults to `"last"`.
         text_columns: See `read_ratings`. Defaults to `()`.
@@ -99,6 +104,7 @@ def load(
             item=item,
             rating=rating,
             timestamp=timestamp,
+            weight=weight,
             separator=separator,
             on_duplicate=on_duplicate,
             text_columns=text_columns,
@@ -122,14 +128,20 @@ def load(
                 f"`{name}` must be left out for the source {source}: it is for CSV and "
                 "Parquet files."
             )
+    if _is_clicks(source):
+        return clicks_of(str(source))
     return synthetic() if source == "synthetic" else load_movielens(source)
+
+
+def _is_clicks(source: str | os.PathLike[str]) -> bool:
+    return str(source).partition(":")[0] == SYNTHETIC_CLICKS
 
 
 def _is_file(source: str | os.PathLike[str]) -> bool:
     """Returns whether a source is the file of a table."""
     path = Path(source)
     suffix = path.suffix.lower()
-    if source == "synthetic":
+    if source == "synthetic" or _is_clicks(source):
         return False
     if suffix in TABLE_SUFFIXES or (path.is_file() and suffix != ".zip"):
         return True
@@ -192,6 +204,11 @@ def infer_columns(
             raise ValueError(
                 "`features` must not contain 'rating', which the model predicts. "
                 f"Received: features={list(features)}."
+            )
+        if name == dataset.weight:
+            raise ValueError(
+                f"`features` must not contain {name!r}, the weights of the rows. "
+                f"Received: features={wanted}."
             )
         if name not in table:
             raise DataError(

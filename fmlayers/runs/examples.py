@@ -12,11 +12,14 @@ from fmlayers.data import Dataset, Encoder, ShuffledBatches
 from fmlayers.data.errors import named_places
 from fmlayers.data.kind_names import Kind
 from fmlayers.data.pipelines import in_order
+from fmlayers.data.ragged import Batch, batch_of
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.sampled_batches import SampledBatches
+from fmlayers.runs.targets import weights_of
 
 Rows = npt.NDArray[np.int64]
 Inputs = dict[str, npt.NDArray[Any]]
+Floats = npt.NDArray[np.float32]
 Batches = ShuffledBatches | SampledBatches
 
 # With 6 groups, a batch looks up about a sixth of all histories. On MovieLens 100K,
@@ -74,8 +77,12 @@ class Examples:
     def batches(self, batch_size: int, *, epoch: int = 0) -> Batches:
         """Returns the batches of `epoch` and of the epochs after it."""
         config = self.config
-        inputs, ratings = self._fitting
-        options: dict[str, Any] = {"seed": config.seed, "epoch": epoch}
+        inputs, ratings, weights = self._fitting
+        options: dict[str, Any] = {
+            "seed": config.seed,
+            "epoch": epoch,
+            "sample_weight": weights,
+        }
         if config.histories:
             options |= {"group_by": ("user", "item"), "groups": HISTORY_GROUPS}
         if config.task != "implicit":
@@ -105,19 +112,20 @@ class Examples:
         }
 
     @cached_property
-    def _fitting(self) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
-        inputs, ratings = self._arrays(self.fitting)
-        return self.encoder.without_padding(inputs), ratings
+    def _fitting(self) -> tuple[dict[str, Any], Floats, Floats | None]:
+        inputs, ratings, weights = self._arrays(self.fitting)
+        return self.encoder.without_padding(inputs), ratings, weights
 
     @cached_property
-    def _validation(self) -> tuple[Inputs, npt.NDArray[np.float32]]:
+    def _validation(self) -> Batch:
         validation = self.validation
         assert validation is not None
         if self.config.task != "implicit":
-            return self._arrays(validation)
+            inputs, ratings, weights = self._arrays(validation)
+            return batch_of(dict(inputs), ratings, weights)
         catalog, users, items = self._pairs
         known = validation[items[validation] >= 0]
-        inputs, _ = self._arrays(known)
+        inputs, _, weights = self._arrays(known)
         seen = np.concatenate([self.fitting, known])
         return SampledBatches(
             inputs,
@@ -128,6 +136,7 @@ class Examples:
             negatives=self.config.negatives,
             seed=self.config.seed,
             seen=(users[seen], items[seen]),
+            sample_weight=weights,
         ).whole()
 
     @cached_property
@@ -142,12 +151,18 @@ class Examples:
         items = pd.Index(catalog["item"]).get_indexer(self.whole["item"])
         return inputs, users, items.astype(np.int64)
 
-    def _arrays(self, rows: Rows) -> tuple[Inputs, npt.NDArray[np.float32]]:
+    def _arrays(self, rows: Rows) -> tuple[Inputs, Floats, Floats | None]:
         table = self.whole.iloc[rows]
         with np.errstate(over="ignore"):  # the loss is then infinite
             ratings = table["rating"].to_numpy(np.float32)
+        weights = weights_of(self.config, table)
         with named_places(self._place_in(rows)):
-            return self.encoder.transform(table), ratings
+            inputs = self.encoder.transform(table)
+        return (
+            inputs,
+            ratings,
+            None if weights is None else weights.astype(np.float32),
+        )
 
     def _place_in(self, rows: Rows) -> Callable[[str, int], str]:
         """Returns the function from a column and a position in `rows` to its place."""

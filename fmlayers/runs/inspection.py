@@ -5,7 +5,7 @@ from fmlayers.data import Dataset
 from fmlayers.data.columns import describe_columns
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.run_data import RunData, Tables
-from fmlayers.runs.targets import positives
+from fmlayers.runs.targets import positives, transform_hint
 from fmlayers.runs.training import columns_of
 
 
@@ -36,6 +36,7 @@ def inspect(config: TrainingConfig, dataset: Tables | None = None) -> str:
         _target(config, read),
         "",
         *described,
+        *transform_hint(config, read.ratings["rating"]),
         *(f"data: {repair}" for repair in read.repairs),
     ]
     return "\n".join(lines) + "\n"

@@ -52,7 +52,7 @@ from fmlayers.runs.memory import memory_errors
 from fmlayers.runs.run import Run
 from fmlayers.runs.run_data import RunData, Tables, in_memory
 from fmlayers.runs.summary import summary
-from fmlayers.runs.targets import positives
+from fmlayers.runs.targets import positives, transform_hint
 from fmlayers.runs.unit import to_unit_of_data
 
 
@@ -125,10 +125,16 @@ def _train_in(
     record: dict[str, Any],
 ) -> None:
     started = time.perf_counter()
-    described = describe_columns(
-        dataset, record["columns"], chosen=config.named_kinds, **config.written_lists
-    )
     repairs = [f"data: {repair}" for repair in dataset.repairs]
+    described = [
+        *describe_columns(
+            dataset,
+            record["columns"],
+            chosen=config.named_kinds,
+            **config.written_lists,
+        ),
+        *transform_hint(config, dataset.ratings["rating"].iloc[split.train]),
+    ]
     # In one piece, since `print` may be interrupted between two lines.
     sys.stderr.write("\n".join([*described, *repairs, ""]))
     try:
@@ -268,7 +274,9 @@ class Trainer:
 
 def metric_of(config: TrainingConfig) -> str:
     """Returns the name of the metric for early stopping, the loss without L2."""
-    return "rmse" if config.task == "regression" else str(config.loss)
+    if config.task != "regression":
+        return str(config.loss)
+    return "rmse" if config.target_transform == "none" else "rmsle"
 
 
 def columns_of(config: TrainingConfig, dataset: Dataset) -> dict[str, Kind]:

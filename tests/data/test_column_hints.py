@@ -117,7 +117,7 @@ def test_leading_zeros_are_kept(rng, tmp_path):
     encoder = Encoder({"zip": "categorical"}).fit(data.ratings)
     assert {"012", "12"} < set(encoder.vocabulary("zip"))
     assert hints(data) == [
-        "leading zeros: zip is categorical, since '012' in row 2 would lose its zero "
+        "leading zeros: zip is categorical, since '012' at shop.csv, line 3 would lose its zero "
         "as a number; for numbers, --kinds zip:numeric"
     ]
     numeric = load(str(path), on_duplicate="keep", numeric_columns=["zip"])
