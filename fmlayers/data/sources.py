@@ -208,7 +208,7 @@ def infer_columns(
         if name == dataset.weight:
             raise ValueError(
                 f"`features` must not contain {name!r}, the weights of the rows. "
-                f"Received: features={wanted}."
+                f"Received: features={list(features)}."
             )
         if name not in table:
             raise DataError(

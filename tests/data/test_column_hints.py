@@ -117,8 +117,8 @@ def test_leading_zeros_are_kept(rng, tmp_path):
     encoder = Encoder({"zip": "categorical"}).fit(data.ratings)
     assert {"012", "12"} < set(encoder.vocabulary("zip"))
     assert hints(data) == [
-        "leading zeros: zip is categorical, since '012' at shop.csv, line 3 would lose its zero "
-        "as a number; for numbers, --kinds zip:numeric"
+        "leading zeros: zip is categorical, since '012' at shop.csv, line 3 would lose "
+        "its zero as a number; for numbers, --kinds zip:numeric"
     ]
     numeric = load(str(path), on_duplicate="keep", numeric_columns=["zip"])
     assert numeric.ratings["zip"].iloc[1] == 12
