@@ -9,6 +9,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", required=True, metavar="FILE", help="file to write")
     add(
+        "--test-out",
+        metavar="FILE",
+        help="file for the test rows, which --out then lacks (default: all rows are in "
+        "--out)",
+    )
+    add(
         "--to",
         choices=["libffm", "libfm", "libsvm"],
         default="libffm",
@@ -22,6 +28,7 @@ def run(options: argparse.Namespace) -> int:
     from fmlayers.runs.conversion import convert
 
     config = TrainingConfig(**settings_in(options))
-    names = convert(config, options.out, options.to)
-    print(f"written to {options.out}, and what each index means to {names}")
+    names = convert(config, options.out, options.to, test=options.test_out)
+    for path, index in zip((options.out, options.test_out), names, strict=False):
+        print(f"written to {path}, and what each index means to {index}")
     return 0

@@ -87,6 +87,14 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
         group.add_argument(*_options(name, setting), dest=name, **arguments)
 
 
+def add_escape_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--escape-formulas",
+        action="store_true",
+        help="put an apostrophe before texts that a spreadsheet would run as a formula",
+    )
+
+
 def _options(name: str, setting: Setting) -> list[str]:
     no = "no-" if setting.default is True else ""
     option = setting.option or name.replace("_", "-")

@@ -12,6 +12,7 @@ from fmlayers.data.sources import infer_columns, load
 from fmlayers.data.sparse_export import write_sparse
 from fmlayers.data.splits import Split, random_split, time_split, user_split
 from fmlayers.data.synthetic import SyntheticDataset, synthetic
+from fmlayers.data.synthetic_clicks import SyntheticClicks, synthetic_clicks
 from fmlayers.data.table_format import TableFormat
 from fmlayers.data.tables import read_table, write_csv
 
@@ -22,6 +23,7 @@ __all__ = [
     "ShardedBatches",
     "ShuffledBatches",
     "Split",
+    "SyntheticClicks",
     "SyntheticDataset",
     "TableFormat",
     "download_movielens",
@@ -33,6 +35,7 @@ __all__ = [
     "read_table",
     "split_rows",
     "synthetic",
+    "synthetic_clicks",
     "time_split",
     "user_split",
     "without_padding",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fmlayers.data.cells import as_number, as_text
+from fmlayers.data.cells import as_number, as_text, has_leading_zeros
 from fmlayers.data.errors import DataError
 from fmlayers.data.records import shown
 from fmlayers.data.sparse_files import FEATURES, as_categorical, is_categorical
@@ -33,15 +33,22 @@ def identifiers(source: TableFile, name: str, role: str) -> pd.Series[Any]:
     return column
 
 
-def numbers(source: TableFile, name: str) -> npt.NDArray[np.float64]:
+def numbers(
+    source: TableFile, name: str, role: str = "rating", *, least: float | None = None
+) -> npt.NDArray[np.float64]:
+    """Returns a column of finite numbers, of at least `least` if it is not `None`."""
     column = _single_values(source, name)
     numbers = parsed(column, source.table_format).to_numpy(np.float64, na_value=np.nan)
     bad = ~np.isfinite(numbers)
+    bound = ""
+    if least is not None:
+        bad |= numbers < least
+        bound = f" of at least {least:g}"
     if bad.any():
         row = int(bad.argmax())
         raise DataError(
-            f"{source.place(row)}: the rating in column {name!r} must be a finite "
-            f"number, {_cell_read(column, row)}"
+            f"{source.place(row)}: the {role} in column {name!r} must be a finite "
+            f"number{bound}, {_cell_read(column, row)}"
         )
     return numbers
 
@@ -68,7 +75,7 @@ def labels(
     markers = source.table_format.missing
     if markers is None and numbers.notna().any():
         markers = NUMBER_MARKERS
-    missing = (column.isna() | column.isin(markers or ())).to_numpy()
+    missing = column.isna().to_numpy() | _is_one_of(column, markers or ())
     if missing.any():
         place = source.place(int(missing.argmax()))
         raise DataError(f"{place}: the label in column {name!r} is missing")
@@ -179,6 +186,8 @@ def feature(
 ) -> tuple[pd.Series[Any], int]:
     """Returns a column as numbers if all its cells are numbers, otherwise as text.
 
+    A column with a cell such as `012` is text, since a number would lose the zero.
+
     Args:
         source: The table.
         name: Name of the column.
@@ -223,7 +232,7 @@ def feature(
     missing = source.table_format.missing
     count = 0
     if missing is not None and not is_id:
-        is_marker = column.isin(missing) & known
+        is_marker = _is_one_of(column, missing)
         column, count = column.mask(is_marker), int(is_marker.sum())
     if text or is_id or (source.is_typed and not number):
         return column, count
@@ -231,7 +240,7 @@ def feature(
     finite = np.isfinite(numeric.to_numpy(np.float64, na_value=np.nan))
     other = column.notna().to_numpy() & ~finite
     if missing is None:
-        is_marker = other & column.isin(NUMBER_MARKERS).to_numpy()
+        is_marker = other & _is_one_of(column, NUMBER_MARKERS)
         other &= ~is_marker
         count = int(is_marker.sum())
     if number and other.any():
@@ -240,9 +249,25 @@ def feature(
             f"{source.place(row)}: column {name!r} must have finite numbers, "
             f"{_cell_read(column, row)}. {_remedy(str(column.iloc[row]))}"
         )
-    if other.any() or not (number or finite.any()):
+    is_text = other.any() or not finite.any() or _would_lose_zeros(column)
+    if is_text and not number:
         return column, count if missing is not None else 0
     return numeric, count
+
+
+def _would_lose_zeros(column: pd.Series[Any]) -> bool:
+    """Returns whether cells such as "012" are more than their numbers."""
+    # Few numbers begin with one of these characters, and the pattern is slow.
+    cells = (x for x in column if isinstance(x, str) and x[:1] in "0+- \t")
+    return any(map(has_leading_zeros, cells))
+
+
+def _is_one_of(column: pd.Series[Any], texts: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Returns which cells are one of some texts, apart from blanks around them."""
+    if pd.api.types.infer_dtype(column) != "string":
+        return np.zeros(len(column), bool)
+    found = column.isin(texts) | column.str.strip().isin(texts)
+    return (found & column.notna()).to_numpy(bool)
 
 
 def _check_numbers(source: TableFile, name: str, column: pd.Series[Any]) -> None:

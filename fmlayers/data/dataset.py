@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 
 from fmlayers.data.errors import DataError
 from fmlayers.data.splits import Split, random_split, time_split, user_split
+from fmlayers.data.weights import check_weights
 
 DAY_SECONDS = 86_400
 RATING_COLUMNS = ("user", "item", "rating", "timestamp")
@@ -38,10 +39,15 @@ class Dataset:
             if they are in files or tables of their own.
         repairs: Tuple of sentences, one per correction that was made to the data, with
             the number of rows affected.
+        place: Optional function from a position in `ratings` to the place of the row in
+            its file, for error messages.
+        weight: Optional name of the column of `ratings` with the weights of the rows,
+            finite numbers of at least 0 that are not all 0. Defaults to `None`.
 
     Raises:
         DataError: If a table lacks its key column, has duplicate keys or none of the
-            users or items of `ratings`, or if two tables share a column name.
+            users or items of `ratings`, if two tables share a column name, or if the
+            weights are invalid.
     """
 
     name: str
@@ -51,6 +57,8 @@ class Dataset:
     folds: Mapping[str, Split] = field(default_factory=dict)
     repairs: tuple[str, ...] = ()
     parts: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    place: Callable[[int], str] | None = None
+    weight: str | None = None
 
     def __post_init__(self) -> None:
         _require(self.ratings, "ratings", "rating")
@@ -84,6 +92,8 @@ class Dataset:
                     "rename one of them."
                 )
             taken |= names
+        if self.weight is not None:
+            check_weights(self.ratings, self.weight)
 
     @property
     def has_pairs(self) -> bool:
@@ -92,11 +102,19 @@ class Dataset:
 
     @property
     def side_columns(self) -> tuple[str, ...]:
-        """Columns of `table()` other than user, item, rating, timestamp and day."""
+        """Columns of `table()` except user, item, rating, timestamp, day and weight."""
         names = [str(name) for name in self.ratings.columns]
         for key, table in self._side_tables():
             names += [str(name) for name in table.columns if name != key]
-        return tuple(name for name in names if name not in RATING_COLUMNS)
+        left_out = (*RATING_COLUMNS, self.weight)
+        return tuple(name for name in names if name not in left_out)
+
+    @property
+    def weights(self) -> npt.NDArray[np.float64] | None:
+        """Array with the weight of each row, `None` if the rows have no weights."""
+        if self.weight is None:
+            return None
+        return self.ratings[self.weight].to_numpy(np.float64)
 
     @property
     def rating_bounds(self) -> tuple[float, float]:
@@ -124,15 +142,27 @@ class Dataset:
             table["genres"] = _without_missing(table["genres"])
         return table
 
-    def fingerprint(self) -> str:
-        """Returns the SHA-256 of user, item, rating and timestamp, in hexadecimal.
+    def place_of(self, column: str, row: int) -> str:
+        """Returns the place of a cell of `table()`, for error messages."""
+        place = f"{self.name}, row {row} of the ratings"
+        if self.place is not None:
+            place = self.place(row)
+        for key, table in self._side_tables():
+            if column in table:
+                place += f", {key} {self.ratings[key].iloc[row]}"
+        return place
 
-        Without users or items, it is that of all columns. The same ratings in the same
-        order have the same fingerprint on every machine. The number 7 and the text "7"
-        are different.
+    def fingerprint(self) -> str:
+        """Returns the SHA-256 of the ratings and their weights, in hexadecimal.
+
+        These are user, item, rating, timestamp and the column of weights or, without
+        users or items, all columns. The same ratings in the same order have the same
+        fingerprint on every machine. The number 7 and the text "7" are different.
         """
         digest = hashlib.sha256()
-        names = RATING_COLUMNS if self.has_pairs else tuple(self.ratings.columns)
+        names = list(RATING_COLUMNS if self.has_pairs else self.ratings.columns)
+        if self.has_pairs and self.weight is not None:
+            names.append(self.weight)
         for name in names:
             if name in self.ratings:
                 kind, contents = _canonical(self.ratings[name])

@@ -61,7 +61,8 @@ def with_dependent_columns(
     ratings, sentences = dataset.ratings, list[str]()
     tables: dict[str, Any] = {}
     exceptions: dict[str, str] = {}
-    free = [str(name) for name in ratings if name not in RATING_COLUMNS]
+    of_rows = (*RATING_COLUMNS, dataset.weight)
+    free = [str(name) for name in ratings if name not in of_rows]
     for key in KEYS:
         other = named["user" if key == "item" else "item"] or ()
         if named[key] is not None:
@@ -81,7 +82,7 @@ def with_dependent_columns(
     sentences += [exceptions[name] for name in free if name in exceptions]
     if not sentences:
         return dataset
-    kept = [name for name in ratings if name in (*RATING_COLUMNS, *free)]
+    kept = [name for name in ratings if name in (*of_rows, *free)]
     return replace(
         dataset,
         ratings=ratings[kept],

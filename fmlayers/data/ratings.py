@@ -26,6 +26,7 @@ from fmlayers.data.side_tables import with_side_table
 from fmlayers.data.table_files import Source, TableFile
 from fmlayers.data.table_format import TableFormat
 
+_ROW = "\0row"  # a column of the rows in the files, which no file can have
 # Names of `DataFrame`s in error messages.
 NAMES = {TRAINING: "ratings", "validation": "validation", "test": "test"}
 
@@ -37,6 +38,7 @@ def read_ratings(
     item: str = "item",
     rating: str | None = "rating",
     timestamp: str | None = None,
+    weight: str | None = None,
     separator: str | None = None,
     on_duplicate: OnDuplicate = "last",
     text_columns: Collection[str] = (),
@@ -70,6 +72,8 @@ def read_ratings(
         timestamp: Optional name of the timestamp column, in seconds since 1970 or ISO
             8601 (UTC if there is no time zone). Defaults to `None`: `"timestamp"`, if
             there is such a column.
+        weight: Optional name of the column with the weights of the rows, finite numbers
+            of at least 0. Defaults to `None`.
         separator: Optional delimiter of a CSV file, instead of that of `table_format`.
         on_duplicate: What to do with rows of the same user and item. `"keep"` keeps
             them; `"last"` keeps the latest row (the last one in the file if there are
@@ -129,7 +133,13 @@ def read_ratings(
     num_training = parts.sizes[TRAINING]
     if timestamp is None and "timestamp" in source.frame:
         timestamp = "timestamp"
-    wanted = {"user": user, "item": item, "rating": rating, "timestamp": timestamp}
+    wanted = {
+        "user": user,
+        "item": item,
+        "rating": rating,
+        "timestamp": timestamp,
+        "weight": weight,
+    }
     if not needs_pairs:
         for key in ("user", "item"):
             if wanted[key] == key and key not in source.frame:
@@ -153,6 +163,8 @@ def read_ratings(
         contents["rating"] = numbers(source, rating)
     if timestamp is not None:
         contents["timestamp"] = seconds(source, timestamp)
+    if weight is not None:
+        contents[weight] = numbers(source, weight, "weight", least=0.0)
     missing = {}
     for name in map(str, source.frame):
         if name not in columns.values():
@@ -173,14 +185,18 @@ def read_ratings(
             _refuse_duplicates(source, rows, start)
         return merge_duplicates(rows, name, on_duplicate)
 
+    ratings[_ROW] = np.arange(len(ratings))
     if {"user", "item"} <= columns.keys():
         ratings, parts, sentences = parts.mapped(ratings, merge)
         repairs += sentences
+    rows = ratings.pop(_ROW).to_numpy()
     dataset = Dataset(
         name=source.name.split(".")[0],
         ratings=ratings,
         repairs=repairs,
         parts=parts.held_out(),
+        place=lambda row: source.place(int(rows[row])),
+        weight=weight,
     )
     for role, file, key in (
         ("user", users, user_key or user),
@@ -250,7 +266,8 @@ def _check_columns(source: TableFile, columns: dict[str, str]) -> None:
             )
     if len(set(columns.values())) < len(columns):
         raise ValueError(
-            "`user`, `item`, `rating` and `timestamp` must be different columns. "
+            "`user`, `item`, `rating`, `timestamp` and `weight` must be different "
+            "columns. "
             f"Received: {columns}."
         )
     for name in RATING_COLUMNS:

@@ -8,13 +8,16 @@ from fmlayers import _checks
 from fmlayers._checks import coefficient, share
 from fmlayers._types import (
     ADAGRAD_RATE,
+    SYNTHETIC_CLICKS,
     Combiner,
     Loss,
     OnDuplicate,
     OptimizerName,
     ScalerMethod,
     Task,
+    Transform,
 )
+from fmlayers.data.kind_names import KINDS, is_kind, is_weighted, reads_numbers
 from fmlayers.data.table_format import FileFormat, Quoting, TableFormat
 from fmlayers.models.specs import OPTIONAL_SETTINGS, find, registered, taking
 from fmlayers.runs.settings import (
@@ -38,6 +41,12 @@ from fmlayers.runs.settings import (
 HISTORIES = ("user_history", "item_history")
 # The losses of each task, the default first.
 LOSSES = {"regression": ("mse",), "binary": ("bce",), "implicit": ("bpr", "bce")}
+# Settings that only some tasks have.
+OF_TASKS = {
+    "positive_threshold": ("binary", "implicit"),
+    "positive_weight": ("binary",),
+    "target_transform": ("regression",),
+}
 HISTORY_L2 = 0.01  # on ratings; a history is many vectors pooled into one
 # From the fields of `TableFormat` to the settings.
 FILE_SETTINGS = {
@@ -74,8 +83,9 @@ class TrainingConfig:
     data: str = setting(
         "synthetic",
         "data",
-        "Source of the ratings: synthetic, a MovieLens folder or zip, a MovieLens name "
-        "to download (ml-100k, ml-1m, ml-latest-small, ...), or a CSV or Parquet file",
+        "Source of the ratings: synthetic, synthetic-clicks (or "
+        "synthetic-clicks:rows=N), a MovieLens folder or zip, a MovieLens name to "
+        "download (ml-100k, ml-1m, ml-latest-small, ...), or a CSV or Parquet file",
         metavar="SOURCE",
     )
     test: str | None = setting(
@@ -114,12 +124,23 @@ class TrainingConfig:
     features: Sequence[str] | None = setting(
         None,
         "data",
-        "Columns of the model, each COLUMN or COLUMN:KIND with the kind categorical, "
-        "multi_categorical, weighted (A:0.7|B:0.3), numeric or vector",
+        "Columns of the model, each COLUMN or COLUMN:KIND with one of the kinds "
+        f"{', '.join(KINDS[:-1])} or {KINDS[-1]}",
         check=texts,
         many=True,
         metavar="COLUMN",
         otherwise=_of_which_columns,
+    )
+    kinds: Sequence[str] | None = setting(
+        None,
+        "data",
+        "Kinds in place of the inferred ones, each COLUMN:KIND; COLUMN:none leaves a "
+        "column out",
+        more="Other columns stay as they are. The kinds are those of `features`.",
+        check=texts,
+        many=True,
+        metavar="COLUMN:KIND",
+        otherwise="the inferred kinds",
     )
     task: Task | None = choice(
         None,
@@ -129,7 +150,8 @@ class TrainingConfig:
         Task,
         more="The rows of implicit feedback are positives, for which negatives are "
         "sampled.",
-        otherwise="implicit for the losses bce and bpr, else regression",
+        otherwise="binary for synthetic-clicks, implicit for the losses bce and bpr, "
+        "else regression",
     )
     target: str = setting(
         "rating",
@@ -153,6 +175,21 @@ class TrainingConfig:
         many=True,
         metavar="VALUE",
         otherwise="the greater one of two values",
+    )
+    target_transform: Transform = choice(
+        "none",
+        "data",
+        "How numbers are transformed before training: none or log1p, for counts and "
+        "other targets of at least 0 with a long tail",
+        Transform,
+        more="Predictions are in the unit of the target.",
+    )
+    weight: str | None = setting(
+        None,
+        "data",
+        "Column with the weights of the rows, numbers of at least 0",
+        more="They count in the loss and in the metrics of predicted targets.",
+        metavar="COLUMN",
     )
     user: str = setting(
         "user",
@@ -310,6 +347,14 @@ class TrainingConfig:
         "implicit feedback, the scores rank items and are not ratings.",
         otherwise="mse, bce or bpr, by task",
     )
+    positive_weight: float = real(
+        1.0,
+        "model",
+        "Weight of the label 1 in the loss",
+        more="The probabilities stay calibrated; see "
+        "`fmlayers.losses.BalancedCrossentropy`.",
+        metavar="WEIGHT",
+    )
     negatives: int = whole(
         4,
         "model",
@@ -458,8 +503,12 @@ class TrainingConfig:
 
     def _set_task(self) -> None:
         """Sets the task, the loss and the handling of duplicates, if left out."""
-        by_loss = "implicit" if self.loss in ("bce", "bpr") else "regression"
-        task = by_loss if self.task is None else self.task
+        task: str | None = self.task
+        is_label = str(self.data).partition(":")[0] == SYNTHETIC_CLICKS
+        if task is None and is_label and self.loss in (None, "bce"):
+            task = "binary"
+        elif task is None:
+            task = "implicit" if self.loss in ("bce", "bpr") else "regression"
         losses = LOSSES.get(str(task), ())
         loss = losses[0] if self.loss is None and losses else self.loss
         duplicates = "last" if task == "implicit" else "keep"
@@ -474,11 +523,13 @@ class TrainingConfig:
                 f"`loss` must be {' or '.join(losses)} for the task {task!r}. "
                 f"Received: loss={loss!r}."
             )
-        if self.positive_threshold is not None and task == "regression":
-            raise ValueError(
-                "`positive_threshold` must be left out for the task 'regression'. "
-                f"Received: positive_threshold={self.positive_threshold!r}."
-            )
+        for name, tasks in OF_TASKS.items():
+            value = getattr(self, name)
+            if task not in tasks and value != settings_of(type(self))[name].default:
+                raise ValueError(
+                    f"`{name}` must be left out for the task {task!r}. "
+                    f"Received: {name}={value!r}."
+                )
 
     def _check_labels(self) -> None:
         """Checks that positive labels are those of a task with labels."""
@@ -523,24 +574,32 @@ class TrainingConfig:
     def columns_of_a_table(self) -> dict[str, Any]:
         """Returns the arguments of `fmlayers.data.load` that describe a CSV file."""
         names = (
-            *("user", "item", "timestamp", "on_duplicate", "table_format"),
+            *("user", "item", "timestamp", "weight", "on_duplicate", "table_format"),
             *("test", "validation", "users", "items", "user_key", "item_key"),
         )
         is_label = self.task == "binary" and self.positive_threshold is None
-        kinds = [entry.partition(":")[::2] for entry in self.features or ()]
+        entries = (*(self.features or ()), *(self.kinds or ()))
+        kinds = [entry.rpartition(":")[::2] for entry in entries]
+        kinds = [(column, kind) for column, kind in kinds if is_kind(kind)]
         kinds += [
             (name, "weighted") for pair in self.weights_of.items() for name in pair
         ]
         return {
             **{name: getattr(self, name) for name in names},
             "rating": self.target,
-            "text_columns": [c for c, kind in kinds if kind and kind != "numeric"],
-            "numeric_columns": [c for c, kind in kinds if kind == "numeric"],
-            "weighted_columns": [c for c, kind in kinds if kind == "weighted"],
+            "text_columns": [c for c, kind in kinds if not reads_numbers(kind)],
+            "numeric_columns": [c for c, kind in kinds if reads_numbers(kind)],
+            "weighted_columns": [c for c, kind in kinds if is_weighted(kind)],
             "is_label": is_label,
             "positive_labels": self.positive_labels or (),
             "needs_pairs": self.task == "implicit",
         }
+
+    @property
+    def named_kinds(self) -> set[str]:
+        """The names of the columns whose kinds are settings."""
+        entries = (*(self.features or ()), *(self.kinds or ()))
+        return {entry.rpartition(":")[0] for entry in entries} - {""}
 
     @property
     def written_lists(self) -> dict[str, Any]:
@@ -567,6 +626,8 @@ class TrainingConfig:
             written = name if name in record else known.former or name
             if written in record and spec.takes(name):
                 values[name] = record[written]
+        if "missing" not in record:  # of a version where only empty cells were
+            values["missing"] = ()
         if "task" not in record:  # of version 0.1.0
             values["on_duplicate"] = "last"
         return cls(**values)

@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ from fmlayers.data import (
     Encoder,
     Split,
     TableFormat,
-    read_table,
     split_rows,
 )
 from fmlayers.data.cells import as_text
-from fmlayers.data.encoder import MISSING, SCALED, UNKNOWN, Kind
+from fmlayers.data.errors import named_places
+from fmlayers.data.kind_names import Kind, is_weighted, reads_numbers
+from fmlayers.data.kinds import MISSING, UNKNOWN
 from fmlayers.data.lists import split_lists
+from fmlayers.data.tables import read_with_places
 from fmlayers.features import Feature, Vector
 from fmlayers.runs.checkpoint import is_finite
 from fmlayers.runs.config import TrainingConfig
@@ -207,7 +209,7 @@ class SavedRun:
         Raises:
             DataError: If the file cannot be read. The message names the line.
         """
-        table = self._read_rows(path, separator, table_format)
+        table, _ = self._read_rows(path, separator, table_format)
         rows = self._renamed(table, path)
         return split_lists(
             rows, self.encoder, self._format(table_format).list_separator
@@ -235,7 +237,7 @@ class SavedRun:
         Raises:
             DataError: See `read_rows`; or if the file has a column `prediction`.
         """
-        table = self._read_rows(path, separator, table_format)
+        table, place = self._read_rows(path, separator, table_format)
         if "prediction" in table:
             raise DataError(
                 f"{path} has a column 'prediction', which the result would replace. "
@@ -243,7 +245,8 @@ class SavedRun:
             )
         separator_of_lists = self._format(table_format).list_separator
         rows = split_lists(self._renamed(table, path), self.encoder, separator_of_lists)
-        predictions = self.predict(rows)
+        with named_places(lambda _, row: place(row)):
+            predictions = self.predict(rows)
         return table.assign(prediction=predictions), self.count_unknown(rows)
 
     def with_side_columns(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -324,7 +327,7 @@ class SavedRun:
     @property
     def _kinds(self) -> dict[str, str]:
         """The kinds of the columns that the model reads, also of those with weights."""
-        apart = dict.fromkeys(self.config.weights_of.values(), "weights")
+        apart = dict.fromkeys(self.config.weights_of.values(), "weighted")
         return {**self.metrics["config"]["columns"], **apart}
 
     def _read_rows(
@@ -332,15 +335,18 @@ class SavedRun:
         path: str | Path,
         separator: str | None,
         table_format: TableFormat | None,
-    ) -> pd.DataFrame:
+    ) -> tuple[pd.DataFrame, Callable[[int], str]]:
         kinds = self._kinds
-        return read_table(
+        numeric = {name for name, kind in kinds.items() if reads_numbers(kind)}
+        return read_with_places(
             path,
-            text_columns=[name for name, kind in kinds.items() if kind != "numeric"],
-            numeric_columns=[name for name, kind in kinds.items() if kind == "numeric"],
-            weighted_columns=[n for n, kind in kinds.items() if kind == "weighted"],
+            TableFormat.of(self._format(table_format), separator),
+            text_columns=kinds.keys() - numeric,
+            numeric_columns=numeric,
+            weighted_columns=[
+                name for name, kind in kinds.items() if is_weighted(kind)
+            ],
             id_columns={*self._names(), "user", "item"},
-            table_format=TableFormat.of(self._format(table_format), separator),
         )
 
     def _renamed(self, table: pd.DataFrame, path: str | Path) -> pd.DataFrame:
@@ -384,13 +390,13 @@ def _fault(model: ScoringModel, encoder: Encoder, columns: Mapping[str, str]) ->
                 f"its encoder has {size} {parts} of {feature.name!r}, not "
                 f"{sizes.get(feature.name, 'none')}"
             )
-    for column, kind in columns.items():
-        if kind in SCALED:
-            mean, deviation = encoder.scale(column)
+    for column in map(encoder.column, columns):
+        if column.scale is not None:
+            mean, deviation = column.scale
             if not (np.isfinite([mean, deviation]).all() and deviation > 0):
-                return f"its encoder has the deviation {deviation} of {column!r}"
-        elif not pd.Index(encoder.vocabulary(column)).is_unique:
-            return f"its encoder has a value of {column!r} twice"
+                return f"its encoder has the deviation {deviation} of {column.name!r}"
+        elif not pd.Index(column.values() or []).is_unique:
+            return f"its encoder has a value of {column.name!r} twice"
     return ""
 
 

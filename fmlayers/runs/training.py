@@ -25,7 +25,8 @@ from fmlayers.data import (
 )
 from fmlayers.data.cells import as_text
 from fmlayers.data.columns import describe_columns
-from fmlayers.data.encoder import SCALED, Kind
+from fmlayers.data.kind_names import Kind
+from fmlayers.data.kinds import kind_class
 from fmlayers.models.specs import find
 from fmlayers.runs.checkpoint import Checkpoint, EarlyStop, Progress, check_finite
 from fmlayers.runs.config import TrainingConfig
@@ -51,7 +52,7 @@ from fmlayers.runs.memory import memory_errors
 from fmlayers.runs.run import Run
 from fmlayers.runs.run_data import RunData, Tables, in_memory
 from fmlayers.runs.summary import summary
-from fmlayers.runs.targets import positives
+from fmlayers.runs.targets import positives, transform_hint
 from fmlayers.runs.unit import to_unit_of_data
 
 
@@ -99,10 +100,11 @@ def train(
     data = RunData.read(config, dataset)
     if dataset is not None:
         config = in_memory(config, dataset)
+    columns = columns_of(config, data.dataset)
     split = data.split(config)
     record = {
         **config.to_dict(),
-        "columns": columns_of(config, data.dataset),
+        "columns": columns,
         **data.fingerprints(),
         "backend": keras.backend.backend(),
     }
@@ -123,8 +125,16 @@ def _train_in(
     record: dict[str, Any],
 ) -> None:
     started = time.perf_counter()
-    described = describe_columns(dataset, record["columns"], **config.written_lists)
     repairs = [f"data: {repair}" for repair in dataset.repairs]
+    described = [
+        *describe_columns(
+            dataset,
+            record["columns"],
+            chosen=config.named_kinds,
+            **config.written_lists,
+        ),
+        *transform_hint(config, dataset.ratings["rating"].iloc[split.train]),
+    ]
     # In one piece, since `print` may be interrupted between two lines.
     sys.stderr.write("\n".join([*described, *repairs, ""]))
     try:
@@ -264,7 +274,9 @@ class Trainer:
 
 def metric_of(config: TrainingConfig) -> str:
     """Returns the name of the metric for early stopping, the loss without L2."""
-    return "rmse" if config.task == "regression" else str(config.loss)
+    if config.task != "regression":
+        return str(config.loss)
+    return "rmse" if config.target_transform == "none" else "rmsle"
 
 
 def columns_of(config: TrainingConfig, dataset: Dataset) -> dict[str, Kind]:
@@ -272,7 +284,9 @@ def columns_of(config: TrainingConfig, dataset: Dataset) -> dict[str, Kind]:
     features = config.features
     if features is None and find(config.model).columns == "user and item":
         features = ("user", "item")
-    return sources.infer_columns(dataset, features, **config.written_lists)
+    return sources.infer_columns(
+        dataset, features, kinds=config.kinds, **config.written_lists
+    )
 
 
 def _write(
@@ -306,7 +320,9 @@ def _with_ids_as_text(table: pd.DataFrame, kinds: Mapping[str, Kind]) -> pd.Data
     """
     table = table.copy(deep=False)
     for name in ("user", "item", *kinds):
-        is_text = name in table and kinds.get(name) not in SCALED
+        is_text = (
+            name in table and not kind_class(kinds.get(name, "categorical")).is_scaled
+        )
         if is_text and pd.api.types.is_float_dtype(table[name]):
             cells = table[name].astype(object)
             table[name] = cells.map(as_text, na_action="ignore")

@@ -69,6 +69,7 @@ def test_weights_in_a_second_column(rng, tmp_path, capsys):
     table = pd.DataFrame(
         {
             "user": rng.integers(0, 5, 60),
+            "item": rng.integers(0, 9, 60),
             "tags": "a|b",
             "shares": [f"{x}|{1 - x:.3f}" for x in shares],
             "rating": shares,
@@ -77,10 +78,13 @@ def test_weights_in_a_second_column(rng, tmp_path, capsys):
     table.to_csv(tmp_path / "shop.csv", index=False)
     run = train(tmp_path, tmp_path / "shop.csv", "--weights-of tags=shares")
     assert run.encoder.weights == {"tags": "shares"}
-    assert run.encoder.columns == {"user": "categorical", "tags": "weighted"}
+    kinds = {"user": "categorical", "item": "categorical", "tags": "weighted"}
+    assert run.encoder.columns == kinds
     described = "tags weighted (2 values) with the weights shares"
     assert described in run.summary()
     np.testing.assert_allclose(run.inputs(table)["shares"][:, 0], shares, rtol=1e-6)
+    assert len(run.recommend(["1"], 3, include_seen=True)) == 3
+    assert run.explain("1", "2").text()
     capsys.readouterr()
     command = ["predict", str(run.path), "--data", str(tmp_path / "shop.csv")]
     assert cli.main(command) == 0
@@ -107,3 +111,33 @@ def test_lone_quotation_marks_swallow_no_line(tmp_path, capsys):
         assert message in capsys.readouterr().err
     assert cli.main([*predict, "--quoting", "never"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 21
+
+
+def test_formulas_are_escaped(rng, tmp_path, capsys):
+    items = rng.choice(["=1+1", "@b", "c"], 60)
+    table = pd.DataFrame({"user": rng.integers(0, 9, 60), "item": items, "rating": 1.5})
+    table["tags"] = [("=a", "b")] * 60
+    table.to_parquet(tmp_path / "shop.parquet")
+    run = train(tmp_path, tmp_path / "shop.parquet", "--task implicit")
+    capsys.readouterr()
+    predict = ["predict", str(run.path), "--data", str(tmp_path / "shop.parquet")]
+    assert cli.main(predict) == 0
+    printed = capsys.readouterr().out
+    assert ",=a|b," in printed
+    assert "'" not in printed
+    assert cli.main([*predict, "--escape-formulas"]) == 0
+    printed = capsys.readouterr().out
+    assert ",'=a|b," in printed
+    out = tmp_path / "out.csv"
+    assert cli.main([*predict, "--escape-formulas", "--out", str(out)]) == 0
+    assert out.read_text() == printed
+    recommend = ["recommend", str(run.path), "--users", "all", "--csv", str(out)]
+    recommend += ["--include-seen", "--layout"]
+    for layout in ("long", "wide"):
+        assert cli.main([*recommend, layout]) == 0
+        plain = out.read_text()
+        assert "'" not in plain
+        assert cli.main([*recommend, layout, "--escape-formulas"]) == 0
+        text = out.read_text()
+        assert ",'=1+1" in text or ",'@b" in text
+        assert text.replace("'", "") == plain

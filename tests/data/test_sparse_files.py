@@ -245,6 +245,13 @@ def test_the_command_converts_trains_and_predicts(tmp_path, capsys):
     assert cli.main([*command, *task, "--target", "clicked"]) == 0
     assert str(out) in capsys.readouterr().out
     assert len(out.read_text().splitlines()) == 80
+    parts = [tmp_path / "train.ffm", tmp_path / "test.ffm"]
+    command += [*task, "--target", "clicked"]
+    command[4] = str(parts[0])
+    assert cli.main([*command, "--test-out", str(parts[1])]) == 0
+    assert [len(path.read_text().splitlines()) for path in parts] == [64, 16]
+    lines = sorted(line for path in parts for line in path.read_text().splitlines())
+    assert lines == sorted(out.read_text().splitlines())
     small = ["--dim", "2", "--max-epochs", "1", "--validation-fraction", "0"]
     command = ["train", "--data", str(out), "--out", str(tmp_path / "run")]
     assert cli.main([*command, *task, *small]) == 0
