@@ -25,7 +25,7 @@ from fmlayers.data.vectors import as_vectors
 SparseFormat = Literal["libsvm", "libfm", "libffm"]
 _FIRST_INDEX = {"libsvm": 1, "libfm": 0, "libffm": 0}
 
-Entries = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]
+Entries = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[Any]]
 
 
 def write_sparse(
@@ -109,27 +109,27 @@ def _entries(
         return _known(kind.numbers(table[column])[:, None]), [""]
     if kind.size is not None:
         vectors = as_vectors(column, table[column], encoder.separator, kind.size)
-        return _known(vectors.astype(np.float64)), [str(i) for i in range(kind.size)]
+        return _known(vectors), [str(i) for i in range(kind.size)]
     inputs = encoder.transform(table, [column])
     ids = inputs[column].reshape(len(table), -1)
     rows, places = np.nonzero(ids != MISSING)
-    values = np.ones(len(rows))
+    values: npt.NDArray[Any] = np.ones(len(rows))
     weights = encoder.weights_input(column)
     if weights is not None:
-        values = inputs[weights][rows, places].astype(np.float64)
+        values = inputs[weights][rows, places]
     # Hashes have no values, but a number of their own.
     names = kind.values() or [str(i) for i in range(kind.number or 0)]
     return (rows, ids[rows, places].astype(np.int64) - 1, values), names
 
 
-def _known(numbers: npt.NDArray[np.float64]) -> Entries:
+def _known(numbers: npt.NDArray[Any]) -> Entries:
     rows, places = np.nonzero(~np.isnan(numbers))
     return rows, places, numbers[rows, places]
 
 
 def _number(value: Any) -> str:
-    """Returns the shortest text of a number."""
-    number = float(value)
+    """Returns the shortest text of a number, of a float32 one, too."""
+    number = float(str(value))
     return (
         str(int(number))
         if number.is_integer() and abs(number) < 1e16

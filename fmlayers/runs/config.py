@@ -85,7 +85,8 @@ class TrainingConfig:
         "data",
         "Source of the ratings: synthetic, synthetic-clicks (or "
         "synthetic-clicks:rows=N), a MovieLens folder or zip, a MovieLens name to "
-        "download (ml-100k, ml-1m, ml-latest-small, ...), or a CSV or Parquet file",
+        "download (ml-100k, ml-1m, ml-latest-small, ...), or a file: CSV, Parquet (or "
+        "a folder), libsvm, libFM or libFFM",
         metavar="SOURCE",
     )
     test: str | None = setting(

@@ -200,7 +200,7 @@ class SavedRun:
         """Reads rows to predict. The columns get the names `user` and `item`.
 
         Args:
-            path: A CSV or Parquet file.
+            path: Path of a file, of any format that `read_table` reads.
             separator: Optional character between the fields of a CSV file, instead of
                 that of `table_format`.
             table_format: Optional `TableFormat` of the file. Defaults to that of the

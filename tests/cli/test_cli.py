@@ -109,14 +109,17 @@ def test_every_setting_has_an_option():
         --quoting never --missing - ? --thousands . --decimal , --list-separator /
         --format csv --kinds z:log1p --weights-of genres=shares --users u --items i
         --user-key v --item-key j --user-columns age --item-columns year --test t
-        --validation w
+        --validation w --positive-labels yes --positive-weight 2 --weight share
+        --target-transform log1p
     """
     options = vars(parser().parse_args(command.split()))
     default = TrainingConfig().to_dict()
     assert set(default) <= set(options)
     assert not [name for name, value in default.items() if options[name] == value]
-    alternatives = ("test", "validation")  # of the options of a split
-    values = {name: options[name] for name in default if name not in alternatives}
+    # They exclude the options of a split, or belong to another task.
+    others = {"test", "validation"}
+    others |= {"positive_labels", "positive_weight", "target_transform"}
+    values = {name: options[name] for name in default if name not in others}
     config = TrainingConfig(**values)
     assert config.l2_of == {"age": 0.5, "sex": 2.0}
     assert config.weights_of == {"genres": "shares"}
