@@ -15,6 +15,7 @@ PACKAGES = (
     "tensorflow",
     "torch",
     "deepctr",
+    "modern-fm",
     "myfm",
     "scikit-surprise",
 )
@@ -27,6 +28,18 @@ def print_rmse(name: str, rmse: Sequence[float], seconds: Sequence[float]) -> No
         f"{name}: RMSE {np.mean(rmse):.4f} ({each}), {np.mean(seconds):.0f} s per run",
         flush=True,
     )
+
+
+def print_labels(
+    name: str, figures: Sequence[dict[str, float]], seconds: Sequence[float]
+) -> None:
+    """Prints the mean and the spread of the log loss and the AUC of each split."""
+    text = []
+    for metric in ("log_loss", "auc"):
+        values = [each[metric] for each in figures]
+        listed = " ".join(f"{value:.4f}" for value in values)
+        text.append(f"{metric} {np.mean(values):.4f} ± {np.std(values):.4f} ({listed})")
+    print(f"{name}: {', '.join(text)}, {np.mean(seconds):.0f} s per run", flush=True)
 
 
 def print_machine() -> None:

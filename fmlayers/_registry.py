@@ -15,6 +15,7 @@ from typing import Any
 MODULES = {
     "Adagrad": "fmlayers.optimizers",
     "BPR": "fmlayers.losses",
+    "BalancedCrossentropy": "fmlayers.losses",
     "Categorical": "fmlayers.features",
     "Encoder": "fmlayers.data",
     "FMInteraction": "fmlayers.layers",
@@ -22,10 +23,12 @@ MODULES = {
     "History": "fmlayers.features",
     "LazyAdam": "fmlayers.optimizers",
     "MaskedMeanPooling": "fmlayers.layers",
+    "MeanLoss": "fmlayers.losses",
     "MultiCategorical": "fmlayers.features",
     "Numeric": "fmlayers.features",
     "Pretrained": "fmlayers.layers._pretrained",
     "RatingScaler": "fmlayers.layers",
+    "SquaredLogError": "fmlayers.losses",
     "TopN": "fmlayers.retrieval",
     "Vector": "fmlayers.features",
 }

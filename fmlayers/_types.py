@@ -10,5 +10,7 @@ Task = Literal["regression", "binary", "implicit"]
 OnDuplicate = Literal["keep", "last", "mean", "sum", "count", "error"]
 OptimizerName = Literal["adagrad", "lazy_adam"]
 ScalerMethod = Literal["sigmoid", "clip", "none"]
+Transform = Literal["none", "log1p"]
 
+SYNTHETIC_CLICKS = "synthetic-clicks"  # the source of that name
 ADAGRAD_RATE = 0.05  # default learning rate of `Adagrad` and of runs on ratings

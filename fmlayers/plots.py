@@ -59,6 +59,7 @@ __all__ = [
 # Axis labels of the metrics that early stopping monitors.
 UNITS = {
     "rmse": "RMSE (rating points)",
+    "rmsle": "RMSLE",
     "bce": "binary cross-entropy (nats)",
     "bpr": "BPR (nats)",
 }
@@ -71,8 +72,8 @@ def learning_curves(history: "pd.DataFrame", path: File | None = None) -> Figure
     Args:
         history: `DataFrame` with one row per epoch, as in `history.csv` of a run. Its
             columns are `phase` (`"search"` or `"refit"`), `epoch`, the metric (`rmse`,
-            `bce` or `bpr`) and, if there were validation rows, the same with the prefix
-            `val_`, whose lowest value is marked.
+            `rmsle`, `bce` or `bpr`) and, if there were validation rows, the same with
+            the prefix `val_`, whose lowest value is marked.
         path: Optional path of a file to write.
 
     Returns:
@@ -177,7 +178,11 @@ def predicted_against_true(
 
 
 def predicted_labels(
-    labels: npt.ArrayLike, probabilities: npt.ArrayLike, path: File | None = None
+    labels: npt.ArrayLike,
+    probabilities: npt.ArrayLike,
+    path: File | None = None,
+    *,
+    weights: npt.ArrayLike | None = None,
 ) -> Figure:
     """Plots how well predicted probabilities fit labels of 0 and 1.
 
@@ -189,6 +194,7 @@ def predicted_labels(
         labels: True labels, 0 or 1, of shape `(rows,)`. Both must be present.
         probabilities: Predicted probabilities of the label 1, of shape `(rows,)`.
         path: Optional path of a file to write.
+        weights: Optional non-negative weights of the rows, of shape `(rows,)`.
 
     Returns:
         The figure.
@@ -196,31 +202,33 @@ def predicted_labels(
     Raises:
         ValueError: If the lengths differ, or only one label is present.
     """
-    share = float(np.mean(np.asarray(labels, np.float64)))
+    weights = None if weights is None else np.asarray(weights, np.float64)
+    rows = labels, probabilities, weights
+    share = float(np.average(np.asarray(labels, np.float64), weights=weights))
     figure, (roc, recall, calibration) = new_figure(12, 4, columns=3)
-    roc.plot(*roc_curve(labels, probabilities), color=BLUE)
+    roc.plot(*roc_curve(*rows), color=BLUE)
     roc.plot([0, 1], [0, 1], "--", color=GREY)
     roc.set(
         xlabel="false positive rate",
         ylabel="true positive rate",
-        title=f"ROC, AUC {auc(labels, probabilities):.4f}",
+        title=f"ROC, AUC {auc(*rows):.4f}",
     )
-    recall.step(*precision_recall_curve(labels, probabilities), color=BLUE, where="pre")
+    recall.step(*precision_recall_curve(*rows), color=BLUE, where="pre")
     recall.axhline(share, linestyle="--", color=GREY)
     recall.set(
         xlabel="recall",
         ylabel="precision",
         ylim=(0, 1.02),
-        title=f"precision and recall, PR-AUC {pr_auc(labels, probabilities):.4f}",
+        title=f"precision and recall, PR-AUC {pr_auc(*rows):.4f}",
     )
-    predicted, true = calibration_curve(labels, probabilities)
+    predicted, true = calibration_curve(*rows)
     calibration.plot(predicted, true, "o-", color=BLUE)
     highest = max(predicted.max(), true.max())
     calibration.plot([0, highest], [0, highest], "--", color=GREY)
     calibration.set(
         xlabel="mean predicted probability",
         ylabel="share of the label 1",
-        title=f"calibration, error {calibration_error(labels, probabilities):.4f}",
+        title=f"calibration, error {calibration_error(*rows):.4f}",
     )
     return written(figure, path)
 

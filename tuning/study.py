@@ -14,12 +14,13 @@ import pandas as pd
 from keras_tuner import HyperParameters
 
 import fmlayers
-from fmlayers.data import sources, split_rows, write_csv
+from fmlayers.data import write_csv
 from fmlayers.data.columns import describe_columns
 from fmlayers.runs import Run, TrainingConfig
 from fmlayers.runs.examples import Examples, Rows, split_validation
 from fmlayers.runs.folder import locked
-from fmlayers.runs.targets import positives, with_targets
+from fmlayers.runs.run_data import RunData, Tables
+from fmlayers.runs.targets import positives
 from fmlayers.runs.training import columns_of
 from fmlayers.tuning.memory import default_limit
 from fmlayers.tuning.study_files import (
@@ -58,13 +59,15 @@ class Study:
 
     Args:
         path: Folder of the study.
+        dataset: Optional data in memory on which the study was made; see `tune`.
 
     Raises:
         StudyError: If the folder is not a study.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, dataset: Tables | None = None) -> None:
         self.path = Path(path)
+        self.dataset = dataset
         if not is_study(self.path):
             raise StudyError(
                 f"{self.path} is not a study: {self.path / RECORD} is missing, or not "
@@ -137,7 +140,7 @@ class Study:
         Raises:
             RunError: If the best configuration has not been trained yet.
         """
-        return Run(self.path / BEST)
+        return Run(self.path / BEST, dataset=self.dataset)
 
     def summary(self) -> str:
         """Returns the text of `summary.txt`.
@@ -157,23 +160,23 @@ class Prepared:
 
     Args:
         config: Configuration of the study.
+        dataset: Optional data in memory; see `tune`.
 
     Raises:
         DataError: If the data cannot be used.
         ValueError: If a model does not take the columns of the data.
     """
 
-    def __init__(self, config: TuningConfig) -> None:
+    def __init__(self, config: TuningConfig, dataset: Tables | None = None) -> None:
         training = config.training
         self.config = config
-        loaded = sources.load(training.data, **training.columns_of_a_table())
-        self.dataset = with_targets(loaded, training)
+        self.data = RunData.read(training, dataset)
+        self.dataset = self.data.dataset
         self.columns = columns_of(training, self.dataset)
-        self.split = split_rows(
-            self.dataset, training.split, training.test_fraction, training.seed
-        )
+        self.split = self.data.split(training)
         train = positives(training, self.dataset, self.split.train)
-        fitting, validation = split_validation(training, train)
+        own = self.dataset.parts.get("validation")
+        fitting, validation = split_validation(training, train, own)
         self.fitting, self.validation = fitting, validation
         self.space = StudySpace(config, self.columns, len(fitting))
 
@@ -204,7 +207,9 @@ class Prepared:
             "study": self.config.to_dict(),
             "space": space,
             "columns": self.columns,
-            "described": describe_columns(self.dataset, self.columns),
+            "described": describe_columns(
+                self.dataset, self.columns, **self.config.training.written_lists
+            ),
             "rows": {
                 "fitting": len(self.fitting),
                 "validation": len(self.validation),
@@ -212,6 +217,7 @@ class Prepared:
             },
             "fingerprints": {
                 "data": self.dataset.fingerprint(),
+                **self.data.tables_fingerprint(),
                 "split": _fingerprint_of_rows(
                     self.fitting, self.validation, self.split.test
                 ),
@@ -275,7 +281,7 @@ def _check_same(
     path: Path, existing: Mapping[str, Any], record: Mapping[str, Any]
 ) -> None:
     then, now = existing["fingerprints"], record["fingerprints"]
-    if then["data"] != now["data"]:
+    if then["data"] != now["data"] or then.get("tables") != now.get("tables"):
         raise StudyError(
             f"{path} is a study of other data than "
             f"{record['study']['training']['data']}. Choose another folder."

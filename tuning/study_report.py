@@ -169,8 +169,8 @@ def _summary(study: Study, trials: pd.DataFrame, shares: Mapping[str, float]) ->
     seconds = trials["seconds"].sum()
     rows = study.record["rows"]
     lines = [
-        f"{', '.join(config.models)} on {training.data}, split {training.split}, seed "
-        f"{training.seed}: {len(trials)} trials of the {config.tuner} tuner, "
+        f"{', '.join(config.models)} on {training.data}, {training.described_split}, "
+        f"seed {training.seed}: {len(trials)} trials of the {config.tuner} tuner, "
         f"{seconds:,.0f} seconds",
         f"rows: {rows['fitting']:,} training, {rows['validation']:,} validation, "
         f"{rows['test']:,} test",
@@ -252,13 +252,17 @@ def _page(
 ) -> str:
     """Returns the report as one HTML page with its styles and pictures embedded."""
     config = study.config
-    data = config.training.data
-    if Path(data).is_absolute():
-        data = Path(data).name
+    data, split = (
+        Path(source).name if Path(source).is_absolute() else source
+        for source in (
+            config.training.data,
+            config.training.test or config.training.split,
+        )
+    )
     title = f"Hyperparameter search: {', '.join(config.models)} by {config.objective}"
     facts = {
         "data": data,
-        "split": f"{config.training.split}, seed {config.training.seed}",
+        "split": f"{split}, seed {config.training.seed}",
         "tuner": f"{config.tuner}, seed {config.seed}",
         "trials": f"{len(trials)}, {len(completed(trials))} of them completed",
         "seconds": f"{trials['seconds'].sum():,.0f}",

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from fmlayers._json_files import read_json
 from fmlayers._text_tables import aligned
 from fmlayers.runs import TrainingConfig, train
 from fmlayers.runs.folder import is_run, locked, partial_path
+from fmlayers.runs.run_data import Tables, in_memory
 from fmlayers.tuning import processes
 from fmlayers.tuning.study import Prepared, Study, begin
 from fmlayers.tuning.study_files import reason_of, trial_folder
@@ -56,6 +58,7 @@ def tune(
     *,
     max_trials: int | None = None,
     max_minutes: float | None = None,
+    dataset: Tables | None = None,
     hyperparameters: HyperParameters | None = None,
     workers: int = 1,
     worker_timeout: float = processes.TIMEOUT_SECONDS,
@@ -79,6 +82,8 @@ def tune(
         max_trials: Total number of trials. Defaults to 20; Hyperband runs as many
             trials as it needs.
         max_minutes: Optional number of minutes after which no more trials start.
+        dataset: Optional data in memory, instead of `config.training.data`; see
+            `fmlayers.runs.train`. All trials must run in this process.
         hyperparameters: Optional KerasTuner hyperparameters that replace
             `config.search` and `config.fixed`. Hyperparameters that they leave out are
             searched, too.
@@ -111,18 +116,27 @@ def tune(
         worker_timeout=worker_timeout,
     )
     role = processes.role()
+    if dataset is not None:
+        if workers > 1 or role != "alone":
+            raise ValueError(
+                "`dataset` must be left out if several processes run the trials, since "
+                "each reads the data. Name the file of the data in `config`."
+            )
+        training = in_memory(config.training, dataset)
+        config = replace(config, training=training)
     if role == "worker":
         processes.wait_for(out, worker_timeout)
         work(out, worker_timeout)
         return None
     specs = portable_specs(config.models, workers) if workers > 1 else b""
-    prepared = Prepared(config)
+    prepared = Prepared(config, dataset)
     if hyperparameters is None:
         hyperparameters = prepared.space.narrowed()
     hyperparameters = hyperparameters.copy()
     prepared.space(hyperparameters)  # adds the hyperparameters that they leave out
     record = prepared.record(hyperparameters)
     study = begin(out, record, overwrite=overwrite)
+    study.dataset = dataset
     sys.stderr.write("\n".join([*record["described"], ""]))
     for former in former_studies(out):
         print(f"the former study is kept until then: {former}", file=sys.stderr)
@@ -154,7 +168,13 @@ def finish(study: Study, ended: str = "") -> None:
     out = study.path / BEST
     if not (is_run(out) and _is_of(out, best)):
         is_started = _is_of(partial_path(out), best)
-        train(best, out, resume=is_started, overwrite=not is_started)
+        train(
+            best,
+            out,
+            dataset=study.dataset,
+            resume=is_started,
+            overwrite=not is_started,
+        )
         write_report(study, notes)
     drop_former(study.path)
 

@@ -11,6 +11,7 @@ from typing import Any
 from fmlayers import __version__
 from fmlayers._logs import import_keras
 from fmlayers.cli import (
+    convert,
     evaluate,
     explain,
     export,
@@ -33,6 +34,7 @@ COMMANDS = {
     "explain": (explain, "explain ratings by fields and pairs of fields"),
     "export": (export, "export the model for TensorFlow Serving, LiteRT or ONNX"),
     "plot": (plot, "draw the pictures of a run"),
+    "convert": (convert, "write data in the format of libFFM, libFM or libsvm"),
 }
 
 

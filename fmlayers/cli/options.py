@@ -1,16 +1,19 @@
 """Options that several commands share."""
 
 import argparse
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
 
 from fmlayers.models.specs import registered
 from fmlayers.runs.config import FILE_SETTINGS, SETTINGS, models_of
-from fmlayers.runs.settings import Setting
+from fmlayers.runs.settings import Group, Setting, coefficients
 
 
-class Numbers(argparse.Action):
-    """Parses NAME=NUMBER ... into a dict."""
+class Pairs(argparse.Action):
+    """Parses NAME=VALUE ... into a dict."""
+
+    convert: Callable[[str], Any] = staticmethod(str)
+    value = "COLUMN"
 
     def __call__(
         self,
@@ -19,20 +22,32 @@ class Numbers(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        numbers = {}
+        pairs = {}
         for text in values or ():
-            name, _, number = text.partition("=")
+            name, equals, value = text.partition("=")
             try:
-                numbers[name] = float(number)
+                pairs[name] = self.convert(value)
             except ValueError:
+                equals = ""
+            if not (name and equals and value):
                 parser.error(
-                    f"{option_string} must be NAME=NUMBER. Received: {text!r}."
+                    f"{option_string} must be NAME={self.value}. Received: {text!r}."
                 )
-        setattr(namespace, self.dest, numbers)
+        setattr(namespace, self.dest, pairs)
+
+
+class Numbers(Pairs):
+    """Parses NAME=NUMBER ... into a dict."""
+
+    convert = staticmethod(float)
+    value = "NUMBER"
 
 
 def add_training_options(
-    parser: argparse.ArgumentParser, *, several_models: bool = False
+    parser: argparse.ArgumentParser,
+    *,
+    several_models: bool = False,
+    groups: Sequence[Group] = get_args(Group),
 ) -> None:
     """Adds an option for each setting of `TrainingConfig`.
 
@@ -42,14 +57,17 @@ def add_training_options(
         parser: The parser of a command.
         several_models: Whether `--model` takes several names, stored as `models`.
             Defaults to `False`.
+        groups: The groups of settings to add. Defaults to all.
     """
-    groups: dict[str, Any] = {}
+    added: dict[str, Any] = {}
     for name, setting in SETTINGS.items():
         if setting.group not in groups:
-            groups[setting.group] = parser.add_argument_group(
+            continue
+        if setting.group not in added:
+            added[setting.group] = parser.add_argument_group(
                 setting.group, argument_default=argparse.SUPPRESS
             )
-        add = groups[setting.group].add_argument
+        add = added[setting.group].add_argument
         if name == "model":
             _add_model(add, several_models)
         else:
@@ -67,6 +85,14 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
         arguments = _arguments(name, setting)
         arguments["help"] = f"{_sentence(setting)} (default: as in training)"
         group.add_argument(*_options(name, setting), dest=name, **arguments)
+
+
+def add_escape_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--escape-formulas",
+        action="store_true",
+        help="put an apostrophe before texts that a spreadsheet would run as a formula",
+    )
 
 
 def _options(name: str, setting: Setting) -> list[str]:
@@ -96,9 +122,11 @@ def _arguments(name: str, setting: Setting) -> dict[str, Any]:
         return {**arguments, "choices": setting.choices}
     if setting.many:
         arguments["nargs"] = "+"
+    arguments["metavar"] = setting.metavar
     if isinstance(setting.default, dict):
-        arguments["action"] = Numbers
-    return {**arguments, "type": setting.read, "metavar": setting.metavar}
+        is_number = setting.check is coefficients
+        return {**arguments, "action": Numbers if is_number else Pairs}
+    return {**arguments, "type": setting.read}
 
 
 def _help(name: str, setting: Setting) -> str:

@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from fmlayers.cli.options import add_file_options, format_in
+from fmlayers.cli.options import add_escape_option, add_file_options, format_in
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -18,11 +18,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="CSV or Parquet file with a row per rating",
     )
     add("--out", metavar="FILE", help="CSV file to write (default: standard output)")
+    add_escape_option(parser)
     add_file_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
-    from fmlayers.data import write_csv
+    from fmlayers.data.tables import print_csv, write_csv
     from fmlayers.runs import Run
 
     if (
@@ -42,8 +43,12 @@ def run(options: argparse.Namespace) -> int:
                 f"{column}; their predictions use the other fields",
                 file=sys.stderr,
             )
+    written = {
+        "escape_formulas": options.escape_formulas,
+        "list_separator": table_format.list_separator,
+    }
     if options.out is None:
-        table.to_csv(sys.stdout, index=False)
+        print_csv(table, sys.stdout, **written)
     else:
-        write_csv(table, Path(options.out))
+        write_csv(table, Path(options.out), **written)
     return 0

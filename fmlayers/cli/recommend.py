@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fmlayers.cli.options import add_file_options, format_in
+from fmlayers.cli.options import add_escape_option, add_file_options, format_in
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,6 +91,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "user, item, rank and score, with a row per recommendation (default: wide)",
     )
     add("--data", metavar="SOURCE", help="source of the run's data, if they have moved")
+    add_escape_option(parser)
     add_file_options(parser)
 
 
@@ -202,6 +203,7 @@ def _write(
             options.csv,
             options.top,
             layout=options.layout,
+            escape_formulas=options.escape_formulas,
             include_seen=options.include_seen,
             allowed=allowed,
             known=dict(options.features),

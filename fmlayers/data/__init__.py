@@ -9,8 +9,10 @@ from fmlayers.data.ragged import without_padding
 from fmlayers.data.ratings import read_ratings
 from fmlayers.data.shards import ShardedBatches, write_shards
 from fmlayers.data.sources import infer_columns, load
+from fmlayers.data.sparse_export import write_sparse
 from fmlayers.data.splits import Split, random_split, time_split, user_split
 from fmlayers.data.synthetic import SyntheticDataset, synthetic
+from fmlayers.data.synthetic_clicks import SyntheticClicks, synthetic_clicks
 from fmlayers.data.table_format import TableFormat
 from fmlayers.data.tables import read_table, write_csv
 
@@ -21,6 +23,7 @@ __all__ = [
     "ShardedBatches",
     "ShuffledBatches",
     "Split",
+    "SyntheticClicks",
     "SyntheticDataset",
     "TableFormat",
     "download_movielens",
@@ -32,9 +35,11 @@ __all__ = [
     "read_table",
     "split_rows",
     "synthetic",
+    "synthetic_clicks",
     "time_split",
     "user_split",
     "without_padding",
     "write_csv",
     "write_shards",
+    "write_sparse",
 ]

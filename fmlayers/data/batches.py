@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from fmlayers._checks import integer
 from fmlayers.data.pipelines import PIECE, stream
-from fmlayers.data.ragged import Batch, Column, check_lengths, take
+from fmlayers.data.ragged import Batch, Column, batch_of, check_lengths, take
 
 
 class ShuffledBatches(keras.utils.PyDataset):
@@ -40,6 +40,9 @@ class ShuffledBatches(keras.utils.PyDataset):
             to 0.
         group_by: Names of the inputs to group by. Defaults to `()`.
         groups: Positive integer, the number of groups. Defaults to 1 (no grouping).
+        sample_weight: Optional array with the weight of each row in the loss. The
+            batches then have it as their third part, as Keras expects. Defaults to
+            `None`.
 
     Raises:
         ValueError: If an input and the targets differ in their number of rows, or an
@@ -68,11 +71,13 @@ class ShuffledBatches(keras.utils.PyDataset):
         epoch: int = 0,
         group_by: Sequence[str] = (),
         groups: int = 1,
+        sample_weight: npt.NDArray[Any] | None = None,
     ) -> None:
         super().__init__()
         check_lengths(inputs, len(targets))
         self.inputs = inputs
         self.targets = targets
+        self.sample_weight = weight_of_each(sample_weight, len(targets))
         self.batch_size = min(integer("batch_size", batch_size), len(targets))
         self.seed = integer("seed", seed, "an integer of at least 0", least=0)
         self.epoch = integer("epoch", epoch, "an integer of at least 0", least=0)
@@ -115,7 +120,11 @@ class ShuffledBatches(keras.utils.PyDataset):
         return self._order[start : start + self.batch_size]
 
     def _take(self, rows: npt.NDArray[np.int64]) -> Batch:
-        return {n: take(x, rows) for n, x in self.inputs.items()}, self.targets[rows]
+        inputs = {name: take(x, rows) for name, x in self.inputs.items()}
+        weights = self.sample_weight
+        return batch_of(
+            inputs, self.targets[rows], None if weights is None else weights[rows]
+        )
 
     def _shuffle(self) -> None:
         rng = np.random.default_rng((self.seed, self.epoch))
@@ -129,3 +138,19 @@ class ShuffledBatches(keras.utils.PyDataset):
             turn = rng.permutation(self.groups ** len(self.group_by))
             order = order[np.argsort(turn[block[order]], kind="stable")]
         self._order = np.resize(order, len(self) * self.batch_size)
+
+
+def weight_of_each(
+    sample_weight: npt.NDArray[Any] | None, rows: int
+) -> npt.NDArray[Any] | None:
+    """Returns the weights of the rows.
+
+    Raises:
+        ValueError: If there is not one weight per row.
+    """
+    if sample_weight is not None and np.shape(sample_weight) != (rows,):
+        raise ValueError(
+            f"`sample_weight` must have one weight per target, {rows:,} in all. "
+            f"Received: shape {np.shape(sample_weight)}."
+        )
+    return sample_weight

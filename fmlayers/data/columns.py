@@ -13,12 +13,21 @@ MAX_SAMPLE = 100  # rows from which a column of timestamps is recognized
 TIMESTAMPS = (3e8, 4e9)  # in seconds since 1970: from 1979 to 2096
 
 
-def describe_columns(dataset: Dataset, columns: Mapping[str, Kind]) -> list[str]:
+def describe_columns(
+    dataset: Dataset,
+    columns: Mapping[str, Kind],
+    *,
+    list_separator: str = "|",
+    weights: Mapping[str, str] | None = None,
+) -> list[str]:
     """Returns lines of text that describe how the columns of a dataset are used.
 
     Args:
         dataset: A `Dataset`.
         columns: Dict from the columns that the model reads to their kinds.
+        list_separator: Text between the values of a list. Defaults to `"|"`.
+        weights: Optional dict from the names of weighted columns to the columns with
+            their weights.
 
     Returns:
         A list of lines: the columns used, with their kinds; the columns left out, if
@@ -26,16 +35,26 @@ def describe_columns(dataset: Dataset, columns: Mapping[str, Kind]) -> list[str]
         no timestamps, the first column that looks like one.
     """
     table = dataset.table()
-    used = ", ".join(
-        f"{name} {_described(kind, table[name])}" for name, kind in columns.items()
-    )
-    lines = [f"columns: {used}"]
-    others = [str(x) for x in table.columns if x != "rating" and x not in columns]
+    weights = weights or {}
+    used = []
+    for name, kind in columns.items():
+        apart = f" with the weights {weights[name]}" if name in weights else ""
+        counted = "multi_categorical" if apart else kind
+        described = _described(counted, table[name], list_separator)
+        used.append(f"{name} {described.replace(counted, kind)}{apart}")
+    lines = [f"columns: {', '.join(used)}"]
+    known = {"rating", dataset.weight, *columns, *weights.values()}
+    others = [str(x) for x in table.columns if x not in known]
     if others:
         lines.append(
             f"left out: {', '.join(others)} (no feature uses "
             f"{'it' if len(others) == 1 else 'them'}; --features names the columns to "
             "use)"
+        )
+    of_rows = dataset.weights
+    if of_rows is not None:
+        lines.append(
+            f"weights: {dataset.weight}, from {of_rows.min():g} to {of_rows.max():g}"
         )
     absent = [name for name in ("user", "item") if name not in table]
     if absent:
@@ -48,23 +67,24 @@ def describe_columns(dataset: Dataset, columns: Mapping[str, Kind]) -> list[str]
             f"no timestamps: the column {name} looks like them; use it with "
             f"--timestamp {name}"
             for name in dataset.ratings
-            if name not in ("user", "item", "rating")
+            if name not in ("user", "item", "rating", dataset.weight)
             and _looks_like_times(dataset.ratings[name])
         ][:1]
     return lines
 
 
-def _described(kind: Kind, column: "pd.Series[Any]") -> str:
+def _described(kind: Kind, column: "pd.Series[Any]", separator: str) -> str:
     if kind == "numeric":
         return kind
     cells = column.dropna().unique()
     if kind == "vector":
         size = next(
-            (len(x) if isinstance(x, tuple) else x.count("|") + 1 for x in cells), 0
+            (len(x) if isinstance(x, tuple) else x.count(separator) + 1 for x in cells),
+            0,
         )
         return f"vector ({size} numbers)"
     if kind in MULTIPLE:
-        lists = (x if isinstance(x, tuple) else str(x).split("|") for x in cells)
+        lists = (x if isinstance(x, tuple) else str(x).split(separator) for x in cells)
         values: Iterable[Any] = chain.from_iterable(lists)
         if kind == "weighted":
             values = (

@@ -1,16 +1,19 @@
 """Reading of compressed files, within limits that stop a decompression bomb."""
 
+import bz2
 import gzip
 import io
 import lzma
+import re
 import stat
 import struct
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path, PureWindowsPath
-from typing import IO
+from typing import IO, Any
 
 from fmlayers.data.errors import DataError
 
@@ -36,25 +39,50 @@ _DAMAGE = (
 _REMEDY = "Download it again, or pass the folder of the unpacked files."
 
 
-def gunzip(data: bytes, name: str) -> bytes:
-    """Returns the uncompressed contents of a gzip file.
+def uncompressed(data: bytes, name: str) -> bytes:
+    """Returns the contents of a gzip, bzip2, xz or Zstandard file.
+
+    The format is recognized by the contents. Other data are returned as they are.
 
     Args:
-        data: The compressed contents.
+        data: The contents of the file.
         name: Name of the file, for error messages.
 
     Raises:
         DataError: If the file is damaged or exceeds the limits.
+        ImportError: If it is a Zstandard file, and pyarrow is not installed.
     """
+    opened = next((f for start, f in _OPENED.items() if re.match(start, data)), None)
+    if opened is None:
+        return data
     try:
-        with gzip.GzipFile(fileobj=io.BytesIO(data)) as stream:
+        with opened(io.BytesIO(data)) as stream:
             return _within_limits(stream, len(data), name)
     except DataError:
         raise
+    except ImportError as error:
+        raise ImportError(
+            f"{name} needs pyarrow: install it with `pip install fmlayers[parquet]`."
+        ) from error
     except _DAMAGE as error:
         raise DataError(
             f"{name} is truncated or damaged ({error}). Download it again."
         ) from error
+
+
+def _open_zstandard(file: IO[bytes]) -> Any:
+    import pyarrow
+
+    return pyarrow.CompressedInputStream(pyarrow.PythonFile(file, "r"), "zstd")
+
+
+# By the bytes with which the files start.
+_OPENED: Mapping[bytes, Callable[[IO[bytes]], Any]] = {
+    rb"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
+    rb"BZh[1-9](1AY&SY|\x17rE8P\x90)": bz2.BZ2File,
+    rb"\xfd7zXZ\x00": lzma.LZMAFile,
+    rb"\x28\xb5\x2f\xfd": _open_zstandard,
+}
 
 
 def names_in_zip(path: Path) -> list[str]:
@@ -139,9 +167,7 @@ def fault_of_zip(path: Path) -> str | None:
     return f"is damaged at {broken}" if broken else None
 
 
-def _within_limits(
-    stream: IO[bytes] | gzip.GzipFile, compressed: int, name: str
-) -> bytes:
+def _within_limits(stream: Any, compressed: int, name: str) -> bytes:
     """Reads a stream piece by piece, so that a bomb stops at the limit."""
     most = min(MAX_BYTES, max(MIN_LIMITED_BYTES, MAX_RATIO * compressed))
     contents = io.BytesIO()

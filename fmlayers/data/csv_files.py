@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from itertools import islice
 
@@ -13,6 +14,8 @@ from fmlayers.data.errors import DataError
 from fmlayers.data.quotes import check_quotes
 from fmlayers.data.records import check_width, decode, one_line, records
 from fmlayers.data.table_format import TableFormat
+
+_LONE_RETURN = re.compile(rb"\r(?!\n)")
 
 
 def read_csv(data: bytes, name: str, table_format: TableFormat) -> pd.DataFrame:
@@ -33,9 +36,27 @@ def read_csv(data: bytes, name: str, table_format: TableFormat) -> pd.DataFrame:
         strict = table_format.quoting == "auto"
         check_quotes(data, name, table_format.separator, width, strict=strict)
     names = _header(data, name, table_format)
+    cells = _cells(data, name, table_format)
+    # pandas pads short rows, so a row is complete unless its last cell is empty.
+    if cells.iloc[:, -1].isna().any() or cells.shape[1] != len(names):
+        _check_widths(data, name, table_format)
+    rows = cells.iloc[int(table_format.has_header) :].reset_index(drop=True)
+    if rows.empty:
+        raise DataError(f"{name} has a header and no rows.")
+    return rows.set_axis(names, axis=1)
+
+
+def _cells(data: bytes, name: str, table_format: TableFormat) -> pd.DataFrame:
+    """Returns all records, also the header, as rows of text."""
+    if _LONE_RETURN.search(data):
+        # After a blank line that ends with a carriage return, pandas drops a separator.
+        _check_widths(data, name, table_format)
+        rows = [fields for _, fields in _records(data, name, table_format)]
+        cells = pd.DataFrame(rows, dtype=str)
+        return cells.mask(cells == "")
     try:
         # Read as a row, the first line determines the number of fields of each row.
-        cells = pd.read_csv(
+        return pd.read_csv(
             io.BytesIO(data),
             sep=table_format.separator,
             header=None,
@@ -47,13 +68,6 @@ def read_csv(data: bytes, name: str, table_format: TableFormat) -> pd.DataFrame:
     except ValueError as error:
         _check_widths(data, name, table_format)
         raise DataError(f"{name}: {one_line(error)}") from error
-    # pandas pads short rows, so a row is complete unless its last cell is empty.
-    if cells.iloc[:, -1].isna().any() or cells.shape[1] != len(names):
-        _check_widths(data, name, table_format)
-    rows = cells.iloc[int(table_format.has_header) :].reset_index(drop=True)
-    if rows.empty:
-        raise DataError(f"{name} has a header and no rows.")
-    return rows.set_axis(names, axis=1)
 
 
 def line_of(data: bytes, name: str, table_format: TableFormat, row: int) -> int:

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from fmlayers.data.errors import DataError
 from fmlayers.data.splits import Split, random_split, time_split, user_split
+from fmlayers.data.weights import check_weights
 
 DAY_SECONDS = 86_400
 RATING_COLUMNS = ("user", "item", "rating", "timestamp")
@@ -33,12 +35,19 @@ class Dataset:
             `genres` (a tuple of strings, possibly empty), if available. `None` if the
             source has no table of items.
         folds: Dict from name to `Split`, the predefined splits of the source.
+        parts: Dict from `"test"` and `"validation"` to their rows of `ratings`, int64,
+            if they are in files or tables of their own.
         repairs: Tuple of sentences, one per correction that was made to the data, with
             the number of rows affected.
+        place: Optional function from a position in `ratings` to the place of the row in
+            its file, for error messages.
+        weight: Optional name of the column of `ratings` with the weights of the rows,
+            finite numbers of at least 0 that are not all 0. Defaults to `None`.
 
     Raises:
         DataError: If a table lacks its key column, has duplicate keys or none of the
-            users or items of `ratings`, or if two tables share a column name.
+            users or items of `ratings`, if two tables share a column name, or if the
+            weights are invalid.
     """
 
     name: str
@@ -47,6 +56,9 @@ class Dataset:
     items: pd.DataFrame | None = None
     folds: Mapping[str, Split] = field(default_factory=dict)
     repairs: tuple[str, ...] = ()
+    parts: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    place: Callable[[int], str] | None = None
+    weight: str | None = None
 
     def __post_init__(self) -> None:
         _require(self.ratings, "ratings", "rating")
@@ -54,6 +66,12 @@ class Dataset:
         for key, table in self._side_tables():
             _require(self.ratings, "ratings", key)
             _require(table, f"{key}s", key)
+            for name in RATING_COLUMNS:
+                if name != key and name in table:
+                    raise DataError(
+                        f"`{key}s` must have no column {name!r}, which describes a "
+                        "rating: rename it, or leave it out."
+                    )
             if table[key].duplicated().any():
                 twice = table[key][table[key].duplicated()].iloc[0]
                 raise DataError(
@@ -74,6 +92,8 @@ class Dataset:
                     "rename one of them."
                 )
             taken |= names
+        if self.weight is not None:
+            check_weights(self.ratings, self.weight)
 
     @property
     def has_pairs(self) -> bool:
@@ -82,11 +102,19 @@ class Dataset:
 
     @property
     def side_columns(self) -> tuple[str, ...]:
-        """Columns of `table()` other than user, item, rating, timestamp and day."""
+        """Columns of `table()` except user, item, rating, timestamp, day and weight."""
         names = [str(name) for name in self.ratings.columns]
         for key, table in self._side_tables():
             names += [str(name) for name in table.columns if name != key]
-        return tuple(name for name in names if name not in RATING_COLUMNS)
+        left_out = (*RATING_COLUMNS, self.weight)
+        return tuple(name for name in names if name not in left_out)
+
+    @property
+    def weights(self) -> npt.NDArray[np.float64] | None:
+        """Array with the weight of each row, `None` if the rows have no weights."""
+        if self.weight is None:
+            return None
+        return self.ratings[self.weight].to_numpy(np.float64)
 
     @property
     def rating_bounds(self) -> tuple[float, float]:
@@ -114,15 +142,27 @@ class Dataset:
             table["genres"] = _without_missing(table["genres"])
         return table
 
-    def fingerprint(self) -> str:
-        """Returns the SHA-256 of user, item, rating and timestamp, in hexadecimal.
+    def place_of(self, column: str, row: int) -> str:
+        """Returns the place of a cell of `table()`, for error messages."""
+        place = f"{self.name}, row {row} of the ratings"
+        if self.place is not None:
+            place = self.place(row)
+        for key, table in self._side_tables():
+            if column in table:
+                place += f", {key} {self.ratings[key].iloc[row]}"
+        return place
 
-        Without users or items, it is that of all columns. The same ratings in the same
-        order have the same fingerprint on every machine. The number 7 and the text "7"
-        are different.
+    def fingerprint(self) -> str:
+        """Returns the SHA-256 of the ratings and their weights, in hexadecimal.
+
+        These are user, item, rating, timestamp and the column of weights or, without
+        users or items, all columns. The same ratings in the same order have the same
+        fingerprint on every machine. The number 7 and the text "7" are different.
         """
         digest = hashlib.sha256()
-        names = RATING_COLUMNS if self.has_pairs else tuple(self.ratings.columns)
+        names = list(RATING_COLUMNS if self.has_pairs else self.ratings.columns)
+        if self.has_pairs and self.weight is not None:
+            names.append(self.weight)
         for name in names:
             if name in self.ratings:
                 kind, contents = _canonical(self.ratings[name])
@@ -141,6 +181,9 @@ def split_rows(
 ) -> Split:
     """Splits a dataset into training and test rows.
 
+    Test rows in a table of their own are the test rows of every split. Validation rows
+    in a table of their own are training rows, held out by `dataset.parts`.
+
     Args:
         dataset: A `Dataset`.
         split: `"random"`, `"user"`, `"time"` (see `random_split`, `user_split` and
@@ -156,7 +199,26 @@ def split_rows(
     Raises:
         DataError: If the dataset has no such fold, or no timestamps to split by.
     """
-    ratings = dataset.ratings
+    every = np.arange(len(dataset.ratings))
+    test = dataset.parts.get("test")
+    if test is not None:
+        return Split(np.setdiff1d(every, test), test)
+    validation = dataset.parts.get("validation")
+    if validation is None:
+        return _split_ratings(dataset, dataset.ratings, split, test_fraction, seed)
+    rows = np.setdiff1d(every, validation)
+    ratings = dataset.ratings.iloc[rows]
+    train, test = _split_ratings(dataset, ratings, split, test_fraction, seed)
+    return Split(np.concatenate([rows[train], validation]), rows[test])
+
+
+def _split_ratings(
+    dataset: Dataset,
+    ratings: pd.DataFrame,
+    split: str,
+    test_fraction: float,
+    seed: int,
+) -> Split:
     if split == "random":
         return random_split(len(ratings), test_fraction=test_fraction, seed=seed)
     if split == "user":

@@ -13,7 +13,7 @@ from pandas.api.types import infer_dtype, is_complex_dtype, is_numeric_dtype
 from fmlayers._checks import integer
 from fmlayers._json_files import read_json, write_json
 from fmlayers.data.cells import as_number, as_text, shown, text_of, texts_of
-from fmlayers.data.errors import DataError
+from fmlayers.data.errors import CellError, DataError
 from fmlayers.data.ragged import Column, without_padding
 from fmlayers.data.vectors import Norms, as_vectors
 from fmlayers.data.weighted import Pairs, join_pairs, parse_pairs
@@ -433,7 +433,7 @@ class Encoder:
                 pairs.append(parse(*cells, self.separator))
             except ValueError as error:
                 row = int(np.flatnonzero(codes == code)[0])
-                raise DataError(f"Column {column!r}, row {row}: {error}") from None
+                raise CellError(column, row, str(error)) from None
         texts = [[text for text, _ in cell] for cell in pairs]
         return _Cells(codes, texts, [[weight for _, weight in cell] for cell in pairs])
 
@@ -521,7 +521,7 @@ def _refuse(
         return
     row = int(np.flatnonzero(wrong)[0])
     cell = shown(values.iloc[row])
-    raise DataError(f"Column {column!r}, row {row}: {message}. Received: {cell}.")
+    raise CellError(column, row, f"{message}. Received: {cell}.")
 
 
 class _Cells(NamedTuple):

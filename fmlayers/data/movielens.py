@@ -19,6 +19,7 @@ import pandas as pd
 from fmlayers.data.compressed import fault_of_zip, names_in_zip, read_from_zip
 from fmlayers.data.dataset import Dataset
 from fmlayers.data.errors import DataError
+from fmlayers.data.quotes import check_quotes
 from fmlayers.data.ratings import merge_duplicates
 from fmlayers.data.records import check_width, decode, records, shown
 from fmlayers.data.splits import Split
@@ -340,6 +341,7 @@ _LOADERS: dict[str, Callable[[_Files], _Tables]] = {
     "ratings.dat": _load_1m,
     "ratings.csv": _load_latest,
 }
+MARKERS = tuple(_LOADERS)
 
 
 def _ratings(
@@ -405,6 +407,8 @@ def _rows(
         raise DataError(f"{name} is empty.")
     is_csv = separator == ","
     text = decode(data, name) if is_csv else _decode_dat(data)
+    if is_csv:
+        check_quotes(data, name, separator, width)
     for line, fields in records(text, name, separator, quoted=is_csv):
         check_width(name, line, fields, width, separator)
         yield f"{name}, line {line}", fields

@@ -18,7 +18,7 @@ def stream(pieces: Callable[[], Iterator[Batch]], example: Batch) -> Any:
     """
     import tensorflow as tf
 
-    inputs, targets = example
+    inputs, *others = example
 
     def spec(x: Column) -> Any:
         if isinstance(x, tuple):
@@ -26,7 +26,7 @@ def stream(pieces: Callable[[], Iterator[Batch]], example: Batch) -> Any:
             return (tf.TensorSpec((None, None), values.dtype), spec(splits))
         return tf.TensorSpec((None, *x.shape), x.dtype)
 
-    signature = ({name: spec(x) for name, x in inputs.items()}, spec(targets))
+    signature = ({name: spec(x) for name, x in inputs.items()}, *map(spec, others))
     stacks = tf.data.Dataset.from_generator(pieces, output_signature=signature)
     return without_tuning(stacks.prefetch(2).unbatch().prefetch(PIECE))
 

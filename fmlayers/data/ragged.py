@@ -11,7 +11,8 @@ from fmlayers._row_splits import check_row_splits
 Array = npt.NDArray[Any]
 # An array with the rows as first axis or, if ragged, a pair of values and row splits.
 Column = Array | tuple[Array, Array]
-Batch = tuple[dict[str, Column], Array]
+# Inputs and targets and, optionally, the weights of the rows.
+Batch = tuple[dict[str, Column], Array] | tuple[dict[str, Column], Array, Array]
 
 
 def without_padding(ids: Array, present: Array | None = None) -> tuple[Array, Array]:
@@ -98,9 +99,16 @@ def stacked(batches: Sequence[Batch]) -> Batch:
         splits[:, -1] = capacity
         return np.stack(filled), splits
 
-    inputs = [x for x, _ in batches]
+    inputs, *others = zip(*batches, strict=True)
     columns = {name: stack([x[name] for x in inputs]) for name in inputs[0]}
-    return columns, np.stack([targets for _, targets in batches])
+    return batch_of(columns, *map(np.stack, others))
+
+
+def batch_of(
+    inputs: dict[str, Column], targets: Array, weights: Array | None = None
+) -> Batch:
+    """Returns the parts of a batch as a tuple, without weights if there are none."""
+    return (inputs, targets) if weights is None else (inputs, targets, weights)
 
 
 def length(column: Column) -> int:

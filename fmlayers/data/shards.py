@@ -237,7 +237,7 @@ class ShardedBatches:
         avoid a warning of Keras. If the model has `steps_per_execution`, choose a
         divisor of `steps_per_epoch`: otherwise Keras runs more steps per epoch.
         """
-        inputs, targets = next(self._pieces())
+        inputs, targets = next(self._pieces())[:2]
         example = {
             name: (x[0][0], x[1][0]) if isinstance(x, tuple) else x[0]
             for name, x in inputs.items()

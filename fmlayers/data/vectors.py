@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from fmlayers.data.cells import LISTS, NUMBERS, as_number, shown
-from fmlayers.data.errors import DataError
+from fmlayers.data.errors import CellError, DataError
 
 MAX_SHOWN = 80  # characters of a cell in an error
 
@@ -121,6 +121,4 @@ def _short(cell: Any) -> str:
 
 
 def _error(column: str, row: int, allowed: str, received: str) -> DataError:
-    return DataError(
-        f"Column {column!r}, row {row}: must be {allowed}. Received: {received}."
-    )
+    return CellError(column, row, f"must be {allowed}. Received: {received}.")

@@ -381,6 +381,7 @@ def _probability(
             isinstance(scaler, RatingScaler)
             and scaler.method == "sigmoid"
             and (scaler.min_rating, scaler.max_rating) == (0.0, 1.0)
+            and scaler.transform == "none"
         )
         likely = possible and binary and not of_logits
     else:

@@ -6,7 +6,7 @@ from keras import ops
 
 from fmlayers._backend import accumulation_dtype
 from fmlayers._checks import choice, is_number, number, positive
-from fmlayers._types import ScalerMethod, Tensor
+from fmlayers._types import ScalerMethod, Tensor, Transform
 
 
 @keras.saving.register_keras_serializable(package="fmlayers")
@@ -16,6 +16,10 @@ class RatingScaler(keras.layers.Layer):
         sigmoid:  min + (max - min) / (1 + exp(-score))
         clip:     min(max(offset + scale * score, min), max)
         none:     offset + scale * score
+
+    With `transform="log1p"`, this is ln(1 + rating), between ln(1 + min) and
+    ln(1 + max), and the rating is exp(...) - 1: for counts, prices and other targets
+    with a long tail.
 
     The gradient of `"clip"` is 1 everywhere (straight-through): the error of a score
     outside the bounds still pulls it back, unless the rating equals the bound and the
@@ -30,6 +34,9 @@ class RatingScaler(keras.layers.Layer):
         scale: Positive float, the ratings per unit of the score. Scores of about the
             same size, whatever the unit of the data, suit the same L2 and learning
             rate. Defaults to 1.
+        transform: `"none"` or `"log1p"`, which needs a `min_rating` of at least 0.
+            `offset` and `scale` are then in the unit of the logarithm. Defaults to
+            `"none"`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -45,7 +52,8 @@ class RatingScaler(keras.layers.Layer):
     Raises:
         ValueError: If a bound is not finite, `min_rating` is not less than
             `max_rating`, `method` is unknown, `offset` is not finite, `scale` is not
-            positive, or `"sigmoid"` has one of them.
+            positive, `"sigmoid"` has one of them, `transform` is unknown, or it is
+            `"log1p"` and `min_rating` is negative.
 
     Example:
 
@@ -68,6 +76,7 @@ class RatingScaler(keras.layers.Layer):
         *,
         offset: float = 0.0,
         scale: float = 1.0,
+        transform: Transform = "none",
         **kwargs: Any,
     ) -> None:
         finite = is_number(min_rating) and is_number(max_rating)
@@ -84,6 +93,12 @@ class RatingScaler(keras.layers.Layer):
                 '`offset` and `scale` must be left out with the method "sigmoid". '
                 f"Received: offset={offset}, scale={scale}."
             )
+        transform = choice("transform", transform, get_args(Transform))
+        if transform == "log1p" and float(min_rating) < 0.0:
+            raise ValueError(
+                '`min_rating` must be at least 0 with the transform "log1p". '
+                f"Received: min_rating={min_rating}."
+            )
         # Scores are float32 and must not be rounded to the compute dtype.
         super().__init__(autocast=False, **kwargs)
         self.min_rating = float(min_rating)
@@ -91,6 +106,7 @@ class RatingScaler(keras.layers.Layer):
         self.method = method
         self.offset = offset
         self.scale = scale
+        self.transform = transform
         self.supports_masking = True
 
     def build(self, input_shape: Any = None) -> None:
@@ -98,19 +114,32 @@ class RatingScaler(keras.layers.Layer):
 
     def call(self, inputs: Tensor) -> Tensor:
         score = ops.cast(inputs, accumulation_dtype(self.compute_dtype))
+        transformed = self._transformed_rating(score)
+        if self.transform == "log1p":
+            return ops.exp(transformed) - 1.0  # ONNX and LiteRT have no expm1
+        return transformed
+
+    def _transformed_rating(self, score: Tensor) -> Tensor:
+        lowest, highest = self.bounds
         if self.method == "sigmoid":
-            span = self.max_rating - self.min_rating
-            return self.min_rating + span * ops.sigmoid(score)
+            return lowest + (highest - lowest) * ops.sigmoid(score)
         if (self.offset, self.scale) != (0.0, 1.0):
             score = self.offset + self.scale * score
         if self.method == "clip":
-            clipped = ops.clip(
-                ops.stop_gradient(score), self.min_rating, self.max_rating
-            )
+            clipped = ops.clip(ops.stop_gradient(score), lowest, highest)
             # Adds 0 with a slope of 1. Infinity minus infinity would add NaN.
             finite = ops.where(ops.isfinite(score), score, 0.0)
             return clipped + (finite - ops.stop_gradient(finite))
         return score
+
+    def transformed(self, rating: float) -> float:
+        """Returns ln(1 + `rating`) with the transform `"log1p"`, else `rating`."""
+        return math.log1p(rating) if self.transform == "log1p" else float(rating)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Tuple of the lowest and the highest rating, transformed."""
+        return self.transformed(self.min_rating), self.transformed(self.max_rating)
 
     def inverse(self, rating: float) -> float:
         """Returns the raw score that `call` turns into `rating`.
@@ -118,7 +147,8 @@ class RatingScaler(keras.layers.Layer):
         Use it to start a model's bias at the mean rating.
 
         Args:
-            rating: Float within the bounds (any float with `"none"`). With
+            rating: Float within the bounds (any float with `"none"`, greater than -1
+                with the transform `"log1p"`). With
                 `"sigmoid"`, a rating at a bound is moved inside by a millionth of
                 `max_rating - min_rating`, since its score would be infinite.
 
@@ -127,16 +157,19 @@ class RatingScaler(keras.layers.Layer):
         """
         low, high = self.min_rating, self.max_rating
         allowed = is_number(rating) and (
-            self.method == "none" or low <= float(rating) <= high
+            low <= float(rating) <= high
+            or (self.method == "none" and self.transform == "none")
+            or (self.method == "none" and float(rating) > -1.0)
         )
         if not allowed:
             raise ValueError(
                 f"`rating` must lie within {low} and {high}. Received: rating={rating}."
             )
-        rating = float(rating)
+        rating = self.transformed(rating)
         if self.method != "sigmoid":
             return (rating - self.offset) / self.scale
-        share = (rating - self.min_rating) / (self.max_rating - self.min_rating)
+        low, high = self.bounds
+        share = (rating - low) / (high - low)
         share = min(max(share, 1e-6), 1.0 - 1e-6)
         return math.log(share / (1.0 - share))
 
@@ -155,4 +188,5 @@ class RatingScaler(keras.layers.Layer):
             "method": self.method,
             "offset": self.offset,
             "scale": self.scale,
+            "transform": self.transform,
         }

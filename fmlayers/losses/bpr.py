@@ -21,14 +21,16 @@ class BPR(keras.losses.Loss):
 
     Args:
         group_size: Integer of at least 2, the number of rows per group. Defaults to 2.
-        reduction: Reduction over the groups, same as in `keras.losses.Loss`. Sample
-            weights per row are not supported. Defaults to `"sum_over_batch_size"`.
+        reduction: Reduction over the groups, same as in `keras.losses.Loss`. Defaults
+            to `"sum_over_batch_size"`.
         name: Optional name. Defaults to `"bpr"`.
         dtype: Optional dtype of the computation. Defaults to Keras' `floatx()`.
 
     Call arguments:
         y_true: Labels of shape `(groups * group_size,)` or `(groups * group_size, 1)`.
         y_pred: Raw scores, of either shape.
+        sample_weight: Optional weights of the rows, of either shape. The weight of a
+            group is the mean of its rows' weights.
 
     Raises:
         ValueError: If `group_size` is less than 2.
@@ -57,6 +59,14 @@ class BPR(keras.losses.Loss):
         group_size = integer("group_size", group_size, rule, least=2)
         super().__init__(reduction=reduction, name=name, dtype=dtype)
         self.group_size = group_size
+
+    def __call__(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
+        if sample_weight is not None:
+            of_groups = ops.reshape(sample_weight, (-1, self.group_size))
+            sample_weight = ops.mean(of_groups, axis=1)
+        return super().__call__(y_true, y_pred, sample_weight)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         y_pred = ops.convert_to_tensor(y_pred)

@@ -11,7 +11,7 @@ from fmlayers.metrics.classification import (
     roc_curve,
 )
 from fmlayers.metrics.ranking import ranking_metrics, ranking_metrics_by_user
-from fmlayers.metrics.rating import mae, rmse
+from fmlayers.metrics.rating import mae, rmse, rmsle
 from fmlayers.metrics.relevance import (
     Relevance,
     relevant_by_quantile,
@@ -33,5 +33,6 @@ __all__ = [
     "relevant_by_quantile",
     "relevant_by_threshold",
     "rmse",
+    "rmsle",
     "roc_curve",
 ]

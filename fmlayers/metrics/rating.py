@@ -11,24 +11,30 @@ import numpy as np
 import numpy.typing as npt
 
 
-def rmse(ratings: npt.ArrayLike, predictions: npt.ArrayLike) -> float:
+def rmse(
+    ratings: npt.ArrayLike,
+    predictions: npt.ArrayLike,
+    weights: npt.ArrayLike | None = None,
+) -> float:
     """Computes the root mean squared error of predicted ratings.
 
-        RMSE = sqrt( 1/n sum_i (prediction_i - rating_i)^2 )
+        RMSE = sqrt( 1/sum_i w_i  sum_i w_i (prediction_i - rating_i)^2 )
 
-    All rows have the same weight, so users with many ratings have more influence. The
-    RMSE does not measure the quality of recommendations: see `ranking_metrics`.
+    With equal weights, users with many ratings have more influence. The RMSE does not
+    measure the quality of recommendations: see `ranking_metrics`.
 
     Args:
         ratings: True ratings, finite numbers of any non-empty shape.
         predictions: Predicted ratings, finite numbers of the same shape.
+        weights: Optional non-negative weights of the same shape. Defaults to equal
+            weights.
 
     Returns:
         The error as a float, in the unit of the ratings, computed in float64.
 
     Raises:
-        ValueError: If the shapes differ, there are no ratings, or a number is not
-            finite.
+        ValueError: If the shapes differ, there are no ratings, a number is not finite,
+            or the weights are negative or all zero.
 
     Example:
 
@@ -39,26 +45,72 @@ def rmse(ratings: npt.ArrayLike, predictions: npt.ArrayLike) -> float:
         Herlocker, J. et al. (2004). Evaluating Collaborative Filtering Recommender
         Systems. ACM TOIS 22(1).
     """
-    return float(np.sqrt(np.mean(np.square(_errors(ratings, predictions)))))
+    errors = _errors(ratings, predictions)
+    return float(np.sqrt(_mean(np.square(errors), weights)))
 
 
-def mae(ratings: npt.ArrayLike, predictions: npt.ArrayLike) -> float:
+def rmsle(
+    targets: npt.ArrayLike,
+    predictions: npt.ArrayLike,
+    weights: npt.ArrayLike | None = None,
+) -> float:
+    """Computes the root mean squared logarithmic error of predicted counts or prices.
+
+        RMSLE = sqrt( 1/sum_i w_i  sum_i w_i (ln(1 + p_i) - ln(1 + y_i))^2 )
+
+    for predictions p and targets y.
+
+    For large targets, it measures relative errors: an RMSLE of 0.1 is an error of about
+    10 %.
+
+    Args:
+        targets: True targets, finite numbers greater than -1 of any non-empty shape.
+        predictions: Predictions, finite numbers greater than -1 of the same shape.
+        weights: See `rmse`.
+
+    Returns:
+        The error as a float, computed in float64.
+
+    Raises:
+        ValueError: See `rmse`; or if a number is -1 or less.
+
+    Example:
+
+    >>> error = fmlayers.metrics.rmsle([0, 9], [0, 99])  # ln(10) / sqrt(2)
+    >>> round(error, 6)
+    1.628174
+    """
+    _errors(targets, predictions)
+    y, p = np.asarray(targets, np.float64), np.asarray(predictions, np.float64)
+    least = min(y.min(), p.min())
+    if least <= -1.0:
+        raise ValueError(
+            f"`targets` and `predictions` must be greater than -1. Received: {least:g}."
+        )
+    return float(np.sqrt(_mean(np.square(np.log1p(p) - np.log1p(y)), weights)))
+
+
+def mae(
+    ratings: npt.ArrayLike,
+    predictions: npt.ArrayLike,
+    weights: npt.ArrayLike | None = None,
+) -> float:
     """Computes the mean absolute error of predicted ratings.
 
-        MAE = 1/n sum_i |prediction_i - rating_i|
+        MAE = 1/sum_i w_i  sum_i w_i |prediction_i - rating_i|
 
     Unlike `rmse`, it gives large errors no extra weight.
 
     Args:
         ratings: True ratings, finite numbers of any non-empty shape.
         predictions: Predicted ratings, finite numbers of the same shape.
+        weights: See `rmse`.
 
     Returns:
         The error as a float, in the unit of the ratings, computed in float64.
 
     Raises:
-        ValueError: If the shapes differ, there are no ratings, or a number is not
-            finite.
+        ValueError: See `rmse`.
 
     Example:
 
@@ -69,7 +121,24 @@ def mae(ratings: npt.ArrayLike, predictions: npt.ArrayLike) -> float:
         Herlocker, J. et al. (2004). Evaluating Collaborative Filtering Recommender
         Systems. ACM TOIS 22(1).
     """
-    return float(np.mean(np.abs(_errors(ratings, predictions))))
+    return float(_mean(np.abs(_errors(ratings, predictions)), weights))
+
+
+def _mean(values: npt.NDArray[np.float64], weights: npt.ArrayLike | None) -> float:
+    if weights is None:
+        return float(np.mean(values))
+    w = np.asarray(weights, np.float64)
+    if w.shape != values.shape:
+        raise ValueError(
+            "`ratings` and `weights` must have the same shape. "
+            f"Received: {values.shape} and {w.shape}."
+        )
+    if not np.isfinite(w).all() or (w < 0.0).any() or not w.any():
+        raise ValueError(
+            "`weights` must be finite, not negative, and not all zero. Received: "
+            f"weights from {w.min():g} to {w.max():g}."
+        )
+    return float(np.average(values, weights=w / w.max()))  # their sum may overflow
 
 
 def _errors(

@@ -167,9 +167,10 @@ def _minimize(
 
 def _rating_and_slope(score: Floats, scaler: Any) -> tuple[Floats, Floats]:
     if scaler is not None and scaler.method == "sigmoid":
-        span = scaler.max_rating - scaler.min_rating
+        lowest, highest = scaler.bounds
+        span = highest - lowest
         share = 0.5 * (1.0 + np.tanh(0.5 * score))
-        return scaler.min_rating + span * share, span * share * (1.0 - share)
+        return lowest + span * share, span * share * (1.0 - share)
     return score, np.ones_like(score)
 
 
@@ -191,11 +192,19 @@ def _ratings(ratings: npt.ArrayLike | None, count: int, scaler: Any) -> Floats:
                 "`ratings` must not be None for a model without a `scaler`, whose "
                 "highest rating is unknown. Received: ratings=None."
             )
-        return np.full(count, scaler.max_rating)
+        return np.full(count, scaler.bounds[1])
     targets = np.asarray(ratings, "float64")
     if targets.shape != (count,) or not np.isfinite(targets).all():
         raise ValueError(
             f"`ratings` must be finite numbers, one per position, {count} in all. "
             f"Received: {targets.tolist()}."
         )
-    return targets
+    if scaler is None or scaler.transform == "none":
+        return targets
+    if targets.min() < 0.0:
+        raise ValueError(
+            "`ratings` must be at least 0 for a model with a transform. "
+            f"Received: {targets.tolist()}."
+        )
+    logarithms: Floats = np.log1p(targets)
+    return logarithms

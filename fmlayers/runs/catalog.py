@@ -23,6 +23,7 @@ class Catalog:
         keys: Items as text. The position of an item is its index in `keys`.
         items: Optional table with one row per `item` and columns such as `title`,
             `year` and `genres`. It may contain items that are not in `keys`.
+        list_separator: Text between the values of a list. Defaults to `"|"`.
 
     Attributes:
         keys: `pd.Index` of `keys`.
@@ -30,7 +31,14 @@ class Catalog:
             Values are missing for an item that `items` does not contain.
     """
 
-    def __init__(self, keys: Sequence[str], items: pd.DataFrame | None = None) -> None:
+    def __init__(
+        self,
+        keys: Sequence[str],
+        items: pd.DataFrame | None = None,
+        *,
+        list_separator: str = "|",
+    ) -> None:
+        self.list_separator = list_separator
         self.keys = pd.Index(list(keys), dtype=object)
         if items is None:
             items = pd.DataFrame({"item": []})
@@ -49,8 +57,10 @@ class Catalog:
             items: See `Catalog`.
         """
         if "item" in encoder.columns:
-            return cls(encoder.vocabulary("item"), items)
-        return cls([] if items is None else list(items["item"].map(as_text)), items)
+            keys = encoder.vocabulary("item")
+        else:
+            keys = [] if items is None else list(items["item"].map(as_text))
+        return cls(keys, items, list_separator=encoder.separator)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -166,7 +176,8 @@ class Catalog:
     def _genres(self, cell: object) -> set[str]:
         if isinstance(cell, (tuple, list)):
             return set(map(str, cell))
-        return {name for name in str(cell).split("|") if name and cell == cell}
+        names = str(cell).split(self.list_separator)
+        return {name for name in names if name and cell == cell}
 
     def _listed(self, positions: Sequence[int]) -> str:
         rows = self.table.iloc[list(positions)[:MAX_SHOWN]]

@@ -1,18 +1,21 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, get_args
 
 from fmlayers import _checks
 from fmlayers._checks import coefficient, share
 from fmlayers._types import (
     ADAGRAD_RATE,
+    SYNTHETIC_CLICKS,
     Combiner,
     Loss,
     OnDuplicate,
     OptimizerName,
     ScalerMethod,
     Task,
+    Transform,
 )
 from fmlayers.data.table_format import FileFormat, Quoting, TableFormat
 from fmlayers.models.specs import OPTIONAL_SETTINGS, find, registered, taking
@@ -22,6 +25,7 @@ from fmlayers.runs.settings import (
     Setting,
     choice,
     coefficients,
+    columns_by_name,
     flag,
     open_share,
     real,
@@ -36,6 +40,12 @@ from fmlayers.runs.settings import (
 HISTORIES = ("user_history", "item_history")
 # The losses of each task, the default first.
 LOSSES = {"regression": ("mse",), "binary": ("bce",), "implicit": ("bpr", "bce")}
+# Settings that only some tasks have.
+OF_TASKS = {
+    "positive_threshold": ("binary", "implicit"),
+    "positive_weight": ("binary",),
+    "target_transform": ("regression",),
+}
 HISTORY_L2 = 0.01  # on ratings; a history is many vectors pooled into one
 # From the fields of `TableFormat` to the settings.
 FILE_SETTINGS = {
@@ -72,9 +82,43 @@ class TrainingConfig:
     data: str = setting(
         "synthetic",
         "data",
-        "Source of the ratings: synthetic, a MovieLens folder or zip, a MovieLens name "
-        "to download (ml-100k, ml-1m, ml-latest-small, ...), or a CSV or Parquet file",
+        "Source of the ratings: synthetic, synthetic-clicks (or "
+        "synthetic-clicks:rows=N), a MovieLens folder or zip, a MovieLens name to "
+        "download (ml-100k, ml-1m, ml-latest-small, ...), or a CSV or Parquet file",
         metavar="SOURCE",
+    )
+    test: str | None = setting(
+        None,
+        "data",
+        "File of the test rows, with the columns of the data, instead of a share",
+        metavar="FILE",
+    )
+    validation: str | None = setting(
+        None,
+        "data",
+        "File of the rows held out for early stopping, instead of a share",
+        more="The model is not trained on them.",
+        metavar="FILE",
+    )
+    users: str | None = setting(
+        None, "data", "File with a row per user and their columns", metavar="FILE"
+    )
+    items: str | None = setting(
+        None, "data", "File with a row per item and its columns", metavar="FILE"
+    )
+    user_key: str | None = setting(
+        None,
+        "data",
+        "Column of the users in their file",
+        metavar="COLUMN",
+        otherwise="the name of --user, or user",
+    )
+    item_key: str | None = setting(
+        None,
+        "data",
+        "Column of the items in their file",
+        metavar="COLUMN",
+        otherwise="the name of --item, or item",
     )
     features: Sequence[str] | None = setting(
         None,
@@ -94,7 +138,8 @@ class TrainingConfig:
         Task,
         more="The rows of implicit feedback are positives, for which negatives are "
         "sampled.",
-        otherwise="implicit for the losses bce and bpr, else regression",
+        otherwise="binary for synthetic-clicks, implicit for the losses bce and bpr, "
+        "else regression",
     )
     target: str = setting(
         "rating",
@@ -110,6 +155,30 @@ class TrainingConfig:
         check=_checks.number,
         metavar="TARGET",
     )
+    positive_labels: Sequence[str] | None = setting(
+        None,
+        "data",
+        "Values of the target that count as the label 1, all others as 0",
+        check=texts,
+        many=True,
+        metavar="VALUE",
+        otherwise="the greater one of two values",
+    )
+    target_transform: Transform = choice(
+        "none",
+        "data",
+        "How numbers are transformed before training: none or log1p, for counts and "
+        "other targets of at least 0 with a long tail",
+        Transform,
+        more="Predictions are in the unit of the target.",
+    )
+    weight: str | None = setting(
+        None,
+        "data",
+        "Column with the weights of the rows, numbers of at least 0",
+        more="They count in the loss and in the metrics of predicted targets.",
+        metavar="COLUMN",
+    )
     user: str = setting(
         "user",
         "data",
@@ -119,6 +188,26 @@ class TrainingConfig:
     )
     item: str = setting(
         "item", "data", "Column of the items in a CSV file", metavar="COLUMN"
+    )
+    user_columns: Sequence[str] | None = setting(
+        None,
+        "data",
+        "Columns of the data that describe the user, one value per user",
+        check=texts,
+        many=True,
+        metavar="COLUMN",
+        otherwise="those that are recognized",
+    )
+    item_columns: Sequence[str] | None = setting(
+        None,
+        "data",
+        "Columns of the data that describe the item, one value per item",
+        more="A sampled negative and a candidate for a recommendation have the values "
+        "of their item. Other columns describe the row.",
+        check=texts,
+        many=True,
+        metavar="COLUMN",
+        otherwise="those that are recognized",
     )
     timestamp: str | None = setting(
         None, "data", "Column of the timestamps in a CSV file", metavar="COLUMN"
@@ -130,6 +219,15 @@ class TrainingConfig:
         "the last, replace them by the mean, sum or count of their targets, or stop",
         OnDuplicate,
         otherwise="last for implicit feedback, else keep",
+    )
+    weights_of: Mapping[str, str] = setting(
+        {},
+        "data",
+        "Columns with the weights of weighted columns, which have them apart",
+        check=columns_by_name,
+        many=True,
+        metavar="COLUMN=COLUMN",
+        otherwise="a weighted column has its weights",
     )
     min_count: int = whole(
         1, "data", "Minimum number of occurrences; rarer values count as unknown"
@@ -236,6 +334,14 @@ class TrainingConfig:
         more="The squared error, the cross-entropy or `fmlayers.losses.BPR`. With "
         "implicit feedback, the scores rank items and are not ratings.",
         otherwise="mse, bce or bpr, by task",
+    )
+    positive_weight: float = real(
+        1.0,
+        "model",
+        "Weight of the label 1 in the loss",
+        more="The probabilities stay calibrated; see "
+        "`fmlayers.losses.BalancedCrossentropy`.",
+        metavar="WEIGHT",
     )
     negatives: int = whole(
         4,
@@ -377,14 +483,20 @@ class TrainingConfig:
                     f"{taking(name)}. Received: model={self.model!r}, {name}={value!r}."
                 )
         _ = self.table_format  # checks the characters
+        self._check_labels()
+        self._check_tables()
         if self.histories and self.task == "regression":
             of_histories = dict.fromkeys(HISTORIES, HISTORY_L2)
             object.__setattr__(self, "l2_of", {**of_histories, **self.l2_of})
 
     def _set_task(self) -> None:
         """Sets the task, the loss and the handling of duplicates, if left out."""
-        by_loss = "implicit" if self.loss in ("bce", "bpr") else "regression"
-        task = by_loss if self.task is None else self.task
+        task: str | None = self.task
+        is_label = str(self.data).partition(":")[0] == SYNTHETIC_CLICKS
+        if task is None and is_label and self.loss in (None, "bce"):
+            task = "binary"
+        elif task is None:
+            task = "implicit" if self.loss in ("bce", "bpr") else "regression"
         losses = LOSSES.get(str(task), ())
         loss = losses[0] if self.loss is None and losses else self.loss
         duplicates = "last" if task == "implicit" else "keep"
@@ -399,11 +511,39 @@ class TrainingConfig:
                 f"`loss` must be {' or '.join(losses)} for the task {task!r}. "
                 f"Received: loss={loss!r}."
             )
-        if self.positive_threshold is not None and task == "regression":
+        for name, tasks in OF_TASKS.items():
+            value = getattr(self, name)
+            if task not in tasks and value != settings_of(type(self))[name].default:
+                raise ValueError(
+                    f"`{name}` must be left out for the task {task!r}. "
+                    f"Received: {name}={value!r}."
+                )
+
+    def _check_labels(self) -> None:
+        """Checks that positive labels are those of a task with labels."""
+        if self.positive_labels is None:
+            return
+        if self.task != "binary" or self.positive_threshold is not None:
             raise ValueError(
-                "`positive_threshold` must be left out for the task 'regression'. "
-                f"Received: positive_threshold={self.positive_threshold!r}."
+                "`positive_labels` must be used with the task 'binary' and without "
+                f"`positive_threshold`. Received: task={self.task!r}, "
+                f"positive_threshold={self.positive_threshold!r}."
             )
+
+    def _check_tables(self) -> None:
+        """Checks that settings for tables of their own have a table."""
+        for table, replaced in (
+            ("test", ("split", "test_fraction")),
+            ("validation", ("validation_fraction",)),
+        ):
+            for name in replaced if getattr(self, table) else ():
+                value = getattr(self, name)
+                # 0 trains for all epochs; the rows of the file stay held out.
+                if not SETTINGS[name].is_default(value) and value != 0:
+                    raise ValueError(
+                        f"`{name}` must be left out with `{table}`. "
+                        f"Received: {name}={value!r}."
+                    )
 
     @property
     def table_format(self) -> TableFormat:
@@ -412,26 +552,45 @@ class TrainingConfig:
             **{name: getattr(self, setting) for name, setting in FILE_SETTINGS.items()}
         )
 
+    @property
+    def described_split(self) -> str:
+        """The split as text."""
+        if self.test is None:
+            return f"split {self.split}"
+        return f"test rows of {Path(self.test).name}"
+
     def columns_of_a_table(self) -> dict[str, Any]:
         """Returns the arguments of `fmlayers.data.load` that describe a CSV file."""
-        names = ("user", "item", "timestamp", "on_duplicate", "table_format")
+        names = (
+            *("user", "item", "timestamp", "weight", "on_duplicate", "table_format"),
+            *("test", "validation", "users", "items", "user_key", "item_key"),
+        )
         is_label = self.task == "binary" and self.positive_threshold is None
         kinds = [entry.partition(":")[::2] for entry in self.features or ()]
+        kinds += [
+            (name, "weighted") for pair in self.weights_of.items() for name in pair
+        ]
         return {
             **{name: getattr(self, name) for name in names},
             "rating": self.target,
             "text_columns": [c for c, kind in kinds if kind and kind != "numeric"],
             "numeric_columns": [c for c, kind in kinds if kind == "numeric"],
+            "weighted_columns": [c for c, kind in kinds if kind == "weighted"],
             "is_label": is_label,
+            "positive_labels": self.positive_labels or (),
             "needs_pairs": self.task == "implicit",
         }
 
+    @property
+    def written_lists(self) -> dict[str, Any]:
+        """The arguments of `infer_columns` and `describe_columns` on lists."""
+        return {"list_separator": self.list_separator, "weights": self.weights_of}
+
     def to_dict(self) -> dict[str, Any]:
-        config = asdict(self)
-        for name in ("features", "column_names", "missing", "hidden_units"):
-            if config[name] is not None:
-                config[name] = list(config[name])
-        return config
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> "TrainingConfig":
@@ -447,6 +606,8 @@ class TrainingConfig:
             written = name if name in record else known.former or name
             if written in record and spec.takes(name):
                 values[name] = record[written]
+        if "missing" not in record:  # of a version where only empty cells were
+            values["missing"] = ()
         if "task" not in record:  # of version 0.1.0
             values["on_duplicate"] = "last"
         return cls(**values)

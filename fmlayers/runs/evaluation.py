@@ -8,9 +8,17 @@ import numpy.typing as npt
 import pandas as pd
 
 from fmlayers._text_tables import aligned
-from fmlayers.data import DataError, Dataset, Encoder, Split, SyntheticDataset
+from fmlayers.data import (
+    DataError,
+    Dataset,
+    Encoder,
+    Split,
+    SyntheticClicks,
+    SyntheticDataset,
+)
 from fmlayers.data.cells import as_text
 from fmlayers.data.encoder import UNKNOWN
+from fmlayers.data.errors import named_places
 from fmlayers.metrics import (
     Relevance,
     auc,
@@ -22,6 +30,7 @@ from fmlayers.metrics import (
     relevant_by_quantile,
     relevant_by_threshold,
     rmse,
+    rmsle,
 )
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.positions import positions_of
@@ -29,7 +38,8 @@ from fmlayers.runs.prediction import predict, probabilities
 from fmlayers.runs.rated_items import RatedItems
 from fmlayers.runs.recommender import Recommender
 from fmlayers.runs.saved_run import SavedRun
-from fmlayers.runs.summary import label_table
+from fmlayers.runs.summary import label_table, rating_table
+from fmlayers.runs.targets import weights_of
 from fmlayers.scoring_model import ScoringModel
 
 
@@ -38,8 +48,9 @@ class Evaluation:
     """The metrics of a run on its test rows.
 
     Attributes:
-        ratings: RMSE and MAE of the model and of the mean of the training ratings.
-            Empty for a run on labels or implicit feedback, which predicts no ratings.
+        ratings: RMSE and MAE of the model and of the mean of the training ratings, and
+            RMSLE if the target was transformed. Empty for a run on labels or implicit
+            feedback, which predicts no ratings.
         labels: Log loss, AUC, PR-AUC and calibration error of the model, and of the
             share of the label 1 in the training rows. Empty for other runs.
         top_n: Metrics of the top-N recommendations by name; see
@@ -61,11 +72,7 @@ class Evaluation:
         """Returns the metrics as text tables."""
         tables = []
         if self.ratings:
-            rows: list[tuple[str, ...]] = [("rating prediction", "RMSE", "MAE")]
-            for name, prefix in (("model", ""), ("mean predictor", "mean_predictor_")):
-                errors = [self.ratings[prefix + metric] for metric in ("rmse", "mae")]
-                rows.append((name, *(f"{error:.4f}" for error in errors)))
-            tables.append(aligned(rows))
+            tables.append(rating_table("model", self.ratings, "rating prediction"))
         if self.labels:
             tables.append(label_table("model", self.labels))
         if not self.top_n:
@@ -243,21 +250,29 @@ def target_metrics(
         return {}
     table = dataset.table().iloc[split.test]
     truth = table["rating"].to_numpy(np.float64)
-    inputs = encoder.transform(table)
-    mean = np.full_like(truth, dataset.ratings["rating"].iloc[split.train].mean())
+    with named_places(lambda c, row: dataset.place_of(c, int(split.test[row]))):
+        inputs = encoder.transform(table)
+    weights = weights_of(config, table)
+    train = dataset.ratings.iloc[split.train]
+    mean = np.full_like(
+        truth, np.average(train["rating"], weights=weights_of(config, train))
+    )
     metrics: dict[str, Any] = {}
     if config.task == "binary":
         for prefix, p in (
             ("", probabilities(model, inputs)),
             ("mean_predictor_", mean),
         ):
-            metrics |= {prefix + n: v for n, v in _label_metrics(truth, p).items()}
+            of_labels = _label_metrics(truth, p, weights)
+            metrics |= {prefix + name: value for name, value in of_labels.items()}
     else:
         ratings = predict(model, inputs)
         with np.errstate(over="ignore"):
             for prefix, predicted in (("", ratings), ("mean_predictor_", mean)):
-                metrics[f"{prefix}rmse"] = rmse(truth, predicted)
-                metrics[f"{prefix}mae"] = mae(truth, predicted)
+                metrics[f"{prefix}rmse"] = rmse(truth, predicted, weights)
+                metrics[f"{prefix}mae"] = mae(truth, predicted, weights)
+                if config.target_transform == "log1p":
+                    metrics[f"{prefix}rmsle"] = rmsle(truth, predicted, weights)
     metrics["unknown_in_test"] = {
         column: int((inputs[column] == UNKNOWN).sum())
         for column, kind in encoder.columns.items()
@@ -265,17 +280,24 @@ def target_metrics(
     }
     if isinstance(dataset, SyntheticDataset) and config.task == "regression":
         metrics["floor_rmse"] = dataset.floor_rmse(split.test)
+    if isinstance(dataset, SyntheticClicks) and config.task == "binary":
+        best = dataset.best_metrics(split.test)
+        metrics |= {f"best_{name}": value for name, value in best.items()}
     return metrics
 
 
 def _label_metrics(
-    labels: npt.NDArray[np.float64], probabilities: npt.NDArray[Any]
+    labels: npt.NDArray[np.float64],
+    probabilities: npt.NDArray[Any],
+    weights: npt.NDArray[np.float64] | None,
 ) -> dict[str, float | None]:
     """Returns the metrics of probabilities; areas are `None` with one label only."""
-    both = len(np.unique(labels)) == 2
+    counted = labels if weights is None else labels[weights > 0.0]
+    both = len(np.unique(counted)) == 2
+    rows = labels, probabilities, weights
     return {
-        "log_loss": log_loss(labels, probabilities),
-        "auc": auc(labels, probabilities) if both else None,
-        "pr_auc": pr_auc(labels, probabilities) if both else None,
-        "calibration_error": calibration_error(labels, probabilities),
+        "log_loss": log_loss(*rows),
+        "auc": auc(*rows) if both else None,
+        "pr_auc": pr_auc(*rows) if both else None,
+        "calibration_error": calibration_error(*rows),
     }

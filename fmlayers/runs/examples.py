@@ -1,5 +1,5 @@
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -10,12 +10,16 @@ import pandas as pd
 
 from fmlayers.data import Dataset, Encoder, ShuffledBatches
 from fmlayers.data.encoder import Kind
+from fmlayers.data.errors import named_places
 from fmlayers.data.pipelines import in_order
+from fmlayers.data.ragged import Batch, batch_of
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.sampled_batches import SampledBatches
+from fmlayers.runs.targets import weights_of
 
 Rows = npt.NDArray[np.int64]
 Inputs = dict[str, npt.NDArray[Any]]
+Floats = npt.NDArray[np.float32]
 Batches = ShuffledBatches | SampledBatches
 
 # With 6 groups, a batch looks up about a sixth of all histories. On MovieLens 100K,
@@ -53,8 +57,14 @@ class Examples:
         self.item_columns = {"item", *names} & set(columns)
         self.fitting = fitting
         self.validation = validation
-        self.encoder = Encoder(columns, min_count=config.min_count)
-        self.encoder.fit(self.table)
+        self.encoder = Encoder(
+            columns,
+            min_count=config.min_count,
+            separator=config.list_separator,
+            weights=config.weights_of,
+        )
+        with named_places(self._place_in(fitting)):
+            self.encoder.fit(self.table)
 
     def __len__(self) -> int:
         return len(self.fitting)
@@ -67,8 +77,12 @@ class Examples:
     def batches(self, batch_size: int, *, epoch: int = 0) -> Batches:
         """Returns the batches of `epoch` and of the epochs after it."""
         config = self.config
-        inputs, ratings = self._fitting
-        options: dict[str, Any] = {"seed": config.seed, "epoch": epoch}
+        inputs, ratings, weights = self._fitting
+        options: dict[str, Any] = {
+            "seed": config.seed,
+            "epoch": epoch,
+            "sample_weight": weights,
+        }
         if config.histories:
             options |= {"group_by": ("user", "item"), "groups": HISTORY_GROUPS}
         if config.task != "implicit":
@@ -98,19 +112,20 @@ class Examples:
         }
 
     @cached_property
-    def _fitting(self) -> tuple[dict[str, Any], npt.NDArray[np.float32]]:
-        inputs, ratings = self._arrays(self.fitting)
-        return self.encoder.without_padding(inputs), ratings
+    def _fitting(self) -> tuple[dict[str, Any], Floats, Floats | None]:
+        inputs, ratings, weights = self._arrays(self.fitting)
+        return self.encoder.without_padding(inputs), ratings, weights
 
     @cached_property
-    def _validation(self) -> tuple[Inputs, npt.NDArray[np.float32]]:
+    def _validation(self) -> Batch:
         validation = self.validation
         assert validation is not None
         if self.config.task != "implicit":
-            return self._arrays(validation)
+            inputs, ratings, weights = self._arrays(validation)
+            return batch_of(dict(inputs), ratings, weights)
         catalog, users, items = self._pairs
         known = validation[items[validation] >= 0]
-        inputs, _ = self._arrays(known)
+        inputs, _, weights = self._arrays(known)
         seen = np.concatenate([self.fitting, known])
         return SampledBatches(
             inputs,
@@ -121,6 +136,7 @@ class Examples:
             negatives=self.config.negatives,
             seed=self.config.seed,
             seen=(users[seen], items[seen]),
+            sample_weight=weights,
         ).whole()
 
     @cached_property
@@ -135,19 +151,40 @@ class Examples:
         items = pd.Index(catalog["item"]).get_indexer(self.whole["item"])
         return inputs, users, items.astype(np.int64)
 
-    def _arrays(self, rows: Rows) -> tuple[Inputs, npt.NDArray[np.float32]]:
+    def _arrays(self, rows: Rows) -> tuple[Inputs, Floats, Floats | None]:
         table = self.whole.iloc[rows]
         with np.errstate(over="ignore"):  # the loss is then infinite
             ratings = table["rating"].to_numpy(np.float32)
-        return self.encoder.transform(table), ratings
+        weights = weights_of(self.config, table)
+        with named_places(self._place_in(rows)):
+            inputs = self.encoder.transform(table)
+        return (
+            inputs,
+            ratings,
+            None if weights is None else weights.astype(np.float32),
+        )
+
+    def _place_in(self, rows: Rows) -> Callable[[str, int], str]:
+        """Returns the function from a column and a position in `rows` to its place."""
+        return lambda column, at: self.dataset.place_of(column, int(rows[at]))
 
 
-def split_validation(config: TrainingConfig, train: Rows) -> tuple[Rows, Rows]:
+def split_validation(
+    config: TrainingConfig, train: Rows, validation: Rows | None = None
+) -> tuple[Rows, Rows]:
     """Splits training rows into rows to fit to and rows to validate on.
+
+    Args:
+        config: The configuration.
+        train: The training rows.
+        validation: Optional rows in a table of their own, instead of a share.
 
     Raises:
         ValueError: If no row remains to fit to.
     """
+    if validation is not None:
+        is_held_out = np.isin(train, validation)
+        return train[~is_held_out], train[is_held_out]
     shuffled = np.random.default_rng((config.seed, 1)).permutation(train)
     count = round(len(train) * config.validation_fraction)
     if count == len(train):

@@ -20,6 +20,7 @@ from fmlayers.explain import (
     term_sizes,
 )
 from fmlayers.runs.prediction import check_scores
+from fmlayers.runs.run_data import Data
 from fmlayers.runs.saved_run import SavedRun
 
 MAX_TERMS = 10
@@ -134,7 +135,8 @@ def explain_pair(run: SavedRun, user: str, item: str) -> PairReport:
     side_columns = {"user", "item"}
     for side in (run.side_table("users"), run.side_table("items")):
         side_columns |= set() if side is None else set(side.columns)
-    context = dict.fromkeys(set(run.encoder.columns) - side_columns)
+    columns = {*run.encoder.columns, *run.encoder.weights.values()}
+    context = dict.fromkeys(columns - side_columns)
     pair = pd.DataFrame({"user": [user], "item": [item], **context})
     table = run.with_side_columns(pair)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -146,7 +148,7 @@ def explain_pair(run: SavedRun, user: str, item: str) -> PairReport:
 
 
 def explain_fields(
-    run: SavedRun, data: str | None = None, *, measure: Measure = "std"
+    run: SavedRun, data: Data | None = None, *, measure: Measure = "std"
 ) -> FieldReport:
     """Measures how much each field and each pair of fields matters on the test rows.
 

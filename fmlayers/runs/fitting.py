@@ -3,12 +3,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
-from fmlayers.losses import BPR
+from fmlayers.losses import BPR, BalancedCrossentropy, MeanLoss, SquaredLogError
 from fmlayers.optimizers import Adagrad, LazyAdam
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.examples import Examples, streams
 from fmlayers.runs.model import build_model
+from fmlayers.runs.targets import weights_of
 from fmlayers.runs.unit import Unit
 
 # Chosen on validation rows, in units of 1 / batch_size, the scale of a row's gradient.
@@ -92,12 +94,29 @@ def _steps_per_execution(steps: int) -> int:
 
 def _loss(config: TrainingConfig, examples: Examples) -> dict[str, Any]:
     """Returns the loss, and the loss without L2 as the metric for early stopping."""
+    arguments: dict[str, Any] = {}
+    loss: Any
     if config.task == "regression":
-        metric = keras.metrics.RootMeanSquaredError(name="rmse")
-        weight = Unit.of(examples.table["rating"]).loss_weight()
-        return {"loss": "mse", "loss_weights": weight, "metrics": [metric]}
-    loss: Any = BPR(1 + config.negatives)
-    if config.loss == "bce":
+        loss = "mse"
+        arguments["loss_weights"] = Unit.of_rows(config, examples.table).loss_weight()
+        metric: Any = keras.metrics.RootMeanSquaredError(name="rmse")
+        if config.target_transform == "log1p":
+            loss = SquaredLogError()
+            metric = MeanLoss(loss, root=True, name="rmsle")
+    elif config.loss == "bpr":
+        loss = BPR(1 + config.negatives)
+        metric = MeanLoss(loss, name="bpr")
+    else:
         loss = keras.losses.BinaryCrossentropy(from_logits=True)
-    metric = keras.metrics.MeanMetricWrapper(loss, name=config.loss)
-    return {"loss": loss, "metrics": [metric]}
+        metric = MeanLoss(loss, name="bce")
+        if config.positive_weight != 1.0:
+            loss = BalancedCrossentropy(config.positive_weight)
+            arguments["loss_weights"] = 1.0 / _mean_label_weight(config, examples)
+    return {"loss": loss, "weighted_metrics": [metric], **arguments}
+
+
+def _mean_label_weight(config: TrainingConfig, examples: Examples) -> float:
+    """Returns the mean weight of a row by its label, by which the loss is divided."""
+    table = examples.table
+    share = np.average(table["rating"], weights=weights_of(config, table))
+    return float(1.0 + share * (config.positive_weight - 1.0))

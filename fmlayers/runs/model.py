@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from fmlayers.layers import RatingScaler
 from fmlayers.models.ensemble import Ensemble
 from fmlayers.models.specs import ModelSpec, find
 from fmlayers.runs.config import HISTORIES, TrainingConfig
+from fmlayers.runs.targets import weights_of
 from fmlayers.runs.unit import Unit
 
 Pairs = npt.NDArray[np.int64]
@@ -129,7 +131,8 @@ def _scaler_and_bias(
     with np.errstate(over="ignore"):
         ratings = table["rating"].to_numpy(np.float32)
     if config.task == "binary":
-        share = float(ratings.mean(dtype=np.float64))
+        labels = ratings.astype(np.float64)
+        share = float(np.average(labels, weights=weights_of(config, table)))
         return None, RatingScaler(0.0, 1.0, "sigmoid").inverse(share)
     lowest, highest = float(ratings.min()), float(ratings.max())
     if not np.isfinite(ratings).all():
@@ -143,12 +146,15 @@ def _scaler_and_bias(
             f"{len(ratings):,} ratings of {lowest}. Train on them as implicit "
             'feedback, with the task "implicit".'
         )
-    unit = Unit.of(table["rating"])
+    unit = Unit.of_rows(config, table)
     affine = {"offset": unit.mean, "scale": unit.size}
     if config.scaler == "sigmoid":
         affine = {}  # its scores have no unit
-    scaler = RatingScaler(lowest, highest, config.scaler, **affine)
-    return scaler, scaler.inverse(unit.mean)
+    transform = config.target_transform
+    scaler = RatingScaler(lowest, highest, config.scaler, transform=transform, **affine)
+    mean = math.expm1(unit.mean) if transform == "log1p" else unit.mean
+    # Rounded, the mean of equal ratings may lie outside the bounds.
+    return scaler, scaler.inverse(min(max(mean, lowest), highest))
 
 
 def _model(

@@ -74,9 +74,9 @@ def _details(run: SavedRun) -> dict[str, Any]:
     }
     data = {
         "fingerprint": run.fingerprint,
-        "split": config.split,
+        "split": config.test or config.split,
         "seed": config.seed,
-        "test_fraction": config.test_fraction,
+        **({} if config.test else {"test_fraction": config.test_fraction}),
         **{f"{name} rows": count for name, count in run.metrics["rows"].items()},
     }
     return {"metrics": metrics, "data": data}

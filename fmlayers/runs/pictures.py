@@ -10,11 +10,13 @@ from fmlayers.explain import term_sizes
 from fmlayers.runs.explanation import FieldReport
 from fmlayers.runs.folder import RunError
 from fmlayers.runs.prediction import predict, probabilities
+from fmlayers.runs.run_data import Data
 from fmlayers.runs.saved_run import SavedRun
+from fmlayers.runs.targets import weights_of
 
 
 def write_pictures(
-    run: SavedRun, folder: str | Path, data: str | None = None
+    run: SavedRun, folder: str | Path, data: Data | None = None
 ) -> tuple[list[Path], list[str]]:
     """Draws the pictures of a run, named after the functions of `fmlayers.plots`.
 
@@ -36,6 +38,7 @@ def write_pictures(
     table = run.test_table(data)
     inputs = run.inputs(table)
     targets = table["rating"].to_numpy(np.float64)
+    weights = weights_of(run.config, table)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "learning_curves.png"]
@@ -45,7 +48,8 @@ def write_pictures(
         plots.predicted_against_true(targets, predict(run.model, inputs), path)
 
     def draw_labels(path: Path) -> None:
-        plots.predicted_labels(targets, probabilities(run.model, inputs), path)
+        p = probabilities(run.model, inputs)
+        plots.predicted_labels(targets, p, path, weights=weights)
 
     def draw_fields(path: Path) -> None:
         FieldReport(term_sizes(run.model, inputs)).plot(path)

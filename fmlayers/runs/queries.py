@@ -67,7 +67,9 @@ class Queries:
         self._check_columns(known)
         index = pd.Index(list(users), dtype=object)
         cells = {}
-        for column in self.columns:
+        weights = self.encoder.weights
+        apart = [weights[column] for column in self.columns if column in weights]
+        for column in (*self.columns, *apart):
             values = pd.Series([None] * len(index), dtype=object)
             if column == "user":
                 values = pd.Series(index, dtype=object)

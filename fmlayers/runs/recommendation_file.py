@@ -9,6 +9,7 @@ import numpy.typing as npt
 from fmlayers._checks import choice
 from fmlayers._files import whole_file
 from fmlayers.data import DataError
+from fmlayers.data.tables import escaped
 from fmlayers.runs.recommender import Recommender
 
 Layout = Literal["wide", "long"]
@@ -22,6 +23,7 @@ def write_recommendations(
     k: int = 10,
     *,
     layout: Layout = "wide",
+    escape_formulas: bool = False,
     include_seen: bool = False,
     allowed: npt.NDArray[np.bool_] | None = None,
     known: Mapping[str, Any] | None = None,
@@ -41,6 +43,7 @@ def write_recommendations(
         path: Path of the file. An existing file is replaced.
         k: See `Recommender.top_n`.
         layout: `"wide"` or `"long"`. Defaults to `"wide"`.
+        escape_formulas: See `fmlayers.data.write_csv`. Defaults to `False`.
         include_seen: See `Recommender.top_n`.
         allowed: See `Recommender.top_n`.
         known: See `Recommender.top_n`.
@@ -63,6 +66,7 @@ def write_recommendations(
             f"{path}. Received: {spaced[0]!r}. Use the long layout."
         )
     remaining = iter(users)
+    cell = escaped if escape_formulas else str
     with whole_file(path) as written, written.open("w", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS[layout])
@@ -72,10 +76,10 @@ def write_recommendations(
             for of_user, positions in zip(scores, batch, strict=True):
                 user, items = next(remaining), keys[positions[positions >= 0]]
                 if layout == "wide":
-                    writer.writerow([user, " ".join(items)])
+                    writer.writerow([cell(user), cell(" ".join(items))])
                     continue
                 for rank, (item, score) in enumerate(
                     zip(items, of_user, strict=False), start=1
                 ):
-                    writer.writerow([user, item, rank, f"{score:.7g}"])
+                    writer.writerow([cell(user), cell(item), rank, f"{score:.7g}"])
             on_batch(len(batch))

@@ -18,6 +18,7 @@ from fmlayers.runs.explanation import (
 from fmlayers.runs.model_export import export_run
 from fmlayers.runs.pictures import write_pictures
 from fmlayers.runs.recommender import Recommender
+from fmlayers.runs.run_data import Data
 from fmlayers.runs.saved_run import SavedRun
 
 
@@ -41,7 +42,7 @@ class Run(SavedRun):
 
     def evaluate(
         self,
-        data: str | None = None,
+        data: Data | None = None,
         *,
         k: int = 25,
         quantile: float = 0.85,
@@ -88,7 +89,7 @@ class Run(SavedRun):
         return catalog
 
     def recommender(
-        self, data: str | None = None, *, candidates: int | None = None
+        self, data: Data | None = None, *, candidates: int | None = None
     ) -> Recommender:
         """Returns a `Recommender` that knows which items each user has rated.
 
@@ -103,7 +104,7 @@ class Run(SavedRun):
         users: Sequence[object],
         k: int = 10,
         *,
-        data: str | None = None,
+        data: Data | None = None,
         include_seen: bool = False,
         known: Mapping[str, Any] | None = None,
         candidates: int | None = None,
@@ -181,7 +182,7 @@ class Run(SavedRun):
         return explain_pair(self, as_text(user), key)
 
     def explain_fields(
-        self, data: str | None = None, *, measure: Measure = "std"
+        self, data: Data | None = None, *, measure: Measure = "std"
     ) -> FieldReport:
         """Measures how much each field and each pair matters on the test rows.
 
@@ -222,7 +223,7 @@ class Run(SavedRun):
         return export_run(self, path, format, overwrite=overwrite, weights=weights)
 
     def plot(
-        self, folder: str | Path, data: str | None = None
+        self, folder: str | Path, data: Data | None = None
     ) -> tuple[list[Path], list[str]]:
         """Draws the pictures of the run.
 

@@ -8,8 +8,17 @@ import numpy.typing as npt
 
 from fmlayers._checks import integer
 from fmlayers.data import ShuffledBatches
+from fmlayers.data.batches import weight_of_each
 from fmlayers.data.pipelines import PIECE, stream
-from fmlayers.data.ragged import Batch, Column, check_lengths, length, stacked, take
+from fmlayers.data.ragged import (
+    Batch,
+    Column,
+    batch_of,
+    check_lengths,
+    length,
+    stacked,
+    take,
+)
 
 
 class SampledBatches(keras.utils.PyDataset):
@@ -36,6 +45,8 @@ class SampledBatches(keras.utils.PyDataset):
         epoch: See `fmlayers.data.ShuffledBatches`.
         group_by: See `fmlayers.data.ShuffledBatches`.
         groups: See `fmlayers.data.ShuffledBatches`.
+        sample_weight: Optional array with the weight of each rating in the loss, which
+            is also that of its negatives. Defaults to `None`.
     """
 
     def __init__(
@@ -52,6 +63,7 @@ class SampledBatches(keras.utils.PyDataset):
         epoch: int = 0,
         group_by: Sequence[str] = (),
         groups: int = 1,
+        sample_weight: npt.NDArray[Any] | None = None,
     ) -> None:
         super().__init__()
         check_lengths(inputs, len(items))
@@ -60,6 +72,7 @@ class SampledBatches(keras.utils.PyDataset):
         self.items = items
         self.users = users
         self.negatives = integer("negatives", negatives)
+        self.sample_weight = weight_of_each(sample_weight, len(items))
         self.num_items = length(next(iter(catalog.values())))
         seen_users, seen_items = (users, items) if seen is None else seen
         self.seen = np.unique(self._pair(seen_users, seen_items))
@@ -83,7 +96,7 @@ class SampledBatches(keras.utils.PyDataset):
         return len(self._ratings)
 
     def __getitem__(self, index: int) -> Batch:
-        _, rows = self._ratings[index]
+        rows = self._ratings[index][1]
         rng = np.random.default_rng((self._ratings.seed, self.epoch, index))
         drawn = self._draw(rng, np.repeat(self.users[rows], self.negatives))
         drawn = drawn.reshape(len(rows), self.negatives)
@@ -97,7 +110,10 @@ class SampledBatches(keras.utils.PyDataset):
             else take(self.inputs[name], context)
             for name in self.inputs
         }
-        return batch, labels.ravel()
+        weights = self.sample_weight
+        return batch_of(
+            batch, labels.ravel(), None if weights is None else weights[context]
+        )
 
     def on_epoch_end(self) -> None:
         self._ratings.on_epoch_end()
@@ -106,16 +122,17 @@ class SampledBatches(keras.utils.PyDataset):
         """Returns a `tf.data.Dataset`; see `fmlayers.data.ShuffledBatches.stream`."""
         return stream(self._pieces, self[0])
 
-    def whole(self) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[Any]]:
+    def whole(self) -> Batch:
         """Returns all batches of the epoch as one batch, for validation.
 
         Multi-valued inputs must be padded.
         """
         batches = [self[index] for index in range(len(self))]
-        inputs = {
-            name: np.concatenate([x[name] for x, _ in batches]) for name in self.inputs
+        inputs, *others = zip(*batches, strict=True)
+        columns: dict[str, Column] = {
+            name: np.concatenate([x[name] for x in inputs]) for name in self.inputs
         }
-        return inputs, np.concatenate([y for _, y in batches])
+        return batch_of(columns, *map(np.concatenate, others))
 
     def _pieces(self) -> Iterator[Batch]:
         # The stream runs ahead of `fit`, which advances the epoch of this object.

@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,20 @@ from fmlayers.data import (
     Encoder,
     Split,
     TableFormat,
-    load,
-    read_table,
     split_rows,
 )
 from fmlayers.data.cells import as_text
 from fmlayers.data.encoder import MISSING, SCALED, UNKNOWN, Kind
+from fmlayers.data.errors import named_places
+from fmlayers.data.lists import split_lists
+from fmlayers.data.tables import read_with_places
 from fmlayers.features import Feature, Vector
 from fmlayers.runs.checkpoint import is_finite
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.folder import DivergenceError, RunError, is_run, partial_path
 from fmlayers.runs.prediction import predict, probabilities
+from fmlayers.runs.run_data import Data, RunData, Tables
 from fmlayers.runs.run_files import RunFiles
-from fmlayers.runs.targets import with_targets
 from fmlayers.scoring_model import ScoringModel
 
 _HISTORY: Mapping[str, Kind | None] = {
@@ -42,6 +43,7 @@ class SavedRun:
 
     Args:
         path: The folder.
+        dataset: Optional data in memory on which the run was trained; see `train`.
 
     Attributes:
         path: The folder.
@@ -52,8 +54,9 @@ class SavedRun:
         RunError: If there is no finished run, or `metrics.json` is invalid.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, dataset: Tables | None = None) -> None:
         self.path = Path(path)
+        self._tables = dataset
         if not is_run(self.path):
             raise RunError(_why_not(self.path))
         self.files = RunFiles(self.path)
@@ -142,31 +145,28 @@ class SavedRun:
             raise RunError(f"{self.path / 'history.csv'} {reason}.")
         return table
 
-    def dataset(self, data: str | None = None) -> Dataset:
+    def dataset(self, data: Data | None = None) -> Dataset:
         """Reads the data of the run again.
 
         Args:
-            data: Optional source. Defaults to the source in the configuration. Pass the
-                new source if the data have moved.
+            data: Optional source, or data in memory (see `train`). Defaults to the
+                `dataset` of the run or the source in the configuration. Pass the new
+                source if the data have moved.
 
         Raises:
             DataError: If the data are missing or have changed.
+            RunError: If the run was trained on data in memory, which are not there.
         """
-        source = data or self.config.data
-        dataset = load(source, **self.config.columns_of_a_table())
-        if dataset.fingerprint() != self.fingerprint:
-            raise DataError(
-                f"{source} no longer holds the ratings that {self.path} was trained "
-                "on. Name the source of these ratings with `--data`."
-            )
-        return with_targets(dataset, self.config)
+        read = RunData.read(self.config, self._tables if data is None else data)
+        read.check(self.metrics["config"], self.path)
+        return read.dataset
 
     def split(self, dataset: Dataset) -> Split:
         """Returns the training and test rows of the run, as rows of `dataset`."""
         config = self.config
         return split_rows(dataset, config.split, config.test_fraction, config.seed)
 
-    def test_table(self, data: str | None = None) -> pd.DataFrame:
+    def test_table(self, data: Data | None = None) -> pd.DataFrame:
         """Returns the test rows, joined with the columns of their users and items.
 
         Args:
@@ -187,8 +187,7 @@ class SavedRun:
         Returns:
             The table, or `None` if the data have no such table.
         """
-        kinds = self.metrics["config"]["columns"]
-        return self.files.table(f"{name}.csv", key=name[:-1], kinds=kinds)
+        return self.files.table(f"{name}.csv", key=name[:-1], kinds=self._kinds)
 
     def read_rows(
         self,
@@ -209,8 +208,11 @@ class SavedRun:
         Raises:
             DataError: If the file cannot be read. The message names the line.
         """
-        table = self._read_rows(path, separator, table_format)
-        return self._renamed(table, path)
+        table, _ = self._read_rows(path, separator, table_format)
+        rows = self._renamed(table, path)
+        return split_lists(
+            rows, self.encoder, self._format(table_format).list_separator
+        )
 
     def predicted_rows(
         self,
@@ -234,14 +236,16 @@ class SavedRun:
         Raises:
             DataError: See `read_rows`; or if the file has a column `prediction`.
         """
-        table = self._read_rows(path, separator, table_format)
+        table, place = self._read_rows(path, separator, table_format)
         if "prediction" in table:
             raise DataError(
                 f"{path} has a column 'prediction', which the result would replace. "
                 "Rename it, or leave it out."
             )
-        rows = self._renamed(table, path)
-        predictions = self.predict(rows)
+        separator_of_lists = self._format(table_format).list_separator
+        rows = split_lists(self._renamed(table, path), self.encoder, separator_of_lists)
+        with named_places(lambda _, row: place(row)):
+            predictions = self.predict(rows)
         return table.assign(prediction=predictions), self.count_unknown(rows)
 
     def with_side_columns(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -254,15 +258,16 @@ class SavedRun:
             DataError: If a column is in none of the tables.
         """
         table = table.reset_index(drop=True)
+        needed = {*self.encoder.columns, *self.encoder.weights.values()}
         for key in ("user", "item"):
             side = self.side_table(f"{key}s")
-            wanted = set(self.encoder.columns) - set(table.columns)
+            wanted = needed - set(table.columns)
             if side is None or key not in table or not wanted & set(side.columns):
                 continue
             columns = sorted(wanted & set(side.columns))
             known = side.set_index(key)[columns].reindex(table[key].map(as_text))
             table[columns] = known.to_numpy()
-        for column in self.encoder.columns:
+        for column in (*self.encoder.columns, *self.encoder.weights.values()):
             if column not in table:
                 raise DataError(
                     f"The rows lack the column {column!r}, which users.csv and "
@@ -315,20 +320,29 @@ class SavedRun:
             for column in ("user", "item")
         }
 
+    def _format(self, table_format: TableFormat | None) -> TableFormat:
+        return self.config.table_format if table_format is None else table_format
+
+    @property
+    def _kinds(self) -> dict[str, str]:
+        """The kinds of the columns that the model reads, also of those with weights."""
+        apart = dict.fromkeys(self.config.weights_of.values(), "weights")
+        return {**self.metrics["config"]["columns"], **apart}
+
     def _read_rows(
         self,
         path: str | Path,
         separator: str | None,
         table_format: TableFormat | None,
-    ) -> pd.DataFrame:
-        known = self.config.table_format if table_format is None else table_format
-        kinds: dict[str, str] = self.metrics["config"]["columns"]
-        return read_table(
+    ) -> tuple[pd.DataFrame, Callable[[int], str]]:
+        kinds = self._kinds
+        return read_with_places(
             path,
+            TableFormat.of(self._format(table_format), separator),
             text_columns=[name for name, kind in kinds.items() if kind != "numeric"],
             numeric_columns=[name for name, kind in kinds.items() if kind == "numeric"],
+            weighted_columns=[n for n, kind in kinds.items() if kind == "weighted"],
             id_columns={*self._names(), "user", "item"},
-            table_format=TableFormat.of(known, separator),
         )
 
     def _renamed(self, table: pd.DataFrame, path: str | Path) -> pd.DataFrame:

@@ -14,7 +14,8 @@ def summary(metrics: Mapping[str, Any], plotted: bool = True) -> str:
     """
     config, rows = TrainingConfig.from_dict(metrics["config"]), metrics["rows"]
     lines = [
-        f"{config.model} on {config.data}, split {config.split}, seed {config.seed}",
+        f"{config.model} on {config.data}, {config.described_split}, seed "
+        f"{config.seed}",
         *metrics["described"],
         f"rows: {rows['train']:,} train ({rows['validation']:,} of them held out for "
         f"early stopping), {rows['test']:,} test",
@@ -23,7 +24,7 @@ def summary(metrics: Mapping[str, Any], plotted: bool = True) -> str:
         "",
     ]
     if config.task == "regression":
-        lines += _rating_table(config.model, metrics).splitlines()
+        lines += rating_table(config.model, metrics).splitlines()
     elif config.task == "binary":
         lines += label_table(config.model, metrics).splitlines()
     else:
@@ -48,17 +49,25 @@ def label_table(model: str, metrics: Mapping[str, Any]) -> str:
         "calibration_error": "calibration error",
     }
     rows: list[tuple[str, ...]] = [("test rows", *names.values())]
-    for name, prefix in ((model, ""), ("mean predictor", "mean_predictor_")):
-        values = [metrics[prefix + metric] for metric in names]
+    predictors = [(model, ""), ("mean predictor", "mean_predictor_")]
+    if "best_auc" in metrics:
+        predictors.append(("best possible", "best_"))
+    for name, prefix in predictors:
+        values = [metrics.get(prefix + metric) for metric in names]
         rows.append((name, *("" if v is None else f"{v:.4f}" for v in values)))
     return aligned(rows)
 
 
-def _rating_table(model: str, metrics: Mapping[str, Any]) -> str:
-    rows: list[tuple[str, ...]] = [("test rows", "RMSE", "MAE")]
+def rating_table(
+    model: str, metrics: Mapping[str, Any], heading: str = "test rows"
+) -> str:
+    """Returns a text table of the metrics of ratings; see `target_metrics`."""
+    names = [name for name in ("rmse", "mae", "rmsle") if name in metrics]
+    rows: list[tuple[str, ...]] = [(heading, *(name.upper() for name in names))]
     for name, prefix in ((model, ""), ("mean predictor", "mean_predictor_")):
-        values = [metrics[prefix + metric] for metric in ("rmse", "mae")]
+        values = [metrics[prefix + metric] for metric in names]
         rows.append((name, *(f"{value:.4f}" for value in values)))
-    if "floor_rmse" in metrics:
-        rows.append(("lowest possible", f"{metrics['floor_rmse']:.4f}", ""))
+    if "floor_rmse" in metrics and heading == "test rows":
+        blank = [""] * (len(names) - 1)
+        rows.append(("lowest possible", f"{metrics['floor_rmse']:.4f}", *blank))
     return aligned(rows)

@@ -21,11 +21,11 @@ from fmlayers.data import (
     Dataset,
     Split,
     sources,
-    split_rows,
     write_csv,
 )
+from fmlayers.data.cells import as_text
 from fmlayers.data.columns import describe_columns
-from fmlayers.data.encoder import Kind
+from fmlayers.data.encoder import SCALED, Kind
 from fmlayers.models.specs import find
 from fmlayers.runs.checkpoint import Checkpoint, EarlyStop, Progress, check_finite
 from fmlayers.runs.config import TrainingConfig
@@ -49,8 +49,9 @@ from fmlayers.runs.folder import (
 )
 from fmlayers.runs.memory import memory_errors
 from fmlayers.runs.run import Run
+from fmlayers.runs.run_data import RunData, Tables, in_memory
 from fmlayers.runs.summary import summary
-from fmlayers.runs.targets import positives, with_targets
+from fmlayers.runs.targets import positives, transform_hint
 from fmlayers.runs.unit import to_unit_of_data
 
 
@@ -58,6 +59,7 @@ def train(
     config: TrainingConfig,
     out: str | Path,
     *,
+    dataset: Tables | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Run:
@@ -72,6 +74,11 @@ def train(
     Args:
         config: The configuration.
         out: Folder of the run. It appears when the run is finished.
+        dataset: Optional data in memory, instead of `config.data`: a `Dataset`, a
+            `DataFrame` of ratings with the columns that `config` names, or a dict from
+            `"ratings"`, `"users"`, `"items"`, `"test"` and `"validation"` to
+            `DataFrame`s, of which only the first must be there. To open the run again,
+            use `Run(path, dataset=...)` with the same data.
         resume: Whether to resume an interrupted run. If it is already finished, with
             this configuration, it is returned. Defaults to `False`.
         overwrite: Whether to replace a finished or interrupted run at `out`. A finished
@@ -89,23 +96,24 @@ def train(
         OSError: If the disk is full. The latest checkpoint stays, to resume from.
     """
     out = Path(out).resolve()
-    loaded = sources.load(config.data, **config.columns_of_a_table())
-    dataset = with_targets(loaded, config)
-    columns = columns_of(config, dataset)
-    split = split_rows(dataset, config.split, config.test_fraction, config.seed)
+    data = RunData.read(config, dataset)
+    if dataset is not None:
+        config = in_memory(config, dataset)
+    columns = columns_of(config, data.dataset)
+    split = data.split(config)
     record = {
         **config.to_dict(),
         "columns": columns,
-        "fingerprint": loaded.fingerprint(),
+        **data.fingerprints(),
         "backend": keras.backend.backend(),
     }
     with begin(out, record, resume=resume, overwrite=overwrite) as folder:
         if folder is not None:
             if not _is_complete(folder):
                 with memory_errors("Lower `dim` or `batch_size`."):
-                    _train_in(folder, config, dataset, split, record)
+                    _train_in(folder, config, data.dataset, split, record)
             finish(folder, out)
-    return Run(out)
+    return Run(out, dataset=dataset)
 
 
 def _train_in(
@@ -116,9 +124,13 @@ def _train_in(
     record: dict[str, Any],
 ) -> None:
     started = time.perf_counter()
-    described = describe_columns(dataset, record["columns"])
+    repairs = [f"data: {repair}" for repair in dataset.repairs]
+    described = [
+        *describe_columns(dataset, record["columns"], **config.written_lists),
+        *transform_hint(config, dataset.ratings["rating"].iloc[split.train]),
+    ]
     # In one piece, since `print` may be interrupted between two lines.
-    sys.stderr.write("\n".join([*described, ""]))
+    sys.stderr.write("\n".join([*described, *repairs, ""]))
     try:
         trainer = Trainer(config, record["columns"], dataset, folder)
         model = trainer.run(split.train)
@@ -143,7 +155,7 @@ def _train_in(
         if not (folder / PROGRESS).exists():
             drop(folder)  # it contains no epoch to resume from
         raise
-    _write(folder, model, dataset, metrics, trainer.progress)
+    _write(folder, config, model, dataset, metrics, trainer.progress)
 
 
 def _is_complete(folder: Path) -> bool:
@@ -179,6 +191,8 @@ class Trainer:
         self.columns = columns
         self.dataset = dataset
         self.folder = folder
+        # Validation rows in a table of their own are not trained on.
+        self.refits = config.refit and "validation" not in dataset.parts
         self.metric = metric_of(config)
         self.progress = Progress.read(folder, self.metric)
         self.rows: dict[str, int] = {}
@@ -195,16 +209,19 @@ class Trainer:
     def _trained(self, train: Rows) -> keras.Model:
         config = self.config
         train = positives(config, self.dataset, train)
-        fitting, validation = split_validation(config, train)
+        own = self.dataset.parts.get("validation")
+        fitting, validation = split_validation(config, train, own)
         self.rows = {"train": len(train), "validation": len(validation)}
         self.batch_size = config.batch_size or default_batch_size(len(fitting))
         if not len(validation):
             return self._fit("refit", train, self.epochs)
+        if not config.validation_fraction:
+            return self._fit("refit", fitting, self.epochs)
         model = self._fit("search", fitting, self.epochs, validation)
         self.epochs = self.progress.best_epoch()
         best = self.progress.epochs("search")[self.epochs - 1]
         self.best = float(best[f"val_{self.metric}"])
-        if config.refit:
+        if self.refits:
             return self._fit("refit", train, self.epochs)
         self.progress.load(model, self.folder, self.progress.best)
         return model
@@ -228,7 +245,7 @@ class Trainer:
                 self.folder,
                 self.progress,
                 phase,
-                keep_best=searching and not config.refit,
+                keep_best=searching and not self.refits,
             ),
             shown,
         ]
@@ -251,7 +268,9 @@ class Trainer:
 
 def metric_of(config: TrainingConfig) -> str:
     """Returns the name of the metric for early stopping, the loss without L2."""
-    return "rmse" if config.task == "regression" else str(config.loss)
+    if config.task != "regression":
+        return str(config.loss)
+    return "rmse" if config.target_transform == "none" else "rmsle"
 
 
 def columns_of(config: TrainingConfig, dataset: Dataset) -> dict[str, Kind]:
@@ -259,19 +278,22 @@ def columns_of(config: TrainingConfig, dataset: Dataset) -> dict[str, Kind]:
     features = config.features
     if features is None and find(config.model).columns == "user and item":
         features = ("user", "item")
-    return sources.infer_columns(dataset, features)
+    return sources.infer_columns(dataset, features, **config.written_lists)
 
 
 def _write(
     folder: Path,
+    config: TrainingConfig,
     model: keras.Model,
     dataset: Dataset,
     metrics: dict[str, Any],
     progress: Progress,
 ) -> None:
+    separator = config.list_separator
     for name, table in (("users", dataset.users), ("items", dataset.items)):
         if table is not None:
-            write_csv(table, folder / f"{name}.csv")
+            table = _with_ids_as_text(table, metrics["config"]["columns"])
+            write_csv(table, folder / f"{name}.csv", list_separator=separator)
     history = pd.DataFrame(progress.history)
     write_csv(history, folder / "history.csv")
     plotted = _plotted(history, folder / "history.png")
@@ -281,6 +303,20 @@ def _write(
     files = digests_of(folder, sorted(FILES & {path.name for path in folder.iterdir()}))
     # Last: with it, the run is finished.
     write_json(folder / "metrics.json", {**metrics, "files": files})
+
+
+def _with_ids_as_text(table: pd.DataFrame, kinds: Mapping[str, Kind]) -> pd.DataFrame:
+    """Returns a table with the texts of numbers that the encoder compares as text.
+
+    The text of 7.0 is "7", but a CSV file would contain "7.0".
+    """
+    table = table.copy(deep=False)
+    for name in ("user", "item", *kinds):
+        is_text = name in table and kinds.get(name) not in SCALED
+        if is_text and pd.api.types.is_float_dtype(table[name]):
+            cells = table[name].astype(object)
+            table[name] = cells.map(as_text, na_action="ignore")
+    return table
 
 
 def _plotted(history: pd.DataFrame, path: Path) -> bool:

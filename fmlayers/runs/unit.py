@@ -7,12 +7,16 @@ predictions.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from fmlayers.layers import RatingScaler
+from fmlayers.runs.config import TrainingConfig
+from fmlayers.runs.targets import weights_of
 from fmlayers.scoring_model import ScoringModel
 
 # Of the ratings of MovieLens 100K and 1M, on which the defaults were chosen.
@@ -32,11 +36,27 @@ class Unit:
     size: float
 
     @classmethod
-    def of(cls, targets: "pd.Series[float]") -> "Unit":
-        """Returns the unit of the targets that a model is fitted to."""
-        values = targets.to_numpy(np.float64)
+    def of(cls, targets: npt.ArrayLike, weights: npt.ArrayLike | None = None) -> Self:
+        """Returns the unit of the targets that a model is fitted to.
+
+        Args:
+            targets: Array of numbers, transformed if the model is trained so.
+            weights: Optional array of weights of the rows.
+        """
+        values = np.asarray(targets, np.float64)
+        weights = None if weights is None else np.asarray(weights, np.float64)
+        mean = np.average(values, weights=weights)
+        variance = np.average(np.square(values - mean), weights=weights)
         # Equal targets have no standard deviation: such a model has nothing to learn.
-        return cls(float(values.mean()), float(values.std()) / REFERENCE_STD or 1.0)
+        return cls(float(mean), float(np.sqrt(variance)) / REFERENCE_STD or 1.0)
+
+    @classmethod
+    def of_rows(cls, config: TrainingConfig, table: pd.DataFrame) -> Self:
+        """Returns the unit of the targets of the rows to fit to."""
+        targets = table["rating"].to_numpy(np.float64)
+        if config.target_transform == "log1p":
+            targets = np.log1p(targets)
+        return cls.of(targets, weights_of(config, table))
 
     def loss_weight(self) -> float:
         """Returns the weight of the squared error that makes it free of the unit."""

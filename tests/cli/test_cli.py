@@ -1,5 +1,6 @@
 import contextlib
 import io
+import sys
 
 import numpy as np
 import pandas as pd
@@ -99,14 +100,18 @@ def test_every_setting_has_an_option():
         --hidden-units 8 4 --dropout .3 --combiner sum --task implicit
         --positive-threshold 4 --on-duplicate sum --encoding latin-1 --columns a b
         --quoting never --missing - ? --thousands . --decimal , --list-separator /
-        --format csv
+        --format csv --weights-of genres=shares --users u --items i --user-key v
+        --item-key j --user-columns age --item-columns year --test t --validation w
     """
     options = vars(parser().parse_args(command.split()))
     default = TrainingConfig().to_dict()
     assert set(default) <= set(options)
     assert not [name for name, value in default.items() if options[name] == value]
-    config = TrainingConfig(**{name: options[name] for name in default})
+    alternatives = ("test", "validation")  # of the options of a split
+    values = {name: options[name] for name in default if name not in alternatives}
+    config = TrainingConfig(**values)
     assert config.l2_of == {"age": 0.5, "sex": 2.0}
+    assert config.weights_of == {"genres": "shares"}
     former = parser().parse_args(["train", "--out", "r", "--rating", "stars"])
     assert former.target == "stars"
 
@@ -268,10 +273,7 @@ def test_debug_shows_where_an_error_came_from(tmp_path):
 
 
 def test_a_missing_package_is_named(trained, tmp_path, capsys, monkeypatch):
-    def without_pyarrow(*arguments, **options):
-        raise ImportError("no pyarrow")
-
-    monkeypatch.setattr(pd, "read_parquet", without_pyarrow)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "rows.parquet").write_bytes(b"PAR1")
     command = ["predict", str(trained[0]), "--data", str(tmp_path / "rows.parquet")]
     assert cli.main(command) == 1

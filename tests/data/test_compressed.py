@@ -1,20 +1,27 @@
 """Compressed files that are hostile, damaged or of an unknown kind."""
 
+import bz2
 import gzip
+import lzma
 import stat
 import struct
+import sys
 import tracemalloc
 import zipfile
 
+import pandas as pd
 import pytest
 
 from fmlayers.data import (
     DataError,
     compressed,
+    load,
     load_movielens,
     read_ratings,
     read_table,
 )
+
+pyarrow = pytest.importorskip("pyarrow")
 
 RATINGS = "userId,movieId,rating,timestamp\n1,10,4.0,964982703\n"
 BOMB = 300 * 2**20
@@ -94,7 +101,7 @@ def test_a_damaged_file_of_each_method_error(method, tmp_path):
 
 
 def bombs(tmp_path):
-    """Yield a zip and a gzip file of 300 KB that hold 300 MB."""
+    """Yield files of less than 512 KB that hold 300 MB."""
     path = tmp_path / "bomb.zip"
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
@@ -108,16 +115,27 @@ def bombs(tmp_path):
         for _ in range(BOMB // 2**20):
             file.write(bytes(2**20))
     yield path, read_ratings, r"bomb\.csv\.gz"
+    for suffix, open_file in (("bz2", bz2.open), ("xz", lzma.open)):
+        path = tmp_path / f"bomb.csv.{suffix}"
+        with open_file(path, "wb") as file:
+            for _ in range(BOMB // 2**20):
+                file.write(bytes(2**20))
+        yield path, read_ratings, rf"bomb\.csv\.{suffix}"
+    path = tmp_path / "bomb.csv.zst"
+    with pyarrow.CompressedOutputStream(str(path), "zstd") as file:
+        for _ in range(BOMB // 2**20):
+            file.write(bytes(2**20))
+    yield path, read_ratings, r"bomb\.csv\.zst"
 
 
 @pytest.mark.slow
 def test_a_bomb_stops_at_the_limit(tmp_path):
-    for path, load, name in bombs(tmp_path):
+    for path, read, name in bombs(tmp_path):
         assert path.stat().st_size < 2**19
         tracemalloc.start()
         try:
             with pytest.raises(DataError, match=rf"{name} is larger than 67,108,864"):
-                load(path)
+                read(path)
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -147,6 +165,40 @@ def test_the_limits_let_through_what_is_within_them(monkeypatch, tmp_path):
                 else:
                     with pytest.raises(DataError, match="the limit for"):
                         load(source)
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", "zst"])
+def test_compressed_tables(suffix, tmp_path):
+    """They are recognized by their contents."""
+    text = (RATINGS * 50).replace("\nuserId,movieId,rating,timestamp", "") + "1,2,3,4\n"
+    path = tmp_path / f"a.csv.{suffix}"
+    path.write_text(text)
+    expected = read_table(path)
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(text.encode())
+    data = {
+        "gz": gzip.compress,
+        "bz2": bz2.compress,
+        "xz": lzma.compress,
+        "zst": lambda _: sink.getvalue().to_pybytes(),
+    }[suffix](text.encode())
+    for name in (path.name, "a.csv"):
+        (tmp_path / name).write_bytes(data)
+        pd.testing.assert_frame_equal(read_table(tmp_path / name), expected)
+        loaded = load(str(tmp_path / name), user="userId", item="movieId")
+        assert loaded.name == "a"
+    path.write_bytes(data[:-9])
+    with pytest.raises(DataError, match=rf"a\.csv\.{suffix} is truncated or damaged"):
+        read_table(path)
+
+
+def test_zstandard_without_pyarrow(tmp_path, monkeypatch):
+    path = tmp_path / "a.csv.zst"
+    path.write_bytes(b"\x28\xb5\x2f\xfd")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"a\.csv\.zst needs pyarrow: .*\[parquet\]"):
+        read_table(path)
 
 
 def test_a_gzip_file_of_several_members(tmp_path):

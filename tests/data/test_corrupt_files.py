@@ -5,7 +5,9 @@ of the file. A file without checksums may also be read as other data: nobody can
 that a digit of a CSV file has changed.
 """
 
+import bz2
 import gzip
+import lzma
 import shutil
 import zipfile
 
@@ -23,7 +25,7 @@ from fmlayers.data import (
     write_shards,
 )
 
-pytest.importorskip("pyarrow")
+pyarrow = pytest.importorskip("pyarrow")
 
 TABLE = pd.DataFrame(
     {
@@ -74,10 +76,28 @@ def csv(folder, make):
     return folder / "table.csv"
 
 
-def gz(folder, make):
-    path = folder / "table.csv.gz"
-    path.write_bytes(gzip.compress(TABLE.to_csv(index=False).encode(), mtime=0))
-    return path
+def zstandard(data):
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return sink.getvalue().to_pybytes()
+
+
+COMPRESS = {
+    "gz": lambda data: gzip.compress(data, mtime=0),
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": zstandard,
+}
+
+
+def compressed(suffix):
+    def write(folder, make):
+        path = folder / f"table.csv.{suffix}"
+        path.write_bytes(COMPRESS[suffix](TABLE.to_csv(index=False).encode()))
+        return path
+
+    return write
 
 
 def parquet(folder, make):
@@ -121,7 +141,15 @@ SOURCES = {
     "zip": (zipped, lambda p: shown_dataset(load_movielens(p)), True),
     "ratings.csv": (csv, lambda p: shown_dataset(read_ratings(p)), False),
     "table.csv": (csv, lambda p: repr(read_table(p).to_dict()), False),
-    "csv.gz": (gz, lambda p: shown_dataset(read_ratings(p)), True),
+    **{
+        # This Zstandard file has no checksum.
+        f"csv.{suffix}": (
+            compressed(suffix),
+            lambda p: shown_dataset(read_ratings(p)),
+            suffix != "zst",
+        )
+        for suffix in COMPRESS
+    },
     "parquet": (parquet, lambda p: repr(read_table(p).to_dict()), False),
     "encoder": (encoder, lambda p: repr(Encoder.load(p).get_config()), True),
     "shards": (shards, lambda p: repr(read_shards(p)), True),

@@ -94,6 +94,32 @@ def test_missing_values_by_option(path):
     assert cells(table["city"]) == ["NA", None, None]
 
 
+def test_blanks_around_missing_values(path):
+    path.write_text("user, age, work\na, ?, ?\nb, 7, Office\n")
+    assert cells(read_table(path)[" age"]) == [None, 7]
+    table = read_table(path, table_format=TableFormat(missing=["?"]))
+    assert cells(table[" work"]) == [None, " Office"]
+
+
+def test_a_missing_label_error(path):
+    path.write_text("n,clicked\n1,1\n2,NA\n3,0\n")
+    options = {"rating": "clicked", "is_label": True, "needs_pairs": False}
+    with pytest.raises(DataError, match=r"line 3: the label in .* is missing"):
+        read_ratings(path, **options)
+    path.write_text("n,clicked\n1,yes\n2,-\n3,no\n")
+    with pytest.raises(DataError, match="must have two values"):
+        read_ratings(path, **options)
+    with pytest.raises(DataError, match=r"line 3: the label in .* is missing"):
+        read_ratings(path, table_format=TableFormat(missing=["-"]), **options)
+
+
+def test_old_runs_have_no_missing_values_but_empty_cells():
+    record = TrainingConfig().to_dict()
+    assert TrainingConfig.from_dict(record).missing is None
+    del record["missing"]
+    assert TrainingConfig.from_dict(record).missing == ()
+
+
 @pytest.mark.parametrize(
     ("written", "options", "numbers"),
     [
@@ -113,7 +139,9 @@ def test_numbers(written, options, numbers, path):
     assert ratings["rating"].tolist() == [number or 0.0 for number in numbers]
 
 
-@pytest.mark.parametrize("cell", ["1,20", "12,3456", "1,,200", ",200", "1,200x", "1,234,56"])
+@pytest.mark.parametrize(
+    "cell", ["1,20", "12,3456", "1,,200", ",200", "1,200x", "1,234,56"]
+)
 def test_misplaced_thousands_are_no_numbers(cell, path):
     path.write_text(f'price,n\n"1,000",1\n"{cell}",2\n')
     options = TableFormat(thousands=",")

@@ -1,5 +1,6 @@
 import datetime
 import gzip
+import sys
 
 import numpy as np
 import pandas as pd
@@ -312,11 +313,7 @@ def test_bad_parquet(tmp_path):
 def test_parquet_without_pyarrow(tmp_path, monkeypatch):
     path = tmp_path / "clicks.parquet"
     path.write_bytes(b"PAR1")
-
-    def fail(*args, **kwargs):
-        raise ImportError
-
-    monkeypatch.setattr(pd, "read_parquet", fail)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ImportError, match=r"pip install fmlayers\[parquet\]"):
         read_table(path)
 

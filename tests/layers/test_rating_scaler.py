@@ -1,3 +1,5 @@
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -52,6 +54,44 @@ def test_offset_and_scale(method, tmp_path):
     check_error("`scale` must be positive", lambda: RatingScaler(1, 5, "clip", scale=0))
     check_error("`offset` must be", lambda: RatingScaler(1, 5, "clip", offset=np.nan))
     check_error("must be left out", lambda: RatingScaler(1, 5, "sigmoid", scale=2.0))
+
+
+def scale_logarithms(weights, inputs, method):
+    """Like `scale`, between the logarithms of the bounds 1 and 6."""
+    output = np.empty(inputs.shape)
+    low, high = math.log(2.0), math.log(7.0)
+    for i, x in np.ndenumerate(inputs):
+        logarithm = {
+            "sigmoid": low + (high - low) / (1.0 + math.exp(-x)),
+            "clip": min(max(x, low), high),
+            "none": x,
+        }[method]
+        output[i] = math.exp(logarithm) - 1.0
+    return output
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_transform(method, tmp_path):
+    score = np.array([[0.8], [1.25], [1.9]], "float32")
+    check_layer(
+        lambda **kwargs: RatingScaler(1, 6, method, transform="log1p", **kwargs),
+        {"inputs": score},
+        lambda weights, inputs: scale_logarithms(weights, inputs, method),
+        mixed_output_dtype="float32",
+        tmp_path=tmp_path,
+    )
+    scaler = RatingScaler(1, 6, method, transform="log1p")
+    rating = float(scaler(np.array([scaler.inverse(4.25)]))[0])
+    np.testing.assert_allclose(rating, 4.25, rtol=1e-6)
+    ends = ops.convert_to_numpy(scaler(np.array([-40.0, 40.0])))
+    if method != "none":
+        np.testing.assert_allclose(ends, [1.0, 6.0], rtol=1e-6)
+    check_error(
+        "`min_rating` must be at least 0",
+        lambda: RatingScaler(-1, 6, method, transform="log1p"),
+    )
+    check_error("`transform` must be", lambda: RatingScaler(1, 6, transform="log"))
+    check_error("`rating` must lie", lambda: scaler.inverse(-1.0))
 
 
 @pytest.mark.parametrize("method", ["sigmoid", "clip"])

@@ -1,0 +1,62 @@
+"""Measures the log loss and the AUC of the label rows of docs/results.md.
+
+    FMLAYERS_DATA=folder python -m benchmarks.labels [ROW ...]
+
+`FMLAYERS_DATA` contains frappe/, adult/ and ml-100k/. Each row writes the table as CSV
+files and runs `fmlayers train` with the options below, once per seed. The options and
+the number of epochs were chosen on validation rows. The test rows are read once, by the
+final model.
+"""
+
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks._labels import table
+from benchmarks._report import print_labels
+
+SEEDS = range(3)
+MOVIELENS = (
+    "--features user item age:categorical sex occupation genres year:categorical"
+)
+ROWS = {
+    "frappe-fm": ("frappe", "--model fm"),
+    "frappe-deepfm": ("frappe", "--model deepfm"),
+    "adult-fm": ("adult", "--model fm"),
+    "adult-deepfm": ("adult", "--model deepfm"),
+    "ml-100k-fm": ("ml-100k", f"--model fm {MOVIELENS}"),
+    "ml-100k-deepfm": ("ml-100k", f"--model deepfm {MOVIELENS}"),
+}
+
+
+def train(folder: Path, name: str, options: str, seed: int) -> dict[str, Any]:
+    """Returns the metrics of a run on a table, whose files are written to `folder`."""
+    data = table(name)
+    files = {"--data": data.rows, "--test": data.test}
+    command = f"fmlayers train --task binary --target label --seed {seed} {options}"
+    arguments = [*shlex.split(command), "--out", str(folder / "run"), "--overwrite"]
+    for option, rows in files.items():
+        if rows is not None:
+            path = folder / f"{name}{option}.csv"
+            rows.to_csv(path, index=False)
+            arguments += [option, str(path)]
+    subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL)
+    metrics: dict[str, Any] = json.loads(
+        (folder / "run" / "metrics.json").read_text("utf-8")
+    )
+    return metrics
+
+
+def main(wanted: list[str]) -> None:
+    for row in wanted or ROWS:
+        with tempfile.TemporaryDirectory() as folder:
+            figures = [train(Path(folder), *ROWS[row], seed) for seed in SEEDS]
+        print_labels(row, figures, [each["seconds"] for each in figures])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
