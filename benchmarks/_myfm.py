@@ -8,7 +8,7 @@ import pandas as pd
 from scipy import sparse
 
 from fmlayers.data import Encoder
-from fmlayers.data.encoder import Kind
+from fmlayers.data.kind_names import Kind
 
 Floats = npt.NDArray[Any]
 OF_RATINGS: dict[str, Kind] = {"day": "categorical"}

@@ -23,11 +23,17 @@ SEEDS = range(3)
 MOVIELENS = (
     "--features user item age:categorical sex occupation genres year:categorical"
 )
+SMALL_L2 = "--l2 .0001 --linear-l2 .0001"
+BINS = (
+    "--kinds age:quantiles=20 capital_gain:quantiles=20 capital_loss:quantiles=20 "
+    "fnlwgt:quantiles=10 hours:quantiles=10 education_num:categorical"
+)
 ROWS = {
     "frappe-fm": ("frappe", "--model fm"),
     "frappe-deepfm": ("frappe", "--model deepfm"),
-    "adult-fm": ("adult", "--model fm"),
-    "adult-deepfm": ("adult", "--model deepfm"),
+    "adult-fm": ("adult", f"--model fm {SMALL_L2}"),
+    "adult-fm-bins": ("adult", f"--model fm {SMALL_L2} {BINS}"),
+    "adult-deepfm": ("adult", f"--model deepfm --dim 16 {SMALL_L2}"),
     "ml-100k-fm": ("ml-100k", f"--model fm {MOVIELENS}"),
     "ml-100k-deepfm": ("ml-100k", f"--model deepfm {MOVIELENS}"),
 }

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-SCALED = ("numeric", "vector")  # kinds of columns without a vocabulary
-
 
 def warm_start(
     model: keras.Model,
@@ -37,6 +35,8 @@ def warm_start(
 
     - from each table, the rows of the values that both encoders have, the row of the
       id 0 and the row of unknown ids. The rows of new values keep their initial values.
+    - from each table of quantiles, for each bin the row of the bin that contains its
+      middle.
     - from each `Numeric`, the vector, scaled to the standard deviation of the new
       encoder. The field is then the same function of the raw value, up to a constant
       vector due to the difference of the means. With `use_bias=True` the bias absorbs
@@ -163,25 +163,26 @@ class _Vocabularies:
         if columns[0] is None or columns[1] is None:
             same = np.arange(min(sizes) if columns == [None, None] else 0)
             return same, same
-        import pandas as pd
-
-        values, old_values = (
-            pd.Index(encoder.vocabulary(column)[: size - 1], dtype=object)
-            for encoder, column, size in zip(
-                (self.new, self.old), map(str, columns), sizes, strict=True
-            )
-        )
-        places = old_values.get_indexer(values)
-        known = np.flatnonzero(places >= 0)
+        encoders = (self.new.column(columns[0]), self.old.column(columns[1]))
+        ids, old_ids = encoders[0].same_ids(encoders[1])
+        known = (ids < sizes[0]) & (old_ids < sizes[1])
         # The id 0 is the missing value in both.
-        return np.append(0, known + 1), np.append(0, places[known] + 1)
+        return np.append(0, ids[known]), np.append(0, old_ids[known])
 
-    def change(self, column: str) -> tuple[float, float]:
-        """Returns a and c such that old = a * new + c for every raw number."""
-        scales = []
+    def change(self, column: str) -> tuple[float, float] | None:
+        """Returns a and c such that old = a * new + c for every raw number.
+
+        There are none if the kinds of the columns differ.
+        """
+        scales, kinds = [], set()
         for encoder in (self.new, self.old):
-            scaled = encoder is not None and encoder.columns.get(column) in SCALED
-            scales.append(encoder.scale(column) if encoder and scaled else (0.0, 1.0))
+            scale = None
+            if encoder is not None and column in encoder.columns:
+                kinds.add(encoder.columns[column])
+                scale = encoder.column(column).scale
+            scales.append(scale or (0.0, 1.0))
+        if len(kinds) > 1:
+            return None
         (mean, deviation), (old_mean, old_deviation) = scales
         return deviation / old_deviation, (mean - old_mean) / old_deviation
 
@@ -245,14 +246,16 @@ def _copy_vectors(
 ) -> Iterator[tuple[str, Counts]]:
     for name in sorted({*new.vectors, *old.vectors}):
         here, there = name in new.vectors, name in old.vectors
+        change = vocabularies.change(name)
         kept = (
             here
             and there
+            and change is not None
             and new.vectors[name].shape == old.vectors[name].shape
             and not new.keeps_pretrained(new.vectors[name])
         )
-        if kept:
-            factor, constant = vocabularies.change(name)
+        if kept and change is not None:
+            factor, constant = change
             vector = _numpy(old.vectors[name])
             new.vectors[name].assign(factor * vector)
             if name in new.biases:
@@ -318,7 +321,7 @@ def _column(layer: FeatureEmbedding, table: str, encoder: "Encoder") -> str | No
     """Returns the encoder's column whose values are in a table, if there is one."""
     for feature in _readers(layer, table):
         column: str = feature.ids_entry
-        if encoder.columns.get(column, "numeric") not in SCALED:
+        if column in encoder.columns and encoder.column(column).scale is None:
             return column
     return None
 

@@ -208,7 +208,10 @@ class Prepared:
             "space": space,
             "columns": self.columns,
             "described": describe_columns(
-                self.dataset, self.columns, **self.config.training.written_lists
+                self.dataset,
+                self.columns,
+                chosen=self.config.training.named_kinds,
+                **self.config.training.written_lists,
             ),
             "rows": {
                 "fitting": len(self.fitting),

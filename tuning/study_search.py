@@ -137,7 +137,8 @@ def tune(
     record = prepared.record(hyperparameters)
     study = begin(out, record, overwrite=overwrite)
     study.dataset = dataset
-    sys.stderr.write("\n".join([*record["described"], ""]))
+    repairs = [f"data: {repair}" for repair in prepared.dataset.repairs]
+    sys.stderr.write("\n".join([*record["described"], *repairs, ""]))
     for former in former_studies(out):
         print(f"the former study is kept until then: {former}", file=sys.stderr)
     with locked(out):

@@ -10,7 +10,7 @@ import numpy as np
 from keras_tuner import HyperParameters
 from keras_tuner.engine.hyperparameters import Choice, Fixed, Float, Int
 
-from fmlayers.data.encoder import MULTIPLE
+from fmlayers.data.kinds import kind_class
 from fmlayers.models.specs import find
 from fmlayers.runs import TrainingConfig
 from fmlayers.runs.config import HISTORIES
@@ -49,7 +49,9 @@ class StudySpace:
         self, config: TuningConfig, columns: Mapping[str, str], rows: int
     ) -> None:
         self.config = config
-        self.has_multi_categorical = bool({*MULTIPLE} & {*columns.values()})
+        self.has_multi_categorical = any(
+            kind_class(kind).is_multiple for kind in columns.values()
+        )
         self.batch_size = config.training.batch_size or default_batch_size(rows)
         histories = HISTORIES if config.training.histories else ()
         for model in config.models:

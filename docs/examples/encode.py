@@ -30,6 +30,8 @@ MAX_WEIGHT = float(np.finfo("float32").max)
 class Vocabularies:
     """Encodes rows of raw values as ids, standardized numbers and scaled vectors.
 
+    The ids are those of a vocabulary, of bins of numbers or of hashes.
+
     Args:
         path: The `encoder.json` of an export.
     """
@@ -40,6 +42,7 @@ class Vocabularies:
         self.separator: str = content["separator"]
         self.scales: dict[str, tuple[float, float]] = content["scales"]
         self.sizes: dict[str, int] = content.get("sizes", {})
+        self.edges: dict[str, list[float]] = content.get("edges", {})
         self.weights: dict[str, str] = content.get("weights", {})
         self.ids = {
             column: {value: i for i, value in enumerate(values, start=1)}
@@ -57,7 +60,7 @@ class Vocabularies:
         arrays = {}
         for column, kind in self.kinds.items():
             cells = [row.get(column) for row in rows]
-            if kind == "weighted":
+            if kind.startswith("weighted"):
                 name = self.weights.get(column)
                 weights = None if name is None else [row.get(name) for row in rows]
                 ids, numbers = self._encode_weighted(column, cells, weights)
@@ -106,30 +109,46 @@ class Vocabularies:
         return scaled
 
     def _encode(self, column: str, kind: str, cells: list[Any]) -> np.ndarray:
-        if kind == "numeric":
+        if column in self.scales or column in self.edges:
+            wanted = "a finite number or missing"
+            x = np.array(list(_each(_number, column, cells, wanted)), "float64")
+            if column in self.edges:
+                ids = np.searchsorted(self.edges[column], x) + 1
+                return np.where(np.isnan(x), MISSING, ids)
+            if kind == "log1p":
+                x = np.sign(x) * np.log1p(np.abs(x))
             mean, deviation = self.scales[column]
-            numbers = list(_each(_number, column, cells, "a finite number or missing"))
             with np.errstate(over="ignore"):
-                scaled = ((np.array(numbers) - mean) / deviation).astype("float32")
+                scaled = ((x - mean) / deviation).astype("float32")
             for row in np.flatnonzero(np.isinf(scaled)):
                 raise _error(column, row, cells[row], "a number in float32's range")
             return scaled
-        if kind == "categorical":
+        is_single = kind == "categorical" or kind.startswith("hash=")
+        if is_single:
             lists = list(_each(_value, column, cells, "a single value"))
         else:
             lists = list(
                 _each(self._list, column, cells, "a value or a list of values")
             )
         ids = self._ids(column, lists)
-        return ids[:, 0] if kind == "categorical" else ids
+        return ids[:, 0] if is_single else ids
 
     def _ids(self, column: str, lists: list[list[str]]) -> np.ndarray:
-        ids = self.ids[column]
         width = max(map(len, lists), default=0) or 1
         padded = np.full((len(lists), width), MISSING, "int64")
         for row, values in zip(padded, lists, strict=True):
-            row[: len(values)] = [ids.get(value, UNKNOWN) for value in values]
+            row[: len(values)] = [self._id(column, value) for value in values]
         return padded
+
+    def _id(self, column: str, value: str) -> int:
+        if column in self.ids:
+            return self.ids[column].get(value, UNKNOWN)
+        buckets = int(self.kinds[column].partition("=")[2])
+        return (
+            1 + siphash(value.encode("utf-8", "surrogatepass")) % buckets
+            if value
+            else MISSING
+        )
 
     def _list(self, cell: Any) -> list[str]:
         """Returns the texts of a multi-categorical cell."""
@@ -180,6 +199,35 @@ class Vocabularies:
         if isinstance(cell, LISTS):
             return list(cell)
         return [] if _is_missing(cell) else [cell]
+
+
+def siphash(data: bytes) -> int:
+    """Returns the SipHash-2-4 of a text's UTF-8, with a key of zeros."""
+    v = [
+        int.from_bytes(x) for x in (b"somepseu", b"dorandom", b"lygenera", b"tedbytes")
+    ]
+    padded = data + bytes(7 - len(data) % 8) + bytes([len(data) % 256])
+    for start in range(0, len(padded), 8):
+        word = int.from_bytes(padded[start : start + 8], "little")
+        v[3] ^= word
+        _sip_rounds(v, 2)
+        v[0] ^= word
+    v[2] ^= 0xFF
+    _sip_rounds(v, 4)
+    return v[0] ^ v[1] ^ v[2] ^ v[3]
+
+
+def _sip_rounds(v: list[int], count: int) -> None:
+    for _ in range(count):
+        for a, b, left, right in ((0, 1, 13, 16), (2, 1, 17, 21)):
+            c = 2 - a
+            v[a], v[c] = (v[a] + v[b]) % 2**64, (v[c] + v[3]) % 2**64
+            v[b], v[3] = _rotated(v[b], left) ^ v[a], _rotated(v[3], right) ^ v[c]
+            v[a] = _rotated(v[a], 32)
+
+
+def _rotated(word: int, bits: int) -> int:
+    return (word << bits | word >> (64 - bits)) % 2**64
 
 
 def read_card(path: str | Path) -> dict[str, Any]:

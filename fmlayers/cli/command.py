@@ -15,6 +15,7 @@ from fmlayers.cli import (
     evaluate,
     explain,
     export,
+    inspect,
     plot,
     predict,
     recommend,
@@ -25,6 +26,7 @@ from fmlayers.cli import (
 )
 
 COMMANDS = {
+    "inspect": (inspect, "describe the columns of data, without training"),
     "train": (train, "train, evaluate and save a model"),
     "tune": (tune, "search for the hyperparameters of a model and train the best one"),
     "predict": (predict, "predict the ratings of the rows of a table"),

@@ -15,7 +15,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         metavar="FILE",
-        help="CSV or Parquet file with a row per rating",
+        help="file with a row per rating, of any format that `train` reads",
     )
     add("--out", metavar="FILE", help="CSV file to write (default: standard output)")
     add_escape_option(parser)

@@ -1,4 +1,4 @@
-"""The text and the number of a single cell, whatever its type."""
+"""The texts and the numbers of cells, whatever their types."""
 
 import math
 import re
@@ -7,7 +7,10 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+
+from fmlayers.data.errors import CellError
 
 # A decimal number between blanks. (`float` also accepts "1_000" and "nan".)
 NUMBER = re.compile(
@@ -23,6 +26,7 @@ NUMBERS: tuple[Any, ...] = (
     np.integer,
     np.floating,
 )
+_LEADING_ZEROS = re.compile(r"\s*[+-]?0\d[\d.]*\s*")
 LISTS = (list, tuple, np.ndarray)
 
 
@@ -75,3 +79,19 @@ def shown(cell: Any) -> str:
         return repr(cell)
     except ValueError:  # Python does not print integers of more digits
         return f"an integer of more than {sys.get_int_max_str_digits()} digits"
+
+
+def has_leading_zeros(text: str) -> bool:
+    """Returns whether a text would lose zeros as a number, such as "012"."""
+    return _LEADING_ZEROS.fullmatch(text) is not None
+
+
+def refuse(
+    wrong: npt.NDArray[np.bool_], column: str, values: "pd.Series[Any]", message: str
+) -> None:
+    """Raises `DataError` for the first row that is wrong, if there is one."""
+    if not wrong.any():
+        return
+    row = int(np.flatnonzero(wrong)[0])
+    cell = shown(values.iloc[row])
+    raise CellError(column, row, f"{message}. Received: {cell}.")

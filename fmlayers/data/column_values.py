@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fmlayers.data.cells import as_number, as_text
+from fmlayers.data.cells import as_number, as_text, has_leading_zeros
 from fmlayers.data.errors import DataError
 from fmlayers.data.records import shown
 from fmlayers.data.sparse_files import FEATURES, as_categorical, is_categorical
@@ -186,6 +186,8 @@ def feature(
 ) -> tuple[pd.Series[Any], int]:
     """Returns a column as numbers if all its cells are numbers, otherwise as text.
 
+    A column with a cell such as `012` is text, since a number would lose the zero.
+
     Args:
         source: The table.
         name: Name of the column.
@@ -247,9 +249,17 @@ def feature(
             f"{source.place(row)}: column {name!r} must have finite numbers, "
             f"{_cell_read(column, row)}. {_remedy(str(column.iloc[row]))}"
         )
-    if other.any() or not (number or finite.any()):
+    is_text = other.any() or not finite.any() or _would_lose_zeros(column)
+    if is_text and not number:
         return column, count if missing is not None else 0
     return numeric, count
+
+
+def _would_lose_zeros(column: pd.Series[Any]) -> bool:
+    """Returns whether cells such as "012" are more than their numbers."""
+    # Few numbers begin with one of these characters, and the pattern is slow.
+    cells = (x for x in column if isinstance(x, str) and x[:1] in "0+- \t")
+    return any(map(has_leading_zeros, cells))
 
 
 def _is_one_of(column: pd.Series[Any], texts: Sequence[str]) -> npt.NDArray[np.bool_]:

@@ -256,6 +256,6 @@ def _canonical(column: pd.Series[Any]) -> tuple[str, list[bytes]]:
         return "i8", [column.to_numpy().astype("<i8").tobytes()]
     if pd.api.types.is_float_dtype(column):
         return "f8", [column.to_numpy().astype("<f8").tobytes()]
-    cells = [str(cell) for cell in column]
+    cells = list(map(str, column.to_numpy(dtype=object)))  # faster than the column
     lengths = np.fromiter(map(len, cells), dtype="<i8", count=len(cells))
     return "text", [lengths.tobytes(), "".join(cells).encode()]

@@ -22,13 +22,18 @@ def split_lists(
     """
     if list_separator == encoder.separator:
         return table
+    values = partial(_parts, separator=list_separator)
+    pairs = partial(_pairs, separator=list_separator)
     splits: Mapping[str, Callable[[str], Any]] = {
-        "multi_categorical": lambda text: (x for x in text.split(list_separator) if x),
-        "weighted": partial(_pairs, separator=list_separator),
+        "multi_categorical": values,
+        "multi_hash": values,
+        "weighted": pairs,
+        "weighted_hash": pairs,
         "vector": lambda text: text.split(list_separator),
     }
     apart = {*encoder.weights, *encoder.weights.values()}
-    kinds = {**encoder.columns, **dict.fromkeys(apart, "vector")}
+    kinds = {name: encoder.columns[name].split("=")[0] for name in encoder.columns}
+    kinds |= dict.fromkeys(apart, "vector")
     lists = {
         name: table[name]
         .astype(object)
@@ -41,6 +46,10 @@ def split_lists(
         if kind in splits and name in table
     }
     return table.assign(**lists)
+
+
+def _parts(text: str, separator: str) -> Any:
+    return (x for x in text.split(separator) if x)
 
 
 def _pairs(text: str, separator: str) -> Any:

@@ -58,7 +58,8 @@ def read_ratings(
     """Reads ratings, labels or implicit feedback from a CSV or Parquet file.
 
     A CSV file is UTF-8 with a header unless `table_format` says otherwise, and may be
-    compressed with gzip. A Parquet file is recognized by its contents. The users and
+    compressed with gzip, bzip2, xz or Zstandard. Parquet files, folders of them, and
+    files of libsvm, libFM and libFFM are recognized by their contents. The users and
     items of a CSV file are read as text, unchanged: `007` is different from `7`, and
     `NA` is a valid name. Empty cells are missing values. A `DataFrame` is read like a
     file, but its texts stay texts.

@@ -107,6 +107,7 @@ def records(
             last = content
             yield content
 
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # 131,072 by default
     reader = csv.reader(remembered(), delimiter=separator)
     line = 1
     while True:

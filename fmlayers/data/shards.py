@@ -12,7 +12,7 @@ import pandas as pd
 from fmlayers._checks import integer
 from fmlayers._digests import digest_of
 from fmlayers._files import whole_files
-from fmlayers.data.encoder import Encoder, as_numbers
+from fmlayers.data.encoder import Encoder
 from fmlayers.data.errors import DataError
 from fmlayers.data.manifest import (
     MANIFEST,
@@ -25,6 +25,7 @@ from fmlayers.data.manifest import (
     remove_incomplete,
     set_of,
 )
+from fmlayers.data.numbers import as_numbers
 from fmlayers.data.pipelines import PIECE, stream
 from fmlayers.data.ragged import Batch, Column, length, take
 from fmlayers.data.records import one_line

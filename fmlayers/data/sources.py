@@ -2,17 +2,16 @@
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
-from typing import Any, get_args
 
-import numpy as np
 import pandas as pd
 
 from fmlayers._types import SYNTHETIC_CLICKS, OnDuplicate
 from fmlayers.data.dataset import Dataset
-from fmlayers.data.encoder import Kind
 from fmlayers.data.errors import DataError
+from fmlayers.data.kind_names import Kind
+from fmlayers.data.kinds import kind_class
+from fmlayers.data.kinds.inference import inferred_kind
 from fmlayers.data.movielens import MARKERS, load_movielens
 from fmlayers.data.parquet_files import parts_of
 from fmlayers.data.ratings import read_ratings
@@ -20,7 +19,6 @@ from fmlayers.data.synthetic import synthetic
 from fmlayers.data.synthetic_clicks import clicks_of
 from fmlayers.data.table_files import Source
 from fmlayers.data.table_format import TableFormat
-from fmlayers.data.weighted import is_pair
 
 TABLE_SUFFIXES = (
     ".csv",
@@ -35,6 +33,7 @@ TABLE_SUFFIXES = (
 )
 # Nearly unique in their table: another identifier of the row, not a feature.
 IDENTIFYING = ("title", "zip_code")
+NO_KIND = "none"  # of a column to leave out
 
 
 def load(
@@ -154,21 +153,26 @@ def infer_columns(
     dataset: Dataset,
     features: Sequence[str] | None = None,
     *,
+    kinds: Sequence[str] | None = None,
     list_separator: str = "|",
     weights: Mapping[str, str] | None = None,
 ) -> dict[str, Kind]:
     """Infers the kinds of the columns of a dataset, for `Encoder`.
 
-    A column of tuples, or of text that contains `list_separator`, is multi-categorical;
-    a column of tuples of pairs of a value and a number is weighted, and one of tuples
-    of the same number of floats has vectors. Other text is categorical.
-    Numbers are numeric, except for user, item and day, which are categorical.
+    A column of tuples, or of text in which enough cells contain `list_separator`, is
+    multi-categorical; a column of tuples of pairs of a value and a number is weighted,
+    and one of tuples of the same number of floats has vectors. Other text is
+    categorical. Numbers are numeric, except for user, item and day, which are
+    categorical.
 
     Args:
         dataset: A `Dataset`.
         features: Optional list of columns, each as `"name"` or `"name:kind"`. Defaults
             to user and item, if the dataset has them, and all side columns except
             titles, zip codes and weights.
+        kinds: Optional list of kinds in place of the inferred ones, each as
+            `"name:kind"`. The kind `"none"` leaves a column out. Other columns keep
+            their kinds.
         list_separator: Text between the values of a list. Defaults to `"|"`.
         weights: Optional dict from the names of weighted columns to the columns with
             their weights.
@@ -181,57 +185,64 @@ def infer_columns(
         ValueError: If a kind is unknown, or `features` contains the rating.
     """
     weights = weights or {}
-    apart = {*IDENTIFYING, *weights.values()}
-    side = [name for name in dataset.side_columns if name not in apart]
     table = dataset.table()
-    keys = [name for name in ("user", "item") if name in table]
-    wanted = [*keys, *side] if features is None else list(features)
+    chosen = dict(_named("kinds", entry, table) for entry in kinds or ())
+    if not all(chosen.values()):
+        raise ValueError(
+            '`kinds` must contain entries such as "price:log1p". Received: '
+            f"kinds={kinds}."
+        )
+    if features is None:
+        apart = {*IDENTIFYING, *weights.values()} - {*chosen}
+        keys = [name for name in ("user", "item") if name in table]
+        side = [name for name in dataset.side_columns if name not in apart]
+        features = list(dict.fromkeys([*keys, *side, *chosen]))
     columns: dict[str, Kind] = {}
-    for entry in wanted:
-        name, _, requested = entry.partition(":")
+    for entry in features:
+        name, requested = _named("features", entry, table)
         if name == "rating":
             raise ValueError(
                 "`features` must not contain 'rating', which the model predicts. "
-                f"Received: features={wanted}."
+                f"Received: features={list(features)}."
             )
         if name == dataset.weight:
             raise ValueError(
                 f"`features` must not contain {name!r}, the weights of the rows. "
-                f"Received: features={wanted}."
+                f"Received: features={list(features)}."
             )
         if name not in table:
             raise DataError(
                 f"Feature {name!r} is not among the columns {list(table.columns)} of "
                 f"{dataset.name}."
             )
-        kind = "weighted" if name in weights else _kind(table[name], list_separator)
-        for known in get_args(Kind):
-            if requested == known:
-                kind = known
-        if requested and requested != kind:
-            raise ValueError(
-                f"`features` must be of the kinds {get_args(Kind)}. "
-                f"Received: {entry!r}."
-            )
-        columns[name] = kind
-    return columns
+        kind = requested or chosen.get(name)
+        if kind is None and name in weights:
+            kind = "weighted"
+        columns[name] = kind or inferred_kind(table[name], list_separator)
+    if absent := [name for name in chosen if name not in columns]:
+        raise ValueError(
+            f"`kinds` must name columns of the model, which are {list(columns)}. "
+            f"Received: {absent}."
+        )
+    used = {name: kind for name, kind in columns.items() if kind != NO_KIND}
+    if not used:
+        raise ValueError(
+            f"`kinds` must not leave out all columns. Received: kinds={kinds}."
+        )
+    return used
 
 
-def _kind(column: "pd.Series[Any]", list_separator: str) -> Kind:
-    if column.name in ("user", "item", "day"):
-        return "categorical"
-    if pd.api.types.is_numeric_dtype(column) and column.dtype != bool:
-        return "numeric"
-    cells = column.dropna().unique()
-    lists = [cell for cell in cells if isinstance(cell, tuple)]
-    sizes = {len(cell) for cell in lists}
-    are_floats = all(
-        isinstance(x, (float, np.floating)) for cell in lists for x in cell
-    )
-    if len(sizes) == 1 and 0 not in sizes and len(lists) == len(cells) and are_floats:
-        return "vector"
-    if lists and all(map(is_pair, chain.from_iterable(lists))) and any(lists):
-        return "weighted"
-    if any(isinstance(cell, tuple) or list_separator in str(cell) for cell in cells):
-        return "multi_categorical"
-    return "categorical"
+def _named(setting: str, entry: str, table: pd.DataFrame) -> tuple[str, Kind]:
+    """Returns the name and the kind in an entry, `""` without one."""
+    if entry in table:
+        return entry, ""
+    name, colon, kind = entry.rpartition(":")
+    if not colon:
+        return entry, ""
+    if kind == NO_KIND and setting == "kinds":
+        return name, kind
+    try:
+        kind_class(kind)
+    except ValueError as error:
+        raise ValueError(f"`{setting}` must be {error}. Received: {entry!r}.") from None
+    return name, kind

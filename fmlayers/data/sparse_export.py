@@ -14,15 +14,18 @@ import pandas as pd
 from fmlayers._checks import choice
 from fmlayers._files import whole_file
 from fmlayers.data.dataset import Dataset
-from fmlayers.data.encoder import MISSING, MULTIPLE, Encoder, Kind, as_numbers
+from fmlayers.data.encoder import Encoder
 from fmlayers.data.errors import DataError, named_places
+from fmlayers.data.kind_names import Kind
+from fmlayers.data.kinds import MISSING
+from fmlayers.data.kinds.numeric import NumericColumn
 from fmlayers.data.tables import write_csv
 from fmlayers.data.vectors import as_vectors
 
 SparseFormat = Literal["libsvm", "libfm", "libffm"]
 _FIRST_INDEX = {"libsvm": 1, "libfm": 0, "libffm": 0}
 
-Entries = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]
+Entries = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[Any]]
 
 
 def write_sparse(
@@ -101,33 +104,32 @@ def _entries(
     encoder: Encoder, column: str, table: pd.DataFrame
 ) -> tuple[Entries, list[str]]:
     """Returns the row, id and value of each entry, and the names of the ids from 0."""
-    kind = encoder.columns[column]
-    if kind == "numeric":
-        numbers = as_numbers(column, table[column])[:, None]
-        return _known(numbers), [""]
-    if kind == "vector":
-        size = encoder.size(column)
-        vectors = as_vectors(column, table[column], encoder.separator, size)
-        return _known(vectors.astype(np.float64)), [str(i) for i in range(size)]
+    kind = encoder.column(column)
+    if isinstance(kind, NumericColumn):
+        return _known(kind.numbers(table[column])[:, None]), [""]
+    if kind.size is not None:
+        vectors = as_vectors(column, table[column], encoder.separator, kind.size)
+        return _known(vectors), [str(i) for i in range(kind.size)]
     inputs = encoder.transform(table, [column])
     ids = inputs[column].reshape(len(table), -1)
     rows, places = np.nonzero(ids != MISSING)
-    values = np.ones(len(rows))
+    values: npt.NDArray[Any] = np.ones(len(rows))
     weights = encoder.weights_input(column)
-    if kind in MULTIPLE and weights is not None:
-        values = inputs[weights][rows, places].astype(np.float64)
-    names = encoder.vocabulary(column)
+    if weights is not None:
+        values = inputs[weights][rows, places]
+    # Hashes have no values, but a number of their own.
+    names = kind.values() or [str(i) for i in range(kind.number or 0)]
     return (rows, ids[rows, places].astype(np.int64) - 1, values), names
 
 
-def _known(numbers: npt.NDArray[np.float64]) -> Entries:
+def _known(numbers: npt.NDArray[Any]) -> Entries:
     rows, places = np.nonzero(~np.isnan(numbers))
     return rows, places, numbers[rows, places]
 
 
 def _number(value: Any) -> str:
-    """Returns the shortest text of a number."""
-    number = float(value)
+    """Returns the shortest text of a number, of a float32 one, too."""
+    number = float(str(value))
     return (
         str(int(number))
         if number.is_integer() and abs(number) < 1e16

@@ -31,7 +31,9 @@ def read_table(
     id_columns: Collection[str] = (),
     table_format: TableFormat | None = None,
 ) -> pd.DataFrame:
-    """Reads a table from a CSV or Parquet file, such as rows to predict.
+    """Reads a table from a file, such as rows to predict.
+
+    The formats are those of `read_ratings`.
 
     Args:
         path: Path of the file.

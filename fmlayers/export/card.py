@@ -131,17 +131,13 @@ def _encoder(encoder: Encoder, signatures: Mapping[str, Any]) -> dict[str, Any]:
     for name in (entry.feature for entry in signature.inputs):
         if name not in encoder.columns:  # the weights of a column
             continue
-        kind = encoder.columns[name]
-        if kind == "numeric":
-            mean, deviation = encoder.scale(name)
-            facts: dict[str, Any] = {"mean": mean, "deviation": deviation}
-        elif kind == "vector":
-            facts = {"size": encoder.size(name), "scale": encoder.scale(name)[1]}
-        else:
-            facts = {"values": len(encoder.vocabulary(name))}
-            if (weights := encoder.weights_input(name)) is not None:
-                facts["weights"] = weights
-        columns.append({"name": name, "kind": kind, **facts})
+        columns.append(
+            {
+                "name": name,
+                "kind": encoder.columns[name],
+                **encoder.column(name).facts(),
+            }
+        )
     return {"separator": encoder.separator, "columns": columns}
 
 

@@ -8,7 +8,12 @@ import tensorflow as tf
 
 from fmlayers._types import Tensor
 from fmlayers.data.cells import NUMBER
-from fmlayers.data.encoder import MISSING, MULTIPLE, SCALED, UNKNOWN, Encoder
+from fmlayers.data.encoder import Encoder
+from fmlayers.data.kind_names import reads_numbers
+from fmlayers.data.kinds import MISSING, UNKNOWN
+from fmlayers.data.kinds.numeric import Log1pColumn
+from fmlayers.data.kinds.quantiles import QuantilesColumn
+from fmlayers.data.siphash import KEY
 from fmlayers.data.weighted import SEPARATOR
 from fmlayers.export.signature import Entry, Signature, outer_names
 
@@ -18,8 +23,8 @@ INT64 = range(-(2**63), 2**63)
 class RawEncoder:
     """Encodes raw values like `Encoder.transform`, with lookup tables in the graph.
 
-    Texts are looked up unchanged. The empty text means that the value is missing,
-    unless it is in the vocabulary.
+    Texts are looked up or hashed unchanged. The empty text means that the value is
+    missing, unless it is in the vocabulary.
 
     Args:
         encoder: A fitted `Encoder`.
@@ -27,13 +32,16 @@ class RawEncoder:
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
+        columns = map(encoder.column, encoder.columns)
         self._vocabularies = {
-            column: encoder.vocabulary(column)
-            for column, kind in encoder.columns.items()
-            if kind not in SCALED
+            column.name: column.values() or []
+            for column in columns
+            if column.scale is None and not reads_numbers(encoder.columns[column.name])
         }
         self._tables = {
-            column: table_of(values) for column, values in self._vocabularies.items()
+            column: table_of(values)
+            for column, values in self._vocabularies.items()
+            if encoder.column(column).number is None
         }
 
     def columns_of(self, inputs: Iterable[str]) -> list[str]:
@@ -106,20 +114,23 @@ class RawEncoder:
         ]
 
     def _entry(self, column: str, typed: bool) -> Entry:
-        kind = self._encoder.columns[column]
-        if kind == "numeric":
-            mean, _ = self._encoder.scale(column)
+        encoder = self._encoder.column(column)
+        if reads_numbers(self._encoder.columns[column]):
             meaning = "a number, not standardized; NaN: missing"
-            example: list[Any] = [round(mean), round(mean) + 1]
+            if encoder.scale is None:
+                meaning = "a number; NaN: missing"
+            example: list[Any] = encoder.examples()
             return Entry("", "float32", (None,), meaning, example=example)
-        if kind == "vector":
-            length = self._encoder.size(column)
-            meaning = f"a vector of {length} numbers, not scaled; NaN: missing"
-            return Entry("", "float32", (None, length), meaning)
+        if encoder.size is not None:
+            meaning = f"a vector of {encoder.size} numbers, not scaled; NaN: missing"
+            return Entry("", "float32", (None, encoder.size), meaning)
         values = self._vocabularies[column]
         size = f"vocabulary of {len(values):,}"
         first, second = (values * 2 or ["", ""])[:2]
-        if kind in MULTIPLE:
+        if encoder.number is not None:
+            size = f"hashed to {encoder.number:,} ids"
+            first, second = "a", "b"
+        if encoder.is_multiple:
             if typed:
                 meaning = f'values, {size}; padded with ""'
                 example = [[first, second], [second, ""]]
@@ -141,23 +152,34 @@ class RawEncoder:
         return bool(values) and all(map(_is_integer, values))
 
     def _encode(self, column: str, x: Tensor) -> Tensor:
-        kind = self._encoder.columns[column]
-        if kind in SCALED:
-            mean, deviation = self._encoder.scale(column)
-            return tf.cast((tf.cast(x, tf.float64) - mean) / deviation, tf.float32)
-        if kind == "multi_categorical":
+        encoder = self._encoder.column(column)
+        if isinstance(encoder, QuantilesColumn):
+            return _bins(x, encoder.edges.tolist())
+        if encoder.scale is not None:
+            mean, deviation = encoder.scale
+            x = tf.cast(x, tf.float64)
+            if isinstance(encoder, Log1pColumn):
+                x = tf.sign(x) * tf.math.log1p(tf.abs(x))
+            return tf.cast((x - mean) / deviation, tf.float32)
+        if encoder.is_multiple:
             return self._encode_lists(column, x)
         if x.dtype.is_integer:
             return self._tables[column].lookup(tf.strings.as_string(x))
-        ids = self._tables[column].lookup(x)
+        ids = self._ids(column, x)
         if "" in self._vocabularies[column]:
             return ids
         return tf.where(tf.equal(x, ""), tf.constant(MISSING, tf.int64), ids)
 
+    def _ids(self, column: str, x: Tensor) -> Tensor:
+        buckets = self._encoder.column(column).number
+        if buckets is None:
+            return self._tables[column].lookup(x)
+        return tf.strings.to_hash_bucket_strong(x, buckets, list(KEY)) + 1
+
     def _encode_lists(self, column: str, x: Tensor) -> Tensor:
         if x.shape.rank == 1:
             x = self._split(x).to_tensor(default_value="")
-        ids = self._tables[column].lookup(x)
+        ids = self._ids(column, x)
         ids = tf.where(tf.equal(x, ""), tf.constant(MISSING, tf.int64), ids)
         return _with_a_column(ids)
 
@@ -237,6 +259,14 @@ def _numbers(texts: Tensor) -> Tensor:
     is_number = tf.strings.regex_full_match(texts, f"(?i){NUMBER.pattern}")
     numbers = tf.strings.to_number(tf.where(is_number, texts, ""))
     return tf.debugging.check_numerics(numbers, "A weight exceeds float32:")
+
+
+def _bins(x: Tensor, edges: list[float]) -> Tensor:
+    """Returns the ids of the bins between edges that numbers are in."""
+    x = tf.cast(x, tf.float64)
+    ids = tf.searchsorted(tf.constant(edges, tf.float64), tf.reshape(x, [-1])) + 1
+    is_missing = tf.math.is_nan(x)
+    return tf.where(is_missing, MISSING, tf.reshape(ids, tf.shape(x)))
 
 
 def _with_a_column(x: Tensor) -> Tensor:

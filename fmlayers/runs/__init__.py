@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING
 
 from fmlayers import _lazy
 
-__all__ = ["Run", "RunError", "TrainingConfig", "train"]
+__all__ = ["Run", "RunError", "TrainingConfig", "inspect", "train"]
 
 if TYPE_CHECKING:
     from fmlayers.runs.config import TrainingConfig
     from fmlayers.runs.folder import RunError
+    from fmlayers.runs.inspection import inspect
     from fmlayers.runs.run import Run
     from fmlayers.runs.training import train
 else:
@@ -18,6 +19,7 @@ else:
             "Run": "fmlayers.runs.run",
             "RunError": "fmlayers.runs.folder",
             "TrainingConfig": "fmlayers.runs.config",
+            "inspect": "fmlayers.runs.inspection",
             "train": "fmlayers.runs.training",
         },
     )

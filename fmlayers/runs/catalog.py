@@ -57,6 +57,12 @@ class Catalog:
             items: See `Catalog`.
         """
         if "item" in encoder.columns:
+            if encoder.columns["item"] != "categorical":
+                raise ValueError(
+                    "The column item must be categorical to recommend items, since its "
+                    "values are then known. Received: the kind "
+                    f"{encoder.columns['item']!r}."
+                )
             keys = encoder.vocabulary("item")
         else:
             keys = [] if items is None else list(items["item"].map(as_text))

@@ -17,6 +17,7 @@ from fmlayers._types import (
     Task,
     Transform,
 )
+from fmlayers.data.kind_names import KINDS, is_kind, is_weighted, reads_numbers
 from fmlayers.data.table_format import FileFormat, Quoting, TableFormat
 from fmlayers.models.specs import OPTIONAL_SETTINGS, find, registered, taking
 from fmlayers.runs.settings import (
@@ -84,7 +85,8 @@ class TrainingConfig:
         "data",
         "Source of the ratings: synthetic, synthetic-clicks (or "
         "synthetic-clicks:rows=N), a MovieLens folder or zip, a MovieLens name to "
-        "download (ml-100k, ml-1m, ml-latest-small, ...), or a CSV or Parquet file",
+        "download (ml-100k, ml-1m, ml-latest-small, ...), or a file: CSV, Parquet (or "
+        "a folder), libsvm, libFM or libFFM",
         metavar="SOURCE",
     )
     test: str | None = setting(
@@ -123,12 +125,23 @@ class TrainingConfig:
     features: Sequence[str] | None = setting(
         None,
         "data",
-        "Columns of the model, each COLUMN or COLUMN:KIND with the kind categorical, "
-        "multi_categorical, weighted (A:0.7|B:0.3), numeric or vector",
+        "Columns of the model, each COLUMN or COLUMN:KIND with one of the kinds "
+        f"{', '.join(KINDS[:-1])} or {KINDS[-1]}",
         check=texts,
         many=True,
         metavar="COLUMN",
         otherwise=_of_which_columns,
+    )
+    kinds: Sequence[str] | None = setting(
+        None,
+        "data",
+        "Kinds in place of the inferred ones, each COLUMN:KIND; COLUMN:none leaves a "
+        "column out",
+        more="Other columns stay as they are. The kinds are those of `features`.",
+        check=texts,
+        many=True,
+        metavar="COLUMN:KIND",
+        otherwise="the inferred kinds",
     )
     task: Task | None = choice(
         None,
@@ -566,20 +579,28 @@ class TrainingConfig:
             *("test", "validation", "users", "items", "user_key", "item_key"),
         )
         is_label = self.task == "binary" and self.positive_threshold is None
-        kinds = [entry.partition(":")[::2] for entry in self.features or ()]
+        entries = (*(self.features or ()), *(self.kinds or ()))
+        kinds = [entry.rpartition(":")[::2] for entry in entries]
+        kinds = [(column, kind) for column, kind in kinds if is_kind(kind)]
         kinds += [
             (name, "weighted") for pair in self.weights_of.items() for name in pair
         ]
         return {
             **{name: getattr(self, name) for name in names},
             "rating": self.target,
-            "text_columns": [c for c, kind in kinds if kind and kind != "numeric"],
-            "numeric_columns": [c for c, kind in kinds if kind == "numeric"],
-            "weighted_columns": [c for c, kind in kinds if kind == "weighted"],
+            "text_columns": [c for c, kind in kinds if not reads_numbers(kind)],
+            "numeric_columns": [c for c, kind in kinds if reads_numbers(kind)],
+            "weighted_columns": [c for c, kind in kinds if is_weighted(kind)],
             "is_label": is_label,
             "positive_labels": self.positive_labels or (),
             "needs_pairs": self.task == "implicit",
         }
+
+    @property
+    def named_kinds(self) -> set[str]:
+        """The names of the columns whose kinds are settings."""
+        entries = (*(self.features or ()), *(self.kinds or ()))
+        return {entry.rpartition(":")[0] for entry in entries} - {""}
 
     @property
     def written_lists(self) -> dict[str, Any]:

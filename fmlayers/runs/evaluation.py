@@ -17,8 +17,8 @@ from fmlayers.data import (
     SyntheticDataset,
 )
 from fmlayers.data.cells import as_text
-from fmlayers.data.encoder import UNKNOWN
 from fmlayers.data.errors import named_places
+from fmlayers.data.kinds import UNKNOWN
 from fmlayers.metrics import (
     Relevance,
     auc,

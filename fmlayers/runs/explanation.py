@@ -10,7 +10,8 @@ import pandas as pd
 from fmlayers import plots
 from fmlayers._text_tables import aligned
 from fmlayers.data.cells import as_text
-from fmlayers.data.encoder import MISSING, UNKNOWN
+from fmlayers.data.kind_names import reads_numbers
+from fmlayers.data.kinds import MISSING, UNKNOWN
 from fmlayers.explain import (
     Explanation,
     Measure,
@@ -185,6 +186,9 @@ def _value(run: SavedRun, field: str, table: pd.DataFrame) -> str:
     values = cell if isinstance(cell, tuple) else [cell]
     text = ", ".join(map(as_text, values))
     text = text.replace(run.encoder.separator, ", ")
+    bins = run.encoder.column(field).values()
+    if bins and reads_numbers(run.encoder.columns[field]):
+        return f"{text} in {bins[encoded[0] - 1]}"
     return f"{text} (unknown)" if is_unknown else text
 
 

@@ -47,7 +47,9 @@ def export_run(
         keys = list(recommender.catalog.keys)
         return write_item_vectors(recommender.index, keys, path, overwrite=overwrite)
     items = None
-    if format in ("saved_model", "tf_saved_model"):
+    # Of other kinds, the values are unknown, and there is no catalog.
+    has_catalog = run.encoder.columns.get("item", "categorical") == "categorical"
+    if format in ("saved_model", "tf_saved_model") and has_catalog:
         table = Catalog.of(run.encoder, run.side_table("items")).table
         item_columns = [column for column in run.encoder.columns if column in table]
         if item_columns and len(item_columns) < len(run.encoder.columns):

@@ -6,7 +6,7 @@ import pandas as pd
 
 from fmlayers.data import DataError, Encoder
 from fmlayers.data.cells import as_text
-from fmlayers.data.encoder import UNKNOWN
+from fmlayers.data.kinds import UNKNOWN
 
 MAX_SHOWN = 20
 

@@ -10,6 +10,7 @@ from fmlayers._checks import is_number
 from fmlayers._digests import check_digest
 from fmlayers._json_files import read_json
 from fmlayers.data import TableFormat, read_table
+from fmlayers.data.kind_names import is_kind, reads_numbers
 from fmlayers.runs.folder import RunError
 
 # What `write_csv` writes; no text but the empty cell stands for a missing value.
@@ -113,8 +114,9 @@ class RunFiles:
 
         Args:
             name: Name of the file.
-            kinds: Dict from the names of columns to their kinds. A column of the kind
-                `"numeric"` must have numbers; others are read as text.
+            kinds: Dict from the names of columns to their kinds. Columns of numbers
+                must have numbers; others, and those of the kind `None`, are read as
+                text.
             key: Optional column that must exist and whose values must differ. Defaults
                 to `None`.
 
@@ -124,7 +126,11 @@ class RunFiles:
         path = self.find(name)
         if path is None:
             return None
-        text = {column for column, kind in kinds.items() if kind != "numeric"}
+        text = {
+            column
+            for column, kind in kinds.items()
+            if kind is None or not reads_numbers(kind)
+        }
         text |= set(filter(None, [key]))
         try:
             table = read_table(path, text_columns=text, table_format=_FORMAT)
@@ -178,7 +184,7 @@ def _fault(metrics: Mapping[str, Any]) -> str:
     reason = _of_types(config, _CONFIG_TYPES)
     if reason:
         return f"in its configuration, {reason}"
-    if not all(isinstance(kind, str) for kind in config["columns"].values()):
+    if not all(map(is_kind, config["columns"].values())):
         return f"in its configuration, 'columns' is {config['columns']!r}"
     for name in ("train", "validation", "test"):
         if not isinstance(rows.get(name), int):

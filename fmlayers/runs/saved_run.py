@@ -17,8 +17,9 @@ from fmlayers.data import (
     split_rows,
 )
 from fmlayers.data.cells import as_text
-from fmlayers.data.encoder import MISSING, SCALED, UNKNOWN, Kind
 from fmlayers.data.errors import named_places
+from fmlayers.data.kind_names import Kind, is_weighted, reads_numbers
+from fmlayers.data.kinds import MISSING, UNKNOWN
 from fmlayers.data.lists import split_lists
 from fmlayers.data.tables import read_with_places
 from fmlayers.features import Feature, Vector
@@ -199,7 +200,7 @@ class SavedRun:
         """Reads rows to predict. The columns get the names `user` and `item`.
 
         Args:
-            path: A CSV or Parquet file.
+            path: Path of a file, of any format that `read_table` reads.
             separator: Optional character between the fields of a CSV file, instead of
                 that of `table_format`.
             table_format: Optional `TableFormat` of the file. Defaults to that of the
@@ -326,7 +327,7 @@ class SavedRun:
     @property
     def _kinds(self) -> dict[str, str]:
         """The kinds of the columns that the model reads, also of those with weights."""
-        apart = dict.fromkeys(self.config.weights_of.values(), "weights")
+        apart = dict.fromkeys(self.config.weights_of.values(), "weighted")
         return {**self.metrics["config"]["columns"], **apart}
 
     def _read_rows(
@@ -336,12 +337,15 @@ class SavedRun:
         table_format: TableFormat | None,
     ) -> tuple[pd.DataFrame, Callable[[int], str]]:
         kinds = self._kinds
+        numeric = {name for name, kind in kinds.items() if reads_numbers(kind)}
         return read_with_places(
             path,
             TableFormat.of(self._format(table_format), separator),
-            text_columns=[name for name, kind in kinds.items() if kind != "numeric"],
-            numeric_columns=[name for name, kind in kinds.items() if kind == "numeric"],
-            weighted_columns=[n for n, kind in kinds.items() if kind == "weighted"],
+            text_columns=kinds.keys() - numeric,
+            numeric_columns=numeric,
+            weighted_columns=[
+                name for name, kind in kinds.items() if is_weighted(kind)
+            ],
             id_columns={*self._names(), "user", "item"},
         )
 
@@ -386,13 +390,13 @@ def _fault(model: ScoringModel, encoder: Encoder, columns: Mapping[str, str]) ->
                 f"its encoder has {size} {parts} of {feature.name!r}, not "
                 f"{sizes.get(feature.name, 'none')}"
             )
-    for column, kind in columns.items():
-        if kind in SCALED:
-            mean, deviation = encoder.scale(column)
+    for column in map(encoder.column, columns):
+        if column.scale is not None:
+            mean, deviation = column.scale
             if not (np.isfinite([mean, deviation]).all() and deviation > 0):
-                return f"its encoder has the deviation {deviation} of {column!r}"
-        elif not pd.Index(encoder.vocabulary(column)).is_unique:
-            return f"its encoder has a value of {column!r} twice"
+                return f"its encoder has the deviation {deviation} of {column.name!r}"
+        elif not pd.Index(column.values() or []).is_unique:
+            return f"its encoder has a value of {column.name!r} twice"
     return ""
 
 

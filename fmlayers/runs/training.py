@@ -25,7 +25,8 @@ from fmlayers.data import (
 )
 from fmlayers.data.cells import as_text
 from fmlayers.data.columns import describe_columns
-from fmlayers.data.encoder import SCALED, Kind
+from fmlayers.data.kind_names import Kind
+from fmlayers.data.kinds import kind_class
 from fmlayers.models.specs import find
 from fmlayers.runs.checkpoint import Checkpoint, EarlyStop, Progress, check_finite
 from fmlayers.runs.config import TrainingConfig
@@ -126,7 +127,12 @@ def _train_in(
     started = time.perf_counter()
     repairs = [f"data: {repair}" for repair in dataset.repairs]
     described = [
-        *describe_columns(dataset, record["columns"], **config.written_lists),
+        *describe_columns(
+            dataset,
+            record["columns"],
+            chosen=config.named_kinds,
+            **config.written_lists,
+        ),
         *transform_hint(config, dataset.ratings["rating"].iloc[split.train]),
     ]
     # In one piece, since `print` may be interrupted between two lines.
@@ -278,7 +284,9 @@ def columns_of(config: TrainingConfig, dataset: Dataset) -> dict[str, Kind]:
     features = config.features
     if features is None and find(config.model).columns == "user and item":
         features = ("user", "item")
-    return sources.infer_columns(dataset, features, **config.written_lists)
+    return sources.infer_columns(
+        dataset, features, kinds=config.kinds, **config.written_lists
+    )
 
 
 def _write(
@@ -312,7 +320,9 @@ def _with_ids_as_text(table: pd.DataFrame, kinds: Mapping[str, Kind]) -> pd.Data
     """
     table = table.copy(deep=False)
     for name in ("user", "item", *kinds):
-        is_text = name in table and kinds.get(name) not in SCALED
+        is_text = (
+            name in table and not kind_class(kinds.get(name, "categorical")).is_scaled
+        )
         if is_text and pd.api.types.is_float_dtype(table[name]):
             cells = table[name].astype(object)
             table[name] = cells.map(as_text, na_action="ignore")

@@ -53,15 +53,22 @@ def test_train_prints_the_summary(trained):
 
 def test_train_says_what_the_columns_are_before_it_begins(trained):
     run, printed, _ = trained
-    users, items = (Run(run).encoder.vocabulary(name) for name in ("user", "item"))
-    assert (len(users), len(items)) == (50, 40)
-    said = (
-        "columns: user categorical (50 values), item categorical (40 values)\n"
-        "left out: timestamp, day (no feature uses them; --features names the columns "
-        "to use)\n"
+    known = [Run(run).encoder.vocabulary(name) for name in ("user", "item")]
+    assert [*map(len, known)] == [50, 40]
+    header, users, items, left_out, epoch, *_ = (
+        (run.parent / "progress.txt").read_text().splitlines()
     )
-    assert (run.parent / "progress.txt").read_text().startswith(said + "refit 1:")
-    assert said in printed
+    assert header == "column  kind         values  missing  example"
+    assert users.startswith("user    categorical      50      0 %  ")
+    assert items.startswith("item    categorical      40      0 %  ")
+    assert left_out == (
+        "left out: timestamp, day (no feature uses them; --features names the columns "
+        "to use)"
+    )
+    assert epoch.startswith("refit 1:")
+    described = "\n".join((header, users, items, left_out))
+    assert described in (run / "summary.txt").read_text()
+    assert described in printed
 
 
 def test_no_file_of_a_run_names_its_folder(trained):
@@ -100,15 +107,19 @@ def test_every_setting_has_an_option():
         --hidden-units 8 4 --dropout .3 --combiner sum --task implicit
         --positive-threshold 4 --on-duplicate sum --encoding latin-1 --columns a b
         --quoting never --missing - ? --thousands . --decimal , --list-separator /
-        --format csv --weights-of genres=shares --users u --items i --user-key v
-        --item-key j --user-columns age --item-columns year --test t --validation w
+        --format csv --kinds z:log1p --weights-of genres=shares --users u --items i
+        --user-key v --item-key j --user-columns age --item-columns year --test t
+        --validation w --positive-labels yes --positive-weight 2 --weight share
+        --target-transform log1p
     """
     options = vars(parser().parse_args(command.split()))
     default = TrainingConfig().to_dict()
     assert set(default) <= set(options)
     assert not [name for name, value in default.items() if options[name] == value]
-    alternatives = ("test", "validation")  # of the options of a split
-    values = {name: options[name] for name in default if name not in alternatives}
+    # They exclude the options of a split, or belong to another task.
+    others = {"test", "validation"}
+    others |= {"positive_labels", "positive_weight", "target_transform"}
+    values = {name: options[name] for name in default if name not in others}
     config = TrainingConfig(**values)
     assert config.l2_of == {"age": 0.5, "sex": 2.0}
     assert config.weights_of == {"genres": "shares"}

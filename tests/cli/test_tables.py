@@ -69,6 +69,7 @@ def test_weights_in_a_second_column(rng, tmp_path, capsys):
     table = pd.DataFrame(
         {
             "user": rng.integers(0, 5, 60),
+            "item": rng.integers(0, 9, 60),
             "tags": "a|b",
             "shares": [f"{x}|{1 - x:.3f}" for x in shares],
             "rating": shares,
@@ -77,10 +78,13 @@ def test_weights_in_a_second_column(rng, tmp_path, capsys):
     table.to_csv(tmp_path / "shop.csv", index=False)
     run = train(tmp_path, tmp_path / "shop.csv", "--weights-of tags=shares")
     assert run.encoder.weights == {"tags": "shares"}
-    assert run.encoder.columns == {"user": "categorical", "tags": "weighted"}
+    kinds = {"user": "categorical", "item": "categorical", "tags": "weighted"}
+    assert run.encoder.columns == kinds
     described = "tags weighted (2 values) with the weights shares"
     assert described in run.summary()
     np.testing.assert_allclose(run.inputs(table)["shares"][:, 0], shares, rtol=1e-6)
+    assert len(run.recommend(["1"], 3, include_seen=True)) == 3
+    assert run.explain("1", "2").text()
     capsys.readouterr()
     command = ["predict", str(run.path), "--data", str(tmp_path / "shop.csv")]
     assert cli.main(command) == 0

@@ -42,7 +42,7 @@ def test_the_command_searches_and_tells(searched, shop):
     assert len(study.trials()) == 2
     assert printed == f"{study.summary()}\nwritten to {out}\n"
     assert f"mf on {shop}, split random, seed 0: 2 trials of the random" in printed
-    assert "columns: user categorical (30 values), item categorical (20" in printed
+    assert "\nuser    categorical      30      0 %  " in printed
     assert "left out: timestamp, day (no feature uses them" in printed
     expected = TrainingConfig(
         data=str(shop),
@@ -64,7 +64,7 @@ def test_the_same_command_extends(searched, shop, capsys):
     assert cli.main([*command.split(), "3"]) == 0
     captured = capsys.readouterr()
     assert "3 trials of the random tuner" in captured.out
-    assert captured.err.startswith("columns: user categorical (30 values), item ")
+    assert captured.err.startswith("column  kind         values  missing  example\n")
     assert captured.err.count("trial 2: val_rmse") == 1
     assert "trial 1: val_rmse" not in captured.err
     assert cli.main([*command.replace("0.2 ", "0.3 ").split(), "3"]) == 1

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fmlayers import Categorical, MultiCategorical, Numeric
 from fmlayers.data import DataError, Encoder
-from fmlayers.data.encoder import as_numbers
+from fmlayers.data.numbers import as_numbers
 from fmlayers.models import FactorizationMachine
 
 CORRUPT = r"encoder\.json (is not a (saved encoder|JSON file): |must contain a JSON)"

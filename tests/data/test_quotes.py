@@ -136,6 +136,14 @@ def test_a_field_of_several_lines_that_may_be_rows():
     assert read(text, NEVER) == [['"one', ""], ['two"', "3"]]
 
 
+@pytest.mark.parametrize("mark", ["", '"'])
+def test_long_fields(mark):
+    text = f"a,b\n{mark}{'x' * 200_000}{mark},1\n2,y"
+    assert len(read(text + "\n")) == 2
+    with pytest.raises(DataError, match=r"t\.csv, line 3: expected 2 .* read 3"):
+        read(text + ",z\n")
+
+
 def test_a_movielens_title_swallows_no_line(make_movielens):
     movies = 'movieId,title,genres\n10,A,x\n20,"B,x\n30,C",x\n'
     path = make_movielens("ml-latest", files={"movies.csv": movies})

@@ -179,8 +179,8 @@ TABLE = pd.DataFrame(
         "color": ["red", None, "blue", "red"],
         "tags": [("a", "b"), (), ("b",), ("c", "a")],
         "price": [1.5, np.nan, -2.0, 1e-3],
-        "words": [(("x", 0.25),), (("y", 2.0), ("x", 1.0)), (), (("y", 1.0),)],
-        "vector": [(0.5, 0.25), (1.0, 0.0), (0.125, 2.0), (4.0, 8.0)],
+        "words": [(("x", 0.1),), (("y", 2.0), ("x", 1.0)), (), (("y", 1.0),)],
+        "vector": [(0.5, 0.3), (1.0, 0.0), (0.125, 2.0), (4.0, 8.0)],
     }
 )
 
@@ -213,9 +213,9 @@ def test_what_is_written_is_read(format, tmp_path):
         ("tags", "a"): 1,
         ("tags", "b"): 1,
         ("price", ""): 1.5,
-        ("words", "x"): 0.25,
+        ("words", "x"): 0.1,
         ("vector", "0"): 0.5,
-        ("vector", "1"): 0.25,
+        ("vector", "1"): 0.3,
     }
     assert pairs[1] == {
         ("words", "x"): 1,
@@ -225,7 +225,7 @@ def test_what_is_written_is_read(format, tmp_path):
     }
     assert [pair.get(("price", "")) for pair in pairs] == [1.5, None, -2.0, 1e-3]
     if format == "libffm":
-        assert first == "1 0:0:1 1:2:1 1:3:1 2:5:1.5 3:6:0.25 4:8:0.5 4:9:0.25"
+        assert first == "1 0:0:1 1:2:1 1:3:1 2:5:1.5 3:6:0.1 4:8:0.5 4:9:0.3"
         assert index["field"].tolist() == [0, 0, 1, 1, 1, 2, 3, 3, 4, 4]
 
 

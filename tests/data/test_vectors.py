@@ -246,5 +246,5 @@ def test_columns_of_a_file(fixed, tmp_path):
         np.testing.assert_allclose(found["text"][:2], [[0.6, 0.8], [0, 1]], rtol=1e-6)
         np.testing.assert_array_equal(found["words"][:2], [[1, 0], [0, 1]])
         assert np.isnan(found["text"][2]).all()
-        (line, *_) = describe_columns(dataset, kinds)
-        assert line == "columns: text vector (2 numbers), words vector (2 numbers)"
+        _, *described = describe_columns(dataset, kinds)
+        assert all("  vector (2 numbers)  " in line for line in described[:2])

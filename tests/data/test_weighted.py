@@ -288,7 +288,10 @@ def test_columns_of_a_file(tmp_path):
         )
         np.testing.assert_array_equal(found["tags_weights"], WEIGHTS[:3])
     lines = describe_columns(dataset, kinds)
-    assert lines[0] == "columns: genres weighted (2 values), tags weighted (2 values)"
+    assert lines[1:3] == [
+        "genres  weighted       2   66.7 %  War:0.5|Drama:2",
+        "tags    weighted       2   33.3 %  War:0.5|Drama:2",
+    ]
     assert infer_columns(dataset)["tags"] == "multi_categorical"
 
 

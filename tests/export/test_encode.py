@@ -17,7 +17,15 @@ from fmlayers.export import export
 from fmlayers.models import FactorizationMachine
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
-KINDS = {"c": "categorical", "m": "multi_categorical", "n": "numeric"}
+KINDS = {
+    "c": "categorical",
+    "m": "multi_categorical",
+    "n": "numeric",
+    "l": "log1p",
+    "q": "quantiles=5",
+    "h": "hash=50",
+    "mh": "multi_hash=50",
+}
 # Values that are equal or nearly so, with texts that are not.
 FITTED = [
     *("1", "0", "7", "2.5", "0.1", "0.10000000149011612", "True", "False", "b'x'"),
@@ -42,9 +50,11 @@ def objects(cells):
 
 @pytest.fixture(scope="module")
 def fitted():
-    table = {"c": objects(FITTED), "m": objects([[x] for x in FITTED])}
-    numbers = np.linspace(-3, 8, len(FITTED))
-    return Encoder(KINDS).fit(pd.DataFrame({**table, "n": numbers}))
+    singles, lists = objects(FITTED), objects([[x] for x in FITTED])
+    numbers = pd.Series(np.linspace(-3, 8, len(FITTED)))
+    table = {"c": singles, "h": singles, "m": lists, "mh": lists}
+    table |= dict.fromkeys("nlq", numbers)
+    return Encoder(KINDS).fit(pd.DataFrame(table))
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +127,7 @@ def test_a_cell_is_encoded_the_same_beside_any_others(rows, fitted):
         together = answer(lambda k=column: fitted.encode(k, objects(rows)), DataError)
         if "refused" in alone:
             assert together == "refused"
-        elif column != "m":
+        elif column not in ("m", "mh"):
             assert together == [text for (text,) in alone]
         else:
             for (text,), other in zip(alone, together, strict=True):
@@ -302,7 +312,8 @@ def test_weighted_values_score_as_by_the_model(
 
 
 # Names that TensorFlow and the other formats do not accept.
-NAMES = {"c": "category, first", "m": "метки", "n": "n"}
+NAMES = {name: f"{name}, first" for name in KINDS} | {"m": "метки"}
+OF_NUMBERS = ("n", "l", "q")
 
 
 @pytest.fixture(scope="module")
@@ -313,9 +324,12 @@ def exports(on_tensorflow, shaken, tmp_path_factory):
     from ai_edge_litert.interpreter import Interpreter
 
     columns = {NAMES[column]: kind for column, kind in KINDS.items()}
-    known = [value for value in FITTED if value]  # in serve_raw, "" is missing
-    table = pd.DataFrame({NAMES["c"]: known, NAMES["m"]: [[value] for value in known]})
-    table[NAMES["n"]] = np.linspace(-3, 8, len(known))
+    # In serve_raw, "" is missing, and "|" separates values.
+    known = [value for value in FITTED if value]
+    numbers = np.linspace(-3, 8, len(known))
+    table = pd.DataFrame(
+        {NAMES[x]: numbers if x in OF_NUMBERS else known for x in KINDS}
+    )
     table["other"] = "x"  # a column that the model does not read
     encoder = Encoder({"other": "categorical", **columns}).fit(table)
     model = shaken(FactorizationMachine(encoder.features[1:], 3, encoder=encoder))
@@ -340,7 +354,7 @@ def exports(on_tensorflow, shaken, tmp_path_factory):
         tensors = {}
         for column, kind in columns.items():
             cells = [row.get(column) for row in rows]
-            if kind == "numeric":
+            if kind in [KINDS[name] for name in OF_NUMBERS]:
                 numbers = [math.nan if cell is None else float(cell) for cell in cells]
                 tensors[names[column]] = tf.constant(numbers, tf.float32)
             else:
@@ -386,9 +400,12 @@ numbers = st.one_of(
         st.fixed_dictionaries(
             {},
             optional={
-                NAMES["c"]: values,
-                NAMES["m"]: st.one_of(values, st.lists(values, max_size=4)),
-                NAMES["n"]: numbers,
+                **{NAMES[x]: values for x in ("c", "h")},
+                **{
+                    NAMES[x]: st.one_of(values, st.lists(values, max_size=4))
+                    for x in ("m", "mh")
+                },
+                **{NAMES[x]: numbers for x in OF_NUMBERS},
             },
         ),
         min_size=1,

@@ -177,3 +177,37 @@ def test_raw_values_reach_the_model(machine, films, encoder, tmp_path):
     tensors = {key: tf.constant(x) for key, x in blank.items()}
     found = loaded.signatures["serve_raw"](**tensors)
     np.testing.assert_allclose(found["score"], expected, atol=1e-6)
+
+
+KINDS = {
+    "log": "log1p",
+    "bin": "quantiles=4",
+    "one": "quantiles=4",
+    "hash": "hash=7",
+    "tags": "multi_hash=7",
+    "shares": "weighted_hash=7",
+}
+
+
+def test_every_kind_is_encoded_as_by_the_encoder(table):
+    from fmlayers.export.raw_encoder import RawEncoder
+
+    year = table["year"].astype("float32")
+    shares = [f"{text.replace('|', '') or 'x'}:{i}" for i, text in enumerate(ODD)]
+    columns = {"log": year, "bin": year, "one": 1.0, "hash": ODD, "tags": ODD}
+    rows = pd.DataFrame({**columns, "shares": shares})
+    encoder = Encoder(KINDS).fit(rows)
+    rows.loc[3, ["log", "bin"]] = np.nan
+    rows.loc[4, ["log", "bin"]] = -1e30
+    cells = {name: rows[name].tolist() for name in rows}
+    for name in ("log", "bin", "one"):
+        cells[name] = rows[name].to_numpy("float32")
+    raw = RawEncoder(encoder)
+    found = encoded(raw, **cells)
+    expected = encoder.transform(rows)
+    assert list(found) == list(expected)
+    for name, x in expected.items():
+        np.testing.assert_allclose(found[name], x, rtol=1e-6, err_msg=name)
+    assert {entry.dtype for entry in raw.entries(("log", "bin"))} == {"float32"}
+    np.testing.assert_array_equal(expected["one"], 1)
+    assert expected["hash"][0] == 0  # the empty text

@@ -405,3 +405,50 @@ def test_errors(rng):
     quantized.quantize("int8")
     with pytest.raises(ValueError, match="`trained` must not be quantized"):
         models.warm_start(model, quantized)
+
+
+def started_kinds(kind, table, new_table=None, new_kind=None):
+    """Returns two trained encoders and models of a column `x`, one from the other."""
+    made = []
+    for kind_, rows in ((kind, table), (new_kind or kind, new_table)):
+        encoder = Encoder({"user": "categorical", "x": kind_})
+        encoder.fit(table if rows is None else rows)
+        model = models.FactorizationMachine(encoder.features, 3, encoder=encoder)
+        made.append(randomized(model, np.random.default_rng(len(made))))
+    old, new = made
+    models.warm_start(new, old)
+    return old, new
+
+
+KIND_ROWS = pd.DataFrame({"user": list("ab") * 50, "x": np.arange(100.0)})
+
+
+def vectors_of_x(model, cells):
+    ids = model.encoder.encode("x", pd.Series(cells))
+    return numpy(model.factors.tables["x"])[ids]
+
+
+def test_hashes_of_one_size_keep_their_rows():
+    old, new = started_kinds("hash=20", KIND_ROWS, KIND_ROWS.assign(x="other"))
+    np.testing.assert_array_equal(vectors_of_x(new, ["a"]), vectors_of_x(old, ["a"]))
+    old, new = started_kinds("hash=20", KIND_ROWS, new_kind="hash=21")
+    assert (vectors_of_x(new, ["a"]) != vectors_of_x(old, ["a"])).all()
+
+
+def test_bins_start_from_those_that_contain_their_middles():
+    later = KIND_ROWS.assign(x=KIND_ROWS["x"] * 3 + 7)
+    old, new = started_kinds("quantiles=4", KIND_ROWS, later, "quantiles=9")
+    edges = new.encoder.column("x").edges
+    middles = [edges[0], *((edges[:-1] + edges[1:]) / 2), 1e9]
+    np.testing.assert_array_equal(
+        vectors_of_x(new, middles), vectors_of_x(old, middles)
+    )
+
+
+def test_numbers_of_another_kind_are_not_copied():
+    old, new = started_kinds("numeric", KIND_ROWS, new_kind="log1p")
+    copied, source = (numpy(x.factors.vectors["x"]) for x in (new, old))
+    assert (copied != source).all()
+    old, new = started_kinds("log1p", KIND_ROWS)
+    copied, source = (numpy(x.factors.vectors["x"]) for x in (new, old))
+    np.testing.assert_allclose(copied, source, rtol=1e-6)

@@ -5,7 +5,7 @@ from checks import check_error
 from keras import ops
 
 from fmlayers.data import DataError, sources, synthetic, write_csv
-from fmlayers.data.encoder import UNKNOWN
+from fmlayers.data.kinds import UNKNOWN
 from fmlayers.runs import TrainingConfig, train
 from fmlayers.runs.positions import positions_of
 from fmlayers.runs.recommendation_file import write_recommendations

@@ -1,0 +1,119 @@
+"""Columns of numbers, and what is learned from them."""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pandas.api.types import is_complex_dtype, is_numeric_dtype
+
+from fmlayers.data.cells import as_number, refuse
+from fmlayers.data.errors import DataError
+
+MAX_DISTINCT = 2_000_000  # numbers from which quantiles are computed exactly
+
+Floats = npt.NDArray[np.float64]
+
+
+def as_numbers(column: str, values: "pd.Series[Any]") -> Floats:
+    """Returns a column as float64 numbers, with NaN for missing values."""
+    if values.dtype.kind in "mM":
+        raise DataError(
+            f"Column {column!r} must contain numbers: convert the times to seconds or "
+            "days."
+        )
+    if is_numeric_dtype(values) and not is_complex_dtype(values):
+        numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+    else:
+        numbers = np.fromiter(map(as_number, values), np.float64, count=len(values))
+    refuse(np.isinf(numbers), column, values, "must be a finite number or missing")
+    return numbers
+
+
+class Moments:
+    """Mean and standard deviation of numbers that arrive in batches.
+
+    References:
+        Chan, T., Golub, G. and LeVeque, R. (1983). Algorithms for Computing the
+        Sample Variance. The American Statistician 37(3), equation 2.1.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = 0.0
+        self.squares = 0.0
+        self.least, self.most = math.inf, -math.inf
+
+    def add(self, numbers: Floats) -> None:
+        known = numbers[~np.isnan(numbers)]
+        if not known.size:
+            return
+        count = self.count + known.size
+        shift = float(known.mean()) - self.mean
+        self.squares += float(known.var()) * known.size
+        self.squares += shift**2 * self.count * known.size / count
+        self.mean += shift * known.size / count
+        self.count = count
+        self.least = min(self.least, float(known.min()))
+        self.most = max(self.most, float(known.max()))
+
+    def scale(self) -> tuple[float, float]:
+        """Returns mean and standard deviation, the latter 1 for constant values."""
+        if not self.count:
+            return 0.0, 1.0
+        if self.least == self.most:  # the computed deviation may be a rounding error
+            return self.least, 1.0
+        # Of tiny numbers, the square underflows to 0.
+        return self.mean, math.sqrt(self.squares / self.count) or 1.0
+
+
+class Distribution:
+    """The distinct numbers of batches and how often they occur.
+
+    Above `limit` distinct numbers, every second number is merged into the next one, so
+    that the memory is bounded and quantiles are approximate.
+
+    Args:
+        limit: Positive integer. Defaults to `MAX_DISTINCT`.
+    """
+
+    def __init__(self, limit: int = MAX_DISTINCT) -> None:
+        self.limit = limit
+        self.numbers: Floats = np.empty(0)
+        self.counts: npt.NDArray[np.int64] = np.empty(0, np.int64)
+
+    def add(self, numbers: Floats) -> None:
+        known, counts = np.unique(numbers[~np.isnan(numbers)], return_counts=True)
+        merged, places = np.unique(
+            np.concatenate([self.numbers, known]), return_inverse=True
+        )
+        self.counts = np.bincount(
+            places, np.concatenate([self.counts, counts]), len(merged)
+        ).astype(np.int64)
+        self.numbers = merged
+        while len(self.numbers) > self.limit:
+            # From the end, so that the greatest number stays.
+            starts = np.arange(len(self.numbers) % 2, len(self.numbers), 2)
+            starts = np.union1d(0, starts)
+            self.counts = np.add.reduceat(self.counts, starts)
+            self.numbers = self.numbers[np.append(starts[1:], len(self.numbers)) - 1]
+
+    def edges(self, bins: int) -> Floats:
+        """Returns the edges between bins that have about the same number of rows.
+
+        An edge is halfway between two neighboring numbers of the training rows, so that
+        rounding a number to float32 rarely moves it into another bin. A number that
+        occurs often has a bin for itself, and there are fewer bins.
+        """
+        if len(self.numbers) < 2:
+            return np.empty(0)
+        ends = np.cumsum(self.counts)
+        targets = ends[-1] * np.arange(1, bins) / bins
+        # The last number of each bin; the last bin must not be empty.
+        last = np.unique(np.searchsorted(ends, targets))
+        last = last[last < len(self.numbers) - 1]
+        low, high = self.numbers[last], self.numbers[last + 1]
+        middle: Floats = low / 2 + high / 2
+        # Between two adjacent floats, there is none.
+        return np.where(middle < high, middle, low)
