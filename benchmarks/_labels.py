@@ -76,11 +76,10 @@ def _frappe(folder: Path) -> LabelTable:
 
 def _adult(folder: Path) -> LabelTable:
     tables = []
-    for part, header in (("data", 0), ("test", 1)):
+    for part in ("data", "test"):
         rows = pd.read_csv(
             folder / f"adult.{part}",
             names=[*ADULT, "income"],
-            skiprows=header,
             skipinitialspace=True,
             na_values="?",
         )
