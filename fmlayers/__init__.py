@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from fmlayers import bayes as bayes
     from fmlayers import cli as cli
     from fmlayers import data as data
     from fmlayers import explain as explain
@@ -57,6 +58,7 @@ else:
         "select_inputs": "fmlayers._inputs",
     }
     _SUBPACKAGES = (
+        "bayes",
         "cli",
         "data",
         "explain",

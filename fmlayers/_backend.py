@@ -4,9 +4,10 @@ All other code of the layers uses `keras.ops` alone, and computes the same numbe
 TensorFlow, JAX and PyTorch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import keras
 import numpy as np
@@ -329,3 +330,25 @@ def sum_spans(rows: Tensor, owners: Tensor, count: Tensor) -> Tensor:
         return tf.concat([sums, empty], 0)
     # With an additional span, since Keras on PyTorch treats 0 like a missing argument.
     return ops.segment_sum(rows, owners, count + 1)[:count]
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function of tensors that runs as a graph of the backend.
+
+    PyTorch runs it as it is, without gradients.
+    """
+    backend = keras.backend.backend()
+    graph: Callable[..., Any]
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        graph = tf.function(function, autograph=False)
+    elif backend == "jax":
+        import jax
+
+        graph = jax.jit(function)
+    else:
+        import torch
+
+        graph = torch.no_grad()(function)
+    return graph

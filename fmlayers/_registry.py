@@ -44,6 +44,11 @@ def modules() -> dict[str, str]:
     return found
 
 
+def load(name: str) -> Any:
+    """Returns a class that can be saved, and imports its module."""
+    return getattr(importlib.import_module(modules()[name]), name)
+
+
 def register() -> None:
     """Registers a stand-in for each class, now or as soon as Keras is imported.
 

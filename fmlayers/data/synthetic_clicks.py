@@ -152,7 +152,7 @@ def synthetic_clicks(*, num_rows: int = 30_000, seed: int = 0) -> SyntheticClick
         most = _MAIN if size <= _MAX_SMALL else _MAIN_OF_LARGE
         log_odds += _centered(_uniform(truth, (size,), most), weights)[drawn]
         # The names are in no order of frequency.
-        names = np.array([f"{code:05x}" for code in range(size)], dtype=object)
+        names = np.array([f"v{code:05x}" for code in range(size)], dtype=object)
         order = np.argsort(truth.random(size), kind="stable")
         columns[f"C{position + 1}"] = names[order][drawn]
         codes.append(drawn)

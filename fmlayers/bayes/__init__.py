@@ -1,0 +1,5 @@
+"""Samples from the posterior distribution of a factorization machine."""
+
+from fmlayers.bayes.gibbs_sampler import GibbsSampler
+
+__all__ = ["GibbsSampler"]

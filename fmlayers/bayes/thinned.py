@@ -1,0 +1,31 @@
+from collections.abc import Iterator
+
+from fmlayers.bayes.chain import Sample
+
+
+class Thinned:
+    """Keeps a bounded number of samples, evenly spaced among all that are added.
+
+    Args:
+        size: Positive integer, the maximum number of samples.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._step = 1
+        self._added = 0
+        self._kept: list[Sample] = []
+
+    def add(self, sample: Sample) -> None:
+        if self._added % self._step == 0:
+            self._kept.append(sample)
+        self._added += 1
+        if len(self._kept) > self._size:
+            self._kept = self._kept[::2]
+            self._step *= 2
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self._kept)

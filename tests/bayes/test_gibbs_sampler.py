@@ -1,0 +1,197 @@
+import numpy as np
+import pytest
+from checks import check_error
+
+import fmlayers
+from fmlayers.bayes import GibbsSampler
+
+USERS, ITEMS = 30, 20
+
+
+def planted(rng, rows=1500, noise=0.5):
+    """Returns ids, with attributes of users and items, and targets of an FM."""
+    user, item = rng.integers(0, USERS, rows), rng.integers(1, ITEMS + 1, rows)
+    inputs = {
+        "user": user,
+        "item": item,
+        "age": user % 4,
+        "genres": np.stack([item % 3 + 1, item % 5], axis=1),
+        "hour": rng.normal(size=rows).astype("float32"),
+    }
+    u, v = rng.normal(size=(USERS, 2)), rng.normal(size=(ITEMS + 1, 2))
+    score = 3.0 + np.sum(u[user] * v[item], axis=1) + 0.3 * inputs["hour"]
+    return inputs, score + noise * rng.normal(size=rows)
+
+
+def features_of(inputs, targets=None):
+    features = [
+        fmlayers.Categorical("user", USERS),
+        fmlayers.Categorical("item", ITEMS + 1),
+        fmlayers.Categorical("age", 4),
+        fmlayers.MultiCategorical("genres", 6),
+        fmlayers.Numeric("hour", use_bias=True),
+    ]
+    pairs = len(set(zip(inputs["user"].tolist(), inputs["item"].tolist(), strict=True)))
+    history = fmlayers.History(
+        "history",
+        ITEMS + 1,
+        of="user",
+        num_keys=USERS,
+        values="item",
+        num_pairs=pairs,
+    )
+    return [*features, history]
+
+
+def rows(inputs, chosen):
+    return {name: x[chosen] for name, x in inputs.items()}
+
+
+@pytest.fixture(scope="module")
+def sampled():
+    rng = np.random.default_rng(0)
+    inputs, targets = planted(rng)
+    train, test = np.arange(400), np.arange(400, 1500)
+    fitted = rows(inputs, train)
+    sampler = GibbsSampler(features_of(fitted), 3, chains=2, seed=1)
+    sampler.fit(fitted, targets[train], sweeps=25, burn_in=10)
+    seen = set(zip(fitted["user"], fitted["item"], strict=True))
+    pairs = zip(inputs["user"][test], inputs["item"][test], strict=True)
+    new = test[[pair not in seen for pair in pairs]]
+    return sampler, rows(inputs, new), targets[new]
+
+
+def test_the_model_is_the_mean_of_the_samples(sampled):
+    sampler, inputs, _ = sampled
+    model = sampler.to_model()
+    assert model.dim == 30 * 3
+    assert type(model) is fmlayers.models.FactorizationMachine
+    expected = sampler.predict(inputs)
+    found = model.predict(inputs, verbose=0)[:, 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_unknown_ids_have_the_mean_of_the_prior(sampled):
+    sampler, inputs, _ = sampled
+    unknown = {**inputs, "user": np.full(len(inputs["user"]), -1)}
+    expected = sampler.predict(unknown)
+    found = sampler.to_model().predict(unknown, verbose=0)[:, 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert np.std(expected) < np.std(sampler.predict(inputs))
+
+
+def test_a_smaller_dimension_loses_little(sampled):
+    sampler, inputs, targets = sampled
+    errors = {}
+    for dim in (None, 24, 2):
+        found = sampler.to_model(dim).predict(inputs, verbose=0)[:, 0]
+        errors[dim] = np.sqrt(np.mean((found - targets) ** 2))
+    assert errors[24] < 1.01 * errors[None]
+    assert errors[2] > errors[24]
+
+
+def test_two_fields_are_reduced_in_the_best_way(rng):
+    inputs, targets = planted(rng)
+    features = features_of(inputs)[:2]
+    sampler = GibbsSampler(features, 2, chains=2, max_dim=8)
+    sampler.fit(inputs, targets, sweeps=40)
+    assert sampler.to_model().dim <= 8
+    whole = GibbsSampler(features, 2, chains=2).fit(inputs, targets, sweeps=40)
+    found = sampler.to_model(4).predict(inputs, verbose=0)
+    expected = whole.to_model().predict(inputs, verbose=0)
+    assert np.std(found - expected) < 0.1 * np.std(expected)
+
+
+def test_validation_and_callbacks(rng):
+    inputs, targets = planted(rng, noise=0.5)
+    train, held_out = np.arange(1000), np.arange(1000, 1500)
+    seen = []
+    features = features_of(inputs)[:2]
+    sampler = GibbsSampler(features, 3, chains=2)
+    sampler.fit(
+        rows(inputs, train),
+        targets[train],
+        sweeps=30,
+        burn_in=5,
+        validation_data=(rows(inputs, held_out), targets[held_out]),
+        callbacks=[lambda sweep, figures: seen.append((sweep, figures))],
+    )
+    assert [sweep for sweep, _ in seen] == list(range(1, 31))
+    assert "val_rmse" not in seen[4][1]
+    last = seen[-1][1]
+    predicted = sampler.predict(rows(inputs, held_out))
+    rmse = np.sqrt(np.mean((predicted - targets[held_out]) ** 2))
+    np.testing.assert_allclose(last["val_rmse"], rmse, rtol=0.02)
+    assert last["val_rmse"] < 0.5 * np.std(targets)
+    np.testing.assert_allclose(last["alpha"], 1 / 0.6**2, rtol=0.4)
+
+
+def test_equal_seeds_give_equal_samples(rng):
+    inputs, targets = planted(rng, 300)
+    features = features_of(inputs)
+    one, same, other = (
+        GibbsSampler(features, 2, chains=1, seed=seed)
+        .fit(inputs, targets, sweeps=4, burn_in=2)
+        .predict(inputs)
+        for seed in (3, 3, 4)
+    )
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - other).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_standard_deviations_are_calibrated():
+    rng = np.random.default_rng(2)
+    inputs, targets = planted(rng, 4000, noise=0.7)
+    train, test = np.arange(600), np.arange(600, 4000)
+    features = features_of(inputs)[:2]
+    sampler = GibbsSampler(features, 3, chains=4)
+    sampler.fit(rows(inputs, train), targets[train], sweeps=80, burn_in=20)
+    mean, std = sampler.predict(rows(inputs, test), return_std=True)
+    # Means at the lowest and the highest target of the training rows are clipped.
+    inside = (mean > targets[train].min()) & (mean < targets[train].max())
+    errors = np.abs(mean - targets[test])[inside]
+    for z, share in ((0.674, 0.5), (1.282, 0.8), (1.960, 0.95)):
+        covered = np.mean(errors < z * std[inside])
+        assert abs(covered - share) < 0.05, (share, covered)
+    assert errors[std[inside] > np.median(std)].mean() > errors.mean()
+
+
+def test_errors(rng):
+    inputs, targets = planted(rng, 50)
+    features = features_of(inputs)
+    sampler = GibbsSampler(features, 2)
+    check_error("`fit` must be called first", lambda: sampler.predict(inputs))
+    check_error("`fit` must be called first", sampler.to_model)
+    check_error("`dim` must be", lambda: GibbsSampler(features, 0))
+    check_error("`chains` must be", lambda: GibbsSampler(features, 2, chains=0))
+    check_error(
+        "`prior_scale` must be", lambda: GibbsSampler(features, 2, prior_scale=0.0)
+    )
+    shared = [
+        fmlayers.Categorical("a", 3, table="t"),
+        fmlayers.Categorical("b", 3, table="t"),
+    ]
+    check_error("`features` must have separate", lambda: GibbsSampler(shared, 2))
+    fits = [
+        ("`targets` must be finite", (inputs, np.full(50, np.nan)), {}),
+        ("same number of examples", (inputs, targets[:-1]), {}),
+        ("`burn_in` must be", (inputs, targets), {"sweeps": 5, "burn_in": 5}),
+        (
+            "`sample_weight` must be nonneg",
+            (inputs, targets),
+            {"sample_weight": -np.ones(50)},
+        ),
+    ]
+    for message, arguments, options in fits:
+        check_error(message, lambda a=arguments, o=options: sampler.fit(*a, **o))
+    wrong = [
+        *features[:-1],
+        fmlayers.History(
+            "history", ITEMS + 1, of="user", num_keys=USERS, values="item", num_pairs=1
+        ),
+    ]
+    check_error(
+        "`num_pairs` of feature 'history' must",
+        lambda: GibbsSampler(wrong, 2).fit(inputs, targets),
+    )
