@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -45,9 +46,13 @@ def _contents(column: pd.Series[Any]) -> Iterator[bytes]:
         yield numbers.astype("<f8").tobytes()
         return
     cells = column.to_numpy(dtype=object)
+    codes = np.arange(len(cells))
+    with suppress(TypeError):  # lists have no hash
+        codes, cells = pd.factorize(cells, use_na_sentinel=False)
     texts = np.fromiter(map(_text, cells), object, count=len(cells))
-    codes, distinct = pd.factorize(texts)
-    yield codes.astype("<i4").tobytes()
+    # Different values may have the same text.
+    of_texts, distinct = pd.factorize(texts)
+    yield of_texts[codes].astype("<i4").tobytes()
     yield np.fromiter(map(len, distinct), "<i8", count=len(distinct)).tobytes()
     yield "".join(distinct).encode("utf-8", "surrogatepass")
 
