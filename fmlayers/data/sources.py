@@ -9,14 +9,14 @@ import pandas as pd
 from fmlayers._types import SYNTHETIC_CLICKS, OnDuplicate
 from fmlayers.data.dataset import Dataset
 from fmlayers.data.errors import DataError
+from fmlayers.data.generated_clicks import clicks_of
+from fmlayers.data.generated_ratings import synthetic
 from fmlayers.data.kind_names import Kind
 from fmlayers.data.kinds import kind_class
 from fmlayers.data.kinds.inference import inferred_kind
 from fmlayers.data.movielens import MARKERS, load_movielens
 from fmlayers.data.parquet_files import parts_of
 from fmlayers.data.ratings import read_ratings
-from fmlayers.data.synthetic import synthetic
-from fmlayers.data.synthetic_clicks import clicks_of
 from fmlayers.data.table_files import Source
 from fmlayers.data.table_format import TableFormat
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fmlayers.data import DataError, SyntheticClicks, load, synthetic_clicks
-from fmlayers.data.synthetic_clicks import _SIZES
+from fmlayers.data.generated_clicks import _SIZES
 from fmlayers.metrics import auc, log_loss, pr_auc
 from fmlayers.runs import TrainingConfig, train
 

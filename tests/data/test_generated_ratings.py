@@ -4,8 +4,13 @@ import re
 import numpy as np
 import pytest
 
+from fmlayers.data.generated_ratings import (
+    SyntheticDataset,
+    _moments,
+    _share_out,
+    synthetic,
+)
 from fmlayers.data.splits import time_split
-from fmlayers.data.synthetic import SyntheticDataset, _moments, _share_out, synthetic
 
 
 @pytest.fixture(scope="module")
