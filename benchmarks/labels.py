@@ -30,8 +30,14 @@ BINS = (
 )
 ROWS = {
     "frappe-fm": ("frappe", "--model fm"),
-    "frappe-deepfm": ("frappe", "--model deepfm"),
-    "adult-fm": ("adult", f"--model fm {SMALL_L2}"),
+    "frappe-deepfm": (
+        "frappe",
+        "--model deepfm --dropout .5 --l2 .003 --learning-rate .2",
+    ),
+    "adult-fm": (
+        "adult",
+        f"--model fm --dim 16 {SMALL_L2} --learning-rate .02 --batch-size 1024",
+    ),
     "adult-fm-bins": ("adult", f"--model fm {SMALL_L2} {BINS}"),
     "adult-deepfm": ("adult", f"--model deepfm --dim 16 {SMALL_L2}"),
     "ml-100k-fm": ("ml-100k", f"--model fm {MOVIELENS}"),
