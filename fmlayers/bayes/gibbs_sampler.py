@@ -52,8 +52,8 @@ class GibbsSampler:
         chains: Positive integer. Several short chains estimate a mean better than a
             long one of the same cost. Defaults to 4.
         prior_scale: Optional positive float. A priori, the precision matrices have a
-            Wishart distribution with the scale matrix I / `prior_scale`. Defaults to `None`: 1 if
-            each field is a key, as for user and item alone, else 0.06.
+            Wishart distribution with the scale matrix I / `prior_scale`. Defaults to
+            `None`: 1 if each field is a key, as for user and item alone, else 0.06.
         max_dim: Positive integer. The samples are added up with a dimension of at most
             this, which bounds the memory. Defaults to 512.
         seed: Integer. Defaults to 0.
