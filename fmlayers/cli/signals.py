@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 GRACE_SECONDS = 5.0
@@ -41,6 +41,7 @@ def install() -> None:
         if number and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _handle)
     sys.unraisablehook = _raise_again
+    sys.excepthook = _print_error
     with contextlib.suppress(OSError):  # standard error is closed
         _State.terminal = os.dup(2)
     _watch()
@@ -131,8 +132,32 @@ def _watch() -> None:
 
 def _raise_again(unraisable: Any) -> None:
     """Raises an interruption again that was lost where nothing can be raised."""
-    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+    if not _signal_again(unraisable.exc_value):
         sys.__unraisablehook__(unraisable)
-        return
+
+
+def _print_error(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Raises an interruption again that C code would print and clear."""
+    if not _signal_again(error):
+        sys.__excepthook__(kind, error, trace)
+
+
+def _signal_again(error: BaseException | None) -> bool:
+    """Sends the first signal again if an error, which is lost, came from it.
+
+    C code that does not expect a signal may turn the `KeyboardInterrupt` into a
+    `SystemError` ("returned a result with an exception set").
+    """
+    seen = error
+    while seen is not None and not isinstance(seen, KeyboardInterrupt):
+        seen = seen.__cause__ or seen.__context__
+    by_c_code = (
+        isinstance(error, SystemError) and _State.number and not _State.has_ended
+    )
+    if not (seen or by_c_code):
+        return False
     number, _State.number = _State.number or signal.SIGINT, 0
     threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+    return True

@@ -127,6 +127,55 @@ def test_a_signal_at_any_moment_of_the_start(command, shop, tmp_path):
     assert not [path for path in tmp_path.rglob("*") if ".fmlayers-" in path.name]
 
 
+LOSES_THE_SIGNAL = """
+import os, signal, sys, time
+from fmlayers.cli import signals
+
+signals.install()
+signals.begin()
+
+def fail():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    except KeyboardInterrupt as error:
+        lost = error
+    {failure}
+
+class Released:
+    def __del__(self):
+        fail()
+
+try:
+    {loss}
+    time.sleep(4)
+    print("lost")
+except KeyboardInterrupt:
+    print("interrupted by", signals.received())
+"""
+LOSSES = [
+    "Released()",
+    "try: fail()\n    except Exception: sys.excepthook(*sys.exc_info())",
+]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=["finalizer", "printed by C code"])
+@pytest.mark.parametrize("cause", [" from lost", ""], ids=["with cause", "bare"])
+def test_an_interruption_that_c_code_turns_into_another_error(loss, cause):
+    failure = f"raise SystemError('a result with an exception set'){cause}"
+    script = LOSES_THE_SIGNAL.format(failure=failure, loss=loss)
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (result.stdout, result.stderr) == ("interrupted by 15\n", "")
+
+
+def test_other_errors_are_still_printed():
+    script = "from fmlayers.cli import signals\nsignals.install()\n1 / 0"
+    command = [sys.executable, "-c", script]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, "ZeroDivisionError" in result.stderr) == (1, True)
+
+
 def has(path, *, number=1):
     return lambda: len(list(path.parent.glob(path.name))) >= number
 
