@@ -24,7 +24,7 @@ Part = tuple[Tensor, Tensor]
 
 
 class Examples:
-    """The examples of a chain, as the sampler reads them.
+    """The examples, as all chains read them.
 
     Args:
         blocks: The blocks.
@@ -32,6 +32,7 @@ class Examples:
     """
 
     def __init__(self, blocks: Sequence[Block], weights: Matrix) -> None:
+        self.blocks, self.weights = blocks, weights
         self.count = len(weights)
         # An additional example with the weight 0 pads the chunks.
         self._roots = _padded(np.sqrt(weights))
