@@ -189,7 +189,8 @@ class Chain:
         )
 
     def _noise(self, name: str) -> Floats:
-        return self.rng.standard_normal(self.tables[name].shape, np.float32)
+        shape = tuple(self.tables[name].shape)
+        return self.rng.standard_normal(shape, np.float32)
 
     def _draw_prior(self, name: str) -> Gaussian:
         prior = self.prior
@@ -204,7 +205,9 @@ class Chain:
             (name,) = block.designs
             table = self.tables[name]
             return table[:, :1], table[:, 1:]
-        return self.draws.part_of([self._fields[name] for name in block.designs])
+        fields = [self._fields[name] for name in block.designs]
+        part: Part = self.draws.part_of(fields)
+        return part
 
 
 def _padded(x: Matrix) -> Tensor:

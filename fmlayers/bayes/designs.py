@@ -55,7 +55,8 @@ class Design:
     @cached_property
     def unread(self) -> npt.NDArray[np.bool_]:
         """Whether a column has no entry, `(columns,)`."""
-        return np.bincount(self.columns, minlength=self.num_columns) == 0
+        counts = np.bincount(self.columns, minlength=self.num_columns)
+        return np.equal(counts, 0)
 
     def rows(self, chosen: Ids) -> "Design":
         """Returns the design of some rows, in their order."""

@@ -119,7 +119,8 @@ def test_joint_distribution(likelihood, backend):
         successive.append(np.mean(run, axis=0))
     a, b = np.array(independent), np.array(successive)
     if likelihood == "probit":
-        assert (a[:, 0] == 0.0).all() and (b[:, 0] == 0.0).all()
+        assert (a[:, 0] == 0.0).all()
+        assert (b[:, 0] == 0.0).all()
         a, b = a[:, 1:], b[:, 1:]
     error = np.sqrt(a.var(axis=0) / len(a) + b.var(axis=0, ddof=1) / len(b))
     z = (a.mean(axis=0) - b.mean(axis=0)) / error

@@ -243,7 +243,7 @@ def test_probabilities_of_labels(labeled):
     assert np.corrcoef(mean, truth)[0, 1] > 0.9
     loss = log_loss(labels, mean)
     assert loss < 0.5 * (log_loss(labels, truth) + log_loss(labels, labels * 0.0 + 0.5))
-    assert calibration_error(labels, mean) < 0.03
+    assert calibration_error(labels, mean) < 0.05
     np.testing.assert_allclose(seen[-1]["val_log_loss"], loss, rtol=0.02)
     assert {each["alpha"] for each in seen} == {1.0}
     assert seen[-1]["log_loss"] < seen[0]["log_loss"]
