@@ -5,7 +5,7 @@ Z @ T, where T is the table and Z its design, a sparse matrix.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -73,6 +73,16 @@ class Design:
             self.num_columns,
         )
 
+    def state(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        return {
+            "owners": self.owners,
+            "columns": self.columns,
+            "values": self.values,
+            "num_rows": self.num_rows,
+            "num_columns": self.num_columns,
+        }
+
     def dense(self) -> Floats:
         """Returns the matrix as an array."""
         matrix = np.zeros((self.num_rows, self.num_columns), np.float32)
@@ -99,6 +109,10 @@ class Field:
         total = np.zeros(self.design.num_columns)
         np.add.at(total, self.design.columns, squares * counts[self.design.owners])
         return total
+
+    def rows(self, chosen: Ids) -> "Field":
+        """Returns the field of some examples."""
+        return replace(self, index=self.index[chosen])
 
     @property
     def first(self) -> Ids:

@@ -11,7 +11,8 @@ examples.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,12 @@ class MeanScore:
     @property
     def dim(self) -> int:
         return int(next(iter(self.vectors.values())).shape[1])
+
+    def table(self, name: str) -> Floats:
+        """Returns the first-order weights and the vectors of a field together."""
+        return np.concatenate(
+            [self.linear[name][:, np.newaxis], self.vectors[name]], axis=1
+        )
 
 
 class PosteriorMean:
@@ -74,17 +81,41 @@ class PosteriorMean:
             linear = table[:, 0].astype(np.float64)
             self._linear[name] = self._linear.get(name, 0.0) + linear
         if next(iter(self._vectors.values())).shape[1] > self._max_dim:
-            self._vectors = self._reduced(max(self._max_dim // 2, 1))
+            self._vectors = self._reduced(self._vectors, max(self._max_dim // 2, 1))
 
-    def mean(self, dim: int | None = None) -> MeanScore:
-        """Returns the mean score.
+    def merge(self, other: "PosteriorMean") -> None:
+        """Adds the samples of another posterior mean of the same fields."""
+        self.samples += other.samples
+        self._bias += other._bias
+        for name, vectors in other._vectors.items():
+            self._linear[name] = self._linear[name] + other._linear[name]
+            both = [self._vectors[name], vectors]
+            self._vectors[name] = np.concatenate(both, axis=1)
+        if next(iter(self._vectors.values())).shape[1] > self._max_dim:
+            self._vectors = self._reduced(self._vectors, self._max_dim)
 
-        Args:
-            dim: Optional integer, the dimension to reduce the vectors to.
-        """
-        vectors = self._vectors
-        if dim is not None and next(iter(vectors.values())).shape[1] > dim:
-            vectors = self._reduced(dim)
+    def state(self) -> dict[str, Any]:
+        """Returns the sums over the samples, and what is needed to add further ones."""
+        return {
+            "samples": self.samples,
+            "max_dim": self._max_dim,
+            "bias": self._bias,
+            "linear": self._linear,
+            "vectors": self._vectors,
+            "roots": self._roots,
+        }
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any]) -> Self:
+        """Returns the posterior mean of a state."""
+        mean = cls({}, state["max_dim"])
+        mean.samples, mean._bias = state["samples"], state["bias"]
+        mean._linear, mean._vectors = dict(state["linear"]), dict(state["vectors"])
+        mean._roots = dict(state["roots"])
+        return mean
+
+    def mean(self) -> MeanScore:
+        """Returns the mean score."""
         divisor = np.float32(np.sqrt(self.samples))
         return MeanScore(
             self._bias / self.samples,
@@ -92,13 +123,19 @@ class PosteriorMean:
                 name: (each / self.samples).astype(np.float32)
                 for name, each in self._linear.items()
             },
-            {name: each / divisor for name, each in vectors.items()},
+            {name: each / divisor for name, each in self._vectors.items()},
         )
 
-    def _reduced(self, dim: int) -> Tables:
+    def reduced(self, score: MeanScore, dim: int) -> MeanScore:
+        """Returns a score over some of the fields, with vectors of at most `dim`."""
+        if score.dim <= dim:
+            return score
+        return replace(score, vectors=self._reduced(score.vectors, dim))
+
+    def _reduced(self, vectors: Tables, dim: int) -> Tables:
         weighted = {
             name: self._roots[name][:, np.newaxis] * each
-            for name, each in self._vectors.items()
+            for name, each in vectors.items()
         }
         if len(weighted) == 2:
             one, other = weighted.values()
