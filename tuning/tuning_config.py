@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 from fmlayers._checks import choice, integer
 from fmlayers.models.specs import find, registered
 from fmlayers.runs import TrainingConfig
-from fmlayers.runs.training import metric_of
+from fmlayers.runs.trainer import metric_of
 
 TunerName = Literal["random", "bayesian", "hyperband"]
 RANKING = {"val_ndcg": "ndcg", "val_map": "map"}

@@ -217,7 +217,11 @@ class GibbsSampler:
         return mean, np.sqrt(drawn.var(axis=0) + noise).astype(np.float32)
 
     def to_model(
-        self, dim: int | None = None, *, encoder: "Encoder | None" = None
+        self,
+        dim: int | None = None,
+        *,
+        encoder: "Encoder | None" = None,
+        scaler: RatingScaler | None = None,
     ) -> "FactorizationMachine":
         """Returns the mean over all samples, as an ordinary model.
 
@@ -231,10 +235,12 @@ class GibbsSampler:
                 Defaults to `None`: the dimension that the sampler has kept, at most
                 `max_dim`.
             encoder: Optional `fmlayers.data.Encoder`, saved with the model.
+            scaler: Optional `RatingScaler`, the map from the targets of `fit` to
+                ratings. Defaults to one that clips to the lowest and the highest
+                target.
 
         Returns:
-            A `fmlayers.models.FactorizationMachine` whose scaler clips to the lowest
-            and the highest target of `fit`.
+            A `fmlayers.models.FactorizationMachine` with this scaler.
 
         Raises:
             ValueError: If `fit` was not called, or `dim` is invalid.
@@ -242,7 +248,8 @@ class GibbsSampler:
         if dim is not None:
             dim = integer("dim", dim)
         mean = self._fitted().mean(dim)
-        scaler = RatingScaler(*self._bounds, "clip")
+        if scaler is None:
+            scaler = RatingScaler(*self._bounds, "clip")
         model: FactorizationMachine = _registry.load("FactorizationMachine")(
             self.features, mean.dim, scaler, l2=0.0, linear_l2=0.0, encoder=encoder
         )

@@ -41,8 +41,9 @@ def write_pictures(
     weights = weights_of(run.config, table)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / "learning_curves.png"]
-    plots.learning_curves(history, written[0])
+    curves = "sampling_trace" if run.config.method == "gibbs" else "learning_curves"
+    written = [folder / f"{curves}.png"]
+    getattr(plots, curves)(history, written[0])
 
     def draw_predictions(path: Path) -> None:
         plots.predicted_against_true(targets, predict(run.model, inputs), path)

@@ -31,11 +31,15 @@ from fmlayers.runs.run_data import Data, RunData, Tables
 from fmlayers.runs.run_files import RunFiles
 from fmlayers.scoring_model import ScoringModel
 
-_HISTORY: Mapping[str, Kind | None] = {
-    "phase": None,
-    "epoch": "numeric",
-    "seconds": "numeric",
-    "loss": "numeric",
+# The columns that `history.csv` must have, by method.
+_HISTORY: Mapping[str, Mapping[str, Kind | None]] = {
+    "gradient": {
+        "phase": None,
+        "epoch": "numeric",
+        "seconds": "numeric",
+        "loss": "numeric",
+    },
+    "gibbs": {"sweep": "numeric", "seconds": "numeric", "alpha": "numeric"},
 }
 
 
@@ -138,9 +142,10 @@ class SavedRun:
         return self.files.text("summary.txt")
 
     def history(self) -> pd.DataFrame:
-        """Returns the table of `history.csv`, with a row per epoch."""
-        table = self.files.table("history.csv", kinds=_HISTORY)
-        absent = [] if table is None else sorted(set(_HISTORY) - set(table.columns))
+        """Returns the table of `history.csv`, with a row per epoch or sweep."""
+        kinds = _HISTORY[self.config.method]
+        table = self.files.table("history.csv", kinds=kinds)
+        absent = [] if table is None else sorted(set(kinds) - set(table.columns))
         if table is None or absent:
             reason = f"lacks the columns {absent}" if absent else "is missing"
             raise RunError(f"{self.path / 'history.csv'} {reason}.")

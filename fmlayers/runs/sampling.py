@@ -1,0 +1,181 @@
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from fmlayers.bayes import GibbsSampler
+from fmlayers.data import Dataset
+from fmlayers.data.kind_names import Kind
+from fmlayers.features import Feature, History
+from fmlayers.runs.config import TrainingConfig
+from fmlayers.runs.examples import Examples, Inputs, Rows, split_validation
+from fmlayers.runs.folder import DivergenceError
+from fmlayers.runs.model import features_of, scaler_and_bias
+from fmlayers.runs.sweep_progress import SweepProgress
+from fmlayers.runs.trainer import metric_of
+from fmlayers.runs.unit import Unit, to_unit_of_data
+
+MAX_BURN_IN = 10  # first sweeps that are not used
+
+
+class Sampling:
+    """Estimates the model of a run by Gibbs sampling.
+
+    There is no epoch to choose, so the model is sampled once, from all training rows.
+    Validation rows in a table of their own, or with `config.refit=False` a share of the
+    training rows, are left out and only evaluated after each sweep.
+
+    Args:
+        config: The configuration.
+        columns: Dict from the names of the columns to encode to their kinds.
+        dataset: The data.
+        folder: The folder in which the progress is saved and from which it is resumed.
+    """
+
+    remedy = "Lower `dim` or `chains`."  # if the memory is not enough
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        columns: Mapping[str, Kind],
+        dataset: Dataset,
+        folder: Path,
+    ) -> None:
+        self.config = config
+        self.columns = columns
+        self.dataset = dataset
+        self.folder = folder
+        self.metric = metric_of(config)
+        self.history: list[dict[str, Any]] = []
+        self.rows: dict[str, int] = {}
+        self._model_dim = 0
+
+    def run(self, train: Rows) -> keras.Model:
+        """Returns the posterior mean, given the rows `train` of the ratings."""
+        config = self.config
+        own = self.dataset.parts.get("validation")
+        fitting, validation = train, train[:0]
+        if own is not None or not config.refit:
+            fitting, validation = split_validation(config, train, own)
+        self.rows = {"train": len(train), "validation": len(validation)}
+        model = self.sample(
+            Examples(config, self.columns, self.dataset, fitting, validation)
+        )
+        to_unit_of_data(model)
+        return model
+
+    def sample(self, examples: Examples) -> keras.Model:
+        """Returns the posterior mean, given examples, in the unit of the sampler."""
+        config = self.config
+        scaler, _ = scaler_and_bias(config, examples.table)
+        unit = Unit.of_rows(config, examples.table)
+        inputs, targets, weights = examples.arrays(examples.fitting)
+        held_out = None
+        if examples.validation is not None and len(examples.validation):
+            x, y, _ = examples.arrays(examples.validation)
+            held_out = x, unit.of_data(config, y)
+        sampler = GibbsSampler(
+            _features(examples, inputs),
+            config.dim,
+            chains=config.chains,
+            seed=config.seed,
+        )
+        shown = SweepProgress(config.sweeps, metric=self.metric, size=unit.size)
+        with shown:
+            sampler.fit(
+                inputs,
+                unit.of_data(config, targets),
+                sweeps=config.sweeps,
+                burn_in=burn_in(config.sweeps),
+                sample_weight=weights,
+                validation_data=held_out,
+                callbacks=[_Recorder(self, unit), shown],
+            )
+        model = sampler.to_model(encoder=examples.encoder, scaler=scaler)
+        self._model_dim = model.dim
+        return model
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What `metrics.json` says about the training.
+
+        A sweep is an epoch with a single batch.
+        """
+        last = self.history[-1]
+        return {
+            f"validation_{self.metric}": last.get(f"val_{self.metric}"),
+            "epochs": len(self.history),
+            "batch_size": self.rows["train"] - self.rows["validation"],
+            "rows": self.rows,
+            "alpha": last["alpha"],
+            "model_dim": self._model_dim,
+        }
+
+    def check(self, metrics: dict[str, Any]) -> None:
+        """Checks the metrics of the model.
+
+        Raises:
+            DivergenceError: If one is NaN or infinite.
+        """
+        for name, value in metrics.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise DivergenceError(
+                    f"The samples must be finite. Received: {name} is {value}. Scale "
+                    "the targets down if they are large."
+                )
+
+    def write(self, folder: Path) -> None:
+        """Writes the files of the run that only this method has."""
+
+
+class _Recorder:
+    """Adds the figures of each sweep to the history, in the unit of the data."""
+
+    def __init__(self, sampling: Sampling, unit: Unit) -> None:
+        self.sampling = sampling
+        self.unit = unit
+        self.started = time.perf_counter()
+
+    def __call__(self, sweep: int, figures: Mapping[str, float]) -> None:
+        now = time.perf_counter()
+        row: dict[str, Any] = {
+            "sweep": sweep,
+            "seconds": round(now - self.started, 3),
+            "alpha": figures["alpha"] / self.unit.size**2,
+        }
+        self.started = now
+        for name in ("rmse", "val_rmse"):
+            if name in figures:
+                column = name.replace("rmse", self.sampling.metric)
+                row[column] = figures[name] * self.unit.size
+        self.sampling.check(row)
+        self.sampling.history[sweep - 1 :] = [row]
+
+
+def burn_in(sweeps: int) -> int:
+    """Returns the number of first sweeps that are not used."""
+    return min(MAX_BURN_IN, sweeps // 2)
+
+
+def _features(examples: Examples, inputs: Inputs) -> list[Feature]:
+    """Returns the features of the sampler, with the pairs that it counts."""
+    features = features_of(examples.config, examples.encoder, num_pairs=1)
+    return [
+        replace(feature, num_pairs=_num_pairs(feature, inputs))
+        if isinstance(feature, History)
+        else feature
+        for feature in features
+    ]
+
+
+def _num_pairs(feature: History, inputs: Inputs) -> int:
+    keys, values = (np.asarray(entry.read(inputs)) for entry in feature.entries)
+    known = (keys >= 0) & (values > 0)  # without rare users and items
+    pairs: npt.NDArray[Any] = np.stack([keys, values], axis=1)[known]
+    return len(np.unique(pairs, axis=0))

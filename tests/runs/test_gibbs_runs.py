@@ -1,0 +1,251 @@
+"""Runs whose model is sampled instead of trained."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from checks import check_error
+
+from fmlayers import cli
+from fmlayers.data import write_csv
+from fmlayers.models import FactorizationMachine
+from fmlayers.runs import Run, TrainingConfig, train
+from fmlayers.runs.config import SETTINGS
+from fmlayers.runs.methods import reads, sampling_is_better
+
+GIBBS = {"method": "gibbs", "sweeps": 14, "chains": 2, "dim": 3}
+# A value other than the default of each setting that Gibbs sampling does not read.
+UNREAD = {
+    "negatives": 2,
+    "positive_weight": 2.0,
+    "members": 2,
+    "init_stddev": 0.1,
+    "l2": 0.5,
+    "l2_of": {"user": 0.5},
+    "linear_l2": 0.5,
+    "hidden_units": [8],
+    "dropout": 0.5,
+    "optimizer": "lazy_adam",
+    "learning_rate": 0.3,
+    "batch_size": 64,
+    "max_epochs": 3,
+    "patience": 9,
+}
+
+
+@pytest.fixture(scope="module")
+def table(ratings, tmp_path_factory):
+    path = tmp_path_factory.mktemp("table") / "ratings.csv"
+    write_csv(ratings, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def sampled(table, tmp_path_factory):
+    """Train a run; tests leave it as it is."""
+    config = TrainingConfig(data=str(table), **GIBBS)
+    return train(config, tmp_path_factory.mktemp("gibbs") / "run")
+
+
+def test_every_setting_that_sampling_does_not_read_is_refused():
+    unread = {n for n, s in SETTINGS.items() if not reads("gibbs", n, s)}
+    assert unread == set(UNREAD)
+
+
+@pytest.mark.parametrize("name", sorted(UNREAD))
+def test_a_setting_of_gradient_descent_is_refused(name, capsys):
+    value = UNREAD[name]
+    check_error(
+        f"`{name}` must be left out",
+        lambda: TrainingConfig(method="gibbs", **{name: value}),
+    )
+    if isinstance(value, dict | list):
+        return
+    # The command refuses the default value, too, since it would have no effect.
+    default = getattr(TrainingConfig(), name)
+    default = 64 if default is None else default
+    option = f"--{name.replace('_', '-')}"
+    options = ["--method", "gibbs", option, f"{default}"]
+    assert cli.main(["train", "--out", "nowhere", *options]) == 1
+    assert f"`{name}` must be left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["sweeps", "chains"])
+def test_a_setting_of_sampling_is_refused_by_gradient_descent(name, capsys):
+    check_error(
+        f"`{name}` must be left out: it is a setting of the method 'gibbs'. "
+        "Received: method='gradient'.",
+        lambda: TrainingConfig(**{name: 3}),
+    )
+    default = f"{SETTINGS[name].default}"
+    assert cli.main(["train", "--out", "nowhere", f"--{name}", default]) == 1
+    assert f"`{name}` must be left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model": "mf"},
+            "`model` must be 'fm' with the method 'gibbs'.*user and item",
+        ),
+        ({"model": "deepfm"}, "`model` must be 'fm' with the method 'gibbs'"),
+        ({"task": "binary"}, "`task` must be 'regression' with the method 'gibbs'"),
+        ({"loss": "bpr"}, "`task` must be 'regression'.*task='implicit'"),
+        ({"scaler": "sigmoid"}, "`scaler` must be 'clip' or 'none'"),
+        ({"validation_fraction": 0.3}, "`validation_fraction` must be left out.*refit"),
+    ],
+    ids=str,
+)
+def test_what_sampling_does_not_support_is_refused(changes, message):
+    check_error(message, lambda: TrainingConfig(method="gibbs", **changes))
+
+
+def test_a_configuration_is_read_back():
+    config = TrainingConfig(histories=True, **GIBBS)
+    assert config.l2_of == {}
+    assert TrainingConfig.from_dict(config.to_dict()) == config
+    assert TrainingConfig(method="gibbs").dim == 20
+    record = TrainingConfig().to_dict()
+    del record["method"], record["sweeps"], record["chains"]
+    assert TrainingConfig.from_dict(record).method == "gradient"
+
+
+def test_the_model_is_an_ordinary_one(sampled):
+    assert type(sampled.model) is FactorizationMachine
+    assert sampled.metrics["model_dim"] == sampled.model.dim == 3 * 2 * (14 - 7)
+    assert sampled.metrics["rmse"] < 0.9 * sampled.metrics["mean_predictor_rmse"]
+    assert sampled.config.dim == 3
+    sampled.check()
+
+
+def test_the_history_has_a_row_per_sweep(sampled):
+    history = sampled.history()
+    assert list(history) == ["sweep", "seconds", "alpha", "rmse"]
+    assert history["sweep"].tolist() == list(range(1, 15))
+    assert history["alpha"].iloc[-1] == pytest.approx(sampled.metrics["alpha"])
+    # A precision near that of the errors of single samples.
+    ratio = history["alpha"].iloc[-1] * history["rmse"].iloc[-1] ** 2
+    assert 0.8 < ratio < 1.25
+
+
+def test_the_summary_is_about_sampling(sampled):
+    text = sampled.summary()
+    assert "samples: 2 chains of 14 sweeps with dimension 3" in text
+    assert "rows: 2,400 train, 600 test" in text
+    assert "epoch" not in text
+    assert "hint" not in text
+
+
+def test_the_same_configuration_gives_the_same_model(sampled, table, tmp_path):
+    again = train(TrainingConfig(data=str(table), **GIBBS), tmp_path / "run")
+    same = {n: again.metrics[n] for n in ("rmse", "mae", "alpha")}
+    assert same == {n: sampled.metrics[n] for n in same}
+    other = train(TrainingConfig(data=str(table), **GIBBS, seed=1), tmp_path / "other")
+    assert other.metrics["rmse"] != sampled.metrics["rmse"]
+
+
+def test_rows_that_are_held_out_are_evaluated_after_each_sweep(ratings, tmp_path):
+    held_out = train(
+        TrainingConfig(data=str(_table(ratings, tmp_path)), refit=False, **GIBBS),
+        tmp_path / "run",
+    )
+    assert held_out.metrics["rows"] == {"train": 2400, "validation": 240, "test": 600}
+    history = held_out.history()
+    assert list(history) == ["sweep", "seconds", "alpha", "rmse", "val_rmse"]
+    assert history["val_rmse"].isna().tolist() == [True] * 7 + [False] * 7
+    assert held_out.metrics["validation_rmse"] == history["val_rmse"].iloc[-1]
+    assert "(240 of them held out), 600 test" in held_out.summary()
+
+
+def test_rows_of_a_validation_table_are_not_sampled_from(ratings, tmp_path):
+    tables = {"ratings": ratings[:2000], "validation": ratings[2000:2500]}
+    run = train(TrainingConfig(**GIBBS), tmp_path / "run", dataset=tables)
+    assert run.metrics["rows"]["validation"] == 500
+    changed = tables["validation"].assign(rating=1.0)
+    other = train(
+        TrainingConfig(**GIBBS),
+        tmp_path / "other",
+        dataset={**tables, "validation": changed},
+    )
+    np.testing.assert_array_equal(run.model.bias, other.model.bias)
+    assert run.metrics["validation_rmse"] < other.metrics["validation_rmse"]
+
+
+@pytest.mark.parametrize("scale", [20.0, 0.001])
+def test_the_unit_of_the_ratings_does_not_matter(scale, sampled, ratings, tmp_path):
+    changed = ratings.assign(rating=100.0 + scale * ratings["rating"])
+    config = TrainingConfig(data=str(_table(changed, tmp_path)), **GIBBS)
+    run = train(config, tmp_path / "run")
+    expected = scale * sampled.metrics["rmse"]
+    assert run.metrics["rmse"] == pytest.approx(expected, rel=0.01)
+    assert run.metrics["alpha"] == pytest.approx(
+        sampled.metrics["alpha"] / scale**2, rel=0.02
+    )
+    assert run.model.scaler.scale == 1.0
+
+
+def test_a_target_transform_applies(ratings, tmp_path):
+    counts = ratings.assign(rating=np.expm1(ratings["rating"]).round())
+    path = _table(counts, tmp_path)
+    config = TrainingConfig(
+        data=str(path), target_transform="log1p", refit=False, **GIBBS
+    )
+    run = train(config, tmp_path / "run")
+    assert run.metrics["rmsle"] < 0.9 * run.metrics["mean_predictor_rmsle"]
+    assert run.metrics["validation_rmsle"] == pytest.approx(
+        run.metrics["rmsle"], rel=0.2
+    )
+    assert list(run.history()) == ["sweep", "seconds", "alpha", "rmsle", "val_rmsle"]
+
+
+def test_histories_and_side_columns_are_sampled(films, tmp_path):
+    run = train(
+        TrainingConfig(histories=True, **GIBBS), tmp_path / "run", dataset=films
+    )
+    names = [feature.name for feature in run.model.features]
+    assert names[-2:] == ["user_history", "item_history"]
+    assert run.metrics["rmse"] < run.metrics["mean_predictor_rmse"]
+
+
+def test_rare_values_and_weights_are_sampled(ratings, tmp_path):
+    weights = np.random.default_rng(0).uniform(0.5, 2.0, len(ratings))
+    path = _table(ratings.assign(weight=weights), tmp_path)
+    config = TrainingConfig(
+        data=str(path),
+        features=["user", "item"],
+        histories=True,
+        min_count=25,
+        weight="weight",
+        **GIBBS,
+    )
+    run = train(config, tmp_path / "run")
+    assert run.metrics["rmse"] < run.metrics["mean_predictor_rmse"]
+
+
+def test_the_hint_is_for_ratings_of_moderate_size(run):
+    assert "--method gibbs" in run.summary()
+    config = TrainingConfig()
+    assert sampling_is_better(config, 1_000_000)
+    assert not sampling_is_better(config, 50_000_000)
+    for other in ({"model": "deepfm"}, {"task": "binary"}, {"method": "gibbs"}):
+        assert not sampling_is_better(TrainingConfig(**other), 1000)
+
+
+def test_a_run_works_like_any_other(sampled, tmp_path):
+    evaluation = sampled.evaluate(k=5)
+    assert evaluation.ratings["rmse"] == pytest.approx(sampled.metrics["rmse"])
+    user, item = sampled.test_table()[["user", "item"]].iloc[0]
+    assert len(sampled.recommend([user], 3)) == 3
+    assert len(sampled.similar(item, 3)) == 3
+    assert sampled.explain(user, item).text()
+    assert sampled.export(tmp_path / "saved").exists()
+    again = Run(sampled.path)
+    np.testing.assert_array_equal(
+        again.predict(again.test_table()), sampled.predict(sampled.test_table())
+    )
+
+
+def _table(ratings: pd.DataFrame, folder):
+    path = folder / "data.csv"
+    write_csv(ratings, path)
+    return path
