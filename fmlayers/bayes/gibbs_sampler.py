@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # Of the tables, if no prior scale is given: of ids alone, and with further fields.
 IDS_SCALE, FIELDS_SCALE = 1.0, 0.06
 WARM_UP = 10  # sweeps in which a smaller scale counts as 1
+MAX_DIM = 512  # of the mean over the samples
 MAX_SAMPLES = 32  # kept whole, for standard deviations
 # A function of the sweep, from 1, and its figures.
 Callback = Callable[[int, Mapping[str, float]], None]
@@ -88,7 +89,7 @@ class GibbsSampler:
         *,
         chains: int = 4,
         prior_scale: float | None = None,
-        max_dim: int = 512,
+        max_dim: int = MAX_DIM,
         seed: int = 0,
     ) -> None:
         self.features = list(features)

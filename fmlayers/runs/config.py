@@ -21,7 +21,7 @@ from fmlayers._types import (
 from fmlayers.data.kind_names import KINDS, is_kind, is_weighted, reads_numbers
 from fmlayers.data.table_format import FileFormat, Quoting, TableFormat
 from fmlayers.models.specs import OPTIONAL_SETTINGS, find, registered, taking
-from fmlayers.runs.methods import check_method, check_read
+from fmlayers.runs.methods import check_method, check_options, reads
 from fmlayers.runs.settings import (
     ByMethod,
     ByOptimizer,
@@ -643,22 +643,24 @@ class TrainingConfig:
                 even if its value is the default.
         """
         config = cls(**options)
-        check_read(config.method, options, settings_of(cls))
+        check_options(config, options, settings_of(cls))
         return config
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> "TrainingConfig":
         """Returns the configuration in a run's record, of this version or an older one.
 
-        Other entries of the record are ignored, and so are settings that its model does
-        not take. A missing setting has its default, which is how versions without the
-        setting behaved.
+        Other entries of the record are ignored, and so are settings that its model or
+        its method does not read. A missing setting has its default, which is how
+        versions without the setting behaved.
         """
         spec = find(record.get("model", "fm"))
+        method = record.get("method", "gradient")
         values = {}
         for name, known in settings_of(cls).items():
             written = name if name in record else known.former or name
-            if written in record and spec.takes(name):
+            is_read = spec.takes(name) and reads(method, name, known)
+            if written in record and is_read:
                 values[name] = record[written]
         if "missing" not in record:  # of a version where only empty cells were
             values["missing"] = ()

@@ -73,23 +73,31 @@ def check_method(config: Any, settings: Mapping[str, Setting]) -> None:
                     f"`{name}` must be {' or '.join(map(repr, values))} with the "
                     f"method 'gibbs'. {remedy} Received: {name}={value!r}."
                 )
-        share = config.validation_fraction
-        if (
-            config.refit
-            and share
-            and not settings["validation_fraction"].is_default(share)
-        ):
-            raise ValueError(
-                "`validation_fraction` must be left out with the method 'gibbs', which "
-                "samples from all training rows. To hold rows out, set `refit` to "
-                f"`False`. Received: validation_fraction={share}."
-            )
     changed = [
         name
         for name, setting in settings.items()
         if not setting.is_default(getattr(config, name))
     ]
     check_read(method, changed, settings)
+
+
+def check_options(
+    config: Any, names: Iterable[str], settings: Mapping[str, Setting]
+) -> None:
+    """Checks that the options that a user has set have an effect.
+
+    Raises:
+        ValueError: If one has none, even if its value is the default.
+    """
+    names = set(names)
+    check_read(config.method, sorted(names), settings)
+    is_sampled = config.method == "gibbs" and config.refit
+    if is_sampled and config.validation_fraction and "validation_fraction" in names:
+        raise ValueError(
+            "`validation_fraction` must be left out with the method 'gibbs', which "
+            "samples from all training rows. Hold rows out with `--no-refit`. "
+            f"Received: validation_fraction={config.validation_fraction}."
+        )
 
 
 def sampling_is_better(config: Any, rows: int) -> bool:

@@ -1,6 +1,6 @@
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from fmlayers.runs.sweep_progress import SweepProgress
 from fmlayers.runs.trainer import metric_of
 from fmlayers.runs.unit import Unit, to_unit_of_data
 
+SweepCallback = Callable[[Mapping[str, Any]], None]
 MAX_BURN_IN = 10  # first sweeps that are not used
 
 
@@ -35,7 +36,8 @@ class Sampling:
         config: The configuration.
         columns: Dict from the names of the columns to encode to their kinds.
         dataset: The data.
-        folder: The folder in which the progress is saved and from which it is resumed.
+        folder: Optional folder in which the progress is saved and from which it is
+            resumed.
     """
 
     remedy = "Lower `dim` or `chains`."  # if the memory is not enough
@@ -45,7 +47,7 @@ class Sampling:
         config: TrainingConfig,
         columns: Mapping[str, Kind],
         dataset: Dataset,
-        folder: Path,
+        folder: Path | None = None,
     ) -> None:
         self.config = config
         self.columns = columns
@@ -64,14 +66,19 @@ class Sampling:
         if own is not None or not config.refit:
             fitting, validation = split_validation(config, train, own)
         self.rows = {"train": len(train), "validation": len(validation)}
-        model = self.sample(
-            Examples(config, self.columns, self.dataset, fitting, validation)
-        )
-        to_unit_of_data(model)
-        return model
+        examples = Examples(config, self.columns, self.dataset, fitting, validation)
+        with SweepProgress(config.sweeps) as shown:
+            return self.sample(examples, [shown])
 
-    def sample(self, examples: Examples) -> keras.Model:
-        """Returns the posterior mean, given examples, in the unit of the sampler."""
+    def sample(
+        self, examples: Examples, callbacks: Sequence[SweepCallback] = ()
+    ) -> keras.Model:
+        """Returns the posterior mean, given the rows of `examples` to fit to.
+
+        Args:
+            examples: The rows to fit to and, optionally, to validate on.
+            callbacks: Functions that are called with each new row of the history.
+        """
         config = self.config
         scaler, _ = scaler_and_bias(config, examples.table)
         unit = Unit.of_rows(config, examples.table)
@@ -81,24 +88,23 @@ class Sampling:
             x, y, _ = examples.arrays(examples.validation)
             held_out = x, unit.of_data(config, y)
         sampler = GibbsSampler(
-            _features(examples, inputs),
+            _features(config, examples, inputs),
             config.dim,
             chains=config.chains,
             seed=config.seed,
         )
-        shown = SweepProgress(config.sweeps, metric=self.metric, size=unit.size)
-        with shown:
-            sampler.fit(
-                inputs,
-                unit.of_data(config, targets),
-                sweeps=config.sweeps,
-                burn_in=burn_in(config.sweeps),
-                sample_weight=weights,
-                validation_data=held_out,
-                callbacks=[_Recorder(self, unit), shown],
-            )
+        sampler.fit(
+            inputs,
+            unit.of_data(config, targets),
+            sweeps=config.sweeps,
+            burn_in=burn_in(config.sweeps),
+            sample_weight=weights,
+            validation_data=held_out,
+            callbacks=[_Recorder(self, unit, callbacks)],
+        )
         model = sampler.to_model(encoder=examples.encoder, scaler=scaler)
         self._model_dim = model.dim
+        to_unit_of_data(model)
         return model
 
     @property
@@ -137,9 +143,12 @@ class Sampling:
 class _Recorder:
     """Adds the figures of each sweep to the history, in the unit of the data."""
 
-    def __init__(self, sampling: Sampling, unit: Unit) -> None:
+    def __init__(
+        self, sampling: Sampling, unit: Unit, callbacks: Sequence[SweepCallback]
+    ) -> None:
         self.sampling = sampling
         self.unit = unit
+        self.callbacks = callbacks
         self.started = time.perf_counter()
 
     def __call__(self, sweep: int, figures: Mapping[str, float]) -> None:
@@ -156,6 +165,8 @@ class _Recorder:
                 row[column] = figures[name] * self.unit.size
         self.sampling.check(row)
         self.sampling.history[sweep - 1 :] = [row]
+        for callback in self.callbacks:
+            callback(row)
 
 
 def burn_in(sweeps: int) -> int:
@@ -163,9 +174,11 @@ def burn_in(sweeps: int) -> int:
     return min(MAX_BURN_IN, sweeps // 2)
 
 
-def _features(examples: Examples, inputs: Inputs) -> list[Feature]:
+def _features(
+    config: TrainingConfig, examples: Examples, inputs: Inputs
+) -> list[Feature]:
     """Returns the features of the sampler, with the pairs that it counts."""
-    features = features_of(examples.config, examples.encoder, num_pairs=1)
+    features = features_of(config, examples.encoder, num_pairs=1)
     return [
         replace(feature, num_pairs=_num_pairs(feature, inputs))
         if isinstance(feature, History)

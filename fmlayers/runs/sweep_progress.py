@@ -1,6 +1,6 @@
 import time
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 
@@ -10,23 +10,19 @@ from fmlayers.runs.epoch_progress import new_bar
 class SweepProgress:
     """Shows a progress bar for all sweeps, with the latest figures.
 
-    If the output is not a terminal, it prints one line per sweep. It is a callback of
-    `GibbsSampler.fit`, and a context.
+    If the output is not a terminal, it prints one line per sweep. It is a context, and
+    a callback for the rows of the history.
 
     Args:
         sweeps: Total number of sweeps.
-        metric: Name under which the RMSE is shown. Defaults to `"rmse"`.
-        size: Float, the unit of the RMSE, in that of the data. Defaults to 1.
     """
 
-    def __init__(self, sweeps: int, *, metric: str = "rmse", size: float = 1.0) -> None:
+    def __init__(self, sweeps: int) -> None:
         self.sweeps = sweeps
-        self.metric = metric
-        self.size = size
         self.console = Console(stderr=True)
         self.bar = new_bar(self.console)
         self.task = self.bar.add_task("sampling", total=sweeps, figures="")
-        self.first = 0
+        self.done: int | None = None  # before the process started, if it resumes
         self.started = time.perf_counter()
 
     def __enter__(self) -> Self:
@@ -36,24 +32,25 @@ class SweepProgress:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def __call__(self, sweep: int, figures: Mapping[str, float]) -> None:
-        figures = dict(figures)
-        alpha = figures.pop("alpha") / self.size**2
+    def __call__(self, row: Mapping[str, Any]) -> None:
+        sweep = row["sweep"]
         shown = [
-            f"{name.replace('rmse', self.metric)} {value * self.size:.4f}"
-            for name, value in figures.items()
+            f"{name} {value:.4f}"
+            for name, value in row.items()
+            if name not in ("sweep", "seconds", "alpha")
         ]
-        text = ", ".join([*shown, f"alpha {alpha:.4g}", self._left(sweep)])
+        shown += [f"alpha {row['alpha']:.4g}", f"{self._left(sweep)} left"]
+        text = ", ".join(shown)
         self.bar.update(self.task, completed=sweep, figures=text)
         if not self.console.is_terminal:
             self.console.print(f"sampling {sweep}: {text}", highlight=False)
 
     def _left(self, sweep: int) -> str:
         """Returns the time that the remaining sweeps take, as text."""
-        if not self.first:  # resumed, it does not start at the first sweep
-            self.first = sweep - 1
-        pace = (time.perf_counter() - self.started) / (sweep - self.first)
-        return f"{_text(pace * (self.sweeps - sweep))} left"
+        if self.done is None:
+            self.done = sweep - 1
+        pace = (time.perf_counter() - self.started) / (sweep - self.done)
+        return _text(pace * (self.sweeps - sweep))
 
 
 def _text(seconds: float) -> str:

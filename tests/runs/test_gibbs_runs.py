@@ -92,12 +92,20 @@ def test_a_setting_of_sampling_is_refused_by_gradient_descent(name, capsys):
         ({"task": "binary"}, "`task` must be 'regression' with the method 'gibbs'"),
         ({"loss": "bpr"}, "`task` must be 'regression'.*task='implicit'"),
         ({"scaler": "sigmoid"}, "`scaler` must be 'clip' or 'none'"),
-        ({"validation_fraction": 0.3}, "`validation_fraction` must be left out.*refit"),
     ],
     ids=str,
 )
 def test_what_sampling_does_not_support_is_refused(changes, message):
     check_error(message, lambda: TrainingConfig(method="gibbs", **changes))
+
+
+def test_a_share_to_hold_out_needs_that_rows_are_held_out():
+    options = {"method": "gibbs", "validation_fraction": 0.1}
+    check_error(
+        "`validation_fraction` must be left out.*Hold rows out with `--no-refit`",
+        lambda: TrainingConfig.of_options(options),
+    )
+    assert not TrainingConfig.of_options({**options, "refit": False}).refit
 
 
 def test_a_configuration_is_read_back():
