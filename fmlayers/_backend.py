@@ -332,6 +332,36 @@ def sum_spans(rows: Tensor, owners: Tensor, count: Tensor) -> Tensor:
     return ops.segment_sum(rows, owners, count + 1)[:count]
 
 
+def sum_rows(
+    table: Tensor,
+    indices: Tensor,
+    owners: Tensor,
+    count: int,
+    *,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Looks up rows of a table and sums those of each span.
+
+    Args:
+        table: Floats of shape `(rows, dim)`.
+        indices: Integers of shape `(positions,)`, the rows to look up.
+        owners: Integers of shape `(positions,)` in ascending order, the index of the
+            span of each row.
+        count: Number of spans.
+        weights: Optional floats of shape `(positions, 1)`.
+
+    Returns:
+        Floats of shape `(count, dim)`, with zeros for an empty span.
+    """
+    if weights is None and keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # Does not write the looked-up rows to memory.
+        return tf.sparse.segment_sum(table, indices, owners, num_segments=count)
+    rows = ops.take(table, indices, axis=0)
+    return sum_spans(rows if weights is None else weights * rows, owners, count)
+
+
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Returns a function of tensors that runs as a graph of the backend.
 

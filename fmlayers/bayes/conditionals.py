@@ -7,31 +7,29 @@ Given the other tables, the score is linear in the table T of a field:
 where t = (w, v) is the row of the design times the table: the first-order weight and
 the vector; and s is the sum of the vectors of all fields. So the rows of the table are
 normally distributed with the precision matrix I x Lambda + alpha Z' diag(q q') Z. All
-functions read the examples through their sums over each key.
+functions read the examples through their sums over each key, and may run in a graph.
 
 References:
     Freudenthaler, C., Schmidt-Thieme, L. and Rendle, S. (2011). Bayesian Factorization
     Machines. NIPS workshop on sparse representation and low-rank approximation.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
-import numpy as np
 from keras import ops
 
 from fmlayers._types import Tensor
-from fmlayers.bayes.designs import Design, Floats
-from fmlayers.bayes.priors import Gaussian
+from fmlayers.bayes.priors import Natural
 from fmlayers.bayes.products import Products
 
 # Up to this many unknowns, a table whose rows occur together is drawn from one system.
 MAX_DENSE = 700
-MAX_STEPS = 100  # of the conjugate gradients
+# Of the conjugate gradients: the tolerance is the norm of the error relative to that of
+# a draw. With 0.1, they take twice the steps.
+MAX_STEPS, TOLERANCE = 100, 0.3
 
 
-@dataclass(frozen=True, eq=False)
-class Sums:
+class Sums(NamedTuple):
     """Sums over the examples of each key.
 
     Attributes:
@@ -88,7 +86,7 @@ class Sums:
 
 
 def draw_rows(
-    sums: Sums, alpha: float, prior: Gaussian, noise: Floats
+    sums: Sums, alpha: Tensor, prior: Natural, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Draws rows that occur in no example together: one small system each.
 
@@ -101,19 +99,19 @@ def draw_rows(
     Returns:
         The drawn table, and its conditional mean.
     """
-    precision = alpha * sums.squares + _tensor(prior.precision)
-    shift = alpha * sums.products + _tensor(prior.precision @ prior.mean)
-    return _draw(precision, shift, _tensor(noise))
+    precision = alpha * sums.squares + prior.precision
+    shift = alpha * sums.products + prior.shift
+    return _draw(precision, shift, noise)
 
 
 def draw_dense(
-    sums: Sums, design: Design, alpha: float, prior: Gaussian, noise: Floats
+    sums: Sums, z: Tensor, alpha: Tensor, prior: Natural, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Draws all rows of a small table together, from one system.
 
     Args:
         sums: The sums over the examples of each row of the design.
-        design: The design over the keys.
+        z: Tensor `(keys, rows)`, the design.
         alpha: Float, the precision of the errors.
         prior: The prior of the rows.
         noise: Standard normal noise of the shape of the table.
@@ -121,8 +119,7 @@ def draw_dense(
     Returns:
         The drawn table, and its conditional mean.
     """
-    size, width = design.num_columns, sums.products.shape[1]
-    z = _tensor(design.dense())
+    size, width = noise.shape
     pairs = ops.expand_dims(z, 2) * ops.expand_dims(z, 1)
     squares = ops.matmul(
         ops.transpose(ops.reshape(pairs, (-1, size * size))),
@@ -135,7 +132,7 @@ def draw_dense(
 
 
 def draw_system(
-    squares: Tensor, products: Tensor, alpha: float, prior: Gaussian, noise: Floats
+    squares: Tensor, products: Tensor, alpha: Tensor, prior: Natural, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Draws all rows of a small table together, from one system.
 
@@ -150,12 +147,13 @@ def draw_system(
     Returns:
         The drawn table, and its conditional mean.
     """
-    size, _ = noise.shape
-    precision = alpha * squares + _tensor(np.kron(np.eye(size), prior.precision))
-    mean = np.tile(prior.precision @ prior.mean, size)
-    shift = alpha * products + _tensor(mean)
-    drawn, mean = _draw(precision, shift, _tensor(noise.ravel()))
-    return ops.reshape(drawn, noise.shape), ops.reshape(mean, noise.shape)
+    size, width = noise.shape
+    unit = ops.reshape(ops.eye(size), (size, 1, size, 1))
+    blocks = unit * ops.reshape(prior.precision, (1, width, 1, width))
+    precision = alpha * squares + ops.reshape(blocks, (size * width, -1))
+    shift = alpha * products + ops.tile(prior.shift, size)
+    drawn, mean = _draw(precision, shift, ops.reshape(noise, (-1,)))
+    return ops.reshape(drawn, (size, width)), ops.reshape(mean, (size, width))
 
 
 def _draw(precision: Tensor, shift: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,22 +165,23 @@ def _draw(precision: Tensor, shift: Tensor, noise: Tensor) -> tuple[Tensor, Tens
     return solved[..., 1], solved[..., 0]
 
 
-def sums_of_columns(sums: Sums, z: Products) -> Sums:
+def sums_of_columns(sums: Sums, z: Products, columns: int) -> Sums:
     """Returns the sums over the examples of each column of a one-hot design."""
     width = sums.products.shape[1]
-    squares = z.squared.back(ops.reshape(sums.squares, (-1, width * width)))
-    return Sums(ops.reshape(squares, (-1, width, width)), z.back(sums.products))
+    squares = z.back_squared(ops.reshape(sums.squares, (-1, width * width)), columns)
+    return Sums(
+        ops.reshape(squares, (-1, width, width)), z.back(sums.products, columns)
+    )
 
 
 def draw_by_gradients(
     start: Tensor,
     sums: Sums,
     z: Products,
-    alpha: float,
-    prior: Gaussian,
-    noise: Floats,
-    tolerance: float,
-) -> tuple[Tensor, int]:
+    alpha: Tensor,
+    prior: Natural,
+    noise: Tensor,
+) -> tuple[Tensor, Tensor]:
     """Draws a large table whose rows occur together, by perturbation and optimization.
 
     The solution of A x = b, where b is perturbed by noise of the covariance matrix A,
@@ -196,7 +195,6 @@ def draw_by_gradients(
         alpha: Float, the precision of the errors.
         prior: The prior of the rows.
         noise: Standard normal noise of the shape of the table.
-        tolerance: Float, the norm of the error relative to that of a draw.
 
     Returns:
         The drawn table, and the number of steps.
@@ -205,47 +203,49 @@ def draw_by_gradients(
         Papandreou, G. and Yuille, A. (2010). Gaussian Sampling by Local Perturbations.
         NIPS, section 2.
     """
-    root = prior.root
-    precision = _tensor(prior.precision)
-    shift = z.back(alpha * sums.products + alpha**0.5 * sums.noise)
-    shift = shift + _tensor(prior.precision @ prior.mean + noise @ root.T)
+    keys, columns = sums.products.shape[0], start.shape[0]
+    shift = z.back(alpha * sums.products + ops.sqrt(alpha) * sums.noise, columns)
+    shift = shift + prior.shift + ops.matmul(noise, ops.transpose(prior.root))
     squares = alpha * sums.squares
 
     def times(x: Tensor) -> Tensor:
-        y = ops.squeeze(ops.matmul(squares, ops.expand_dims(z.forth(x), 2)), 2)
-        return z.back(y) + ops.matmul(x, precision)
+        y = ops.matmul(squares, ops.expand_dims(z.forth(x, keys), 2))
+        y = z.back(ops.squeeze(y, 2), columns)
+        return y + ops.matmul(x, prior.precision)
 
     # The preconditioner of row j is (Lambda + c_j M)^-1, in the basis R in which Lambda
     # and the mean M of the squares are both diagonal.
-    counts = squares[:, :1, 0]
     total = ops.sum(squares, axis=0)
-    mean = ops.convert_to_numpy(total / total[0, 0]).astype(np.float64)
-    inverse = np.linalg.inv(root)
-    sizes, basis = np.linalg.eigh(inverse @ mean @ inverse.T)
-    basis = _tensor(inverse.T @ basis)
-    shares = z.squared.back(counts)
-    scale = 1.0 / (1.0 + shares * _tensor(np.maximum(sizes, 0.0)))
+    mean = total / total[0, 0]
+    half = ops.solve_triangular(prior.root, mean, lower=True)
+    whole = ops.solve_triangular(prior.root, ops.transpose(half), lower=True)
+    sizes, basis = ops.linalg.eigh(0.5 * (whole + ops.transpose(whole)))
+    basis = ops.solve_triangular(ops.transpose(prior.root), basis, lower=False)
+    shares = z.back_squared(squares[:, :1, 0], columns)
+    scale = 1.0 / (1.0 + shares * ops.maximum(sizes, 0.0))
 
     def preconditioned(x: Tensor) -> Tensor:
         return ops.matmul(ops.matmul(x, basis) * scale, ops.transpose(basis))
 
-    x = start
-    residual = shift - times(x)
-    direction = solved = preconditioned(residual)
-    error = float(ops.sum(residual * solved))
     # A draw differs from the mean by an error of the size of the table, on average.
-    enough, steps = tolerance**2 * noise.size, 0
-    while error > enough and steps < MAX_STEPS:
+    enough = TOLERANCE**2 * noise.shape[0] * noise.shape[1]
+
+    def goes_on(step: Tensor, error: Tensor, *_: Tensor) -> Tensor:
+        return ops.logical_and(error > enough, step < MAX_STEPS)
+
+    def step_of(
+        step: Tensor, error: Tensor, x: Tensor, residual: Tensor, direction: Tensor
+    ) -> tuple[Tensor, ...]:
         image = times(direction)
-        length = error / float(ops.sum(direction * image))
-        x = x + length * direction
-        residual = residual - length * image
+        length = error / ops.sum(direction * image)
+        x, residual = x + length * direction, residual - length * image
         solved = preconditioned(residual)
-        error, last = float(ops.sum(residual * solved)), error
-        direction = solved + error / last * direction
-        steps += 1
+        last, error = error, ops.sum(residual * solved)
+        return step + 1, error, x, residual, solved + error / last * direction
+
+    residual = shift - times(start)
+    solved = preconditioned(residual)
+    step, error = ops.zeros((), "int32"), ops.sum(residual * solved)
+    state = step, error, start, residual, solved
+    steps, _, x, *_ = ops.while_loop(goes_on, step_of, state)
     return x, steps
-
-
-def _tensor(x: Any) -> Tensor:
-    return ops.convert_to_tensor(x, "float32")

@@ -6,6 +6,7 @@ Z @ T, where T is the table and Z its design, a sparse matrix.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -46,10 +47,16 @@ class Design:
     num_rows: int
     num_columns: int
 
-    @property
+    @cached_property
     def is_one_hot(self) -> bool:
         """Whether each row has at most one entry."""
         return bool((np.diff(self.owners) > 0).all())
+
+    @cached_property
+    def unread(self) -> npt.NDArray[np.bool_]:
+        """Whether a column has no entry, `(columns,)`."""
+        counts = np.bincount(self.columns, minlength=self.num_columns)
+        return np.equal(counts, 0)
 
     def rows(self, chosen: Ids) -> "Design":
         """Returns the design of some rows, in their order."""

@@ -6,25 +6,26 @@ chunks of the examples of one key, each of which is one small product of matrice
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from keras import ops
 
 from fmlayers._backend import compiled, sum_spans
 from fmlayers._types import Tensor
 from fmlayers.bayes.blocks import Block
-from fmlayers.bayes.designs import Floats, Ids
+from fmlayers.bayes.designs import Floats
 from fmlayers.bayes.priors import Matrix
 
-CHUNK = 64  # examples of one key
-SLICE = 2048  # chunks
+CHUNK = 32  # examples of one key
+SLICE = 4096  # chunks, at most
 # A block's constants `(keys, 1)` and vectors `(keys, dim)`.
 Part = tuple[Tensor, Tensor]
 
 
 class Examples:
-    """The examples of a chain, as the sampler reads them.
+    """The examples, as all chains read them.
 
     Args:
         blocks: The blocks.
@@ -32,12 +33,12 @@ class Examples:
     """
 
     def __init__(self, blocks: Sequence[Block], weights: Matrix) -> None:
+        self.blocks, self.weights = blocks, weights
         self.count = len(weights)
-        # An additional example with the weight 0 pads the chunks.
         self._roots = _padded(np.sqrt(weights))
         self._lookups = [_lookup(block) for block in blocks]
         self._orders = [
-            None if block.keys is None else _Chunks(block.keys, block.num_keys)
+            None if block.keys is None else _Chunks(block, blocks, weights)
             for block in blocks
         ]
         self._starts = range(0, self.count + 1, CHUNK * SLICE)
@@ -63,31 +64,27 @@ class Examples:
         """
         chunks = self._orders[i]
         assert chunks is not None
-        others = [j for j in range(len(parts)) if j != i]
-        padded = [_padded(x) for x in noise]
+        nothing: Part = tuple(ops.zeros_like(x[:1]) for x in parts[i])
+        others = [part for j, part in enumerate(parts) if j != i] or [nothing]
+        columns = ops.stack([residuals, *map(_padded, noise)], axis=1)
         sums = [
-            self._chunk_sums(
-                ops.convert_to_tensor(rows),
-                ops.convert_to_tensor(owners),
-                ops.convert_to_tensor(local),
-                self._roots,
-                residuals,
-                parts[i],
-                [self._lookups[j] for j in others],
-                [parts[j] for j in others],
-                padded,
-            )[:used]
-            for rows, owners, local, used in chunks.slices
+            self._chunk_sums(piece, columns, others)[:used]
+            for piece, used in chunks.slices
         ]
         total = sums[0] if len(sums) == 1 else ops.concatenate(sums)
         if len(sums) > 1:
             keys = ops.convert_to_tensor(chunks.keys_of_sums)
             total = sum_spans(total, keys, chunks.num_keys)
-        width = int(parts[i][1].shape[1]) + 1
+        part = ops.concatenate(parts[i], axis=1)
+        width = part.shape[1]
+        squares = total[:, :, :width]
+        # The residuals without block i are those with it plus <part, q>.
+        own = ops.squeeze(ops.matmul(squares, ops.expand_dims(part, 2)), 2)
+        products = total[:, :, width] + own
         return (
-            total[:, :width, :width],
-            total[:, :width, width],
-            [total[:, :width, width + 1 + j] for j in range(len(noise))],
+            squares,
+            products,
+            [total[:, :, j] for j in range(width + 1, total.shape[2])],
         )
 
     def row_sums(
@@ -144,22 +141,44 @@ class Examples:
         return [slice(start, start + CHUNK * SLICE) for start in self._starts]
 
 
+class _Slice(NamedTuple):
+    """Chunks of examples.
+
+    Attributes:
+        rows: Tensor `(chunks, CHUNK)`, the examples. Those that pad a chunk are the
+            number of examples.
+        owners: Tensor `(chunks,)`, the keys, less the first one.
+        near: The lookups of the other blocks at the rows.
+        weights: Optional tensor `(chunks, CHUNK, 1)`, if not all are 1.
+    """
+
+    rows: Tensor
+    owners: Tensor
+    near: Sequence[Tensor]
+    weights: Tensor | None
+
+
 class _Chunks:
     """The examples in the order of their keys, in chunks and slices of chunks."""
 
-    def __init__(self, keys: Ids, num_keys: int) -> None:
-        self.num_keys = num_keys
-        counts = np.bincount(keys, minlength=num_keys)
+    def __init__(self, block: Block, blocks: Sequence[Block], weights: Matrix) -> None:
+        keys, self.num_keys = block.keys, block.num_keys
+        assert keys is not None
+        counts = np.bincount(keys, minlength=self.num_keys)
         chunks = np.maximum(-(-counts // CHUNK), 1)
-        owners = np.repeat(np.arange(num_keys), chunks)
+        owners = np.repeat(np.arange(self.num_keys), chunks)
         first = np.cumsum(chunks) - chunks
         order = np.argsort(keys, kind="stable")
         place = np.arange(len(keys)) - (np.cumsum(counts) - counts)[keys[order]]
         rows = np.full((len(owners), CHUNK), len(keys), np.int32)
         rows[first[keys[order]] + place // CHUNK, place % CHUNK] = order
-        size = min(SLICE, len(owners))
-        self.slices: list[tuple[Any, Any, Any, int]] = []
-        found = []
+        size = -(-len(owners) // -(-len(owners) // SLICE))
+        others = [_near(each) for each in blocks if each is not block]
+        others = others or [np.append(np.zeros(len(keys), np.int32), 1)]
+        weighs = (weights != 1.0).any()
+        weights = np.append(weights, 0.0)
+        self.slices: list[tuple[_Slice, int]] = []
+        keys_of_sums = []
         for start in range(0, len(owners), size):
             owner, row = owners[start : start + size], rows[start : start + size]
             spare = size - len(owner)
@@ -167,11 +186,30 @@ class _Chunks:
             row = np.pad(row, ((0, spare), (0, 0)), constant_values=len(keys))
             local = owner - owner[0]
             used = int(local[-1]) + 1
-            found.append(owner[0] + np.arange(used))
-            self.slices.append(
-                (row, owner.astype(np.int32), local.astype(np.int32), used)
+            keys_of_sums.append(owner[0] + np.arange(used))
+            piece = _Slice(
+                ops.convert_to_tensor(row, "int32"),
+                ops.convert_to_tensor(local, "int32"),
+                [ops.convert_to_tensor(x[row.ravel()]) for x in others],
+                ops.convert_to_tensor(weights[row][..., np.newaxis], "float32")
+                if weighs
+                else None,
             )
-        self.keys_of_sums = np.concatenate(found).astype(np.int32)
+            self.slices.append((piece, used))
+        self.keys_of_sums = np.concatenate(keys_of_sums).astype(np.int32)
+
+
+def _near(block: Block) -> npt.NDArray[Any]:
+    """Returns the keys, or the dense design with 1, of the examples and of a padding.
+
+    A padding reads an additional row of zeros; see `_with_one`.
+    """
+    if block.keys is not None:
+        return np.append(block.keys, block.num_keys).astype(np.int32)
+    (design,) = block.designs.values()
+    near = np.pad(design.dense(), ((0, 1), (0, 1)))
+    near[:-1, -1] = 1.0
+    return near
 
 
 def _lookup(block: Block) -> Tensor:
@@ -201,36 +239,34 @@ def _sum_of(lookups: Sequence[Tensor], parts: Sequence[Part], like: Tensor) -> T
     return total
 
 
-def _chunk_sums(
-    rows: Tensor,
-    owners: Tensor,
-    local: Tensor,
-    roots: Tensor,
-    residuals: Tensor,
-    part: Part,
-    lookups: Sequence[Tensor],
-    others: Sequence[Part],
-    noise: Sequence[Tensor],
-) -> Tensor:
-    """Returns the sums of z z' of each key, where z = (1, o, residual, noise)."""
-    constants, vectors = (ops.take(x, owners, axis=0) for x in part)
-    vectors = ops.expand_dims(vectors, 1)  # (chunks, 1, dim)
-    flat = ops.reshape(rows, (-1,))
-    near = [ops.take(x, flat, axis=0) for x in lookups]
-    dim = part[1].shape[1]
-    like = ops.zeros((rows.shape[0] * rows.shape[1], dim), "float32")
-    o = ops.reshape(_sum_of(near, others, like), (*rows.shape, dim))
-    residual = ops.take(residuals, rows, axis=0) + constants
-    residual = residual + ops.sum(vectors * o, axis=2)
-    columns = [ops.ones_like(o[..., :1]), o, ops.expand_dims(residual, 2)]
-    z = ops.concatenate(columns, axis=2)
-    root = ops.expand_dims(ops.take(roots, rows, axis=0), 2)
-    z = z * root
-    if noise:
-        drawn = ops.stack([ops.take(x, rows, axis=0) for x in noise], axis=2)
-        z = ops.concatenate([z, drawn], axis=2)
-    grams = ops.matmul(ops.transpose(z, (0, 2, 1)), z)
-    return ops.segment_sum(grams, local, rows.shape[0])
+def _chunk_sums(piece: _Slice, columns: Tensor, others: Sequence[Part]) -> Tensor:
+    """Returns the sums of q q' and of q times each column, of each key."""
+    q = _with_one(piece.near[0], others[0], 1.0)
+    for near, part in zip(piece.near[1:], others[1:], strict=True):
+        q = q + _with_one(near, part, 0.0)
+    q = ops.reshape(q, (*piece.rows.shape, q.shape[1]))
+    turned, column = ops.transpose(q, (0, 2, 1)), ops.take(columns, piece.rows, axis=0)
+    if piece.weights is not None:
+        q = q * piece.weights
+        roots = ops.sqrt(piece.weights)
+        column = ops.concatenate(
+            [column[..., :1] * piece.weights, column[..., 1:] * roots], axis=2
+        )
+    sums = ops.concatenate([ops.matmul(turned, q), ops.matmul(turned, column)], axis=2)
+    return sum_spans(sums, piece.owners, piece.owners.shape[0])
+
+
+def _with_one(near: Tensor, part: Part, one: float) -> Tensor:
+    """Returns `one` and the vectors of a block at the rows of `near`."""
+    vectors = part[1]
+    if near.dtype == vectors.dtype:
+        table = ops.pad(vectors, [(0, 1), (1, 0)])
+        last = ops.one_hot(0, table.shape[1], dtype="float32") * one
+        table = ops.concatenate([table[:-1], ops.expand_dims(last, 0)])
+        return ops.matmul(near, table)
+    ones = ops.full((vectors.shape[0], 1), one, "float32")
+    table = ops.concatenate([ones, vectors], axis=1)
+    return ops.take(ops.pad(table, [(0, 1), (0, 0)]), near, axis=0)
 
 
 def _row_sums(

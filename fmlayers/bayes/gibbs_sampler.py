@@ -9,6 +9,8 @@ from fmlayers._checks import integer, positive
 from fmlayers.bayes.blocks import Block, find_blocks
 from fmlayers.bayes.chain import Chain
 from fmlayers.bayes.designs import Field, Floats, Pairs, field_of
+from fmlayers.bayes.draws import Draws
+from fmlayers.bayes.examples import Examples
 from fmlayers.bayes.posterior import PosteriorMean
 from fmlayers.bayes.priors import Hyperprior, Matrix
 from fmlayers.bayes.scores import Scores
@@ -284,12 +286,12 @@ class GibbsSampler:
         if scale is None:
             are_keys = all(len(block.designs) == 1 for block in blocks)
             scale = IDS_SCALE if are_keys else FIELDS_SCALE
+        examples, draws = Examples(blocks, weights), Draws(blocks, self.dim)
         return [
             Chain(
-                blocks,
+                examples,
+                draws,
                 targets,
-                weights,
-                self.dim,
                 prior=Hyperprior(scale=scale),
                 warm_up=WARM_UP,
                 rng=rng,

@@ -54,7 +54,7 @@ class PosteriorMean:
         self, counts: Mapping[str, npt.NDArray[np.float64]], max_dim: int
     ) -> None:
         self._roots = {
-            name: np.sqrt(np.maximum(each, each[each > 0].min(initial=1.0)))
+            name: np.sqrt(np.maximum(each, each[each > 0].min(initial=1.0)), dtype="f4")
             for name, each in counts.items()
         }
         self._max_dim = max_dim
@@ -108,14 +108,12 @@ class PosteriorMean:
             basis = np.linalg.eigh(gram)[1][:, ::-1][:, :dim]
             reduced = [each @ basis for each in weighted.values()]
         return {
-            name: (each / self._roots[name][:, np.newaxis]).astype(np.float32)
+            name: each / self._roots[name][:, np.newaxis]
             for name, each in zip(weighted, reduced, strict=True)
         }
 
 
-def _best_of_two(
-    one: npt.NDArray[np.float64], other: npt.NDArray[np.float64], dim: int
-) -> list[npt.NDArray[np.float64]]:
+def _best_of_two(one: Floats, other: Floats, dim: int) -> list[Floats]:
     """Returns the factors of the best approximation of one @ other.T of a rank.
 
     References:

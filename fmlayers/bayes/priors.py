@@ -4,6 +4,7 @@ They are small, so NumPy draws them in float64, with the generator of the chain.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,20 @@ class Hyperprior:
     bias_precision: float = 0.0
 
 
+class Natural(NamedTuple):
+    """A normal distribution, as the draws of a table read it.
+
+    Attributes:
+        precision: Array `(dim, dim)`, the inverse of the covariance matrix.
+        root: Array `(dim, dim)`, the lower triangular L with L L' = precision.
+        shift: Array `(dim,)`, the precision times the mean.
+    """
+
+    precision: npt.NDArray[np.float32]
+    root: npt.NDArray[np.float32]
+    shift: npt.NDArray[np.float32]
+
+
 @dataclass(frozen=True, eq=False)
 class Gaussian:
     """The prior of the rows of a table.
@@ -51,6 +66,12 @@ class Gaussian:
     def root(self) -> Matrix:
         """The lower triangular matrix L with L L' = precision."""
         return np.asarray(np.linalg.cholesky(self.precision), np.float64)
+
+    @property
+    def natural(self) -> Natural:
+        """The natural parameters, in float32."""
+        arrays = self.precision, self.root, self.precision @ self.mean
+        return Natural(*(x.astype(np.float32) for x in arrays))
 
 
 def draw_normal_wishart(

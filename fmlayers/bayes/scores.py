@@ -17,15 +17,15 @@ class Scores:
 
     def __init__(self, fields: Mapping[str, Field]) -> None:
         self._fields = {
-            name: (field.index, Products(field.design))
+            name: (field.index, field.design.num_rows, Products.of(field.design))
             for name, field in fields.items()
         }
 
     def __call__(self, sample: Sample) -> Floats:
         """Returns the scores of a sample, `(examples,)`."""
         parts = []
-        for name, (index, products) in self._fields.items():
-            field = ops.convert_to_numpy(products.forth(sample.tables[name]))
+        for name, (index, rows, products) in self._fields.items():
+            field = ops.convert_to_numpy(products.forth(sample.tables[name], rows))
             norms = np.sum(field[:, 1:] ** 2, axis=1, keepdims=True)
             parts.append(np.concatenate([field, norms], axis=1)[index])
         total = np.sum(parts, axis=0)

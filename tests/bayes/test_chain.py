@@ -9,6 +9,8 @@ from fmlayers.bayes import examples
 from fmlayers.bayes.blocks import find_blocks
 from fmlayers.bayes.chain import Chain
 from fmlayers.bayes.designs import field_of
+from fmlayers.bayes.draws import Draws
+from fmlayers.bayes.examples import Examples
 from fmlayers.bayes.priors import Hyperprior, draw_normal_wishart
 
 # Proper, and without heavy tails, so that moments exist and mix.
@@ -49,9 +51,9 @@ def draw_from_prior(chain, rng):
 
 def draw_targets(chain, rng):
     """Draws targets given all unknowns."""
-    chain.set_targets(np.zeros(chain.count))
+    chain.set_targets(np.zeros(chain.examples.count))
     scores = -ops.convert_to_numpy(chain.residuals)[:-1]
-    noise = rng.standard_normal(chain.count) / np.sqrt(chain.alpha)
+    noise = rng.standard_normal(chain.examples.count) / np.sqrt(chain.alpha)
     chain.set_targets(scores + noise)
 
 
@@ -77,7 +79,8 @@ def make_chain(rng, size=12):
     features, fields = small_problem(np.random.default_rng(3), size)
     blocks = find_blocks(features, fields)
     zeros = np.zeros(size)
-    return Chain(blocks, zeros, zeros + 1.0, DIM, prior=PRIOR, warm_up=0, rng=rng)
+    shared = Examples(blocks, zeros + 1.0), Draws(blocks, DIM)
+    return Chain(*shared, zeros, prior=PRIOR, warm_up=0, rng=rng)
 
 
 @pytest.mark.slow

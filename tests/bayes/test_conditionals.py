@@ -5,19 +5,14 @@ import pytest
 from keras import ops
 
 import fmlayers
+from fmlayers.bayes import conditionals, draws
 from fmlayers.bayes.blocks import find_blocks
 from fmlayers.bayes.chain import Chain
-from fmlayers.bayes.conditionals import (
-    Sums,
-    draw_by_gradients,
-    draw_dense,
-    draw_rows,
-    draw_system,
-    sums_of_columns,
-)
+from fmlayers.bayes.conditionals import Sums
 from fmlayers.bayes.designs import field_of
+from fmlayers.bayes.draws import Draws
+from fmlayers.bayes.examples import Examples
 from fmlayers.bayes.priors import Gaussian, Hyperprior
-from fmlayers.bayes.products import Products
 
 DIM = 2
 ALPHA = 1.7
@@ -25,8 +20,15 @@ USERS, ITEMS, EXAMPLES = 6, 5, 60
 
 
 @pytest.fixture
-def problem(rng):
+def max_dense():
+    return 17  # so that the history and the tags are drawn by gradients
+
+
+@pytest.fixture
+def problem(rng, max_dense, monkeypatch):
     """A chain over fields of all kinds, and their rows for each example, dense."""
+    monkeypatch.setattr(draws, "MAX_DENSE", max_dense)
+    monkeypatch.setattr(conditionals, "TOLERANCE", 1e-4)
     user = rng.integers(0, USERS, EXAMPLES)
     item = rng.integers(1, ITEMS + 1, EXAMPLES)
     genres = rng.integers(0, 4, (ITEMS + 1, 2))
@@ -65,11 +67,11 @@ def problem(rng):
     fields = {f.name: field_of(f, inputs, histories) for f in features}
     weights = rng.uniform(0.2, 3.0, EXAMPLES)
     targets = rng.normal(size=EXAMPLES)
+    blocks = find_blocks(features, fields)
     chain = Chain(
-        find_blocks(features, fields),
+        Examples(blocks, weights),
+        Draws(blocks, DIM),
         targets,
-        weights,
-        DIM,
         prior=Hyperprior(),
         warm_up=0,
         rng=np.random.default_rng(1),
@@ -126,35 +128,27 @@ def prior(rng):
     return Gaussian(rng.normal(size=DIM + 1), np.eye(DIM + 1) + root @ root.T)
 
 
-def sums_for(chain, name, row_noise):
-    """Returns the sums for a field, as the chain computes them."""
-    i = next(i for i, b in enumerate(chain.blocks) if name in b.designs)
-    block = chain.blocks[i]
-    squares, products, noise = chain.examples.key_sums(
-        i, chain.parts, chain.residuals, [row_noise]
-    )
-    return chain.sums_given(block, name, Sums(squares, products, noise[0]))
-
-
 def drawer(problem, name, prior):
     """Returns a function from noise of rows and of the table to a draw."""
     chain, *_ = problem
-    block = next(b for b in chain.blocks if name in b.designs)
-    if block.keys is None:
-        i = chain.blocks.index(block)
-        squares, products = chain.examples.row_sums(i, chain.parts, chain.residuals)
-        return lambda _, x: draw_system(squares, products, ALPHA, prior, x)[0]
-    design = block.designs[name]
-    z = Products(design)
+    i = next(i for i, b in enumerate(chain.blocks) if name in b.designs)
+    state = i, chain.parts, chain.residuals
+    if chain.blocks[i].keys is None:
+        sums = chain.examples.row_sums(*state)
+        return lambda _, x: chain.draws.draw_system(*sums, ALPHA, prior, x)
+    fields = chain.draws.fields(chain.tables)
+    rest = [fields[other] for other in chain.blocks[i].designs if other != name]
 
     def draw(row_noise, noise):
-        sums = sums_for(chain, name, row_noise)
-        if name == "history":
-            start = chain.tables[name]
-            return draw_by_gradients(start, sums, z, ALPHA, prior, noise, 1e-4)[0]
-        if design.is_one_hot:
-            return draw_rows(sums_of_columns(sums, z), ALPHA, prior, noise)[0]
-        return draw_dense(sums, design, ALPHA, prior, noise)[0]
+        squares, products, noises = chain.examples.key_sums(*state, [row_noise])
+        sums = Sums(squares, products, noises[0])
+        table, field = chain.draws.draw(
+            name, chain.tables[name], sums, rest, ALPHA, prior, noise
+        )
+        np.testing.assert_allclose(
+            field, chain.draws.fields({**chain.tables, name: table})[name], atol=1e-5
+        )
+        return table
 
     return draw
 
@@ -164,10 +158,13 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "max_dense"),
+    [*((name, 17) for name in NAMES), ("history", 700), ("tags", 700)],
+)
 def test_mean_and_covariance(name, problem, prior):
     """A draw is linear in the noise, so that unit noise shows its covariance."""
-    _, rows, *_ = problem
+    chain, rows, *_ = problem
     precision, mean = densely(problem, name, ALPHA, prior)
     draw = drawer(problem, name, prior)
     shape = (rows[name].shape[1], DIM + 1)
@@ -181,7 +178,7 @@ def test_mean_and_covariance(name, problem, prior):
     units = [
         drawn(no_rows, e.reshape(shape)) for e in np.eye(no_table.size, dtype="f4")
     ]
-    if name == "history":
+    if name in chain.draws.by_gradients:
         units += [drawn(e, no_table) for e in np.eye(EXAMPLES, dtype="f4")]
     roots = np.stack(units, axis=1) - center[:, None]
     expected = np.linalg.inv(precision)
