@@ -1,4 +1,4 @@
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -11,7 +11,7 @@ from fmlayers.bayes.chain import Chain
 from fmlayers.bayes.designs import Field, Floats, Pairs, field_of
 from fmlayers.bayes.draws import Draws
 from fmlayers.bayes.examples import Examples
-from fmlayers.bayes.posterior import PosteriorMean
+from fmlayers.bayes.posterior import MeanScore, PosteriorMean
 from fmlayers.bayes.priors import Hyperprior, Matrix
 from fmlayers.bayes.scores import Scores
 from fmlayers.bayes.thinned import Thinned
@@ -253,17 +253,48 @@ class GibbsSampler:
         mean = self._fitted().mean(dim)
         if scaler is None:
             scaler = RatingScaler(*self._bounds, "clip")
+        model = self._model(mean.dim, scaler, encoder)
+        self._assign(model, mean)
+        return model
+
+    def draws(self) -> Iterator[tuple["FactorizationMachine", float]]:
+        """Yields up to 32 of the samples, evenly spaced.
+
+        Yields:
+            A `fmlayers.models.FactorizationMachine` without a scaler, which is the same
+            object each time and has the weights of the sample; and alpha.
+
+        Raises:
+            ValueError: If `fit` was not called.
+        """
+        self._fitted()
+        model = self._model(self.dim, None, None)
+        for sample in self._samples:
+            tables = sample.tables.items()
+            score = MeanScore(
+                sample.bias,
+                {name: table[:, 0] for name, table in tables},
+                {name: table[:, 1:] for name, table in tables},
+            )
+            self._assign(model, score)
+            yield model, sample.alpha
+
+    def _model(
+        self, dim: int, scaler: RatingScaler | None, encoder: "Encoder | None"
+    ) -> "FactorizationMachine":
         model: FactorizationMachine = _registry.load("FactorizationMachine")(
-            self.features, mean.dim, scaler, l2=0.0, linear_l2=0.0, encoder=encoder
+            self.features, dim, scaler, l2=0.0, linear_l2=0.0, encoder=encoder
         )
-        for feature in self.features:
-            name = feature.name
-            _assign(model.factors, feature, mean.vectors[name])
-            _assign(model.linear, feature, mean.linear[name][:, np.newaxis])
         for name, (keys, values) in self.histories.items():
             model.factors.set_history(name, keys, values)
-        model.bias.assign([mean.bias])
         return model
+
+    def _assign(self, model: "FactorizationMachine", score: MeanScore) -> None:
+        for feature in self.features:
+            name = feature.name
+            _assign(model.factors, feature, score.vectors[name])
+            _assign(model.linear, feature, score.linear[name][:, np.newaxis])
+        model.bias.assign([score.bias])
 
     def _fields(
         self, inputs: Mapping[str, Any], count: int | None = None

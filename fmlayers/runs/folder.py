@@ -33,6 +33,7 @@ FILES = frozenset(
         "history.png",
         "items.csv",
         "model.keras",
+        "samples.npz",
         "summary.txt",
         "users.csv",
     }

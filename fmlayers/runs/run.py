@@ -2,6 +2,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from fmlayers.data.cells import as_text
@@ -17,6 +19,7 @@ from fmlayers.runs.explanation import (
 )
 from fmlayers.runs.model_export import export_run
 from fmlayers.runs.pictures import write_pictures
+from fmlayers.runs.posterior_samples import PosteriorSamples
 from fmlayers.runs.recommender import Recommender
 from fmlayers.runs.run_data import Data
 from fmlayers.runs.saved_run import SavedRun
@@ -26,9 +29,10 @@ class Run(SavedRun):
     """A finished run: a trained model with its configuration, metrics and tables.
 
     The folder contains `model.keras` (with the encoder), `metrics.json`, `config.json`,
-    `history.csv`, `history.png` and `summary.txt`, and `users.csv` and `items.csv` if
-    the data have these tables. It appears when the run is finished. Until then, the
-    files are in a folder with the suffix `.partial`.
+    `history.csv`, `history.png` and `summary.txt`, `users.csv` and `items.csv` if the
+    data have these tables, and `samples.npz` with the method `"gibbs"`. It appears when
+    the run is finished. Until then, the files are in a folder with the suffix
+    `.partial`.
 
     Loading a run executes no code from the folder: the model consists of classes of
     Keras and fmlayers, and a model with a `Lambda` layer is rejected.
@@ -73,6 +77,24 @@ class Run(SavedRun):
             threshold=threshold,
             candidates=candidates,
         )
+
+    def predict_with_std(
+        self, table: pd.DataFrame
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Returns the predicted target of each row and its standard deviation.
+
+        The standard deviations include the error of a single target. They need a run
+        with the method `"gibbs"`.
+
+        Args:
+            table: See `predict`.
+
+        Raises:
+            DataError: See `predict`.
+            ValueError: If the run has another method.
+        """
+        stddev = PosteriorSamples(self).stddev(self.inputs(table))
+        return self.predict(table), stddev
 
     def catalog(self) -> Catalog:
         """Returns the items that the model can score, with their columns.

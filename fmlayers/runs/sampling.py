@@ -17,6 +17,7 @@ from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.examples import Examples, Inputs, Rows, split_validation
 from fmlayers.runs.folder import DivergenceError
 from fmlayers.runs.model import features_of, scaler_and_bias
+from fmlayers.runs.posterior_samples import SAMPLES, write_samples
 from fmlayers.runs.sweep_progress import SweepProgress
 from fmlayers.runs.trainer import metric_of
 from fmlayers.runs.unit import Unit, to_unit_of_data
@@ -57,6 +58,8 @@ class Sampling:
         self.history: list[dict[str, Any]] = []
         self.rows: dict[str, int] = {}
         self._model_dim = 0
+        self._sampler: GibbsSampler | None = None
+        self._unit = Unit(0.0, 1.0)
 
     def run(self, train: Rows) -> keras.Model:
         """Returns the posterior mean, given the rows `train` of the ratings."""
@@ -104,6 +107,7 @@ class Sampling:
         )
         model = sampler.to_model(encoder=examples.encoder, scaler=scaler)
         self._model_dim = model.dim
+        self._sampler, self._unit = sampler, unit
         to_unit_of_data(model)
         return model
 
@@ -137,7 +141,9 @@ class Sampling:
                 )
 
     def write(self, folder: Path) -> None:
-        """Writes the files of the run that only this method has."""
+        """Writes the files of the run that only this method has: the samples."""
+        assert self._sampler is not None  # `run` was called
+        write_samples(folder / SAMPLES, self._sampler, self._unit)
 
 
 class _Recorder:

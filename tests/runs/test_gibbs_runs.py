@@ -1,5 +1,8 @@
 """Runs whose model is sampled instead of trained."""
 
+import io
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,9 +11,10 @@ from checks import check_error
 from fmlayers import cli
 from fmlayers.data import write_csv
 from fmlayers.models import FactorizationMachine
-from fmlayers.runs import Run, TrainingConfig, train
+from fmlayers.runs import Run, RunError, TrainingConfig, train
 from fmlayers.runs.config import SETTINGS
 from fmlayers.runs.methods import reads, sampling_is_better
+from fmlayers.runs.posterior_samples import PosteriorSamples, interval_coverage
 
 GIBBS = {"method": "gibbs", "sweeps": 14, "chains": 2, "dim": 3}
 # A value other than the default of each setting that Gibbs sampling does not read.
@@ -251,6 +255,103 @@ def test_a_run_works_like_any_other(sampled, tmp_path):
     np.testing.assert_array_equal(
         again.predict(again.test_table()), sampled.predict(sampled.test_table())
     )
+
+
+def test_standard_deviations_are_those_of_the_samples(sampled):
+    table = sampled.test_table()
+    predicted, stddev = sampled.predict_with_std(table)
+    np.testing.assert_array_equal(predicted, sampled.predict(table))
+    samples = PosteriorSamples(sampled)
+    assert len(samples) == 14
+    errors = (table["rating"].to_numpy() - predicted) / stddev
+    assert 0.8 < np.mean(errors**2) < 1.2
+    # The mean of the samples is the model.
+    mean, _ = samples.transformed(sampled.inputs(table))
+    low, high = sampled.model.scaler.min_rating, sampled.model.scaler.max_rating
+    np.testing.assert_allclose(mean.clip(low, high), predicted, atol=2e-5)
+
+
+def test_intervals_cover_their_share_of_the_test_rows(sampled):
+    table = sampled.test_table()
+    moments = PosteriorSamples(sampled).transformed(sampled.inputs(table))
+    shares = (0.8, 0.9, 0.95)
+    observed = interval_coverage(sampled.config, *moments, table["rating"], shares)
+    np.testing.assert_allclose(observed, shares, atol=0.03)
+
+
+def test_standard_deviations_of_transformed_targets(ratings, tmp_path):
+    """They follow the prediction, as the errors of counts do."""
+    counts = ratings.assign(rating=np.expm1(ratings["rating"]).round())
+    config = TrainingConfig(
+        data=str(_table(counts, tmp_path)), target_transform="log1p", **GIBBS
+    )
+    run = train(config, tmp_path / "run")
+    table = run.test_table()
+    predicted, stddev = run.predict_with_std(table)
+    assert np.corrcoef(predicted, stddev)[0, 1] > 0.9
+    moments = PosteriorSamples(run).transformed(run.inputs(table))
+    (observed,) = interval_coverage(config, *moments, table["rating"], [0.8])
+    assert 0.7 < observed < 0.9
+
+
+def test_samples_with_histories_are_the_model(films, tmp_path):
+    run = train(
+        TrainingConfig(histories=True, **GIBBS), tmp_path / "run", dataset=films
+    )
+    inputs = run.inputs(run.test_table())
+    mean, _ = PosteriorSamples(run).transformed(inputs)
+    scaler = run.model.scaler
+    np.testing.assert_allclose(
+        mean.clip(scaler.min_rating, scaler.max_rating),
+        run.predict(run.test_table()),
+        atol=1e-4,
+    )
+
+
+def test_a_run_without_samples_has_no_standard_deviations(run, tmp_path, capsys):
+    message = "need the samples of a run: train with `--method gibbs`"
+    check_error(message, lambda: run.predict_with_std(run.test_table()))
+    rows = tmp_path / "rows.csv"
+    rows.write_text("user,item\n1,2\n")
+    assert cli.main(["predict", str(run.path), "--data", str(rows), "--std"]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_the_command_adds_a_column(sampled, tmp_path, capsys):
+    rows = tmp_path / "rows.csv"
+    rows.write_text("user,item\n1,2\nnobody,3\n")
+    assert cli.main(["predict", str(sampled.path), "--data", str(rows), "--std"]) == 0
+    written = pd.read_csv(io.StringIO(capsys.readouterr().out))
+    assert list(written) == ["user", "item", "prediction", "std"]
+    predicted, stddev = sampled.predict_with_std(sampled.read_rows(rows))
+    np.testing.assert_allclose(written["prediction"], predicted, rtol=1e-6)
+    np.testing.assert_allclose(written["std"], stddev, rtol=1e-6)
+    rows.write_text("user,item,std\n1,2,3\n")
+    assert cli.main(["predict", str(sampled.path), "--data", str(rows), "--std"]) == 1
+    assert "has a column 'std'" in capsys.readouterr().err
+
+
+def test_damaged_samples_are_noticed(sampled, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(sampled.path, copy)
+    content = bytearray((copy / "samples.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / "samples.npz").write_bytes(content)
+    with pytest.raises(RunError, match="samples.npz"):
+        Run(copy).check()
+    with pytest.raises(RunError, match="samples.npz"):
+        PosteriorSamples(Run(copy))
+
+
+def test_pictures_show_the_trace_and_the_coverage(sampled, tmp_path):
+    pytest.importorskip("matplotlib")
+    written, _ = sampled.plot(tmp_path)
+    names = [path.name for path in written]
+    assert names[:3] == [
+        "sampling_trace.png",
+        "predicted_against_true.png",
+        "interval_coverage.png",
+    ]
 
 
 def _table(ratings: pd.DataFrame, folder):
