@@ -365,7 +365,8 @@ def sum_rows(
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Returns a function of tensors that runs as a graph of the backend.
 
-    PyTorch runs it as it is, without gradients.
+    PyTorch runs it as it is, without gradients. On a GPU, JAX computes its products in
+    full float32.
     """
     backend = keras.backend.backend()
     graph: Callable[..., Any]
@@ -376,7 +377,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     elif backend == "jax":
         import jax
 
-        graph = jax.jit(function)
+        # Otherwise they have 10 bits, too few to solve systems of equations.
+        graph = jax.default_matmul_precision("float32")(jax.jit(function))
     else:
         import torch
 

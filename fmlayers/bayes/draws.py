@@ -54,12 +54,19 @@ class Draws:
         self._small = compiled(_after_given(_small))
         self._large = compiled(_after_given(_large))
         self._system = compiled(draw_system)
+        self._fields = compiled(self._all_fields)
         self.part_of = compiled(part_of)
 
     def fields(self, tables: dict[str, Tensor]) -> dict[str, Tensor]:
         """Returns the first-order weights and vectors of all keys, for each field."""
+        fields: dict[str, Tensor] = self._fields(tables, self.products)
+        return fields
+
+    def _all_fields(
+        self, tables: dict[str, Tensor], products: dict[str, Products]
+    ) -> dict[str, Tensor]:
         return {
-            name: self.products[name].forth(tables[name], design.num_rows)
+            name: products[name].forth(tables[name], design.num_rows)
             for name, design in self.designs.items()
         }
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fmlayers.models import FactorizationMachine
 
 # Of the tables, if no prior scale is given: of ids alone, and with further fields.
-IDS_SCALE, FIELDS_SCALE = 1.0, 0.06
+IDS_SCALE, FIELDS_SCALE = 1.0, 0.015
 WARM_UP = 10  # sweeps in which a smaller scale counts as 1
 MAX_DIM = 512  # of the mean over the samples
 MAX_SAMPLES = 32  # kept whole, for standard deviations
@@ -56,7 +56,8 @@ class GibbsSampler:
             long one of the same cost. Defaults to 4.
         prior_scale: Optional positive float. A priori, the precision matrices have a
             Wishart distribution with the scale matrix I / `prior_scale`. Defaults to
-            `None`: 1 if each field is a key, as for user and item alone, else 0.06.
+            `None`: 1 if each field is a key, as for user and item alone, else
+            0.015.
         max_dim: Positive integer. The samples are added up with a dimension of at most
             this, which bounds the memory. Defaults to 512.
         seed: Integer. Defaults to 0.

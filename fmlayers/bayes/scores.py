@@ -3,6 +3,8 @@ from collections.abc import Mapping
 import numpy as np
 from keras import ops
 
+from fmlayers._backend import compiled
+from fmlayers._types import Tensor
 from fmlayers.bayes.chain import Sample
 from fmlayers.bayes.designs import Field, Floats
 from fmlayers.bayes.products import Products
@@ -16,20 +18,33 @@ class Scores:
     """
 
     def __init__(self, fields: Mapping[str, Field]) -> None:
-        self._fields = {
-            name: (field.index, field.design.num_rows, Products.of(field.design))
+        self._rows = {name: field.design.num_rows for name, field in fields.items()}
+        self._products = {n: Products.of(field.design) for n, field in fields.items()}
+        self._index = {
+            name: ops.convert_to_tensor(field.index, "int32")
             for name, field in fields.items()
         }
+        self._compiled = compiled(self._scores)
 
     def __call__(self, sample: Sample) -> Floats:
         """Returns the scores of a sample, `(examples,)`."""
-        parts = []
-        for name, (index, rows, products) in self._fields.items():
-            field = ops.convert_to_numpy(products.forth(sample.tables[name], rows))
-            norms = np.sum(field[:, 1:] ** 2, axis=1, keepdims=True)
-            parts.append(np.concatenate([field, norms], axis=1)[index])
-        total = np.sum(parts, axis=0)
-        first, vectors, squares = total[:, 0], total[:, 1:-1], total[:, -1]
-        pairs = np.sum(vectors**2, axis=1) - squares
-        scores: Floats = (sample.bias + first + 0.5 * pairs).astype(np.float32)
-        return scores
+        tables = {
+            name: ops.convert_to_tensor(sample.tables[name]) for name in self._rows
+        }
+        scores = self._compiled(tables, self._products, self._index)
+        return np.asarray(ops.convert_to_numpy(scores) + np.float32(sample.bias), "f4")
+
+    def _scores(
+        self,
+        tables: Mapping[str, Tensor],
+        products: Mapping[str, Products],
+        index: Mapping[str, Tensor],
+    ) -> Tensor:
+        total: Tensor = 0.0
+        for name, rows in self._rows.items():
+            field = products[name].forth(tables[name], rows)
+            norms = ops.sum(field[:, 1:] ** 2, axis=1, keepdims=True)
+            extended = ops.concatenate([field, norms], axis=1)
+            total = total + ops.take(extended, index[name], axis=0)
+        pairs = ops.sum(total[:, 1:-1] ** 2, axis=1) - total[:, -1]
+        return total[:, 0] + 0.5 * pairs
