@@ -3,12 +3,13 @@
 import os
 from collections.abc import Sequence
 
-from fmlayers.bayes.gibbs_sampler import MAX_DIM, MAX_SAMPLES
+from fmlayers.bayes.gibbs_sampler import MAX_SAMPLES
 from fmlayers.features import Feature
 from fmlayers.models.specs import find
 from fmlayers.runs import TrainingConfig
 
 BYTES = 4  # a float32
+SAMPLED_DIM = 512  # of the mean over the samples of a `GibbsSampler`
 SLOTS = {"adagrad": 1, "lazy_adam": 2}  # optimizer variables per weight
 
 
@@ -26,7 +27,7 @@ def estimated_bytes(config: TrainingConfig, features: Sequence[Feature]) -> int:
     rows = sum(f.num_rows + (f.table_name is not None) for f in features)
     if config.method == "gibbs":
         tables = config.chains + MAX_SAMPLES
-        return rows * (tables * (config.dim + 1) + MAX_DIM) * BYTES
+        return rows * (tables * (config.dim + 1) + SAMPLED_DIM) * BYTES
     spec = find(config.model)
     units = config.hidden_units or spec.hidden_units
     weights = spec.num_weights(rows, len(features), config.dim, units)

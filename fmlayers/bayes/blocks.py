@@ -11,6 +11,8 @@ References:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from fmlayers.bayes.designs import Design, Field, Ids
 from fmlayers.features import Categorical, Feature, Numeric, Vector
 
@@ -26,14 +28,24 @@ class Block:
         keys: Integers `(examples,)`, the position of the key of each example. `None`
             if each example is its own key: its fields are not functions of any.
         designs: Dict from the name of each field to its design over the keys.
+        root: String, the name of the field that all others are functions of.
     """
 
     keys: Ids | None
     designs: Mapping[str, Design]
+    root: str
 
     @property
     def num_keys(self) -> int:
         return next(iter(self.designs.values())).num_rows
+
+    @property
+    def ids_of_keys(self) -> Ids:
+        """The id of each key of a `Categorical`, 0 for a missing one."""
+        design = self.designs[self.root]
+        ids = np.zeros(self.num_keys, np.int64)
+        ids[design.owners] = design.columns
+        return ids
 
 
 def find_blocks(
@@ -63,13 +75,13 @@ def find_blocks(
         feature = next(feature for feature in features if feature.name == root)
         if isinstance(feature, Numeric | Vector) and not _is_shared(key):
             design = key.design.rows(key.index)
-            blocks.append(Block(None, {root: design}))
+            blocks.append(Block(None, {root: design}, root))
             continue
         designs = {
             name: fields[name].design.rows(fields[name].index[key.first])
             for name in names
         }
-        blocks.append(Block(key.index, designs))
+        blocks.append(Block(key.index, designs, root))
     return blocks
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 from keras import ops
@@ -12,6 +13,7 @@ from fmlayers.bayes.conditionals import Sums
 from fmlayers.bayes.designs import Floats
 from fmlayers.bayes.draws import Draws
 from fmlayers.bayes.examples import Examples, Part
+from fmlayers.bayes.likelihoods import LIKELIHOODS, LikelihoodName
 from fmlayers.bayes.priors import (
     Gaussian,
     Hyperprior,
@@ -52,6 +54,7 @@ class Chain:
         prior: The `Hyperprior`.
         warm_up: Number of first sweeps in which its scale is at least 1.
         rng: The generator.
+        likelihood: The distribution of the targets. For `"probit"`, they are labels.
     """
 
     def __init__(
@@ -63,7 +66,9 @@ class Chain:
         prior: Hyperprior,
         warm_up: int,
         rng: np.random.Generator,
+        likelihood: LikelihoodName = "normal",
     ) -> None:
+        self.likelihood = LIKELIHOODS[likelihood]
         self.examples, self.draws = examples, draws
         self.blocks = examples.blocks
         self.prior, self.warm_up = prior, warm_up
@@ -73,6 +78,8 @@ class Chain:
         self._weights = np.append(weights, 0.0)
         self._total = float(weights.sum())
         self.bias = float(np.average(targets, weights=weights))
+        if self.likelihood.draw_latents is not None:
+            self.bias = NormalDist().inv_cdf(self.bias)
         self.alpha = 1.0
         self.tables: dict[str, Tensor] = {}
         self.priors: dict[str, Gaussian] = {}
@@ -85,7 +92,8 @@ class Chain:
 
     def set_targets(self, targets: Matrix) -> None:
         """Replaces the targets `(examples,)`, and computes the residuals."""
-        self._targets = ops.convert_to_tensor(np.append(targets, 0.0), "float32")
+        self._data = np.asarray(targets, np.float64)
+        self._targets = _padded(targets)
         self.refresh()
 
     def refresh(self) -> None:
@@ -96,14 +104,20 @@ class Chain:
         self.residuals = self._targets - scores
 
     def sweep(self) -> None:
-        """Draws the precision, the bias and all tables once."""
+        """Draws the precision or the latent targets, the bias and all tables once."""
         if self.sweeps and self.sweeps % REFRESH == 0:
             self.refresh()
         self.sweeps += 1
-        residuals = ops.convert_to_numpy(self.residuals).astype(np.float64)
-        squares = float(self._weights @ residuals**2)
-        self.alpha = draw_alpha(self.examples.count, squares, self.prior, self.rng)
-        without = float(self._weights @ residuals) + self._total * self.bias
+        if self.likelihood.draw_latents is None:
+            squares = float(self._weights @ self._residuals() ** 2)
+            self.alpha = draw_alpha(self.examples.count, squares, self.prior, self.rng)
+        else:
+            scores = self.scores().astype(np.float64)
+            latents = self.likelihood.draw_latents(self._data, scores, self.rng)
+            self._targets = _padded(latents)
+            self.residuals = _padded(latents - scores)
+        sum_of_residuals = float(self._weights @ self._residuals())
+        without = sum_of_residuals + self._total * self.bias
         old, self.bias = (
             self.bias,
             draw_bias(self._total, without, self.alpha, self.prior, self.rng),
@@ -112,10 +126,15 @@ class Chain:
         for i in range(len(self.blocks)):
             self._draw_block(i)
 
-    def rmse(self) -> float:
-        """Returns the RMSE of the current weights on the examples."""
-        residuals = ops.convert_to_numpy(self.residuals)
-        return float(np.sqrt(self._weights @ residuals**2 / self._total))
+    def scores(self) -> Floats:
+        """Returns the current scores of the examples."""
+        scores = ops.convert_to_numpy(self._targets - self.residuals)[:-1]
+        return np.asarray(scores, np.float32)
+
+    def loss(self) -> float:
+        """Returns the loss of the current weights on the examples."""
+        expected = self.likelihood.expected(self.scores())
+        return self.likelihood.loss(self._data, expected, self.examples.weights)
 
     def sample(self) -> Sample:
         """Returns the current weights."""
@@ -125,6 +144,9 @@ class Chain:
             table[design.unread] = self.priors[name].mean
             tables[name] = table
         return Sample(self.bias, self.alpha, tables)
+
+    def _residuals(self) -> Matrix:
+        return np.asarray(ops.convert_to_numpy(self.residuals), np.float64)
 
     def _draw_block(self, i: int) -> None:
         block = self.blocks[i]
@@ -186,3 +208,7 @@ class Chain:
         fields = [self._fields[name] for name in block.designs]
         part: Part = self.draws.part_of(fields)
         return part
+
+
+def _padded(x: Matrix) -> Tensor:
+    return ops.convert_to_tensor(np.append(x, 0.0), "float32")

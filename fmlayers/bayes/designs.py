@@ -5,7 +5,7 @@ Z @ T, where T is the table and Z its design, a sparse matrix.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -99,6 +99,10 @@ class Field:
         total = np.zeros(self.design.num_columns)
         np.add.at(total, self.design.columns, squares * counts[self.design.owners])
         return total
+
+    def rows(self, chosen: Ids) -> "Field":
+        """Returns the field of some examples."""
+        return replace(self, index=self.index[chosen])
 
     @property
     def first(self) -> Ids:

@@ -11,7 +11,7 @@ examples.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,12 @@ class MeanScore:
     @property
     def dim(self) -> int:
         return int(next(iter(self.vectors.values())).shape[1])
+
+    def table(self, name: str) -> Floats:
+        """Returns the first-order weights and the vectors of a field together."""
+        return np.concatenate(
+            [self.linear[name][:, np.newaxis], self.vectors[name]], axis=1
+        )
 
 
 class PosteriorMean:
@@ -74,17 +80,10 @@ class PosteriorMean:
             linear = table[:, 0].astype(np.float64)
             self._linear[name] = self._linear.get(name, 0.0) + linear
         if next(iter(self._vectors.values())).shape[1] > self._max_dim:
-            self._vectors = self._reduced(max(self._max_dim // 2, 1))
+            self._vectors = self._reduced(self._vectors, max(self._max_dim // 2, 1))
 
-    def mean(self, dim: int | None = None) -> MeanScore:
-        """Returns the mean score.
-
-        Args:
-            dim: Optional integer, the dimension to reduce the vectors to.
-        """
-        vectors = self._vectors
-        if dim is not None and next(iter(vectors.values())).shape[1] > dim:
-            vectors = self._reduced(dim)
+    def mean(self) -> MeanScore:
+        """Returns the mean score."""
         divisor = np.float32(np.sqrt(self.samples))
         return MeanScore(
             self._bias / self.samples,
@@ -92,13 +91,19 @@ class PosteriorMean:
                 name: (each / self.samples).astype(np.float32)
                 for name, each in self._linear.items()
             },
-            {name: each / divisor for name, each in vectors.items()},
+            {name: each / divisor for name, each in self._vectors.items()},
         )
 
-    def _reduced(self, dim: int) -> Tables:
+    def reduced(self, score: MeanScore, dim: int) -> MeanScore:
+        """Returns a score over some of the fields, with vectors of at most `dim`."""
+        if score.dim <= dim:
+            return score
+        return replace(score, vectors=self._reduced(score.vectors, dim))
+
+    def _reduced(self, vectors: Tables, dim: int) -> Tables:
         weighted = {
             name: self._roots[name][:, np.newaxis] * each
-            for name, each in self._vectors.items()
+            for name, each in vectors.items()
         }
         if len(weighted) == 2:
             one, other = weighted.values()

@@ -282,6 +282,23 @@ class Encoder:
             encoder._restore(records)
         return encoder
 
+    def select(self, columns: Iterable[str]) -> Self:
+        """Returns an encoder of some of the columns, with the same vocabularies.
+
+        Raises:
+            ValueError: If a column is not among those of the encoder.
+        """
+        chosen = list(columns)
+        if not set(chosen) <= set(self.columns):
+            raise ValueError(
+                f"`columns` must be among {list(self.columns)}. Received: {chosen}."
+            )
+        config = self.get_config()
+        for name in {"columns", "weights", *RECORDS} & set(config):
+            kept = [column for column in chosen if column in config[name]]
+            config[name] = {column: config[name][column] for column in kept}
+        return type(self).from_config(config)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Saves the encoder to a JSON file, atomically."""
         write_json(Path(path), self.get_config())

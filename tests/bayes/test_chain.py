@@ -11,6 +11,7 @@ from fmlayers.bayes.chain import Chain
 from fmlayers.bayes.designs import field_of
 from fmlayers.bayes.draws import Draws
 from fmlayers.bayes.examples import Examples
+from fmlayers.bayes.likelihoods import LIKELIHOODS
 from fmlayers.bayes.priors import Hyperprior, draw_normal_wishart
 
 # Proper, and without heavy tails, so that moments exist and mix.
@@ -39,7 +40,8 @@ def small_problem(rng, size=12):
 
 def draw_from_prior(chain, rng):
     """Draws all unknowns of a chain from their prior distribution."""
-    chain.alpha = rng.gamma(PRIOR.shape) / PRIOR.rate
+    if chain.likelihood is LIKELIHOODS["normal"]:
+        chain.alpha = rng.gamma(PRIOR.shape) / PRIOR.rate
     chain.bias = rng.standard_normal() / np.sqrt(PRIOR.bias_precision)
     for name, table in chain.tables.items():
         shape = tuple(table.shape)
@@ -51,10 +53,11 @@ def draw_from_prior(chain, rng):
 
 def draw_targets(chain, rng):
     """Draws targets given all unknowns."""
-    chain.set_targets(np.zeros(chain.examples.count))
-    scores = -ops.convert_to_numpy(chain.residuals)[:-1]
+    chain.refresh()
     noise = rng.standard_normal(chain.examples.count) / np.sqrt(chain.alpha)
-    chain.set_targets(scores + noise)
+    targets = chain.scores() + noise
+    is_binary = chain.likelihood is LIKELIHOODS["probit"]
+    chain.set_targets(targets > 0 if is_binary else targets)
 
 
 def figures(chain):
@@ -75,16 +78,23 @@ def figures(chain):
     ]
 
 
-def make_chain(rng, size=12):
-    features, fields = small_problem(np.random.default_rng(3), size)
-    blocks = find_blocks(features, fields)
-    zeros = np.zeros(size)
-    shared = Examples(blocks, zeros + 1.0), Draws(blocks, DIM)
-    return Chain(*shared, zeros, prior=PRIOR, warm_up=0, rng=rng)
+def make_chain(rng, size=12, likelihood="normal", fields=None):
+    features, all_fields = small_problem(np.random.default_rng(3), size)
+    blocks = find_blocks(features[:fields], all_fields)
+    shared = Examples(blocks, np.ones(size)), Draws(blocks, DIM)
+    return Chain(
+        *shared,
+        np.arange(size) % 2,
+        prior=PRIOR,
+        warm_up=0,
+        rng=rng,
+        likelihood=likelihood,
+    )
 
 
 @pytest.mark.slow
-def test_joint_distribution(backend):
+@pytest.mark.parametrize("likelihood", ["normal", "probit"])
+def test_joint_distribution(likelihood, backend):
     """Sweeps and new targets in turn leave the joint distribution as it is.
 
     Geweke, J. (2004). Getting it Right: Joint Distribution Tests of Posterior
@@ -93,7 +103,7 @@ def test_joint_distribution(backend):
     if backend != "tensorflow":
         pytest.skip("the conditionals are compared on each backend")
     rng = np.random.default_rng(5)
-    chain = make_chain(rng)
+    chain = make_chain(rng, likelihood=likelihood)
     independent = []
     for _ in range(4000):
         draw_from_prior(chain, rng)
@@ -108,9 +118,60 @@ def test_joint_distribution(backend):
             run.append(figures(chain))
         successive.append(np.mean(run, axis=0))
     a, b = np.array(independent), np.array(successive)
+    if likelihood == "probit":
+        assert (a[:, 0] == 0.0).all()
+        assert (b[:, 0] == 0.0).all()
+        a, b = a[:, 1:], b[:, 1:]
     error = np.sqrt(a.var(axis=0) / len(a) + b.var(axis=0, ddof=1) / len(b))
     z = (a.mean(axis=0) - b.mean(axis=0)) / error
     assert np.abs(z).max() < 4.0, z.round(1)
+
+
+# Among this many draws, a rank has DRAWS + 1 equally likely values. The chi-square
+# distribution with DRAWS degrees of freedom exceeds the bound with probability 1e-4.
+DRAWS, CHI_SQUARE = 4, 23.51
+SWEEPS = 2400
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("likelihood", "thinning"), [("normal", 2), ("probit", 6)], ids=["normal", "probit"]
+)
+def test_ranks_are_uniform(likelihood, thinning, backend):
+    """A draw from the prior has a uniform rank among draws from its posterior.
+
+    Talts, S., Betancourt, M., Simpson, D., Vehtari, A. and Gelman, A. (2018).
+    Validating Bayesian Inference Algorithms with Simulation-Based Calibration.
+    """
+    if backend != "tensorflow":
+        pytest.skip("the conditionals are compared on each backend")
+    rng = np.random.default_rng(7)
+    chain = make_chain(rng, likelihood=likelihood, fields=2)
+    ranks = []
+    for _ in range(SWEEPS // ((DRAWS + 1) * thinning)):
+        draw_from_prior(chain, rng)
+        draw_targets(chain, rng)
+        # The truth is a draw from the posterior, so the chain starts there. The first
+        # draws, which depend on it, are not used.
+        truth, draws = identified(chain), []
+        for _ in range(DRAWS + 1):
+            for _ in range(thinning):
+                chain.sweep()
+            draws.append(identified(chain))
+        ranks.append(np.sum(np.array(draws[1:]) < truth, axis=0))
+    expected = len(ranks) / (DRAWS + 1)
+    counts = [np.bincount(each, minlength=DRAWS + 1) for each in np.transpose(ranks)]
+    statistics = np.sum((np.array(counts) - expected) ** 2, axis=1) / expected
+    assert statistics.max() < CHI_SQUARE, counts
+
+
+def identified(chain):
+    """Returns figures that the targets determine."""
+    scores = chain.scores()
+    figures = [*scores[:4], scores.mean(), scores.var()]
+    if chain.likelihood is LIKELIHOODS["normal"]:
+        figures.append(chain.alpha)
+    return figures
 
 
 def test_slices_add_up(monkeypatch):

@@ -4,6 +4,8 @@ from checks import check_error
 
 import fmlayers
 from fmlayers.bayes import GibbsSampler
+from fmlayers.bayes.likelihoods import normal_cdf
+from fmlayers.metrics import calibration_error, log_loss
 
 USERS, ITEMS = 30, 20
 
@@ -168,6 +170,22 @@ def test_errors(rng):
     check_error(
         "`prior_scale` must be", lambda: GibbsSampler(features, 2, prior_scale=0.0)
     )
+    check_error(
+        "`likelihood` must be", lambda: GibbsSampler(features, 2, likelihood="logit")
+    )
+    labeled = GibbsSampler(features, 2, likelihood="probit")
+    labels = (targets > 3).astype(int)
+    for message, y, options in (
+        ("`targets` must be labels", targets, {}),
+        ("0 or 1, and both", np.ones(50), {}),
+        ("`sample_weight` must be left out", labels, {"sample_weight": np.ones(50)}),
+        (
+            "`validation_data` must be labels",
+            labels,
+            {"validation_data": (inputs, targets)},
+        ),
+    ):
+        check_error(message, lambda y=y, o=options: labeled.fit(inputs, y, **o))
     shared = [
         fmlayers.Categorical("a", 3, table="t"),
         fmlayers.Categorical("b", 3, table="t"),
@@ -195,3 +213,51 @@ def test_errors(rng):
         "`num_pairs` of feature 'history' must",
         lambda: GibbsSampler(wrong, 2).fit(inputs, targets),
     )
+
+
+@pytest.fixture(scope="module")
+def labeled():
+    """A sampler of labels, with test rows, their labels and probabilities."""
+    rng = np.random.default_rng(4)
+    inputs, scores = planted(rng, 6000, noise=0.0)
+    scores -= scores.mean()
+    probabilities = normal_cdf(scores.astype("float32"))
+    labels = (rng.random(len(scores)) < probabilities).astype("float64")
+    train, test = np.arange(3000), np.arange(3000, 6000)
+    sampler = GibbsSampler(features_of(inputs)[:2], 3, likelihood="probit", chains=2)
+    seen = []
+    sampler.fit(
+        rows(inputs, train),
+        labels[train],
+        sweeps=36,
+        burn_in=20,  # so that `predict` uses all samples
+        validation_data=(rows(inputs, test), labels[test]),
+        callbacks=[lambda _, figures: seen.append(figures)],
+    )
+    return sampler, rows(inputs, test), labels[test], probabilities[test], seen
+
+
+def test_probabilities_of_labels(labeled):
+    sampler, inputs, labels, truth, seen = labeled
+    mean, std = sampler.predict(inputs, return_std=True)
+    assert np.corrcoef(mean, truth)[0, 1] > 0.9
+    loss = log_loss(labels, mean)
+    assert loss < 0.5 * (log_loss(labels, truth) + log_loss(labels, labels * 0.0 + 0.5))
+    assert calibration_error(labels, mean) < 0.05
+    np.testing.assert_allclose(seen[-1]["val_log_loss"], loss, rtol=0.02)
+    assert {each["alpha"] for each in seen} == {1.0}
+    assert seen[-1]["log_loss"] < seen[0]["log_loss"]
+    # The standard deviations are those of the probability.
+    assert 0.75 < np.mean(np.abs(mean - truth) < 1.96 * std) < 0.99
+
+
+def test_the_model_of_labels_approximates_the_probabilities(labeled):
+    sampler, inputs, labels, *_ = labeled
+    expected = sampler.predict(inputs)
+    model = sampler.to_model()
+    assert model.scaler.method == "sigmoid"
+    found = model.predict(inputs, verbose=0)[:, 0]
+    error = np.abs(found - expected)
+    assert error.mean() < 0.008
+    assert error.max() < 0.1
+    assert log_loss(labels, found) < log_loss(labels, expected) + 0.002

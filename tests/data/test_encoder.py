@@ -456,6 +456,24 @@ def test_round_trips_keep_the_encoder(tmp_path):
     assert not unfitted.is_fitted
 
 
+def test_select_keeps_the_chosen_columns():
+    table = pd.DataFrame(
+        {"a": ["x", "y"], "tags": ["p|q", "q"], "shares": ["1|2", "3"], "age": [1, 5]}
+    )
+    kinds = {"a": "categorical", "tags": "weighted", "age": "numeric"}
+    encoder = Encoder(kinds, weights={"tags": "shares"}).fit(table)
+    for names in (["a"], ["age", "tags"], list(kinds)):
+        chosen = encoder.select(names)
+        assert list(chosen.columns) == names
+        expected = encoder.transform(table, names)
+        found = chosen.transform(table)
+        assert found.keys() == expected.keys()
+        for name, x in found.items():
+            np.testing.assert_array_equal(x, expected[name])
+    with pytest.raises(ValueError, match="`columns` must be among"):
+        encoder.select(["a", "b"])
+
+
 def test_save_is_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "encoder.json"
     encoder = Encoder(COLUMNS).fit(TABLE)
