@@ -17,6 +17,7 @@ from fmlayers.runs.explanation import (
     explain_fields,
     explain_pair,
 )
+from fmlayers.runs.exploration import ExploringSearch
 from fmlayers.runs.model_export import export_run
 from fmlayers.runs.pictures import write_pictures
 from fmlayers.runs.posterior_samples import PosteriorSamples
@@ -111,15 +112,34 @@ class Run(SavedRun):
         return catalog
 
     def recommender(
-        self, data: Data | None = None, *, candidates: int | None = None
+        self,
+        data: Data | None = None,
+        *,
+        candidates: int | None = None,
+        explore: str | None = None,
+        seed: int = 0,
     ) -> Recommender:
         """Returns a `Recommender` that knows which items each user has rated.
 
         Args:
             data: See `dataset`.
             candidates: See `fmlayers.retrieval.retrieve`.
+            explore: Optional. To recommend items whose ratings are uncertain, too:
+                `"ucb"` ranks the items by the mean of the samples plus one standard
+                deviation, and `"thompson"` by a sample that is drawn for each user.
+            seed: Nonnegative integer, the seed of the draws. Defaults to 0.
+
+        Raises:
+            ValueError: If the run has no samples to explore with, or an argument is
+                invalid.
         """
-        return Recommender(self, self.dataset(data), candidates=candidates)
+        samples = None if explore is None else PosteriorSamples(self)
+        recommender = Recommender(self, self.dataset(data), candidates=candidates)
+        if samples is not None:
+            catalog = recommender.search.catalog
+            search = ExploringSearch(samples, catalog, str(explore), seed=seed)
+            recommender.search = search
+        return recommender
 
     def recommend(
         self,

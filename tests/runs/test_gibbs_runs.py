@@ -15,6 +15,7 @@ from fmlayers.runs import Run, RunError, TrainingConfig, train
 from fmlayers.runs.config import SETTINGS
 from fmlayers.runs.methods import reads, sampling_is_better
 from fmlayers.runs.posterior_samples import PosteriorSamples, interval_coverage
+from fmlayers.runs.prediction import predict
 
 GIBBS = {"method": "gibbs", "sweeps": 14, "chains": 2, "dim": 3}
 # A value other than the default of each setting that Gibbs sampling does not read.
@@ -352,6 +353,74 @@ def test_pictures_show_the_trace_and_the_coverage(sampled, tmp_path):
         "predicted_against_true.png",
         "interval_coverage.png",
     ]
+
+
+def _scores_of_samples(run, user, keys):
+    """Return the score of each item by each sample, from pairs."""
+    samples = PosteriorSamples(run)
+    pairs = pd.DataFrame({"user": [user] * len(keys), "item": keys})
+    inputs = run.inputs(pairs)
+    return np.array([predict(model, inputs) for model in samples.models()])
+
+
+def test_upper_bounds_rank_by_mean_and_deviation(sampled):
+    users = list(sampled.recommender().users[:3])
+    recommender = sampled.recommender(explore="ucb")
+    scores, positions = recommender.top_n(users, 5, include_seen=True)
+    keys = recommender.catalog.keys
+    for user, best, at in zip(users, scores, positions, strict=True):
+        drawn = _scores_of_samples(sampled, user, keys)
+        bounds = drawn.mean(axis=0) + drawn.std(axis=0)
+        np.testing.assert_allclose(best, np.sort(bounds)[::-1][:5], atol=1e-4)
+        np.testing.assert_allclose(bounds[at], best, atol=1e-4)
+
+
+def test_each_user_has_a_sample(sampled):
+    users = list(sampled.recommender().users[:8])
+    recommender = sampled.recommender(explore="thompson", seed=4)
+    scores, positions = recommender.top_n(users, 4, include_seen=True)
+    chosen = set()
+    for user, best, at in zip(users, scores, positions, strict=True):
+        drawn = _scores_of_samples(sampled, user, recommender.catalog.keys)
+        distances = np.abs(drawn[:, at] - best).max(axis=1)
+        chosen.add(int(distances.argmin()))
+        assert distances.min() < 1e-4
+        np.testing.assert_allclose(
+            best, np.sort(drawn[distances.argmin()])[::-1][:4], atol=1e-4
+        )
+    assert len(chosen) > 2
+    again = sampled.recommender(explore="thompson", seed=4)
+    np.testing.assert_array_equal(
+        again.top_n(users, 4, include_seen=True)[1], positions
+    )
+    other = sampled.recommender(explore="thompson", seed=5)
+    assert (other.top_n(users, 4, include_seen=True)[1] != positions).any()
+
+
+def test_exploration_leaves_out_seen_and_forbidden_items(sampled):
+    recommender = sampled.recommender(explore="ucb")
+    user = recommender.users[0]
+    allowed = np.arange(len(recommender.catalog)) % 2 == 0
+    _, positions = recommender.top_n([user], 200, allowed=allowed)
+    seen = set(recommender.rated.padded([user])[0])
+    expected = [i for i in np.flatnonzero(allowed) if i not in seen]
+    assert sorted(positions[0][positions[0] >= 0]) == expected
+
+
+def test_exploration_by_the_command(sampled, run, capsys):
+    user = sampled.recommender().users[0]
+    for method, options in (("ucb", []), ("thompson", ["--seed", "3"])):
+        command = ["recommend", str(sampled.path), "--user", user, "--explore", method]
+        assert cli.main([*command, *options]) == 0
+        assert "Recommendations for user" in capsys.readouterr().out
+    assert cli.main([*command[:-1], "ucb", "--seed", "3"]) == 1
+    assert "`--seed` must be used with" in capsys.readouterr().err
+    command = ["recommend", str(run.path), "--user", user, "--explore", "ucb"]
+    assert cli.main(command) == 1
+    assert "train with `--method gibbs`" in capsys.readouterr().err
+    command = ["recommend", str(sampled.path), "--liked", "3", "--explore", "ucb"]
+    assert cli.main(command) == 1
+    assert "must be used without `--liked`" in capsys.readouterr().err
 
 
 def _table(ratings: pd.DataFrame, folder):
