@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from fmlayers.bayes.gibbs_sampler import MAX_SAMPLES
+from fmlayers.bayes.chain_runs import MAX_SAMPLES
 from fmlayers.features import Feature
 from fmlayers.models.specs import find
 from fmlayers.runs import TrainingConfig

@@ -1,4 +1,5 @@
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -9,13 +10,14 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from fmlayers._json_files import read_json, write_json
 from fmlayers.bayes import GibbsSampler
 from fmlayers.data import Dataset
 from fmlayers.data.kind_names import Kind
 from fmlayers.features import Feature, History
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.examples import Examples, Inputs, Rows, split_validation
-from fmlayers.runs.folder import DivergenceError
+from fmlayers.runs.folder import BACKUP, PROGRESS, DivergenceError, RunError
 from fmlayers.runs.model import features_of, scaler_and_bias
 from fmlayers.runs.posterior_samples import SAMPLES, write_samples
 from fmlayers.runs.sweep_progress import SweepProgress
@@ -23,6 +25,8 @@ from fmlayers.runs.trainer import metric_of
 from fmlayers.runs.unit import Unit, to_unit_of_data
 
 SweepCallback = Callable[[Mapping[str, Any]], None]
+# From this number of rows on, processes save more than the seconds that they start in.
+MIN_PARALLEL_ROWS = 200_000
 MAX_BURN_IN = 10  # first sweeps that are not used
 
 
@@ -55,7 +59,7 @@ class Sampling:
         self.dataset = dataset
         self.folder = folder
         self.metric = metric_of(config)
-        self.history: list[dict[str, Any]] = []
+        self.history = [] if folder is None else _read_history(folder)
         self.rows: dict[str, int] = {}
         self._model_dim = 0
         self._sampler: GibbsSampler | None = None
@@ -104,6 +108,8 @@ class Sampling:
             sample_weight=weights,
             validation_data=held_out,
             callbacks=[_Recorder(self, unit, callbacks)],
+            backup_dir=None if self.folder is None else self.folder / BACKUP,
+            processes=_processes(config, len(examples)) if self.folder else 1,
         )
         model = sampler.to_model(encoder=examples.encoder, scaler=scaler)
         self._model_dim = model.dim
@@ -169,10 +175,54 @@ class _Recorder:
             if name in figures:
                 column = name.replace("rmse", self.sampling.metric)
                 row[column] = figures[name] * self.unit.size
-        self.sampling.check(row)
-        self.sampling.history[sweep - 1 :] = [row]
+        sampling = self.sampling
+        sampling.check(row)
+        if len(sampling.history) < sweep - 1:
+            raise RunError(
+                f"{sampling.folder} lacks some sweeps of its history. Start again with "
+                "`--overwrite`."
+            )
+        sampling.history[sweep - 1 :] = [row]
+        if sampling.folder is not None:
+            write_json(sampling.folder / PROGRESS, {"history": sampling.history})
         for callback in self.callbacks:
             callback(row)
+
+
+def _read_history(folder: Path) -> list[dict[str, Any]]:
+    """Returns the rows of the sweeps before an interruption.
+
+    Raises:
+        RunError: If the file is damaged.
+    """
+    path = folder / PROGRESS
+    if not path.exists():
+        return []
+    history: Any = read_json(path, RunError).get("history")
+    is_right = isinstance(history, list) and all(
+        isinstance(row, dict) and row.get("sweep") == i
+        for i, row in enumerate(history, 1)
+    )
+    if not is_right:
+        raise RunError(
+            f"{path} is not the progress of a run. Start again with `--overwrite`."
+        )
+    rows: list[dict[str, Any]] = history
+    return rows
+
+
+def _processes(config: TrainingConfig, rows: int) -> int:
+    """Returns the number of processes in which the chains run."""
+    if rows < MIN_PARALLEL_ROWS or keras.distribution.list_devices("gpu"):
+        return 1
+    return min(config.chains, _cores())
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS and Windows
+        return os.cpu_count() or 1
 
 
 def burn_in(sweeps: int) -> int:
