@@ -19,6 +19,7 @@ from fmlayers._digests import check_digest, digest_of_arrays
 from fmlayers._json_files import read_json, write_json
 from fmlayers.bayes.chain_runs import Problem
 from fmlayers.bayes.designs import Field
+from fmlayers.bayes.priors import Matrix
 from fmlayers.bayes.state_files import VERSION
 
 FIT = "fit.json"
@@ -38,7 +39,10 @@ class Saveable(Protocol):
 
 
 def description_of(
-    settings: Mapping[str, Any], problem: Problem, fields: Mapping[str, Field]
+    settings: Mapping[str, Any],
+    problem: Problem,
+    fields: Mapping[str, Field],
+    held_out_targets: Matrix | None,
 ) -> dict[str, Any]:
     """Returns what the draws of a fit depend on, as JSON has it.
 
@@ -46,16 +50,18 @@ def description_of(
         settings: Dict, the configuration of the sampler.
         problem: The `Problem`.
         fields: Dict from the name of a feature to its field over the training rows.
+        held_out_targets: Optional floats, the targets of the validation rows.
 
     Returns:
         A dict from the names of arguments to their values, or to digests of arrays.
     """
     held_out = None
-    if problem.held_out is not None:
+    if problem.held_out is not None and held_out_targets is not None:
         arrays = [x for f in problem.held_out.values() for x in _arrays(f)]
-        held_out = digest_of_arrays(arrays)
+        held_out = digest_of_arrays([*arrays, held_out_targets])
     return {
         **json.loads(json.dumps(settings)),
+        "prior_scale": problem.prior.scale,
         "burn_in": problem.burn_in,
         **{
             f"inputs of {name!r}": digest_of_arrays(_arrays(field))

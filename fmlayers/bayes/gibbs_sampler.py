@@ -24,6 +24,7 @@ from fmlayers.bayes.likelihoods import (
 from fmlayers.bayes.posterior import MeanScore, PosteriorMean
 from fmlayers.bayes.priors import Hyperprior, Matrix
 from fmlayers.bayes.scores import Scores
+from fmlayers.bayes.state_files import read_state, write_state
 from fmlayers.bayes.workers import started
 from fmlayers.features import Feature, History
 from fmlayers.layers import FeatureEmbedding, RatingScaler
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 # Of the tables, if no prior scale is given: of ids alone, and with further fields.
 IDS_SCALE, FIELDS_SCALE = 1.0, 0.015
 MAX_EXAMPLES = 10_000  # whose scores show the variance of a label's score
+KIND = "a Gibbs sampler"  # of its files
 # A function of the sweep, from 1, and its figures.
 Callback = Callable[[int, Mapping[str, float]], None]
 
@@ -143,6 +145,13 @@ class GibbsSampler:
             "seed": self.seed,
         }
 
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        features = [
+            keras.saving.deserialize_keras_object(each) for each in config["features"]
+        ]
+        return cls(**{**config, "features": features})
+
     def fit(
         self,
         inputs: Mapping[str, Any],
@@ -218,14 +227,14 @@ class GibbsSampler:
         fields = self._fields(inputs, len(y))
         self._mean = None
         self._bounds = (float(y.min()), float(y.max()))
+        self._blocks = find_blocks(self.features, fields)
         held_out, y_held_out = None, None
         if validation_data is not None:
             rows, labels = validation_data
             y_held_out = self._targets_of("validation_data", labels)
             held_out = self._fields(rows, len(y_held_out))
-        self._blocks = blocks = find_blocks(self.features, fields)
         problem = Problem(
-            blocks,
+            self._blocks,
             y,
             weights,
             {name: field.column_weights() for name, field in fields.items()},
@@ -234,13 +243,13 @@ class GibbsSampler:
             self.max_dim,
             self.chains,
             burn_in,
-            self._prior(blocks),
+            self._prior(self._blocks),
             self.likelihood,
             self.seed,
         )
         backups = None
         if backup_dir is not None:
-            fit = description_of(self.get_config(), problem, fields)
+            fit = description_of(self.get_config(), problem, fields, y_held_out)
             backups = Backups(Path(backup_dir), fit, self.chains)
         self.history = []
         with closing(started(problem, processes)) as runs:
@@ -390,6 +399,60 @@ class GibbsSampler:
             if name in names:
                 model.factors.set_history(name, keys, values)
         return model
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Saves the samples in one file, atomically.
+
+        The file contains all that `predict` and `to_model` need, without pickle.
+
+        Args:
+            path: Path of the file, which may end in `.npz`.
+
+        Raises:
+            ValueError: If `fit` was not called.
+            OSError: If the disk is full or `path` cannot be written. The error names
+                `path`.
+        """
+        content = {
+            "config": self.get_config(),
+            "mean": self._fitted().state(),
+            "samples": [dict(vars(sample)) for sample in self._samples],
+            "histories": {name: list(x) for name, x in self.histories.items()},
+            "blocks": [block.state() for block in self._blocks],
+            "bounds": self._bounds,
+            "variance": self._variance,
+            "history": self.history,
+        }
+        write_state(Path(path), KIND, content)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Returns the sampler of a file that `save` has written.
+
+        Args:
+            path: Path of the file.
+
+        Raises:
+            ValueError: If the file cannot be read, is damaged, is not a file of a
+                sampler or was written by a newer version. The error names `path`.
+        """
+        content = read_state(Path(path), KIND)
+        try:
+            sampler = cls.from_config(content["config"])
+            sampler._mean = PosteriorMean.of_state(content["mean"])
+            sampler._samples = [Sample(**sample) for sample in content["samples"]]
+            sampler.histories = {
+                name: (keys, values)
+                for name, (keys, values) in content["histories"].items()
+            }
+            sampler._blocks = [Block.of_state(block) for block in content["blocks"]]
+            low, high = content["bounds"]
+            sampler._bounds = (low, high)
+            sampler._variance = content["variance"]
+            sampler.history = content["history"]
+        except (KeyError, TypeError, ValueError) as reason:
+            raise ValueError(f"{path} is damaged: {reason!r}.") from reason
+        return sampler
 
     def _fields(
         self, inputs: Mapping[str, Any], count: int | None = None

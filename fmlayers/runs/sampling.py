@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from fmlayers._backend import has_gpu
 from fmlayers._json_files import read_json, write_json
 from fmlayers.bayes import GibbsSampler
 from fmlayers.data import Dataset
@@ -213,7 +214,7 @@ def _read_history(folder: Path) -> list[dict[str, Any]]:
 
 def _processes(config: TrainingConfig, rows: int) -> int:
     """Returns the number of processes in which the chains run."""
-    if rows < MIN_PARALLEL_ROWS or keras.distribution.list_devices("gpu"):
+    if rows < MIN_PARALLEL_ROWS or has_gpu():
         return 1
     return min(config.chains, _cores())
 
