@@ -1,21 +1,29 @@
 """Runs whose model is sampled instead of trained."""
 
 import io
+import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
 import pytest
 from checks import check_error
+from saved_weights import is_same, weights
 
 from fmlayers import cli
+from fmlayers.bayes import backups, workers
 from fmlayers.data import write_csv
 from fmlayers.models import FactorizationMachine
-from fmlayers.runs import Run, RunError, TrainingConfig, train
+from fmlayers.runs import Run, RunError, TrainingConfig, sampling, train
 from fmlayers.runs.config import SETTINGS
 from fmlayers.runs.methods import reads, sampling_is_better
 from fmlayers.runs.posterior_samples import PosteriorSamples, interval_coverage
 from fmlayers.runs.prediction import predict
+from fmlayers.runs.sweep_progress import SweepProgress
 
 GIBBS = {"method": "gibbs", "sweeps": 14, "chains": 2, "dim": 3}
 # A value other than the default of each setting that Gibbs sampling does not read.
@@ -221,8 +229,8 @@ def test_histories_and_side_columns_are_sampled(films, tmp_path):
 
 
 def test_rare_values_and_weights_are_sampled(ratings, tmp_path):
-    weights = np.random.default_rng(0).uniform(0.5, 2.0, len(ratings))
-    path = _table(ratings.assign(weight=weights), tmp_path)
+    column = np.random.default_rng(0).uniform(0.5, 2.0, len(ratings))
+    path = _table(ratings.assign(weight=column), tmp_path)
     config = TrainingConfig(
         data=str(path),
         features=["user", "item"],
@@ -421,6 +429,113 @@ def test_exploration_by_the_command(sampled, run, capsys):
     command = ["recommend", str(sampled.path), "--liked", "3", "--explore", "ucb"]
     assert cli.main(command) == 1
     assert "must be used without `--liked`" in capsys.readouterr().err
+
+
+def _is_same(one, other):
+    arrays = [dict(np.load(run.path / "samples.npz")) for run in (one, other)]
+    for name, values in arrays[0].items():
+        np.testing.assert_array_equal(arrays[1][name], values)
+    same = weights(one.path), weights(other.path)
+    columns = [c for c in one.history() if c != "seconds"]
+    pd.testing.assert_frame_equal(one.history()[columns], other.history()[columns])
+    return is_same(*same)
+
+
+def test_an_interrupted_run_is_resumed(sampled, table, tmp_path, monkeypatch):
+    config = TrainingConfig(data=str(table), **GIBBS)
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(backups, "MIN_SECONDS", 0.0)
+        patch.setattr(backups, "MIN_RATIO", 0.0)
+        show = SweepProgress.__call__
+
+        def interrupt(self, row):
+            show(self, row)
+            if row["sweep"] == 9:
+                raise KeyboardInterrupt
+
+        patch.setattr(SweepProgress, "__call__", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, out)
+    sweeps = []
+    monkeypatch.setattr(
+        SweepProgress, "__call__", lambda _, row: sweeps.append(row["sweep"])
+    )
+    run = train(config, out, resume=True)
+    assert sweeps == list(range(9, 15))
+    assert _is_same(run, sampled)
+    assert not (out / "backup").exists()
+    assert not (out / "progress.json").exists()
+
+
+def test_damaged_progress_errors(table, tmp_path, monkeypatch):
+    def interrupt(_, row):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SweepProgress, "__call__", interrupt)
+    config = TrainingConfig(data=str(table), **GIBBS)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, tmp_path / "run")
+    progress = tmp_path / "run.partial" / "progress.json"
+    progress.write_text('{"history": [{"sweep": 4}]}')
+    with pytest.raises(RunError, match="progress.json is not the progress of a run"):
+        train(config, tmp_path / "run", resume=True)
+
+
+TRAIN = """
+import sys
+from fmlayers import cli
+from fmlayers.bayes import backups, workers
+from fmlayers.bayes import backups
+backups.MIN_SECONDS = backups.MIN_RATIO = 0.0
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_a_killed_run_is_resumed_to_the_same_samples(sampled, table, tmp_path):
+    out = tmp_path / "run"
+    progress = tmp_path / "run.partial" / "progress.json"
+    command = ["train", "--data", str(table), "--out", str(out)]
+    for name, value in GIBBS.items():
+        command += [f"--{name}", str(value)]
+    for sweeps in (3, 8):
+        resume = ["--resume"] if sweeps > 3 else []
+        process = subprocess.Popen([sys.executable, "-c", TRAIN, *command, *resume])
+        deadline = time.monotonic() + 120
+        while _sweeps(progress) < sweeps:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        assert not out.exists()
+    assert cli.main([*command, "--resume"]) == 0
+    assert _is_same(Run(out), sampled)
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_same_samples(sampled, table, tmp_path, monkeypatch):
+    monkeypatch.setattr(sampling, "MIN_PARALLEL_ROWS", 1)
+    monkeypatch.setattr(sampling, "_cores", lambda: 2)
+    started = []
+    start = workers.Workers.__init__
+    monkeypatch.setattr(
+        workers.Workers,
+        "__init__",
+        lambda self, *args: (started.append(args[1]), start(self, *args))[1],
+    )
+    run = train(TrainingConfig(data=str(table), **GIBBS), tmp_path / "run")
+    assert started == [2]
+    assert _is_same(run, sampled)
+
+
+def _sweeps(progress):
+    try:
+        return len(json.loads(progress.read_text())["history"])
+    except (OSError, ValueError):  # not there yet
+        return 0
 
 
 def _table(ratings: pd.DataFrame, folder):
