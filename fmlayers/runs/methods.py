@@ -16,7 +16,10 @@ SAMPLING = frozenset(
 SAMPLING_ONLY = frozenset({"sweeps", "chains"})
 # The values of these settings that Gibbs sampling supports, and what to do instead.
 SAMPLING_VALUES: Mapping[str, tuple[tuple[str, ...], str]] = {
-    "task": (("regression",), "Use the method 'gradient' for other tasks."),
+    "task": (
+        ("regression", "binary"),
+        "Use the method 'gradient' for implicit feedback.",
+    ),
     "model": (
         ("fm",),
         "With the features user and item, 'fm' is a biased matrix factorization. Use "
@@ -73,6 +76,12 @@ def check_method(config: Any, settings: Mapping[str, Setting]) -> None:
                     f"`{name}` must be {' or '.join(map(repr, values))} with the "
                     f"method 'gibbs'. {remedy} Received: {name}={value!r}."
                 )
+        if config.task == "binary" and config.weight is not None:
+            raise ValueError(
+                "`weight` must be left out with the method 'gibbs' and the task "
+                "'binary'. Use the method 'gradient' for labels with weights. "
+                f"Received: weight={config.weight!r}."
+            )
     changed = [
         name
         for name, setting in settings.items()

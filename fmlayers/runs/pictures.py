@@ -75,11 +75,11 @@ def write_pictures(
         "binary": [("predicted_labels", draw_labels)],
         "implicit": [],
     }[str(run.config.task)]
-    of_samples = [("interval_coverage", draw_coverage)]
+    if run.config.method == "gibbs" and run.config.task == "regression":
+        of_targets.append(("interval_coverage", draw_coverage))
     left_out = []
     for name, draw in (
         *of_targets,
-        *(of_samples if run.config.method == "gibbs" else []),
         ("field_heat_map", draw_fields),
         ("item_map", draw_items),
         ("model_diagram", draw_model),

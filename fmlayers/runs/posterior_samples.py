@@ -12,6 +12,7 @@ from keras import ops
 
 from fmlayers._files import whole_file
 from fmlayers.bayes import GibbsSampler
+from fmlayers.bayes.likelihoods import normal_cdf
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.folder import RunError
 from fmlayers.runs.prediction import predict
@@ -93,7 +94,8 @@ class PosteriorSamples:
     def models(self) -> Iterator[Any]:
         """Yields the model of each sample, always the same object.
 
-        It has no scaler: its output is the transformed target.
+        It has no scaler: its output is the transformed target. For labels, the
+        probability is Phi of its output.
         """
         for i in range(len(self)):
             for variable, values in zip(
@@ -104,15 +106,24 @@ class PosteriorSamples:
 
     def transformed(self, inputs: dict[str, npt.NDArray[Any]]) -> tuple[Floats, Floats]:
         """Returns the mean and the standard deviation of the transformed targets."""
-        scores = [predict(model, inputs).astype(np.float64) for model in self.models()]
+        scores = self._scores(inputs)
         noise = np.mean(1.0 / self.alpha)
         return np.mean(scores, axis=0), np.sqrt(np.var(scores, axis=0) + noise)
+
+    def _scores(self, inputs: dict[str, npt.NDArray[Any]]) -> Floats:
+        """Returns the scores of each sample, `(samples, rows)`."""
+        return np.array([predict(model, inputs) for model in self.models()], np.float64)
 
     def stddev(self, inputs: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
         """Returns the standard deviation of the target of each row, `(rows,)`.
 
-        It includes the error of a single target.
+        It includes the error of a single target. For labels, it is the standard
+        deviation of the probability of the label 1.
         """
+        if self.run.config.task == "binary":
+            drawn = [normal_cdf(scores) for scores in self._scores(inputs)]
+            spread: npt.NDArray[np.float32] = np.std(drawn, axis=0).astype(np.float32)
+            return spread
         mean, stddev = self.transformed(inputs)
         if self.run.config.target_transform == "log1p":
             # Of a variable whose logarithm is normally distributed.

@@ -84,8 +84,8 @@ class Run(SavedRun):
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """Returns the predicted target of each row and its standard deviation.
 
-        The standard deviations include the error of a single target. They need a run
-        with the method `"gibbs"`.
+        The standard deviations include the error of a single target. For labels, they
+        are those of the probability. They need a run with the method `"gibbs"`.
 
         Args:
             table: See `predict`.

@@ -89,7 +89,8 @@ class Sampling:
         """
         config = self.config
         scaler, _ = scaler_and_bias(config, examples.table)
-        unit = Unit.of_rows(config, examples.table)
+        is_label = config.task == "binary"
+        unit = Unit(0.0, 1.0) if is_label else Unit.of_rows(config, examples.table)
         inputs, targets, weights = examples.arrays(examples.fitting)
         held_out = None
         if examples.validation is not None and len(examples.validation):
@@ -99,6 +100,7 @@ class Sampling:
             _features(config, examples, inputs),
             config.dim,
             chains=config.chains,
+            likelihood="probit" if is_label else "normal",
             seed=config.seed,
         )
         sampler.fit(
@@ -113,6 +115,8 @@ class Sampling:
             processes=_processes(config, len(examples)) if self.folder else 1,
         )
         model = sampler.to_model(encoder=examples.encoder, scaler=scaler)
+        if is_label:
+            model = _without_scaler(model)  # its output is the score, as in all runs
         self._model_dim = model.dim
         self._sampler, self._unit = sampler, unit
         to_unit_of_data(model)
@@ -172,10 +176,10 @@ class _Recorder:
             "alpha": figures["alpha"] / self.unit.size**2,
         }
         self.started = now
-        for name in ("rmse", "val_rmse"):
-            if name in figures:
-                column = name.replace("rmse", self.sampling.metric)
-                row[column] = figures[name] * self.unit.size
+        for name, value in figures.items():
+            if name != "alpha":
+                prefix = "val_" if name.startswith("val_") else ""
+                row[prefix + self.sampling.metric] = value * self.unit.size
         sampling = self.sampling
         sampling.check(row)
         if len(sampling.history) < sweep - 1:
@@ -188,6 +192,13 @@ class _Recorder:
             write_json(sampling.folder / PROGRESS, {"history": sampling.history})
         for callback in self.callbacks:
             callback(row)
+
+
+def _without_scaler(model: keras.Model) -> keras.Model:
+    """Returns a copy of a model whose output is the score."""
+    copy = type(model).from_config({**model.get_config(), "scaler": None})
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def _read_history(folder: Path) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ from saved_weights import is_same, weights
 
 from fmlayers import cli
 from fmlayers.bayes import backups, workers
+from fmlayers.bayes.likelihoods import normal_cdf
 from fmlayers.data import write_csv
 from fmlayers.models import FactorizationMachine
 from fmlayers.runs import Run, RunError, TrainingConfig, sampling, train
@@ -102,8 +103,9 @@ def test_a_setting_of_sampling_is_refused_by_gradient_descent(name, capsys):
             "`model` must be 'fm' with the method 'gibbs'.*user and item",
         ),
         ({"model": "deepfm"}, "`model` must be 'fm' with the method 'gibbs'"),
-        ({"task": "binary"}, "`task` must be 'regression' with the method 'gibbs'"),
-        ({"loss": "bpr"}, "`task` must be 'regression'.*task='implicit'"),
+        ({"task": "implicit"}, "`task` must be 'regression' or 'binary' with the"),
+        ({"loss": "bpr"}, "`task` must be 'regression' or .*task='implicit'"),
+        ({"task": "binary", "weight": "w"}, "`weight` must be left out.*'binary'"),
         ({"scaler": "sigmoid"}, "`scaler` must be 'clip' or 'none'"),
     ],
     ids=str,
@@ -217,6 +219,28 @@ def test_a_target_transform_applies(ratings, tmp_path):
         run.metrics["rmsle"], rel=0.2
     )
     assert list(run.history()) == ["sweep", "seconds", "alpha", "rmsle", "val_rmsle"]
+
+
+def test_labels_are_sampled(table, tmp_path):
+    config = TrainingConfig(
+        data=str(table), task="binary", positive_threshold=4, refit=False, **GIBBS
+    )
+    run = train(config, tmp_path / "run")
+    metrics = run.metrics
+    assert metrics["log_loss"] < metrics["mean_predictor_log_loss"]
+    assert metrics["auc"] > 0.6
+    assert metrics["calibration_error"] < 0.1
+    assert list(run.history()) == ["sweep", "seconds", "alpha", "bce", "val_bce"]
+    assert metrics["validation_bce"] == pytest.approx(metrics["log_loss"], rel=0.2)
+    assert run.model.scaler is None
+    predicted, stddev = run.predict_with_std(run.test_table())
+    samples = PosteriorSamples(run)
+    inputs = run.inputs(run.test_table())
+    drawn = [normal_cdf(predict(model, inputs)) for model in samples.models()]
+    np.testing.assert_allclose(np.std(drawn, axis=0), stddev, atol=1e-5)
+    np.testing.assert_allclose(np.mean(drawn, axis=0), predicted, atol=0.06)
+    assert run.evaluate(k=3).labels
+    assert "interval_coverage" not in [p.stem for p in run.plot(tmp_path / "p")[0]]
 
 
 def test_histories_and_side_columns_are_sampled(films, tmp_path):
@@ -486,6 +510,7 @@ TRAIN = """
 import sys
 from fmlayers import cli
 from fmlayers.bayes import backups, workers
+from fmlayers.bayes.likelihoods import normal_cdf
 from fmlayers.bayes import backups
 backups.MIN_SECONDS = backups.MIN_RATIO = 0.0
 sys.exit(cli.main(sys.argv[1:]))

@@ -89,8 +89,8 @@ def test_the_settings_of_the_other_method_are_left_out():
         ({"models": ["fm", "mf"]}, "`models` must be .'fm'. with the method 'gibbs'"),
         ({"tuner": "hyperband"}, "`tuner` must be 'random' or 'bayesian'"),
         (
-            {"training": TrainingConfig(task="binary")},
-            "`task` must be 'regression' with the method 'gibbs'",
+            {"training": TrainingConfig(task="implicit")},
+            "`task` must be 'regression' or 'binary' with the method 'gibbs'",
         ),
     ],
     ids=str,
