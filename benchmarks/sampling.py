@@ -37,10 +37,8 @@ def measure(rows: int) -> None:
 
     users, items, inputs, ratings = table(rows)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    features = [
-        fmlayers.Categorical("user", users),
-        fmlayers.Categorical("item", items),
-    ]
+    sizes = {"user": users, "item": items}
+    features = [fmlayers.Categorical(name, size) for name, size in sizes.items()]
     sampler = fmlayers.bayes.GibbsSampler(features, DIM, chains=1)
     marks: list[float] = []
     sampler.fit(

@@ -243,4 +243,5 @@ def test_flipped_bits_change_nothing_unnoticed(tmp_path):
         np.testing.assert_array_equal(content["x"], arrays["x"])
         np.testing.assert_array_equal(content["y"][0], arrays["y"][0])
         assert content["y"][1:] == arrays["y"][1:]
-    assert refused and all(str(path) in error for error in refused)
+    assert refused
+    assert all(str(path) in error for error in refused)
