@@ -10,6 +10,7 @@ References:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
@@ -46,6 +47,21 @@ class Block:
         ids = np.zeros(self.num_keys, np.int64)
         ids[design.owners] = design.columns
         return ids
+
+    def state(self) -> dict[str, Any]:
+        """Returns the fields of the keys, without the examples, for a file."""
+        designs = self.designs
+        if self.keys is None:
+            none = np.zeros(0, np.int64)
+            designs = {name: design.rows(none) for name, design in designs.items()}
+        states = {name: design.state() for name, design in designs.items()}
+        return {"root": self.root, "designs": states}
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any]) -> Self:
+        """Returns the block of a state, without examples."""
+        designs = {name: Design(**x) for name, x in state["designs"].items()}
+        return cls(None, designs, state["root"])
 
 
 def find_blocks(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from keras import ops
@@ -145,6 +146,38 @@ class Chain:
             tables[name] = table
         return Sample(self.bias, self.alpha, tables)
 
+    def state(self) -> dict[str, Any]:
+        """Returns all that the further sweeps depend on."""
+        names = [n for b in self.blocks if b.keys is not None for n in b.designs]
+        return {
+            "sweeps": self.sweeps,
+            "rng": self.rng.bit_generator.state,
+            "bias": self.bias,
+            "alpha": self.alpha,
+            "tables": {n: ops.convert_to_numpy(x) for n, x in self.tables.items()},
+            "fields": {n: ops.convert_to_numpy(self._fields[n]) for n in names},
+            "targets": ops.convert_to_numpy(self._targets),
+            "residuals": ops.convert_to_numpy(self.residuals),
+            "priors": {
+                n: {"mean": prior.mean, "precision": prior.precision}
+                for n, prior in self.priors.items()
+            },
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Resumes from a state, to the same draws as without an interruption."""
+        self.sweeps = state["sweeps"]
+        self.bias, self.alpha = state["bias"], state["alpha"]
+        kind = getattr(np.random, state["rng"]["bit_generator"])
+        self.rng = np.random.Generator(kind())
+        self.rng.bit_generator.state = state["rng"]
+        self.tables = _tensors(state["tables"])
+        self._fields = _tensors(state["fields"])
+        self._targets = ops.convert_to_tensor(state["targets"])
+        self.residuals = ops.convert_to_tensor(state["residuals"])
+        self.priors = {n: Gaussian(**prior) for n, prior in state["priors"].items()}
+        self.parts = [self._part_of(block) for block in self.blocks]
+
     def _residuals(self) -> Matrix:
         return np.asarray(ops.convert_to_numpy(self.residuals), np.float64)
 
@@ -212,3 +245,7 @@ class Chain:
 
 def _padded(x: Matrix) -> Tensor:
     return ops.convert_to_tensor(np.append(x, 0.0), "float32")
+
+
+def _tensors(arrays: Mapping[str, Floats]) -> dict[str, Tensor]:
+    return {name: ops.convert_to_tensor(x) for name, x in arrays.items()}

@@ -73,6 +73,16 @@ class Design:
             self.num_columns,
         )
 
+    def state(self) -> dict[str, Any]:
+        """Returns the arguments of the constructor."""
+        return {
+            "owners": self.owners,
+            "columns": self.columns,
+            "values": self.values,
+            "num_rows": self.num_rows,
+            "num_columns": self.num_columns,
+        }
+
     def dense(self) -> Floats:
         """Returns the matrix as an array."""
         matrix = np.zeros((self.num_rows, self.num_columns), np.float32)

@@ -1,28 +1,32 @@
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, get_args
 
+import keras
 import numpy as np
 import numpy.typing as npt
 
 from fmlayers import _registry
 from fmlayers._checks import boolean, choice, integer, positive
+from fmlayers.bayes.backups import Backups, Figures, description_of
 from fmlayers.bayes.blocks import Block, find_blocks
-from fmlayers.bayes.chain import Chain, Sample
+from fmlayers.bayes.chain import Sample
+from fmlayers.bayes.chain_runs import Problem, Report
 from fmlayers.bayes.collapse import collapsed
 from fmlayers.bayes.designs import Field, Floats, Pairs, field_of
-from fmlayers.bayes.draws import Draws
-from fmlayers.bayes.examples import Examples
 from fmlayers.bayes.likelihoods import (
     LIKELIHOODS,
     LOGITS_PER_PROBIT,
-    Likelihood,
     LikelihoodName,
     normal_cdf,
 )
 from fmlayers.bayes.posterior import PosteriorMean
 from fmlayers.bayes.priors import Hyperprior, Matrix
 from fmlayers.bayes.scores import Scores
-from fmlayers.bayes.thinned import Thinned
+from fmlayers.bayes.state_files import read_state, write_state
+from fmlayers.bayes.workers import started
 from fmlayers.features import Feature, History
 from fmlayers.layers import FeatureEmbedding, RatingScaler
 
@@ -32,9 +36,8 @@ if TYPE_CHECKING:
 
 # Of the tables, if no prior scale is given: of ids alone, and with further fields.
 IDS_SCALE, FIELDS_SCALE = 1.0, 0.015
-WARM_UP = 10  # sweeps in which a smaller scale counts as 1
-MAX_SAMPLES = 32  # kept whole, for standard deviations
 MAX_EXAMPLES = 10_000  # whose scores show the variance of a label's score
+KIND = "a Gibbs sampler"  # of its files
 # A function of the sweep, from 1, and its figures.
 Callback = Callable[[int, Mapping[str, float]], None]
 
@@ -126,10 +129,29 @@ class GibbsSampler:
         self.seed = integer("seed", seed, "a nonnegative integer", least=0)
         self.histories: dict[str, Pairs] = {}
         self._mean: PosteriorMean | None = None
-        self._samples = Thinned(MAX_SAMPLES)
+        self._samples: list[Sample] = []
+        self.history: list[Figures] = []
         self._bounds = (0.0, 1.0)
         self._variance = 0.0
         self._blocks: list[Block] = []
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "features": [keras.saving.serialize_keras_object(f) for f in self.features],
+            "dim": self.dim,
+            "chains": self.chains,
+            "prior_scale": self.prior_scale,
+            "likelihood": self.likelihood,
+            "max_dim": self.max_dim,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        features = [
+            keras.saving.deserialize_keras_object(each) for each in config["features"]
+        ]
+        return cls(**{**config, "features": features})
 
     def fit(
         self,
@@ -141,6 +163,8 @@ class GibbsSampler:
         sample_weight: npt.ArrayLike | None = None,
         validation_data: tuple[Mapping[str, Any], npt.ArrayLike] | None = None,
         callbacks: Sequence[Callback] = (),
+        backup_dir: str | os.PathLike[str] | None = None,
+        processes: int = 1,
     ) -> Self:
         """Draws samples.
 
@@ -160,14 +184,24 @@ class GibbsSampler:
                 called with the number of sweeps and a dict of figures: `"alpha"`,
                 `"rmse"` (of the current weights on the training rows) and
                 `"val_rmse"`. With `"probit"`, `"log_loss"` and `"val_log_loss"` take
-                the place of the last two.
+                the place of the last two. `history` has the figures of all sweeps.
+            backup_dir: Optional path of a folder in which the chains are saved every
+                few seconds and at the end. If it contains a backup of the same fit, the
+                fit resumes from it, to the same draws as without an interruption.
+                `sweeps` may be larger than before. Defaults to `None`.
+            processes: Positive integer. With 2 or more, the chains run in up to that
+                many worker processes, with the same results. Each has a copy of the
+                training rows. Defaults to 1 (all chains run in this process).
 
         Returns:
             The sampler. Samples of an earlier `fit` are dropped.
 
         Raises:
-            ValueError: If the arguments do not fit together.
+            ValueError: If the arguments do not fit together, or `backup_dir` contains
+                the backup of another fit or a damaged one.
+            WorkerError: If a worker process ends before its chains do.
         """
+        processes = integer("processes", processes)
         sweeps = integer("sweeps", sweeps)
         burn_in = integer(
             "burn_in", burn_in, "less than `sweeps`", least=0, most=sweeps - 1
@@ -192,43 +226,48 @@ class GibbsSampler:
             if isinstance(feature, History)
         }
         fields = self._fields(inputs, len(y))
-        self._mean = PosteriorMean(
-            {name: field.column_weights() for name, field in fields.items()},
-            self.max_dim,
-        )
-        self._samples = Thinned(MAX_SAMPLES)
+        self._mean = None
         self._bounds = (float(y.min()), float(y.max()))
         self._blocks = find_blocks(self.features, fields)
-        chains = self._chains(self._blocks, y, weights)
-        metric = LIKELIHOODS[self.likelihood].metric
-        validation = None
+        held_out, y_held_out = None, None
         if validation_data is not None:
-            held_out, labels = validation_data
+            rows, labels = validation_data
             y_held_out = self._targets_of("validation_data", labels)
-            validation = _Validation(
-                Scores(self._fields(held_out, len(y_held_out))),
-                y_held_out,
-                self._bounds,
-                LIKELIHOODS[self.likelihood],
-            )
-        for sweep in range(1, sweeps + 1):
-            for chain in chains:
-                chain.sweep()
-                if sweep > burn_in:
-                    sample = chain.sample()
-                    self._mean.add(sample)
-                    self._samples.add(sample)
-                    if validation is not None:
-                        validation.add(sample)
-            if callbacks:
-                figures = {
-                    "alpha": float(np.mean([chain.alpha for chain in chains])),
-                    metric: float(np.mean([chain.loss() for chain in chains])),
-                }
-                if validation is not None and sweep > burn_in:
-                    figures[f"val_{metric}"] = validation.loss()
+            held_out = self._fields(rows, len(y_held_out))
+        problem = Problem(
+            self._blocks,
+            y,
+            weights,
+            {name: field.column_weights() for name, field in fields.items()},
+            held_out,
+            self.dim,
+            self.max_dim,
+            self.chains,
+            burn_in,
+            self._prior(self._blocks),
+            self.likelihood,
+            self.seed,
+        )
+        backups = None
+        if backup_dir is not None:
+            fit = description_of(self.get_config(), problem, fields, y_held_out)
+            backups = Backups(Path(backup_dir), fit, self.chains)
+        self.history = []
+        with closing(started(problem, processes)) as runs:
+            if backups is not None:
+                self.history = backups.resume(runs, sweeps)
+            for sweep in range(len(self.history) + 1, sweeps + 1):
+                figures = self._figures(runs.sweep(), sweep - burn_in, y_held_out)
+                self.history.append({"sweep": sweep, **figures})
                 for callback in callbacks:
                     callback(sweep, figures)
+                if backups is not None and (sweep == sweeps or backups.is_due()):
+                    backups.write(runs, self.history)
+            first, *others = runs.results()
+        for other in others:
+            first.mean.merge(other.mean)
+        self._mean = first.mean
+        self._samples = [x for each in (first, *others) for x in each.samples]
         if self.likelihood == "probit":
             self._variance = self._variance_of(fields)
         return self
@@ -342,6 +381,60 @@ class GibbsSampler:
             model.rescale(LOGITS_PER_PROBIT / np.sqrt(1.0 + self._variance), 0.0)
         return model
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Saves the samples in one file, atomically.
+
+        The file contains all that `predict` and `to_model` need, without pickle.
+
+        Args:
+            path: Path of the file, which may end in `.npz`.
+
+        Raises:
+            ValueError: If `fit` was not called.
+            OSError: If the disk is full or `path` cannot be written. The error names
+                `path`.
+        """
+        content = {
+            "config": self.get_config(),
+            "mean": self._fitted().state(),
+            "samples": [dict(vars(sample)) for sample in self._samples],
+            "histories": {name: list(x) for name, x in self.histories.items()},
+            "blocks": [block.state() for block in self._blocks],
+            "bounds": self._bounds,
+            "variance": self._variance,
+            "history": self.history,
+        }
+        write_state(Path(path), KIND, content)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Returns the sampler of a file that `save` has written.
+
+        Args:
+            path: Path of the file.
+
+        Raises:
+            ValueError: If the file cannot be read, is damaged, is not a file of a
+                sampler or was written by a newer version. The error names `path`.
+        """
+        content = read_state(Path(path), KIND)
+        try:
+            sampler = cls.from_config(content["config"])
+            sampler._mean = PosteriorMean.of_state(content["mean"])
+            sampler._samples = [Sample(**sample) for sample in content["samples"]]
+            sampler.histories = {
+                name: (keys, values)
+                for name, (keys, values) in content["histories"].items()
+            }
+            sampler._blocks = [Block.of_state(block) for block in content["blocks"]]
+            low, high = content["bounds"]
+            sampler._bounds = (low, high)
+            sampler._variance = content["variance"]
+            sampler.history = content["history"]
+        except (KeyError, TypeError, ValueError) as reason:
+            raise ValueError(f"{path} is damaged: {reason!r}.") from reason
+        return sampler
+
     def _fields(
         self, inputs: Mapping[str, Any], count: int | None = None
     ) -> dict[str, Field]:
@@ -356,26 +449,34 @@ class GibbsSampler:
             )
         return fields
 
-    def _chains(
-        self, blocks: Sequence[Block], targets: Matrix, weights: Matrix
-    ) -> list[Chain]:
+    def _prior(self, blocks: Sequence[Block]) -> Hyperprior:
         scale = self.prior_scale
         if scale is None:
             are_keys = all(len(block.designs) == 1 for block in blocks)
             scale = IDS_SCALE if are_keys else FIELDS_SCALE
-        examples, draws = Examples(blocks, weights), Draws(blocks, self.dim)
-        return [
-            Chain(
-                examples,
-                draws,
-                targets,
-                prior=Hyperprior(scale=scale),
-                warm_up=WARM_UP,
-                rng=rng,
-                likelihood=self.likelihood,
-            )
-            for rng in np.random.default_rng(self.seed).spawn(self.chains)
-        ]
+        return Hyperprior(scale=scale)
+
+    def _figures(
+        self, reports: Sequence[Report], samples: int, targets: Matrix | None
+    ) -> dict[str, float]:
+        """Returns the figures of a sweep, averaged over the chains.
+
+        Args:
+            reports: The report of each chain.
+            samples: Integer, the number of samples of each chain.
+            targets: Optional floats, those of the validation rows.
+        """
+        likelihood = LIKELIHOODS[self.likelihood]
+        figures = {
+            "alpha": float(np.mean([report.alpha for report in reports])),
+            likelihood.metric: float(np.mean([report.loss for report in reports])),
+        }
+        totals = [report.total for report in reports if report.total is not None]
+        if targets is not None and totals:
+            mean = np.sum(totals, axis=0) / (samples * len(totals))
+            mean = np.clip(mean, *self._bounds)
+            figures[f"val_{likelihood.metric}"] = likelihood.loss(targets, mean)
+        return figures
 
     def _targets_of(self, name: str, targets: npt.ArrayLike) -> Matrix:
         y = _numbers(name, targets)
@@ -405,30 +506,6 @@ class GibbsSampler:
         if self._mean is None:
             raise ValueError("`fit` must be called first. Received: no samples.")
         return self._mean
-
-
-class _Validation:
-    """The loss of the mean over samples on held-out examples."""
-
-    def __init__(
-        self,
-        scores: Scores,
-        targets: Matrix,
-        bounds: tuple[float, float],
-        likelihood: Likelihood,
-    ) -> None:
-        self._scores, self._targets = scores, targets
-        self._bounds, self._likelihood = bounds, likelihood
-        self._total = np.zeros(len(targets))
-        self._count = 0
-
-    def add(self, sample: Sample) -> None:
-        self._total += self._likelihood.expected(self._scores(sample))
-        self._count += 1
-
-    def loss(self) -> float:
-        mean = np.clip(self._total / self._count, *self._bounds)
-        return self._likelihood.loss(self._targets, mean)
 
 
 def _check_tables(features: Sequence[Feature]) -> None:

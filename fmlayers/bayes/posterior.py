@@ -12,6 +12,7 @@ examples.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -83,6 +84,37 @@ class PosteriorMean:
             self._linear[name] = self._linear.get(name, 0.0) + linear
         if next(iter(self._vectors.values())).shape[1] > self._max_dim:
             self._vectors = self._reduced(self._vectors, max(self._max_dim // 2, 1))
+
+    def merge(self, other: "PosteriorMean") -> None:
+        """Adds the samples of another posterior mean of the same fields."""
+        self.samples += other.samples
+        self._bias += other._bias
+        for name, vectors in other._vectors.items():
+            self._linear[name] = self._linear[name] + other._linear[name]
+            both = [self._vectors[name], vectors]
+            self._vectors[name] = np.concatenate(both, axis=1)
+        if next(iter(self._vectors.values())).shape[1] > self._max_dim:
+            self._vectors = self._reduced(self._vectors, self._max_dim)
+
+    def state(self) -> dict[str, Any]:
+        """Returns the sums over the samples, and what is needed to add further ones."""
+        return {
+            "samples": self.samples,
+            "max_dim": self._max_dim,
+            "bias": self._bias,
+            "linear": self._linear,
+            "vectors": self._vectors,
+            "roots": self._roots,
+        }
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any]) -> Self:
+        """Returns the posterior mean of a state."""
+        mean = cls({}, state["max_dim"])
+        mean.samples, mean._bias = state["samples"], state["bias"]
+        mean._linear, mean._vectors = dict(state["linear"]), dict(state["vectors"])
+        mean._roots = dict(state["roots"])
+        return mean
 
     def mean(self) -> MeanScore:
         """Returns the mean score."""

@@ -1,4 +1,5 @@
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from fmlayers.bayes.chain import Sample
 
@@ -23,6 +24,16 @@ class Thinned:
         if len(self._kept) > self._size:
             self._kept = self._kept[::2]
             self._step *= 2
+
+    def state(self) -> dict[str, Any]:
+        """Returns the samples, and what is needed to add further ones."""
+        kept = [dict(vars(sample)) for sample in self._kept]
+        return {"step": self._step, "added": self._added, "kept": kept}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Resumes from a state."""
+        self._step, self._added = state["step"], state["added"]
+        self._kept = [Sample(**sample) for sample in state["kept"]]
 
     def __len__(self) -> int:
         return len(self._kept)

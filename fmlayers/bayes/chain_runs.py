@@ -1,0 +1,185 @@
+"""The chains of a fit, each with the sums over its samples."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fmlayers._digests import digest_of
+from fmlayers.bayes.blocks import Block
+from fmlayers.bayes.chain import Chain, Sample
+from fmlayers.bayes.designs import Field
+from fmlayers.bayes.draws import Draws
+from fmlayers.bayes.examples import Examples
+from fmlayers.bayes.likelihoods import LikelihoodName
+from fmlayers.bayes.posterior import PosteriorMean
+from fmlayers.bayes.priors import Hyperprior, Matrix
+from fmlayers.bayes.scores import Scores
+from fmlayers.bayes.state_files import read_state, write_state
+from fmlayers.bayes.thinned import Thinned
+
+WARM_UP = 10  # sweeps in which a smaller scale counts as 1
+MAX_SAMPLES = 32  # of all chains, kept whole for standard deviations
+KIND = "the state of a chain"
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What the chains of a fit have in common.
+
+    Attributes:
+        blocks: The blocks.
+        targets: Floats `(examples,)`.
+        weights: Floats `(examples,)`.
+        column_weights: Dict from the name of a field to the weights of the columns of
+            its design; see `PosteriorMean`.
+        held_out: Optional dict from the name of a field to the field over the
+            validation rows.
+        dim: Integer, the embedding dimension of a sample.
+        max_dim: Integer; see `PosteriorMean`.
+        chains: Integer, the number of chains.
+        burn_in: Integer, the number of first sweeps that are not used.
+        prior: The `Hyperprior`.
+        likelihood: The distribution of the targets.
+        seed: Integer.
+    """
+
+    blocks: Sequence[Block]
+    targets: Matrix
+    weights: Matrix
+    column_weights: Mapping[str, Matrix]
+    held_out: Mapping[str, Field] | None
+    dim: int
+    max_dim: int
+    chains: int
+    burn_in: int
+    prior: Hyperprior
+    likelihood: LikelihoodName
+    seed: int
+
+
+class Report(NamedTuple):
+    """The figures of a chain after a sweep.
+
+    Attributes:
+        alpha: Float.
+        loss: Float, that of the current weights on the training rows.
+        total: Optional floats: the expected targets of the validation rows, summed over
+            the samples so far.
+    """
+
+    alpha: float
+    loss: float
+    total: Matrix | None
+
+
+class Result(NamedTuple):
+    """The samples of a chain: their mean, and some of them whole."""
+
+    mean: PosteriorMean
+    samples: list[Sample]
+
+
+class ChainRun:
+    """A chain with the sums over its samples.
+
+    Args:
+        chain: The `Chain`.
+        problem: The `Problem`.
+        scores: Optional `Scores` of the validation rows.
+    """
+
+    def __init__(self, chain: Chain, problem: Problem, scores: Scores | None) -> None:
+        self.chain = chain
+        self.mean = PosteriorMean(problem.column_weights, problem.max_dim)
+        self.samples = Thinned(max(MAX_SAMPLES // problem.chains, 2))
+        self._burn_in = problem.burn_in
+        self._scores = scores
+        self._total: Matrix | None = None
+
+    def sweep(self) -> Report:
+        """Draws all weights once, and adds the sample after the burn-in."""
+        chain = self.chain
+        chain.sweep()
+        if chain.sweeps > self._burn_in:
+            sample = chain.sample()
+            self.mean.add(sample)
+            self.samples.add(sample)
+            if self._scores is not None:
+                expected = chain.likelihood.expected(self._scores(sample))
+                former = 0.0 if self._total is None else self._total
+                self._total = former + expected.astype(np.float64)
+        return Report(chain.alpha, chain.loss(), self._total)
+
+    def state(self) -> dict[str, Any]:
+        """Returns all that the further sweeps and the result depend on."""
+        return {
+            "chain": self.chain.state(),
+            "mean": self.mean.state(),
+            "samples": self.samples.state(),
+            "total": self._total,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Resumes from a state."""
+        self.chain.restore(state["chain"])
+        self.mean = PosteriorMean.of_state(state["mean"])
+        self.samples.restore(state["samples"])
+        self._total = state["total"]
+
+
+class ChainRuns:
+    """Some of the chains of a fit, which this process sweeps in turn.
+
+    Args:
+        problem: The `Problem`.
+        indices: The numbers of the chains, from 0.
+    """
+
+    def __init__(self, problem: Problem, indices: Sequence[int]) -> None:
+        examples = Examples(problem.blocks, problem.weights)
+        draws = Draws(problem.blocks, problem.dim)
+        held_out = problem.held_out
+        scores = None if held_out is None else Scores(held_out)
+        generators = np.random.default_rng(problem.seed).spawn(problem.chains)
+        self._runs = [
+            ChainRun(
+                Chain(
+                    examples,
+                    draws,
+                    problem.targets,
+                    prior=problem.prior,
+                    warm_up=WARM_UP,
+                    rng=generators[i],
+                    likelihood=problem.likelihood,
+                ),
+                problem,
+                scores,
+            )
+            for i in indices
+        ]
+
+    def sweep(self) -> list[Report]:
+        """Sweeps each chain once. Returns the reports of the chains."""
+        return [run.sweep() for run in self._runs]
+
+    def save(self, paths: Sequence[Path]) -> list[str]:
+        """Writes the state of each chain to a file. Returns the files' digests."""
+        for run, path in zip(self._runs, paths, strict=True):
+            write_state(path, KIND, run.state())
+        return [digest_of(path) for path in paths]
+
+    def restore(self, paths: Sequence[Path]) -> list[int]:
+        """Resumes each chain from a file. Returns the sweeps of the chains."""
+        for run, path in zip(self._runs, paths, strict=True):
+            run.restore(read_state(path, KIND))
+        return [run.chain.sweeps for run in self._runs]
+
+    def results(self) -> list[Result]:
+        """Returns the results of the chains."""
+        return [Result(run.mean, list(run.samples)) for run in self._runs]
+
+    def close(self) -> None:
+        """Does nothing. Worker processes end here; see `Workers`."""
