@@ -20,6 +20,7 @@ from fmlayers.bayes.likelihoods import (
     LIKELIHOODS,
     LOGITS_PER_PROBIT,
     LikelihoodName,
+    normal_cdf,
 )
 from fmlayers.bayes.posterior import MeanScore, PosteriorMean
 from fmlayers.bayes.priors import Hyperprior, Matrix
@@ -274,16 +275,18 @@ class GibbsSampler:
     def predict(
         self, inputs: Mapping[str, Any], *, return_std: bool = False
     ) -> Floats | tuple[Floats, Floats]:
-        """Returns the posterior means of the targets, from up to 32 of the samples.
+        """Returns the posterior means of the targets.
 
-        With the likelihood `"probit"`, they are the probabilities of the label 1.
+        With the likelihood `"probit"`, they are the probabilities of the label 1,
+        Phi(m / sqrt(1 + v)), where m and v are the mean and the variance of the score.
+        Means are over all samples, and variances over up to 32 of them.
 
         Args:
             inputs: Dict of arrays, as for a model. Unknown ids have the mean of the
                 prior. The histories are those of `fit`.
             return_std: Whether to return standard deviations, too: those of the target,
                 which includes the error 1 / alpha. With `"probit"`, they are those of
-                the probability Phi(score) over the samples. Defaults to `False`.
+                Phi(score) over the samples. Defaults to `False`.
 
         Returns:
             The means `(examples,)`, between the lowest and the highest target of `fit`;
@@ -292,17 +295,22 @@ class GibbsSampler:
         Raises:
             ValueError: If `fit` was not called, or the inputs do not fit the features.
         """
-        self._fitted()
+        mean = self._fitted().mean()
         scores = Scores(self._fields(inputs))
-        expected = LIKELIHOODS[self.likelihood].expected
-        drawn = np.stack([expected(scores(sample)) for sample in self._samples])
-        mean: Floats = np.clip(drawn.mean(axis=0), *self._bounds)
-        if not return_std:
-            return mean
-        noise = 0.0
-        if self.likelihood == "normal":
-            noise = float(np.mean([1 / sample.alpha for sample in self._samples]))
-        return mean, np.sqrt(drawn.var(axis=0) + noise).astype(np.float32)
+        center = scores(Sample(mean.bias, 1.0, mean.tables))
+        is_probit = self.likelihood == "probit"
+        if not is_probit and not return_std:
+            return self._clipped(center)
+        drawn = np.stack([scores(sample) for sample in self._samples])
+        variance = drawn.var(axis=0)
+        if is_probit:
+            expected = normal_cdf(center / np.sqrt(1.0 + variance))
+            std = normal_cdf(drawn).std(axis=0)
+        else:
+            expected = self._clipped(center)
+            noise = np.mean([1.0 / sample.alpha for sample in self._samples])
+            std = np.sqrt(variance + noise).astype(np.float32)
+        return (expected, std) if return_std else expected
 
     def to_model(
         self,
@@ -517,6 +525,9 @@ class GibbsSampler:
         scores = Scores({name: x.rows(chosen) for name, x in fields.items()})
         drawn = [scores(sample) for sample in self._samples]
         return float(np.var(drawn, axis=0).mean())
+
+    def _clipped(self, scores: Floats) -> Floats:
+        return np.clip(scores, *self._bounds)
 
     def _fitted(self) -> PosteriorMean:
         if self._mean is None:
