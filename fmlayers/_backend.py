@@ -39,6 +39,20 @@ def id_dtype() -> str:
     return "int32" if keras.backend.backend() == "jax" else "int64"
 
 
+def has_gpu() -> bool:
+    """Returns whether the backend computes on a GPU."""
+    backend = keras.backend.backend()
+    if backend == "torch":
+        import torch
+
+        return bool(torch.cuda.is_available())
+    if backend == "jax":
+        import jax
+
+        return bool(jax.default_backend() != "cpu")
+    return bool(keras.distribution.list_devices("gpu"))
+
+
 def dtype_of(x: Tensor) -> str:
     """Returns the dtype of a tensor or an array, also of strings and objects."""
     try:

@@ -49,11 +49,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "field_heat_map",
+    "interval_coverage",
     "item_map",
     "learning_curves",
     "model_diagram",
     "predicted_against_true",
     "predicted_labels",
+    "sampling_trace",
 ]
 
 # Axis labels of the metrics that early stopping monitors.
@@ -100,6 +102,77 @@ def learning_curves(history: "pd.DataFrame", path: File | None = None) -> Figure
     axes.set(xlabel="epoch", ylabel=UNITS[metric])
     axes.xaxis.set_major_locator(matplotlib("ticker").MaxNLocator(integer=True))
     axes.legend(frameon=False)
+    return written(figure, path)
+
+
+def sampling_trace(history: "pd.DataFrame", path: File | None = None) -> Figure:
+    """Plots the RMSE and the precision of the errors by sweep of a Gibbs sampler.
+
+    Args:
+        history: `DataFrame` with one row per sweep, as in `history.csv` of a run with
+            the method `"gibbs"`. Its columns are `sweep`, `alpha`, the metric (`rmse`
+            or `rmsle`, of single samples on the training rows) and, if there were
+            validation rows, the same with the prefix `val_`, of the mean over all
+            samples so far.
+        path: Optional path of a file to write.
+
+    Returns:
+        The figure.
+    """
+    figure, (errors, precision) = new_figure(10, 4, columns=2)
+    metric = next((name for name in UNITS if name in history), "rmse")
+    curves = {
+        metric: ("single samples, training rows", BLUE),
+        f"val_{metric}": ("mean of the samples, validation rows", RED),
+    }
+    for column, (label, color) in curves.items():
+        if column in history and history[column].notna().any():
+            errors.plot(history["sweep"], history[column], color=color, label=label)
+    errors.set(xlabel="sweep", ylabel=UNITS[metric])
+    errors.legend(frameon=False)
+    precision.plot(history["sweep"], history["alpha"], color=BLUE)
+    precision.set(xlabel="sweep", ylabel="precision of the errors")
+    for axes in (errors, precision):
+        axes.xaxis.set_major_locator(matplotlib("ticker").MaxNLocator(integer=True))
+    return written(figure, path)
+
+
+def interval_coverage(
+    nominal: npt.ArrayLike, observed: npt.ArrayLike, path: File | None = None
+) -> Figure:
+    """Plots how many targets lie within prediction intervals.
+
+    The dashed line is that of calibrated intervals.
+
+    Args:
+        nominal: The shares of the targets that the intervals are meant to contain,
+            between 0 and 1, of shape `(intervals,)`.
+        observed: The shares of the targets that they contain, of shape `(intervals,)`.
+        path: Optional path of a file to write.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ValueError: If the lengths differ, or are 0.
+    """
+    meant = np.asarray(nominal, np.float64).ravel()
+    contained = np.asarray(observed, np.float64).ravel()
+    if not meant.size or meant.shape != contained.shape:
+        raise ValueError(
+            "`nominal` and `observed` must have the same length, at least 1. "
+            f"Received: {meant.size} and {contained.size}."
+        )
+    figure, axes = new_figure(5, 4.5)
+    axes.plot(meant, contained, "o-", color=BLUE, label="test rows")
+    axes.plot([0, 1], [0, 1], "--", color=GREY, label="calibrated")
+    axes.set(
+        xlabel="nominal coverage of the interval",
+        ylabel="share of the targets inside",
+        xlim=(0, 1),
+        ylim=(0, 1),
+    )
+    axes.legend(frameon=False, loc="upper left")
     return written(figure, path)
 
 

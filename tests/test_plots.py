@@ -38,6 +38,14 @@ HISTORY = pd.DataFrame(
         "val_rmse": [0.98, 0.91, 0.93, None, None],
     }
 )
+TRACE = pd.DataFrame(
+    {
+        "sweep": [1, 2, 3],
+        "rmse": [1.0, 0.9, 0.85],
+        "val_rmse": [None, 0.95, 0.9],
+        "alpha": [0.8, 1.0, 1.1],
+    }
+)
 RATINGS = np.array([1.0, 1.0, 1.0, 3.0, 5.0, 5.0])
 PREDICTIONS = np.array([1.0, 2.0, 4.5, 3.5, 4.0, 5.0])
 MATRIX = np.array([[0.5, -1.25, 0.0001], [0.0, 2.0, 0.25], [0.0, 0.0, -0.125]])
@@ -55,6 +63,10 @@ DRAW = {
     ),
     "field_heat_map": lambda path=None: plots.field_heat_map(MATRIX, NAMES, path),
     "item_map": lambda path=None: plots.item_map(VECTORS, LABELS, path),
+    "sampling_trace": lambda path=None: plots.sampling_trace(TRACE, path),
+    "interval_coverage": lambda path=None: plots.interval_coverage(
+        [0.5, 0.9], [0.52, 0.88], path
+    ),
 }
 
 
@@ -143,6 +155,29 @@ def test_learning_curves_show_the_history():
         "lowest: 0.9100 in epoch 2": [[2.0], [0.91]],
     }
     assert legend_of(axes.get_legend()) == list(curves)
+
+
+def test_the_trace_shows_each_sweep():
+    errors, precision = plots.sampling_trace(TRACE).axes
+    single, mean = errors.lines
+    np.testing.assert_array_equal(single.get_xydata(), TRACE[["sweep", "rmse"]])
+    np.testing.assert_array_equal(mean.get_ydata(), [np.nan, 0.95, 0.9])
+    np.testing.assert_array_equal(precision.lines[0].get_ydata(), TRACE["alpha"])
+    assert errors.get_ylabel() == "RMSE (rating points)"
+    (only,) = plots.sampling_trace(TRACE.drop(columns="val_rmse")).axes[0].lines
+    np.testing.assert_array_equal(only.get_ydata(), TRACE["rmse"])
+
+
+def test_the_coverage_is_compared_with_the_nominal_one():
+    (axes,) = plots.interval_coverage([0.5, 0.9], [0.52, 0.88]).axes
+    np.testing.assert_array_equal(
+        axes.lines[0].get_xydata(), [[0.5, 0.52], [0.9, 0.88]]
+    )
+    check_error(
+        "`nominal` and `observed` must have the same length, at least 1. "
+        "Received: 1 and 2.",
+        lambda: plots.interval_coverage([0.5], [0.5, 0.6]),
+    )
 
 
 def test_learning_curves_without_validation_rows():

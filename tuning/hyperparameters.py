@@ -69,9 +69,11 @@ def register_l2(hp: HyperParameters, field: str, default: float) -> Any:
 
 
 def register_learning_rate(
-    hp: HyperParameters, optimizer: str, defaults: dict[str, float]
-) -> float:
+    hp: HyperParameters, optimizer: str | None, defaults: dict[str, float]
+) -> Any:
     """Registers `learning_rate/OPTIMIZER`; returns the rate of `optimizer`.
+
+    In an inactive scope, the optimizer and the rate are `None`.
 
     The rate of each optimizer needs a separate name. If two conditional hyperparameters
     share a name, KerasTuner drops the active value together with the inactive one.
@@ -82,7 +84,7 @@ def register_learning_rate(
     for name, default in defaults.items():
         with hp.conditional_scope("optimizer", [name]):
             register_float(hp, f"learning_rate/{name}", default, bounds[name])
-    return float(hp.get(f"learning_rate/{optimizer}"))
+    return None if optimizer is None else float(hp.get(f"learning_rate/{optimizer}"))
 
 
 def register_tower(

@@ -3,16 +3,21 @@
 import os
 from collections.abc import Sequence
 
+from fmlayers.bayes.chain_runs import MAX_SAMPLES
 from fmlayers.features import Feature
 from fmlayers.models.specs import find
 from fmlayers.runs import TrainingConfig
 
 BYTES = 4  # a float32
+SAMPLED_DIM = 512  # of the mean over the samples of a `GibbsSampler`
 SLOTS = {"adagrad": 1, "lazy_adam": 2}  # optimizer variables per weight
 
 
 def estimated_bytes(config: TrainingConfig, features: Sequence[Feature]) -> int:
     """Returns the size of a run's weights and optimizer variables in bytes.
+
+    With Gibbs sampling, they are the weights of the chains, the samples that are kept
+    and the mean over all samples.
 
     Args:
         config: Configuration of the run.
@@ -20,6 +25,9 @@ def estimated_bytes(config: TrainingConfig, features: Sequence[Feature]) -> int:
     """
     # Each table has an additional row for unknown ids.
     rows = sum(f.num_rows + (f.table_name is not None) for f in features)
+    if config.method == "gibbs":
+        tables = config.chains + MAX_SAMPLES
+        return rows * (tables * (config.dim + 1) + SAMPLED_DIM) * BYTES
     spec = find(config.model)
     units = config.hidden_units or spec.hidden_units
     weights = spec.num_weights(rows, len(features), config.dim, units)

@@ -123,6 +123,8 @@ class Study:
             self.config, self.record["columns"], self.record["rows"]["fitting"]
         )
         config = space(hp)
+        if config.method == "gibbs":
+            return replace(config, validation_fraction=0.0)
         epochs = _metric(state, "epochs") or config.max_epochs
         changes: dict[str, Any] = {
             "max_epochs": int(epochs),

@@ -1,5 +1,6 @@
 """The search space of a study: from hyperparameters to the configuration of a run."""
 
+import contextlib
 import math
 import re
 from collections.abc import Mapping
@@ -26,9 +27,10 @@ from fmlayers.tuning.hyperparameters import (
     register_tower,
     search_values,
 )
-from fmlayers.tuning.tuning_config import TuningConfig
+from fmlayers.tuning.tuning_config import TuningConfig, of_method
 
 _UNITS = re.compile(r"[1-9]\d*(-[1-9]\d*)*")
+SAMPLED_DIM = (4, 64)  # embedding dimensions of a sample
 DIGITS = 4  # significant digits of a setting; workers exchange seven
 
 
@@ -70,6 +72,28 @@ class StudySpace:
         model = base.model
         if len(config.models) > 1:
             model = register_choice(hp, "model", config.models, base.model)
+        method = base.method
+        if len(config.methods) > 1:
+            method = register_choice(hp, "method", config.methods, base.method)
+        values: dict[str, Any] = {}
+        if self.has_multi_categorical:
+            values["combiner"] = register_setting(hp, "combiner", base.combiner)
+        for each in config.methods:
+            with self._scope_of(hp, each):
+                settings = self._settings_of(hp, each)
+            if each == method:
+                values |= settings
+        rounded = {name: _rounded(value) for name, value in values.items()}
+        record = of_method(base, method).to_dict()
+        return TrainingConfig.from_dict({**record, **rounded, "model": model})
+
+    def _settings_of(self, hp: HyperParameters, method: str) -> dict[str, Any]:
+        """Registers the hyperparameters of a method, and returns their settings."""
+        config, base = self.config, of_method(self.config.training, method)
+        if method == "gibbs":
+            # The names of conditional hyperparameters must differ.
+            name = "dim" if len(config.methods) == 1 else "dim/gibbs"
+            return {"dim": register_int(hp, name, base.dim, SAMPLED_DIM)}
         values: dict[str, Any] = {
             "dim": register_int(hp, "dim", base.dim),
             "init_stddev": register_float(hp, "init_stddev", base.init_stddev),
@@ -83,19 +107,26 @@ class StudySpace:
             values["linear_l2"] = register_float(hp, "linear_l2", base.linear_l2)
         if base.task == "regression":
             values["scaler"] = register_setting(hp, "scaler", base.scaler)
-        if self.has_multi_categorical:
-            values["combiner"] = register_setting(hp, "combiner", base.combiner)
         values["optimizer"] = register_setting(hp, "optimizer", base.optimizer)
-        rates = {name: self._rate(name) for name in search_values("optimizer")}
+        rates = {name: self._rate(base, name) for name in search_values("optimizer")}
         values["learning_rate"] = register_learning_rate(hp, values["optimizer"], rates)
         # With much smaller batches, an epoch takes too long; with much larger ones, it
         # has too few steps.
         low, high = search_values("batch_size")
         bounds = max(low, self.batch_size // 8), min(high, self.batch_size * 8)
         values["batch_size"] = register_int(hp, "batch_size", self.batch_size, bounds)
-        values |= self._tower(hp)
-        rounded = {name: _rounded(value) for name, value in values.items()}
-        return TrainingConfig.from_dict({**base.to_dict(), **rounded, "model": model})
+        return values | self._tower(hp)
+
+    def _scope_of(
+        self, hp: HyperParameters, method: str
+    ) -> contextlib.AbstractContextManager[None]:
+        """Returns the scope of the hyperparameters of a method."""
+        if len(self.config.methods) == 1:
+            return contextlib.nullcontext()
+        scope: contextlib.AbstractContextManager[None] = hp.conditional_scope(
+            "method", [method]
+        )
+        return scope
 
     def whole(self) -> HyperParameters:
         """Returns all hyperparameters with all of their values."""
@@ -130,8 +161,7 @@ class StudySpace:
                 hp.merge([parameter])
         return hp
 
-    def _rate(self, optimizer: str) -> float:
-        base = self.config.training
+    def _rate(self, base: TrainingConfig, optimizer: str) -> float:
         if optimizer == base.optimizer:
             return base.learning_rate
         other: Any = {"optimizer": optimizer, "learning_rate": None}

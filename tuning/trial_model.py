@@ -11,7 +11,9 @@ from keras_tuner.errors import FailedTrialError
 from fmlayers.runs import TrainingConfig
 from fmlayers.runs.examples import Examples
 from fmlayers.runs.fitting import compiled_model, fit
-from fmlayers.runs.model import features_of
+from fmlayers.runs.folder import DivergenceError
+from fmlayers.runs.model import build_model, features_of
+from fmlayers.runs.sampling import Sampling
 from fmlayers.tuning.memory import estimated_bytes
 from fmlayers.tuning.study_space import StudySpace
 from fmlayers.tuning.top_n_metrics import TopNMetrics
@@ -54,6 +56,8 @@ class TrialModel(HyperModel):
         if not self.builds:
             return None
         self._check_memory(config)
+        if config.method == "gibbs":  # `fit` samples another one
+            return build_model(config, self.examples.encoder, self.examples.table)
         return compiled_model(config, self.examples, self._batch_size(config))
 
     def fit(
@@ -78,6 +82,8 @@ class TrialModel(HyperModel):
             The metrics of the best epoch, `epochs` and `seconds`.
         """
         config = self.space(hp)
+        if config.method == "gibbs":
+            return self._sample(config)
         objective, direction = self.config.objective, self.config.direction
         started = time.perf_counter()
         added: list[keras.callbacks.Callback] = [keras.callbacks.TerminateOnNaN()]
@@ -111,6 +117,24 @@ class TrialModel(HyperModel):
             "epochs": initial_epoch + best + 1,
             "seconds": round(time.perf_counter() - started, 1),
         }
+
+    def _sample(self, config: TrainingConfig) -> dict[str, float]:
+        """Samples a model. Returns the metrics of its mean, `epochs` and `seconds`."""
+        started = time.perf_counter()
+        examples = self.examples
+        sampling = Sampling(config, examples.encoder.columns, examples.dataset)
+        try:
+            model = sampling.sample(examples)
+        except DivergenceError as error:
+            raise FailedTrialError(str(error)) from error
+        metrics = {**sampling.history[-1]}
+        if self.config.objective in RANKING:
+            ranking = TopNMetrics(examples, self.config.k)
+            ranking.set_model(model)
+            ranking.on_train_begin()
+            ranking.on_epoch_end(0, metrics)
+        metrics["epochs"] = metrics.pop("sweep")
+        return {**metrics, "seconds": round(time.perf_counter() - started, 1)}
 
     def _batch_size(self, config: TrainingConfig) -> int:
         return min(int(config.batch_size or 1), len(self.examples))

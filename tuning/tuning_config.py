@@ -3,9 +3,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from fmlayers._checks import choice, integer
+from fmlayers._types import Method
 from fmlayers.models.specs import find, registered
 from fmlayers.runs import TrainingConfig
-from fmlayers.runs.training import metric_of
+from fmlayers.runs.config import SETTINGS
+from fmlayers.runs.methods import SAMPLING_VALUES, reads
+from fmlayers.runs.trainer import metric_of
 
 TunerName = Literal["random", "bayesian", "hyperband"]
 RANKING = {"val_ndcg": "ndcg", "val_map": "map"}
@@ -20,6 +23,8 @@ class TuningConfig:
             validation rows, `max_epochs` and `patience`. Its values of the
             hyperparameters are the defaults, which the first trial uses.
         models: Names of the models to search over. Defaults to `training.model`.
+        methods: Methods to search over: `"gradient"`, `"gibbs"` or both. Defaults to
+            `training.method`. The others' settings do not apply to a trial.
         fields: Names of features with a separate L2 hyperparameter, `l2/FIELD`, in
             addition to those in `training.l2_of` and `search`.
         search: Optional dict from the name of a hyperparameter to its values: a range
@@ -45,6 +50,7 @@ class TuningConfig:
 
     training: TrainingConfig = field(default_factory=TrainingConfig)
     models: Sequence[str] = ()
+    methods: Sequence[str] = ()
     fields: Sequence[str] = ()
     search: Mapping[str, str] | None = None
     fixed: Sequence[str] = ()
@@ -69,12 +75,17 @@ class TuningConfig:
             training = replace(training, features=("user", "item"))
         if training.model not in models:
             training = replace(training, model=models[0])
+        methods = tuple(self.methods) or (training.method,)
+        _check_methods(methods, models, training, self.tuner)
+        if training.method not in methods:
+            training = of_method(training, methods[0])
         with_l2 = [name[3:] for name in self.search or () if name.startswith("l2/")]
         default = f"val_{metric_of(training)}"
         objectives = [default, *RANKING]
         for name, value in {
             "training": training,
             "models": models,
+            "methods": methods,
             "fields": tuple(dict.fromkeys([*training.l2_of, *self.fields, *with_l2])),
             "fixed": tuple(sorted(set(self.fixed))),
             "objective": self.objective or default,
@@ -121,6 +132,7 @@ class TuningConfig:
         return {
             "training": self.training.to_dict(),
             "models": list(self.models),
+            "methods": list(self.methods),
             "fields": list(self.fields),
             "search": None if self.search is None else dict(self.search),
             "fixed": list(self.fixed),
@@ -129,7 +141,11 @@ class TuningConfig:
 
     @classmethod
     def from_settings(
-        cls, settings: Mapping[str, Any], models: Sequence[str] = (), **options: Any
+        cls,
+        settings: Mapping[str, Any],
+        models: Sequence[str] = (),
+        methods: Sequence[str] = (),
+        **options: Any,
     ) -> "TuningConfig":
         """Returns a configuration that fixes some settings and searches the others.
 
@@ -137,6 +153,8 @@ class TuningConfig:
             settings: Arguments of `TrainingConfig`, by name. With several `models`, the
                 default model is the first that takes all of these settings.
             models: See the class.
+            methods: See the class. With several, the default method is the first that
+                reads all of these settings.
             **options: Other arguments of the class.
         """
         fixed = [*settings, *(f"l2/{name}" for name in settings.get("l2_of", ()))]
@@ -145,10 +163,61 @@ class TuningConfig:
         if models:
             able = [m for m in models if all(map(find(m).takes, settings))]
             settings = {**settings, "model": (able or models)[0]}
+        if methods:
+            able = [
+                m for m in methods if all(reads(m, n, SETTINGS[n]) for n in settings)
+            ]
+            settings = {**settings, "method": (able or methods)[0]}
         training = TrainingConfig(**settings)
-        return cls(training=training, models=models, fixed=fixed, **options)
+        return cls(
+            training=training, models=models, methods=methods, fixed=fixed, **options
+        )
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "TuningConfig":
         training = TrainingConfig.from_dict(config["training"])
         return cls(**{**config, "training": training})
+
+
+def of_method(training: TrainingConfig, method: str) -> TrainingConfig:
+    """Returns a configuration for another method, with the defaults of its settings."""
+    if method == training.method:
+        return training
+    record = {**training.to_dict(), "method": method, "dim": None}
+    if method == "gibbs":
+        scalers, _ = SAMPLING_VALUES["scaler"]
+        record["scaler"] = training.scaler if training.scaler in scalers else scalers[0]
+    return TrainingConfig.from_dict(record)
+
+
+def _check_methods(
+    methods: Sequence[str],
+    models: Sequence[str],
+    training: TrainingConfig,
+    tuner: str,
+) -> None:
+    known = get_args(Method)
+    if set(methods) - set(known) or len(set(methods)) < len(methods):
+        raise ValueError(
+            f"`methods` must be among {list(known)}, each once. "
+            f"Received: methods={list(methods)}."
+        )
+    if "gibbs" not in methods:
+        return
+    supported, remedy = SAMPLING_VALUES["model"]
+    if set(models) - set(supported):
+        raise ValueError(
+            f"`models` must be {list(supported)} with the method 'gibbs'. {remedy} "
+            f"Received: models={list(models)}."
+        )
+    tasks, remedy = SAMPLING_VALUES["task"]
+    if training.task not in tasks:
+        raise ValueError(
+            f"`task` must be {' or '.join(map(repr, tasks))} with the method 'gibbs'. "
+            f"{remedy} Received: task={training.task!r}."
+        )
+    if tuner == "hyperband":
+        raise ValueError(
+            "`tuner` must be 'random' or 'bayesian' with the method 'gibbs', which has "
+            "no epochs. Received: tuner='hyperband'."
+        )

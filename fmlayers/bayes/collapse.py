@@ -52,13 +52,14 @@ def collapsed(
 
 def _folded(mean: MeanScore, block: Block, feature: Categorical) -> Matrix:
     """Returns the table of a key, `(rows, dim + 1)`, with all fields of its block."""
-    first = mean.table(block.root)
+    tables = mean.tables
+    first = tables[block.root]
     if feature.mask_zero:
         first[0] = 0.0
     parts = []
     for name, design in block.designs.items():
         if name != block.root:
-            part = Products.of(design).forth(mean.table(name), design.num_rows)
+            part = Products.of(design).forth(tables[name], design.num_rows)
             parts.append(np.asarray(ops.convert_to_numpy(part), np.float64))
     rest = np.sum(parts, axis=0)
     squares = sum(np.sum(part[:, 1:] ** 2, axis=1) for part in parts)

@@ -1,5 +1,5 @@
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, get_args
@@ -20,8 +20,9 @@ from fmlayers.bayes.likelihoods import (
     LIKELIHOODS,
     LOGITS_PER_PROBIT,
     LikelihoodName,
+    normal_cdf,
 )
-from fmlayers.bayes.posterior import PosteriorMean
+from fmlayers.bayes.posterior import MeanScore, PosteriorMean
 from fmlayers.bayes.priors import Hyperprior, Matrix
 from fmlayers.bayes.scores import Scores
 from fmlayers.bayes.state_files import read_state, write_state
@@ -274,16 +275,18 @@ class GibbsSampler:
     def predict(
         self, inputs: Mapping[str, Any], *, return_std: bool = False
     ) -> Floats | tuple[Floats, Floats]:
-        """Returns the posterior means of the targets, from up to 32 of the samples.
+        """Returns the posterior means of the targets.
 
-        With the likelihood `"probit"`, they are the probabilities of the label 1.
+        With the likelihood `"probit"`, they are the probabilities of the label 1,
+        Phi(m / sqrt(1 + v)), where m and v are the mean and the variance of the score.
+        Means are over all samples, and variances over up to 32 of them.
 
         Args:
             inputs: Dict of arrays, as for a model. Unknown ids have the mean of the
                 prior. The histories are those of `fit`.
             return_std: Whether to return standard deviations, too: those of the target,
                 which includes the error 1 / alpha. With `"probit"`, they are those of
-                the probability Phi(score) over the samples. Defaults to `False`.
+                Phi(score) over the samples. Defaults to `False`.
 
         Returns:
             The means `(examples,)`, between the lowest and the highest target of `fit`;
@@ -292,17 +295,22 @@ class GibbsSampler:
         Raises:
             ValueError: If `fit` was not called, or the inputs do not fit the features.
         """
-        self._fitted()
+        mean = self._fitted().mean()
         scores = Scores(self._fields(inputs))
-        expected = LIKELIHOODS[self.likelihood].expected
-        drawn = np.stack([expected(scores(sample)) for sample in self._samples])
-        mean: Floats = np.clip(drawn.mean(axis=0), *self._bounds)
-        if not return_std:
-            return mean
-        noise = 0.0
-        if self.likelihood == "normal":
-            noise = float(np.mean([1 / sample.alpha for sample in self._samples]))
-        return mean, np.sqrt(drawn.var(axis=0) + noise).astype(np.float32)
+        center = scores(Sample(mean.bias, 1.0, mean.tables))
+        is_probit = self.likelihood == "probit"
+        if not is_probit and not return_std:
+            return self._clipped(center)
+        drawn = np.stack([scores(sample) for sample in self._samples])
+        variance = drawn.var(axis=0)
+        if is_probit:
+            expected = normal_cdf(center / np.sqrt(1.0 + variance))
+            std = normal_cdf(drawn).std(axis=0)
+        else:
+            expected = self._clipped(center)
+            noise = np.mean([1.0 / sample.alpha for sample in self._samples])
+            std = np.sqrt(variance + noise).astype(np.float32)
+        return (expected, std) if return_std else expected
 
     def to_model(
         self,
@@ -310,6 +318,7 @@ class GibbsSampler:
         *,
         collapse: bool = False,
         encoder: "Encoder | None" = None,
+        scaler: RatingScaler | None = None,
     ) -> "FactorizationMachine":
         """Returns the mean over all samples, as an ordinary model.
 
@@ -337,11 +346,12 @@ class GibbsSampler:
                 loses nothing on MovieLens. Defaults to `False`.
             encoder: Optional `fmlayers.data.Encoder`, saved with the model. With
                 `collapse`, only the columns that the model reads are.
+            scaler: Optional `RatingScaler`, the map from the targets of `fit` to
+                ratings. Defaults to one that clips to the lowest and the highest target
+                of `fit`; with `"probit"`, to `RatingScaler(0, 1)`, the sigmoid.
 
         Returns:
-            A `fmlayers.models.FactorizationMachine` whose scaler clips to the lowest
-            and the highest target of `fit`; with `"probit"`, it is
-            `RatingScaler(0, 1)`, the sigmoid.
+            A `fmlayers.models.FactorizationMachine` with this scaler.
 
         Raises:
             ValueError: If `fit` was not called, or `dim` is invalid.
@@ -356,21 +366,46 @@ class GibbsSampler:
         if dim is not None:
             mean = posterior.reduced(mean, dim)
         is_probit = self.likelihood == "probit"
-        scaler = RatingScaler(*self._bounds, "sigmoid" if is_probit else "clip")
+        if scaler is None:
+            scaler = RatingScaler(*self._bounds, "sigmoid" if is_probit else "clip")
+        model = self._model(features, mean.dim, scaler=scaler, encoder=encoder)
+        _assign_all(model, mean)
+        if is_probit:
+            model.rescale(LOGITS_PER_PROBIT / np.sqrt(1.0 + self._variance), 0.0)
+        return model
+
+    def draws(self) -> Iterator[tuple["FactorizationMachine", float]]:
+        """Yields up to 32 of the samples, evenly spaced.
+
+        Yields:
+            A `fmlayers.models.FactorizationMachine` without a scaler, which is the same
+            object each time and has the weights of the sample; and alpha.
+
+        Raises:
+            ValueError: If `fit` was not called.
+        """
+        self._fitted()
+        model = self._model(self.features, self.dim)
+        for sample in self._samples:
+            tables = sample.tables.items()
+            score = MeanScore(
+                sample.bias,
+                {name: table[:, 0] for name, table in tables},
+                {name: table[:, 1:] for name, table in tables},
+            )
+            _assign_all(model, score)
+            yield model, sample.alpha
+
+    def _model(
+        self, features: Sequence[Feature], dim: int, **options: Any
+    ) -> "FactorizationMachine":
         model: FactorizationMachine = _registry.load("FactorizationMachine")(
-            features, mean.dim, scaler, l2=0.0, linear_l2=0.0, encoder=encoder
+            features, dim, l2=0.0, linear_l2=0.0, **options
         )
-        for feature in features:
-            name = feature.name
-            _assign(model.factors, feature, mean.vectors[name])
-            _assign(model.linear, feature, mean.linear[name][:, np.newaxis])
         names = {feature.name for feature in features}
         for name, (keys, values) in self.histories.items():
             if name in names:
                 model.factors.set_history(name, keys, values)
-        model.bias.assign([mean.bias])
-        if is_probit:
-            model.rescale(LOGITS_PER_PROBIT / np.sqrt(1.0 + self._variance), 0.0)
         return model
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -491,6 +526,9 @@ class GibbsSampler:
         drawn = [scores(sample) for sample in self._samples]
         return float(np.var(drawn, axis=0).mean())
 
+    def _clipped(self, scores: Floats) -> Floats:
+        return np.clip(scores, *self._bounds)
+
     def _fitted(self) -> PosteriorMean:
         if self._mean is None:
             raise ValueError("`fit` must be called first. Received: no samples.")
@@ -549,6 +587,14 @@ def _selected(encoder: "Encoder", features: Sequence[Feature]) -> "Encoder":
         name for name in encoder.columns if read & set(encoder.column(name).inputs)
     ]
     return encoder.select(columns)
+
+
+def _assign_all(model: "FactorizationMachine", score: MeanScore) -> None:
+    for feature in model.features:
+        name = feature.name
+        _assign(model.factors, feature, score.vectors[name])
+        _assign(model.linear, feature, score.linear[name][:, np.newaxis])
+    model.bias.assign([score.bias])
 
 
 def _assign(layer: FeatureEmbedding, feature: Feature, rows: Floats) -> None:

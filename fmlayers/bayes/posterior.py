@@ -41,11 +41,13 @@ class MeanScore:
     def dim(self) -> int:
         return int(next(iter(self.vectors.values())).shape[1])
 
-    def table(self, name: str) -> Floats:
-        """Returns the first-order weights and the vectors of a field together."""
-        return np.concatenate(
-            [self.linear[name][:, np.newaxis], self.vectors[name]], axis=1
-        )
+    @property
+    def tables(self) -> Tables:
+        """The first-order weights and the vectors of each field, `(rows, dim + 1)`."""
+        return {
+            name: np.concatenate([self.linear[name][:, np.newaxis], vectors], axis=1)
+            for name, vectors in self.vectors.items()
+        }
 
 
 class PosteriorMean:

@@ -55,8 +55,8 @@ def add_training_options(
 
     Args:
         parser: The parser of a command.
-        several_models: Whether `--model` takes several names, stored as `models`.
-            Defaults to `False`.
+        several_models: Whether `--model` and `--method` take several names, stored as
+            `models` and `methods`. Defaults to `False`.
         groups: The groups of settings to add. Defaults to all.
     """
     added: dict[str, Any] = {}
@@ -70,6 +70,8 @@ def add_training_options(
         add = added[setting.group].add_argument
         if name == "model":
             _add_model(add, several_models)
+        elif name == "method" and several_models:
+            _add_methods(add, setting)
         else:
             add(*_options(name, setting), dest=name, **_arguments(name, setting))
 
@@ -110,6 +112,11 @@ def _add_model(add: Any, several: bool) -> None:
         add("--model", nargs="+", dest="models", choices=list(specs), help=text)
     else:
         add("--model", choices=list(specs), help=text)
+
+
+def _add_methods(add: Any, setting: Setting) -> None:
+    text = f"one or more to choose from; {_help('method', setting)}"
+    add("--method", nargs="+", dest="methods", choices=setting.choices, help=text)
 
 
 def _arguments(name: str, setting: Setting) -> dict[str, Any]:

@@ -18,6 +18,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="file with a row per rating, of any format that `train` reads",
     )
     add("--out", metavar="FILE", help="CSV file to write (default: standard output)")
+    add(
+        "--std",
+        action="store_true",
+        help="add a column std, the standard deviation of the target, for a run that "
+        "was trained with --method gibbs",
+    )
     add_escape_option(parser)
     add_file_options(parser)
 
@@ -25,6 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     from fmlayers.data.tables import print_csv, write_csv
     from fmlayers.runs import Run
+    from fmlayers.runs.posterior_samples import PosteriorSamples
 
     if (
         options.out is not None
@@ -33,8 +40,9 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"`--out` must not be the input file {options.data}.")
     finished = Run(options.run)
     table_format = replace(finished.config.table_format, **format_in(options))
+    stddev = PosteriorSamples(finished).stddev if options.std else None
     table, unknown_rows = finished.predicted_rows(
-        options.data, table_format=table_format
+        options.data, table_format=table_format, stddev=stddev
     )
     for column, unknown in unknown_rows.items():
         if unknown:

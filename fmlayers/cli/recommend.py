@@ -77,6 +77,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="rank only the N best items of the factorization machine inside a larger "
         "model such as deepfm, instead of all items",
     )
+    add(
+        "--explore",
+        choices=("ucb", "thompson"),
+        help="also recommend items whose ratings are uncertain: by the upper bound of "
+        "the rating, or by a sample that is drawn for each user; for a run that was "
+        "trained with --method gibbs",
+    )
+    add(
+        "--seed",
+        type=int,
+        metavar="SEED",
+        help="seed of the draws of --explore thompson (default: 0)",
+    )
     add = parser.add_argument
     add(
         "--csv",
@@ -104,8 +117,19 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(
             "Use `--user` or `--users` or, for a new user, `--liked` or `--features`."
         )
+    if options.explore and options.liked:
+        raise ValueError(
+            "`--explore` must be used without `--liked`, which has no samples."
+        )
+    if options.seed is not None and options.explore != "thompson":
+        raise ValueError("`--seed` must be used with `--explore thompson`.")
     finished = Run(options.run)
-    recommender = finished.recommender(options.data, candidates=options.candidates)
+    recommender = finished.recommender(
+        options.data,
+        candidates=options.candidates,
+        explore=options.explore,
+        seed=options.seed or 0,
+    )
     allowed = None
     if options.genre or options.year:
         allowed = recommender.catalog.allowed(options.genre, options.year)

@@ -18,7 +18,7 @@ def run(options: argparse.Namespace) -> int:
     from fmlayers.runs import TrainingConfig, train
 
     finished = train(
-        TrainingConfig(**settings_in(options)),
+        TrainingConfig.of_options(settings_in(options)),
         options.out,
         resume=options.resume,
         overwrite=options.overwrite,

@@ -108,6 +108,7 @@ def run(options: argparse.Namespace) -> int:
     config = TuningConfig.from_settings(
         settings_in(options),
         vars(options).get("models", ()),
+        vars(options).get("methods", ()),
         search=options.search,
         tuner=options.tuner,
         objective=options.objective,

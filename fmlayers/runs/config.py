@@ -11,6 +11,7 @@ from fmlayers._types import (
     SYNTHETIC_CLICKS,
     Combiner,
     Loss,
+    Method,
     OnDuplicate,
     OptimizerName,
     ScalerMethod,
@@ -20,7 +21,9 @@ from fmlayers._types import (
 from fmlayers.data.kind_names import KINDS, is_kind, is_weighted, reads_numbers
 from fmlayers.data.table_format import FileFormat, Quoting, TableFormat
 from fmlayers.models.specs import OPTIONAL_SETTINGS, find, registered, taking
+from fmlayers.runs.methods import check_method, check_options, reads
 from fmlayers.runs.settings import (
+    ByMethod,
     ByOptimizer,
     ByTask,
     Setting,
@@ -330,6 +333,14 @@ class TrainingConfig:
     )
 
     model: str = setting("fm", "model", "Name of the model")
+    method: Method = choice(
+        "gradient",
+        "model",
+        "How the weights are estimated: by gradient descent, or by samples from their "
+        "posterior distribution, which suit ratings of up to a few million rows",
+        Method,
+        more="See `fmlayers.bayes.GibbsSampler`.",
+    )
     histories: bool = flag(
         False,
         "model",
@@ -367,7 +378,9 @@ class TrainingConfig:
         "Number of models that are trained together and averaged",
         more="See `Ensemble`.",
     )
-    dim: int = whole(64, "model", "Embedding dimension", searched=(4, 256))
+    dim: int = whole(
+        ByMethod(64, gibbs=20), "model", "Embedding dimension", searched=(4, 256)
+    )
     init_stddev: float = real(
         0.01,
         "model",
@@ -436,6 +449,12 @@ class TrainingConfig:
         more="See `RatingScaler`.",
     )
 
+    sweeps: int = whole(
+        100, "training", "Sweeps of a chain, for the method gibbs", metavar="N"
+    )
+    chains: int = whole(
+        4, "training", "Chains that are sampled and averaged, for the method gibbs"
+    )
     optimizer: OptimizerName = choice(
         "adagrad",
         "training",
@@ -495,10 +514,12 @@ class TrainingConfig:
                     f"`{name}` must be left out: it is a setting of the models "
                     f"{taking(name)}. Received: model={self.model!r}, {name}={value!r}."
                 )
+        check_method(self, settings_of(type(self)))
         _ = self.table_format  # checks the characters
         self._check_labels()
         self._check_tables()
-        if self.histories and self.task == "regression":
+        is_fitted = self.task == "regression" and self.method == "gradient"
+        if self.histories and is_fitted:
             of_histories = dict.fromkeys(HISTORIES, HISTORY_L2)
             object.__setattr__(self, "l2_of", {**of_histories, **self.l2_of})
 
@@ -614,18 +635,32 @@ class TrainingConfig:
         }
 
     @classmethod
+    def of_options(cls, options: Mapping[str, Any]) -> "TrainingConfig":
+        """Returns the configuration of options that the user has set.
+
+        Raises:
+            ValueError: If a value is invalid, or the method does not read a setting,
+                even if its value is the default.
+        """
+        config = cls(**options)
+        check_options(config, options, settings_of(cls))
+        return config
+
+    @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> "TrainingConfig":
         """Returns the configuration in a run's record, of this version or an older one.
 
-        Other entries of the record are ignored, and so are settings that its model does
-        not take. A missing setting has its default, which is how versions without the
-        setting behaved.
+        Other entries of the record are ignored, and so are settings that its model or
+        its method does not read. A missing setting has its default, which is how
+        versions without the setting behaved.
         """
         spec = find(record.get("model", "fm"))
+        method = record.get("method", "gradient")
         values = {}
         for name, known in settings_of(cls).items():
             written = name if name in record else known.former or name
-            if written in record and spec.takes(name):
+            is_read = spec.takes(name) and reads(method, name, known)
+            if written in record and is_read:
                 values[name] = record[written]
         if "missing" not in record:  # of a version where only empty cells were
             values["missing"] = ()

@@ -113,7 +113,7 @@ class Examples:
 
     @cached_property
     def _fitting(self) -> tuple[dict[str, Any], Floats, Floats | None]:
-        inputs, ratings, weights = self._arrays(self.fitting)
+        inputs, ratings, weights = self.arrays(self.fitting)
         return self.encoder.without_padding(inputs), ratings, weights
 
     @cached_property
@@ -121,11 +121,11 @@ class Examples:
         validation = self.validation
         assert validation is not None
         if self.config.task != "implicit":
-            inputs, ratings, weights = self._arrays(validation)
+            inputs, ratings, weights = self.arrays(validation)
             return batch_of(dict(inputs), ratings, weights)
         catalog, users, items = self._pairs
         known = validation[items[validation] >= 0]
-        inputs, _, weights = self._arrays(known)
+        inputs, _, weights = self.arrays(known)
         seen = np.concatenate([self.fitting, known])
         return SampledBatches(
             inputs,
@@ -151,7 +151,8 @@ class Examples:
         items = pd.Index(catalog["item"]).get_indexer(self.whole["item"])
         return inputs, users, items.astype(np.int64)
 
-    def _arrays(self, rows: Rows) -> tuple[Inputs, Floats, Floats | None]:
+    def arrays(self, rows: Rows) -> tuple[Inputs, Floats, Floats | None]:
+        """Returns the inputs, the targets and the weights of rows of the ratings."""
         table = self.whole.iloc[rows]
         with np.errstate(over="ignore"):  # the loss is then infinite
             ratings = table["rating"].to_numpy(np.float32)

@@ -25,6 +25,7 @@ except ImportError:  # on Windows, folders are not locked
     fcntl = None
 
 PROGRESS = "progress.json"
+BACKUP = "backup"  # the folder of an interrupted run with samples
 # The files whose digests `metrics.json` records.
 FILES = frozenset(
     {
@@ -33,6 +34,7 @@ FILES = frozenset(
         "history.png",
         "items.csv",
         "model.keras",
+        "samples.npz",
         "summary.txt",
         "users.csv",
     }
@@ -250,6 +252,8 @@ def _remove_checkpoints(path: Path) -> None:
     _remove_temporary(path)
     for checkpoint in path.glob("*.weights.h5"):
         discard(checkpoint)
+    if (path / BACKUP).exists():
+        discard(path / BACKUP)
     discard(path / PROGRESS)  # last: it says that there is something to remove
 
 

@@ -111,7 +111,7 @@ def _common_arguments(
         raise ValueError(
             f"`l2_of` must name features among {names}. Received: {unknown}."
         )
-    scaler, bias = _scaler_and_bias(config, table)
+    scaler, bias = scaler_and_bias(config, table)
     return {
         "dim": config.dim,
         "scaler": scaler,
@@ -123,9 +123,14 @@ def _common_arguments(
     }
 
 
-def _scaler_and_bias(
+def scaler_and_bias(
     config: TrainingConfig, table: pd.DataFrame
 ) -> tuple[RatingScaler | None, float]:
+    """Returns the scaler of a model, and the score of the mean rating.
+
+    Raises:
+        DataError: If all ratings are equal, or one is infinite in float32.
+    """
     if config.task == "implicit":
         return None, 0.0
     with np.errstate(over="ignore"):

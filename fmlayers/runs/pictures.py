@@ -9,10 +9,14 @@ from fmlayers import plots
 from fmlayers.explain import term_sizes
 from fmlayers.runs.explanation import FieldReport
 from fmlayers.runs.folder import RunError
+from fmlayers.runs.posterior_samples import PosteriorSamples, interval_coverage
 from fmlayers.runs.prediction import predict, probabilities
 from fmlayers.runs.run_data import Data
 from fmlayers.runs.saved_run import SavedRun
 from fmlayers.runs.targets import weights_of
+
+# Of the targets, in the intervals whose coverage is drawn.
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 def write_pictures(
@@ -41,11 +45,17 @@ def write_pictures(
     weights = weights_of(run.config, table)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    written = [folder / "learning_curves.png"]
-    plots.learning_curves(history, written[0])
+    curves = "sampling_trace" if run.config.method == "gibbs" else "learning_curves"
+    written = [folder / f"{curves}.png"]
+    getattr(plots, curves)(history, written[0])
 
     def draw_predictions(path: Path) -> None:
         plots.predicted_against_true(targets, predict(run.model, inputs), path)
+
+    def draw_coverage(path: Path) -> None:
+        moments = PosteriorSamples(run).transformed(inputs)
+        observed = interval_coverage(run.config, *moments, targets, SHARES)
+        plots.interval_coverage(SHARES, observed, path)
 
     def draw_labels(path: Path) -> None:
         p = probabilities(run.model, inputs)
@@ -65,6 +75,8 @@ def write_pictures(
         "binary": [("predicted_labels", draw_labels)],
         "implicit": [],
     }[str(run.config.task)]
+    if run.config.method == "gibbs" and run.config.task == "regression":
+        of_targets.append(("interval_coverage", draw_coverage))
     left_out = []
     for name, draw in (
         *of_targets,

@@ -2,6 +2,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from fmlayers.data.cells import as_text
@@ -15,8 +17,10 @@ from fmlayers.runs.explanation import (
     explain_fields,
     explain_pair,
 )
+from fmlayers.runs.exploration import ExploringSearch
 from fmlayers.runs.model_export import export_run
 from fmlayers.runs.pictures import write_pictures
+from fmlayers.runs.posterior_samples import PosteriorSamples
 from fmlayers.runs.recommender import Recommender
 from fmlayers.runs.run_data import Data
 from fmlayers.runs.saved_run import SavedRun
@@ -26,9 +30,10 @@ class Run(SavedRun):
     """A finished run: a trained model with its configuration, metrics and tables.
 
     The folder contains `model.keras` (with the encoder), `metrics.json`, `config.json`,
-    `history.csv`, `history.png` and `summary.txt`, and `users.csv` and `items.csv` if
-    the data have these tables. It appears when the run is finished. Until then, the
-    files are in a folder with the suffix `.partial`.
+    `history.csv`, `history.png` and `summary.txt`, `users.csv` and `items.csv` if the
+    data have these tables, and `samples.npz` with the method `"gibbs"`. It appears when
+    the run is finished. Until then, the files are in a folder with the suffix
+    `.partial`.
 
     Loading a run executes no code from the folder: the model consists of classes of
     Keras and fmlayers, and a model with a `Lambda` layer is rejected.
@@ -74,6 +79,24 @@ class Run(SavedRun):
             candidates=candidates,
         )
 
+    def predict_with_std(
+        self, table: pd.DataFrame
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Returns the predicted target of each row and its standard deviation.
+
+        The standard deviations include the error of a single target. For labels, they
+        are those of the probability. They need a run with the method `"gibbs"`.
+
+        Args:
+            table: See `predict`.
+
+        Raises:
+            DataError: See `predict`.
+            ValueError: If the run has another method.
+        """
+        stddev = PosteriorSamples(self).stddev(self.inputs(table))
+        return self.predict(table), stddev
+
     def catalog(self) -> Catalog:
         """Returns the items that the model can score, with their columns.
 
@@ -89,15 +112,34 @@ class Run(SavedRun):
         return catalog
 
     def recommender(
-        self, data: Data | None = None, *, candidates: int | None = None
+        self,
+        data: Data | None = None,
+        *,
+        candidates: int | None = None,
+        explore: str | None = None,
+        seed: int = 0,
     ) -> Recommender:
         """Returns a `Recommender` that knows which items each user has rated.
 
         Args:
             data: See `dataset`.
             candidates: See `fmlayers.retrieval.retrieve`.
+            explore: Optional. To recommend items whose ratings are uncertain, too:
+                `"ucb"` ranks the items by the mean of the samples plus one standard
+                deviation, and `"thompson"` by a sample that is drawn for each user.
+            seed: Nonnegative integer, the seed of the draws. Defaults to 0.
+
+        Raises:
+            ValueError: If the run has no samples to explore with, or an argument is
+                invalid.
         """
-        return Recommender(self, self.dataset(data), candidates=candidates)
+        samples = None if explore is None else PosteriorSamples(self)
+        recommender = Recommender(self, self.dataset(data), candidates=candidates)
+        if samples is not None:
+            catalog = recommender.search.catalog
+            search = ExploringSearch(samples, catalog, str(explore), seed=seed)
+            recommender.search = search
+        return recommender
 
     def recommend(
         self,

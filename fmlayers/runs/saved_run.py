@@ -31,11 +31,15 @@ from fmlayers.runs.run_data import Data, RunData, Tables
 from fmlayers.runs.run_files import RunFiles
 from fmlayers.scoring_model import ScoringModel
 
-_HISTORY: Mapping[str, Kind | None] = {
-    "phase": None,
-    "epoch": "numeric",
-    "seconds": "numeric",
-    "loss": "numeric",
+# The columns that `history.csv` must have, by method.
+_HISTORY: Mapping[str, Mapping[str, Kind | None]] = {
+    "gradient": {
+        "phase": None,
+        "epoch": "numeric",
+        "seconds": "numeric",
+        "loss": "numeric",
+    },
+    "gibbs": {"sweep": "numeric", "seconds": "numeric", "alpha": "numeric"},
 }
 
 
@@ -138,9 +142,10 @@ class SavedRun:
         return self.files.text("summary.txt")
 
     def history(self) -> pd.DataFrame:
-        """Returns the table of `history.csv`, with a row per epoch."""
-        table = self.files.table("history.csv", kinds=_HISTORY)
-        absent = [] if table is None else sorted(set(_HISTORY) - set(table.columns))
+        """Returns the table of `history.csv`, with a row per epoch or sweep."""
+        kinds = _HISTORY[self.config.method]
+        table = self.files.table("history.csv", kinds=kinds)
+        absent = [] if table is None else sorted(set(kinds) - set(table.columns))
         if table is None or absent:
             reason = f"lacks the columns {absent}" if absent else "is missing"
             raise RunError(f"{self.path / 'history.csv'} {reason}.")
@@ -221,6 +226,7 @@ class SavedRun:
         separator: str | None = None,
         *,
         table_format: TableFormat | None = None,
+        stddev: Callable[[dict[str, Any]], Any] | None = None,
     ) -> tuple[pd.DataFrame, dict[str, int]]:
         """Returns the rows of a file with their predictions.
 
@@ -228,6 +234,8 @@ class SavedRun:
             path: See `read_rows`.
             separator: See `read_rows`.
             table_format: See `read_rows`.
+            stddev: Optional function of the model's inputs that returns a number per
+                row, for a column `std`, such as `PosteriorSamples(run).stddev`.
 
         Returns:
             The rows under the names that the columns have in the file, with a column
@@ -235,19 +243,23 @@ class SavedRun:
             `count_unknown` returns them.
 
         Raises:
-            DataError: See `read_rows`; or if the file has a column `prediction`.
+            DataError: See `read_rows`; or if the file has a column `prediction`, or
+                `std` with `stddev`.
         """
         table, place = self._read_rows(path, separator, table_format)
-        if "prediction" in table:
-            raise DataError(
-                f"{path} has a column 'prediction', which the result would replace. "
-                "Rename it, or leave it out."
-            )
+        for column in ("prediction", *(["std"] if stddev is not None else [])):
+            if column in table:
+                raise DataError(
+                    f"{path} has a column {column!r}, which the result would replace. "
+                    "Rename it, or leave it out."
+                )
         separator_of_lists = self._format(table_format).list_separator
         rows = split_lists(self._renamed(table, path), self.encoder, separator_of_lists)
         with named_places(lambda _, row: place(row)):
-            predictions = self.predict(rows)
-        return table.assign(prediction=predictions), self.count_unknown(rows)
+            result = table.assign(prediction=self.predict(rows))
+            if stddev is not None:
+                result["std"] = stddev(self.inputs(rows))
+        return result, self.count_unknown(rows)
 
     def with_side_columns(self, table: pd.DataFrame) -> pd.DataFrame:
         """Returns a table with all columns that the model needs.

@@ -74,6 +74,25 @@ class ByOptimizer:
         return "; ".join([f"{first}", *(f"for {name} {rule}" for name, rule in others)])
 
 
+@dataclass(frozen=True)
+class ByMethod:
+    """A default that depends on the method."""
+
+    gradient: int
+    _: KW_ONLY
+    gibbs: int
+
+    def of(self, config: Any) -> int:
+        default: int = getattr(self, config.method)
+        return default
+
+    def every(self) -> set[int]:
+        return {self.gradient, self.gibbs}
+
+    def __str__(self) -> str:
+        return f"{self.gradient}, with the method gibbs {self.gibbs}"
+
+
 def text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"`{name}` must be a string. Received: {name}={value!r}.")
@@ -129,14 +148,14 @@ class Setting:
         return self.default.of(config) if self.has_rule else self.default
 
     def is_default(self, value: Any) -> bool:
-        """Returns whether a value is the default for any task and optimizer."""
+        """Returns whether a value is the default for any task, optimizer and method."""
         if self.has_rule:
             return value in self.default.every()
         return bool(value == self.default)
 
     @property
     def has_rule(self) -> bool:
-        return isinstance(self.default, ByTask | ByOptimizer)
+        return isinstance(self.default, ByTask | ByOptimizer | ByMethod)
 
     def default_text(self) -> str:
         """Returns the default as text, or `""` if the setting has no default."""
@@ -164,7 +183,7 @@ def flag(default: bool, group: Group, help: str, **facts: Any) -> Any:
     return setting(default, group, help, check=boolean, read=None, **facts)
 
 
-def whole(default: int | None, group: Group, help: str, **facts: Any) -> Any:
+def whole(default: int | ByMethod | None, group: Group, help: str, **facts: Any) -> Any:
     """Returns a field that is a positive integer."""
     facts = {"check": integer, "read": int, "metavar": "N", **facts}
     return setting(default, group, help, **facts)

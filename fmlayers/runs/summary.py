@@ -3,6 +3,7 @@ from typing import Any
 
 from fmlayers._text_tables import aligned
 from fmlayers.runs.config import TrainingConfig
+from fmlayers.runs.methods import sampling_is_better
 
 
 def summary(metrics: Mapping[str, Any], plotted: bool = True) -> str:
@@ -17,10 +18,7 @@ def summary(metrics: Mapping[str, Any], plotted: bool = True) -> str:
         f"{config.model} on {config.data}, {config.described_split}, seed "
         f"{config.seed}",
         *metrics["described"],
-        f"rows: {rows['train']:,} train ({rows['validation']:,} of them held out for "
-        f"early stopping), {rows['test']:,} test",
-        f"epochs: {metrics['epochs']}, batch size {metrics['batch_size']:,}, "
-        f"{metrics['seconds']} seconds in total",
+        *_training(config, metrics),
         "",
     ]
     if config.task == "regression":
@@ -32,12 +30,33 @@ def summary(metrics: Mapping[str, Any], plotted: bool = True) -> str:
             "The scores rank items and are not ratings. `fmlayers evaluate` evaluates "
             "the recommendations."
         ]
-    if not rows["validation"]:
+    if not rows["validation"] and config.method == "gradient":
         lines.append("no validation rows: trained for all epochs")
+    if sampling_is_better(config, rows["train"]):
+        lines.append("hint: --method gibbs is usually more accurate for such ratings")
     lines += [f"data: {repair}" for repair in metrics["repairs"]]
     if not plotted:
         lines.append("history.png is missing: it needs `pip install fmlayers[plot]`.")
     return "\n".join(lines) + "\n"
+
+
+def _training(config: TrainingConfig, metrics: Mapping[str, Any]) -> list[str]:
+    """Returns two lines about the rows and the training."""
+    rows, seconds = metrics["rows"], f"{metrics['seconds']} seconds in total"
+    held_out = f"({rows['validation']:,} of them held out"
+    test = f"{rows['test']:,} test"
+    if config.method == "gradient":
+        return [
+            f"rows: {rows['train']:,} train {held_out} for early stopping), {test}",
+            f"epochs: {metrics['epochs']}, batch size {metrics['batch_size']:,}, "
+            f"{seconds}",
+        ]
+    held_out = f"{held_out}), " if rows["validation"] else ""
+    return [
+        f"rows: {rows['train']:,} train {held_out}".strip(" ,") + f", {test}",
+        f"samples: {config.chains} chains of {config.sweeps} sweeps with dimension "
+        f"{config.dim}, their mean has dimension {metrics['model_dim']}, {seconds}",
+    ]
 
 
 def label_table(model: str, metrics: Mapping[str, Any]) -> str:

@@ -28,17 +28,8 @@ from fmlayers.data.columns import describe_columns
 from fmlayers.data.kind_names import Kind
 from fmlayers.data.kinds import kind_class
 from fmlayers.models.specs import find
-from fmlayers.runs.checkpoint import Checkpoint, EarlyStop, Progress, check_finite
 from fmlayers.runs.config import TrainingConfig
-from fmlayers.runs.epoch_progress import EpochProgress
 from fmlayers.runs.evaluation import target_metrics
-from fmlayers.runs.examples import (
-    Examples,
-    Rows,
-    default_batch_size,
-    split_validation,
-)
-from fmlayers.runs.fitting import compiled_model, fit
 from fmlayers.runs.folder import (
     FILES,
     PROGRESS,
@@ -51,9 +42,10 @@ from fmlayers.runs.folder import (
 from fmlayers.runs.memory import memory_errors
 from fmlayers.runs.run import Run
 from fmlayers.runs.run_data import RunData, Tables, in_memory
+from fmlayers.runs.sampling import Sampling
 from fmlayers.runs.summary import summary
-from fmlayers.runs.targets import positives, transform_hint
-from fmlayers.runs.unit import to_unit_of_data
+from fmlayers.runs.targets import transform_hint
+from fmlayers.runs.trainer import Trainer
 
 
 def train(
@@ -111,8 +103,7 @@ def train(
     with begin(out, record, resume=resume, overwrite=overwrite) as folder:
         if folder is not None:
             if not _is_complete(folder):
-                with memory_errors("Lower `dim` or `batch_size`."):
-                    _train_in(folder, config, data.dataset, split, record)
+                _train_in(folder, config, data.dataset, split, record)
             finish(folder, out)
     return Run(out, dataset=dataset)
 
@@ -137,14 +128,15 @@ def _train_in(
     ]
     # In one piece, since `print` may be interrupted between two lines.
     sys.stderr.write("\n".join([*described, *repairs, ""]))
+    method = Trainer if config.method == "gradient" else Sampling
     try:
-        trainer = Trainer(config, record["columns"], dataset, folder)
-        model = trainer.run(split.train)
+        trainer = method(config, record["columns"], dataset, folder)
+        with memory_errors(method.remedy):
+            model = trainer.run(split.train)
+            evaluated = target_metrics(config, model, model.encoder, dataset, split)
         metrics = {
-            **target_metrics(config, model, model.encoder, dataset, split),
-            f"validation_{trainer.metric}": trainer.best,
-            "epochs": trainer.epochs,
-            "batch_size": trainer.batch_size,
+            **evaluated,
+            **trainer.metrics,
             "rows": trainer.rows | {"test": len(split.test)},
             "seconds": round(time.perf_counter() - started, 1),
             "described": described,
@@ -152,8 +144,7 @@ def _train_in(
             "versions": _versions(),
             "config": record,
         }
-        last = trainer.progress.history[-1]
-        check_finite(last["phase"], last["epoch"], metrics)
+        trainer.check(metrics)
     except DivergenceError:
         drop(folder)  # resumed, it would diverge again
         raise
@@ -161,7 +152,8 @@ def _train_in(
         if not (folder / PROGRESS).exists():
             drop(folder)  # it contains no epoch to resume from
         raise
-    _write(folder, config, model, dataset, metrics, trainer.progress)
+    trainer.write(folder)
+    _write(folder, config, model, dataset, metrics, pd.DataFrame(trainer.history))
 
 
 def _is_complete(folder: Path) -> bool:
@@ -171,112 +163,6 @@ def _is_complete(folder: Path) -> bool:
     except (RunError, DataError):
         return False
     return True
-
-
-class Trainer:
-    """Trains the model of a run in two phases.
-
-    The phase "search" finds the number of epochs by early stopping, and the phase
-    "refit" trains on all training rows.
-
-    Args:
-        config: The configuration.
-        columns: Dict from the names of the columns to encode to their kinds.
-        dataset: The data.
-        folder: The folder in which the progress is saved and from which it is resumed.
-    """
-
-    def __init__(
-        self,
-        config: TrainingConfig,
-        columns: Mapping[str, Kind],
-        dataset: Dataset,
-        folder: Path,
-    ) -> None:
-        self.config = config
-        self.columns = columns
-        self.dataset = dataset
-        self.folder = folder
-        # Validation rows in a table of their own are not trained on.
-        self.refits = config.refit and "validation" not in dataset.parts
-        self.metric = metric_of(config)
-        self.progress = Progress.read(folder, self.metric)
-        self.rows: dict[str, int] = {}
-        self.batch_size = 0
-        self.epochs = config.max_epochs
-        self.best: float | None = None
-
-    def run(self, train: Rows) -> keras.Model:
-        """Returns the model, trained on the rows `train` of the ratings."""
-        model = self._trained(train)
-        to_unit_of_data(model)
-        return model
-
-    def _trained(self, train: Rows) -> keras.Model:
-        config = self.config
-        train = positives(config, self.dataset, train)
-        own = self.dataset.parts.get("validation")
-        fitting, validation = split_validation(config, train, own)
-        self.rows = {"train": len(train), "validation": len(validation)}
-        self.batch_size = config.batch_size or default_batch_size(len(fitting))
-        if not len(validation):
-            return self._fit("refit", train, self.epochs)
-        if not config.validation_fraction:
-            return self._fit("refit", fitting, self.epochs)
-        model = self._fit("search", fitting, self.epochs, validation)
-        self.epochs = self.progress.best_epoch()
-        best = self.progress.epochs("search")[self.epochs - 1]
-        self.best = float(best[f"val_{self.metric}"])
-        if self.refits:
-            return self._fit("refit", train, self.epochs)
-        self.progress.load(model, self.folder, self.progress.best)
-        return model
-
-    def _fit(
-        self, phase: str, fitting: Rows, epochs: int, validation: Rows | None = None
-    ) -> keras.Model:
-        config = self.config
-        batch_size = min(self.batch_size, len(fitting))
-        examples = Examples(config, self.columns, self.dataset, fitting, validation)
-        model = compiled_model(config, examples, batch_size)
-        done = len(self.progress.epochs(phase))
-        if done:
-            self.progress.load(model, self.folder, self.progress.weights[phase])
-        searching = validation is not None
-        if done == epochs or (searching and self.progress.is_stale(config.patience)):
-            return model
-        shown = EpochProgress(phase, epochs, done, metric=self.metric)
-        callbacks = [
-            Checkpoint(
-                self.folder,
-                self.progress,
-                phase,
-                keep_best=searching and not self.refits,
-            ),
-            shown,
-        ]
-        if searching:
-            callbacks.append(EarlyStop(self.progress, config.patience))
-        try:
-            fit(
-                model,
-                examples,
-                batch_size,
-                epochs=epochs,
-                initial_epoch=done,
-                callbacks=callbacks,
-            )
-        except BaseException:
-            shown.bar.stop()
-            raise
-        return model
-
-
-def metric_of(config: TrainingConfig) -> str:
-    """Returns the name of the metric for early stopping, the loss without L2."""
-    if config.task != "regression":
-        return str(config.loss)
-    return "rmse" if config.target_transform == "none" else "rmsle"
 
 
 def columns_of(config: TrainingConfig, dataset: Dataset) -> dict[str, Kind]:
@@ -295,16 +181,15 @@ def _write(
     model: keras.Model,
     dataset: Dataset,
     metrics: dict[str, Any],
-    progress: Progress,
+    history: pd.DataFrame,
 ) -> None:
     separator = config.list_separator
     for name, table in (("users", dataset.users), ("items", dataset.items)):
         if table is not None:
             table = _with_ids_as_text(table, metrics["config"]["columns"])
             write_csv(table, folder / f"{name}.csv", list_separator=separator)
-    history = pd.DataFrame(progress.history)
     write_csv(history, folder / "history.csv")
-    plotted = _plotted(history, folder / "history.png")
+    plotted = _plotted(config, history, folder / "history.png")
     save_model(model, folder / "model.keras")
     with whole_file(folder / "summary.txt") as written:
         written.write_text(summary(metrics, plotted), "utf-8")
@@ -329,10 +214,12 @@ def _with_ids_as_text(table: pd.DataFrame, kinds: Mapping[str, Kind]) -> pd.Data
     return table
 
 
-def _plotted(history: pd.DataFrame, path: Path) -> bool:
+def _plotted(config: TrainingConfig, history: pd.DataFrame, path: Path) -> bool:
     """Draws the history. Returns `False` if matplotlib is not installed."""
+    sampled = config.method == "gibbs"
+    draw = plots.sampling_trace if sampled else plots.learning_curves
     try:
-        plots.learning_curves(history, path)
+        draw(history, path)
     except ImportError:
         return False
     return True

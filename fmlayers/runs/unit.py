@@ -53,14 +53,26 @@ class Unit:
     @classmethod
     def of_rows(cls, config: TrainingConfig, table: pd.DataFrame) -> Self:
         """Returns the unit of the targets of the rows to fit to."""
-        targets = table["rating"].to_numpy(np.float64)
-        if config.target_transform == "log1p":
-            targets = np.log1p(targets)
+        targets = transformed(config, table["rating"])
         return cls.of(targets, weights_of(config, table))
+
+    def of_data(
+        self, config: TrainingConfig, targets: npt.ArrayLike
+    ) -> npt.NDArray[np.float64]:
+        """Returns targets of the data in this unit, as scores of a model."""
+        return (transformed(config, targets) - self.mean) / self.size
 
     def loss_weight(self) -> float:
         """Returns the weight of the squared error that makes it free of the unit."""
         return self.size**-2
+
+
+def transformed(
+    config: TrainingConfig, targets: npt.ArrayLike
+) -> npt.NDArray[np.float64]:
+    """Returns targets after the target transform of a run."""
+    values = np.asarray(targets, np.float64)
+    return np.log1p(values) if config.target_transform == "log1p" else values
 
 
 def to_unit_of_data(model: keras.Model) -> None:

@@ -166,9 +166,10 @@ def test_ranks_are_uniform(likelihood, thinning, backend):
 
 
 def identified(chain):
-    """Returns figures that the targets determine."""
+    """Returns figures that the targets determine, and the spread of a table."""
     scores = chain.scores()
-    figures = [*scores[:4], scores.mean(), scores.var()]
+    users = ops.convert_to_numpy(chain.tables["user"])
+    figures = [*scores[:4], scores.mean(), scores.var(), users.var()]
     if chain.likelihood is LIKELIHOODS["normal"]:
         figures.append(chain.alpha)
     return figures

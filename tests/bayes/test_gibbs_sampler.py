@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 from checks import check_error
+from keras import ops
 
 import fmlayers
 from fmlayers.bayes import GibbsSampler
 from fmlayers.bayes.likelihoods import normal_cdf
+from fmlayers.bayes.scores import Scores
 from fmlayers.metrics import calibration_error, log_loss
 
 USERS, ITEMS = 30, 20
@@ -68,9 +70,12 @@ def test_the_model_is_the_mean_of_the_samples(sampled):
     model = sampler.to_model()
     assert model.dim == 30 * 3
     assert type(model) is fmlayers.models.FactorizationMachine
-    expected = sampler.predict(inputs)
-    found = model.predict(inputs, verbose=0)[:, 0]
+    scores = Scores(sampler._fields(inputs))
+    expected = np.mean([scores(sample) for sample in sampler._samples], axis=0)
+    found = ops.convert_to_numpy(model.score(inputs))[:, 0]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    found = model.predict(inputs, verbose=0)[:, 0]
+    np.testing.assert_allclose(found, sampler.predict(inputs), rtol=1e-4, atol=1e-4)
 
 
 def test_unknown_ids_have_the_mean_of_the_prior(sampled):
@@ -230,7 +235,7 @@ def labeled():
         rows(inputs, train),
         labels[train],
         sweeps=36,
-        burn_in=20,  # so that `predict` uses all samples
+        burn_in=20,
         validation_data=(rows(inputs, test), labels[test]),
         callbacks=[lambda _, figures: seen.append(figures)],
     )
@@ -249,6 +254,13 @@ def test_probabilities_of_labels(labeled):
     assert seen[-1]["log_loss"] < seen[0]["log_loss"]
     # The standard deviations are those of the probability.
     assert 0.75 < np.mean(np.abs(mean - truth) < 1.96 * std) < 0.99
+
+
+def test_a_probability_is_the_mean_over_the_samples(labeled):
+    sampler, inputs, *_ = labeled
+    scores = Scores(sampler._fields(inputs))
+    expected = np.mean([normal_cdf(scores(x)) for x in sampler._samples], axis=0)
+    np.testing.assert_allclose(sampler.predict(inputs), expected, atol=0.03)
 
 
 def test_the_model_of_labels_approximates_the_probabilities(labeled):

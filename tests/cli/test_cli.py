@@ -110,14 +110,14 @@ def test_every_setting_has_an_option():
         --format csv --kinds z:log1p --weights-of genres=shares --users u --items i
         --user-key v --item-key j --user-columns age --item-columns year --test t
         --validation w --positive-labels yes --positive-weight 2 --weight share
-        --target-transform log1p
+        --target-transform log1p --method gibbs --sweeps 30 --chains 2
     """
     options = vars(parser().parse_args(command.split()))
     default = TrainingConfig().to_dict()
     assert set(default) <= set(options)
     assert not [name for name, value in default.items() if options[name] == value]
-    # They exclude the options of a split, or belong to another task.
-    others = {"test", "validation"}
+    # They exclude the options of a split, or belong to another task or method.
+    others = {"test", "validation", "method", "sweeps", "chains"}
     others |= {"positive_labels", "positive_weight", "target_transform"}
     values = {name: options[name] for name in default if name not in others}
     config = TrainingConfig(**values)

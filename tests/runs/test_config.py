@@ -19,7 +19,7 @@ def test_each_setting_is_documented_once():
     assert re.findall(r"^        (\w+): ", section, re.M) == list(SETTINGS)
     assert max(map(len, TrainingConfig.__doc__.splitlines())) <= 88
     for name, text in {
-        "dim": "Embedding dimension. Defaults to 64.",
+        "dim": "Embedding dimension. Defaults to 64, with the method gibbs 20.",
         "scaler": 'Defaults to `"clip"`.',
         "dropout": "For deepfm and neumf. Defaults to 0.",
         "l2": "Defaults to 0.06, for labels 0.01, for implicit feedback 0.002.",

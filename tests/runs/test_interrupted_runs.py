@@ -11,7 +11,7 @@ from saved_weights import is_same, weights
 
 from fmlayers._files import MARK
 from fmlayers._json_files import read_json
-from fmlayers.runs import RunError, train, training
+from fmlayers.runs import RunError, checkpoint, train
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,9 @@ def interrupted(config, tmp_path_factory):
         if len(written) == 2:
             raise KeyboardInterrupt
 
-    write = training.Progress.write
+    write = checkpoint.Progress.write
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training.Progress, "write", interrupt)
+        patch.setattr(checkpoint.Progress, "write", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(config, folder / "run")
     return folder / "run.partial", expected

@@ -17,7 +17,10 @@ from fmlayers.data import write_csv
 from fmlayers.runs import Run, TrainingConfig, training
 from fmlayers.runs.folder import FILES, PROGRESS, RunError
 
-FILES_OF_A_TABLE = {*FILES, "metrics.json"} - {"users.csv", "items.csv"}
+FILES_OF_A_TABLE = {*FILES, "metrics.json"} - {
+    *("users.csv", "items.csv"),
+    "samples.npz",  # of Gibbs sampling
+}
 
 SETTINGS = {
     "model": "mf",

@@ -1,0 +1,155 @@
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from fmlayers.data import Dataset
+from fmlayers.data.kind_names import Kind
+from fmlayers.runs.checkpoint import Checkpoint, EarlyStop, Progress, check_finite
+from fmlayers.runs.config import TrainingConfig
+from fmlayers.runs.epoch_progress import EpochProgress
+from fmlayers.runs.examples import (
+    Examples,
+    Rows,
+    default_batch_size,
+    split_validation,
+)
+from fmlayers.runs.fitting import compiled_model, fit
+from fmlayers.runs.targets import positives
+from fmlayers.runs.unit import to_unit_of_data
+
+
+class Trainer:
+    """Trains the model of a run by gradient descent, in two phases.
+
+    The phase "search" finds the number of epochs by early stopping, and the phase
+    "refit" trains on all training rows.
+
+    Args:
+        config: The configuration.
+        columns: Dict from the names of the columns to encode to their kinds.
+        dataset: The data.
+        folder: The folder in which the progress is saved and from which it is resumed.
+    """
+
+    remedy = "Lower `dim` or `batch_size`."  # if the memory is not enough
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        columns: Mapping[str, Kind],
+        dataset: Dataset,
+        folder: Path,
+    ) -> None:
+        self.config = config
+        self.columns = columns
+        self.dataset = dataset
+        self.folder = folder
+        # Validation rows in a table of their own are not trained on.
+        self.refits = config.refit and "validation" not in dataset.parts
+        self.metric = metric_of(config)
+        self.progress = Progress.read(folder, self.metric)
+        self.rows: dict[str, int] = {}
+        self.batch_size = 0
+        self.epochs = config.max_epochs
+        self.best: float | None = None
+
+    def run(self, train: Rows) -> keras.Model:
+        """Returns the model, trained on the rows `train` of the ratings."""
+        model = self._trained(train)
+        to_unit_of_data(model)
+        return model
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The rows of `history.csv`."""
+        return self.progress.history
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What `metrics.json` says about the training."""
+        return {
+            f"validation_{self.metric}": self.best,
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "rows": self.rows,
+        }
+
+    def check(self, metrics: dict[str, Any]) -> None:
+        """Checks the metrics of the trained model.
+
+        Raises:
+            DivergenceError: If one is NaN or infinite.
+        """
+        last = self.history[-1]
+        check_finite(last["phase"], last["epoch"], metrics)
+
+    def write(self, folder: Path) -> None:
+        """Writes the files of the run that only this method has: none."""
+
+    def _trained(self, train: Rows) -> keras.Model:
+        config = self.config
+        train = positives(config, self.dataset, train)
+        own = self.dataset.parts.get("validation")
+        fitting, validation = split_validation(config, train, own)
+        self.rows = {"train": len(train), "validation": len(validation)}
+        self.batch_size = config.batch_size or default_batch_size(len(fitting))
+        if not len(validation):
+            return self._fit("refit", train, self.epochs)
+        if not config.validation_fraction:
+            return self._fit("refit", fitting, self.epochs)
+        model = self._fit("search", fitting, self.epochs, validation)
+        self.epochs = self.progress.best_epoch()
+        best = self.progress.epochs("search")[self.epochs - 1]
+        self.best = float(best[f"val_{self.metric}"])
+        if self.refits:
+            return self._fit("refit", train, self.epochs)
+        self.progress.load(model, self.folder, self.progress.best)
+        return model
+
+    def _fit(
+        self, phase: str, fitting: Rows, epochs: int, validation: Rows | None = None
+    ) -> keras.Model:
+        config = self.config
+        batch_size = min(self.batch_size, len(fitting))
+        examples = Examples(config, self.columns, self.dataset, fitting, validation)
+        model = compiled_model(config, examples, batch_size)
+        done = len(self.progress.epochs(phase))
+        if done:
+            self.progress.load(model, self.folder, self.progress.weights[phase])
+        searching = validation is not None
+        if done == epochs or (searching and self.progress.is_stale(config.patience)):
+            return model
+        shown = EpochProgress(phase, epochs, done, metric=self.metric)
+        callbacks = [
+            Checkpoint(
+                self.folder,
+                self.progress,
+                phase,
+                keep_best=searching and not self.refits,
+            ),
+            shown,
+        ]
+        if searching:
+            callbacks.append(EarlyStop(self.progress, config.patience))
+        try:
+            fit(
+                model,
+                examples,
+                batch_size,
+                epochs=epochs,
+                initial_epoch=done,
+                callbacks=callbacks,
+            )
+        except BaseException:
+            shown.bar.stop()
+            raise
+        return model
+
+
+def metric_of(config: TrainingConfig) -> str:
+    """Returns the name of the metric for early stopping, the loss without L2."""
+    if config.task != "regression":
+        return str(config.loss)
+    return "rmse" if config.target_transform == "none" else "rmsle"
