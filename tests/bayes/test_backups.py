@@ -1,5 +1,7 @@
 """A fit that was killed resumes to the draws of an undisturbed one, bit for bit."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from checks import check_error
@@ -178,3 +180,39 @@ def test_flipped_bits_change_nothing_unnoticed(tmp_path):
         assert content["y"][1:] == arrays["y"][1:]
     assert refused
     assert all(str(path) in error for error in refused)
+
+
+@pytest.mark.parametrize("likelihood", ["normal", "probit"])
+def test_old_files(likelihood):
+    """Files of each version of the format load, with the same predictions."""
+    inputs = data()[1]
+    folders = sorted((Path(__file__).parent / "old").glob("format-*"))
+    assert folders
+    for folder in folders:
+        sampler = GibbsSampler.load(folder / f"{likelihood}.npz")
+        expected = np.load(folder / f"{likelihood}-predictions.npz")
+        mean, stddev = sampler.predict(inputs, return_std=True)
+        found = {
+            "mean": mean,
+            "stddev": stddev,
+            "model": sampler.to_model().predict(inputs, verbose=0),
+            "collapsed": sampler.to_model(8, collapse=True).predict(inputs, verbose=0),
+        }
+        for name, values in found.items():
+            np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-4)
+
+
+def test_a_full_disk(tmp_path):
+    """The file stays as it was, and the error names it."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "sampler.npz"
+    write_state(path, "kind", {"x": np.arange(3)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="sampler.npz"):
+            write_state(path, "kind", {"x": np.zeros(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    np.testing.assert_array_equal(read_state(path, "kind")["x"], np.arange(3))
+    assert list(tmp_path.iterdir()) == [path]
