@@ -269,11 +269,12 @@ def test_rare_values_and_weights_are_sampled(ratings, tmp_path):
 
 def test_the_hint_is_for_ratings_of_moderate_size(run):
     assert "--method gibbs" in run.summary()
-    config = TrainingConfig()
-    assert sampling_is_better(config, 1_000_000)
-    assert not sampling_is_better(config, 50_000_000)
+    config, columns = TrainingConfig(), ["user", "item", "age"]
+    assert sampling_is_better(config, columns, 1_000_000)
+    assert not sampling_is_better(config, columns, 50_000_000)
+    assert not sampling_is_better(config, ["rooms", "area"], 1000)
     for other in ({"model": "deepfm"}, {"task": "binary"}, {"method": "gibbs"}):
-        assert not sampling_is_better(TrainingConfig(**other), 1000)
+        assert not sampling_is_better(TrainingConfig(**other), columns, 1000)
 
 
 def test_a_run_works_like_any_other(sampled, tmp_path):
