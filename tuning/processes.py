@@ -286,7 +286,9 @@ def lead(
         seen = present = present - lost
         if local is not None:
             is_complete = _replace_failed(local, oracle, seen, is_complete)
-            if not local.processes:
+            # Without a server, a worker that starts late would wait for an hour.
+            is_over = is_complete and not server.is_alive() and not oracle.waiting
+            if is_over or not local.processes:
                 break
             continue
         if present:

@@ -76,8 +76,8 @@ class GibbsSampler:
         likelihood: `"normal"` or `"probit"`, the distribution of a target given its
             score: a number with a normally distributed error, or a label 0 or 1.
             Defaults to `"normal"`.
-        max_dim: Positive integer. The samples are added up with a dimension of at most
-            this, which bounds the memory. Defaults to 512.
+        max_dim: Positive integer. The samples of a chain are added up with a dimension of
+            at most this, which bounds the memory. Defaults to 512.
         seed: Integer. Defaults to 0.
 
     Raises:
@@ -330,8 +330,9 @@ class GibbsSampler:
         where m is the mean of the scores. The probability of `predict` is about
         Phi(m / sqrt(1 + v)), where v is the variance of the score. The model has no
         variances, so c = 1.702 / sqrt(1 + V), where V is the mean of v over the
-        training rows. On generated data, the probabilities differ by 0.005 on average
-        from those of `predict` from the same samples, and by 0.014 with 30 rows per id.
+        training rows. On Adult and MovieLens 100K, the probabilities differ by 0.006 to
+        0.01 on average from those of `predict`, and the log loss is larger by 0.0004 to
+        0.0025.
 
         Args:
             dim: Optional positive integer, the embedding dimension. For user and item

@@ -1,5 +1,6 @@
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -16,7 +17,7 @@ from fmlayers.export.files import (
     write_beside,
     write_into_folder,
 )
-from fmlayers.export.signature import Signature, signature_of
+from fmlayers.export.signature import Signature, signature_of, with_stddev
 from fmlayers.scoring_model import ScoringModel
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def export(
     items: "pd.DataFrame | None" = None,
     item_key: str | None = None,
     weights: Weights = "float32",
+    stddev: Any = None,
     details: Mapping[str, Any] | None = None,
 ) -> Path:
     """Exports a model to a SavedModel, a LiteRT or an ONNX file.
@@ -63,7 +65,7 @@ def export(
     dict, its `output_names`, or `output`. Models that are trained on binary labels
     have an additional output `probability`.
 
-    A SavedModel has up to five signatures:
+    A SavedModel has up to seven signatures:
 
     - `serving_default`: takes ids and numbers. `serve` is the same signature under
       Keras' name.
@@ -77,6 +79,8 @@ def export(
       returns `keys`, `ids`, `scores` and `ratings` of the top k items.
     - `query_vectors` (with `items`, if the model has an exact decomposition): returns
       the vectors to query an index of `item_vectors`.
+    - `predict_with_std` and `predict_with_std_raw` (with `stddev`): take the inputs of
+      `serving_default` and of `serve_raw`, and return their outputs and `std`.
 
     A LiteRT or ONNX file has the first signature only. A model card, in Markdown and
     JSON, and the vocabularies of the encoder are written next to the model: as
@@ -113,6 +117,9 @@ def export(
         weights: Dtype of the weights: `"float32"`, or, for LiteRT and ONNX, also
             `"float16"` (half the size, with computations in float32) or `"int8"`
             (dynamically quantized). Defaults to `"float32"`.
+        stddev: Optional `tf.Module` with a `__call__` from the input dict of the model
+            to the standard deviations of its outputs, of shape `(batch, 1)`. For
+            SavedModels only.
         details: Optional dict of further sections of the model card.
 
     Returns:
@@ -136,6 +143,11 @@ def export(
     path = Path(path)
     format = ALIASES.get(format, format)
     _check(path, format, weights, items, overwrite)
+    if stddev is not None and format != "saved_model":
+        raise ValueError(
+            f"`stddev` must be None for the format {format!r}. Use the format "
+            '"saved_model", which has a signature `predict_with_std`.'
+        )
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
             "`export` needs the TensorFlow backend. Received: the backend "
@@ -176,7 +188,13 @@ def export(
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     if format == "saved_model":
-        _write_saved_model(path, model, signature, encoder, items, item_key, card)
+        signatures = [signature]
+        if stddev is not None:
+            signatures.append(with_stddev(signature, stddev))
+        resources = [] if stddev is None else [stddev]
+        _write_saved_model(
+            path, model, signatures, resources, encoder, items, item_key, card
+        )
     else:
         _write_file(path, format, model, signature, encoder, weights, card)
     return path
@@ -252,7 +270,8 @@ def _check_portable(model: keras.Model, format: str, signature: Signature) -> No
 def _write_saved_model(
     path: Path,
     model: keras.Model,
-    signature: Signature,
+    of_ids: Sequence[Signature],
+    resources: list[Any],
     encoder: "Encoder | None",
     items: "pd.DataFrame | None",
     item_key: str | None,
@@ -260,13 +279,22 @@ def _write_saved_model(
 ) -> None:
     from fmlayers.export import saved_model
 
-    signatures, resources = [signature], []
+    signature, *with_stddev = of_ids
+    signatures = [*of_ids]
     if encoder is not None:
         from fmlayers.export.raw_encoder import RawEncoder, raw_signature
 
         raw = RawEncoder(encoder)
         resources += raw.resources
         signatures += [raw_signature(signature, raw, typed=t) for t in (False, True)]
+        signatures += [
+            replace(
+                raw_signature(each, raw, typed=False),
+                name=f"{each.name}_raw",
+                meaning=f"{each.meaning} Takes raw values, as `serve_raw`.",
+            )
+            for each in with_stddev
+        ]
         if items is not None:
             from fmlayers.export.raw_recommender import RawRecommender
 

@@ -24,6 +24,7 @@ MEANINGS = {
     "rating": "the rating, on the scale of the data",
     "score": "the raw score, which ranking uses",
     "probability": "the probability of a positive example",
+    "std": "the standard deviation of the rating, or of the probability",
 }
 
 
@@ -134,6 +135,27 @@ def signature_of(
         tuple(entries),
         {name: MEANINGS.get(name, "") for name in names},
         with_probability,
+    )
+
+
+def with_stddev(signature: Signature, stddev: Any) -> Signature:
+    """Returns a signature that adds standard deviations to the outputs.
+
+    Args:
+        signature: Signature of a model.
+        stddev: Function from the input dict of the model to standard deviations.
+    """
+
+    def function(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        values = {entry.feature: inputs[entry.name] for entry in signature.inputs}
+        return {**signature.function(inputs), "std": stddev(values)}
+
+    return replace(
+        signature,
+        name="predict_with_std",
+        meaning="The outputs of the model and their standard deviations.",
+        outputs={**signature.outputs, "std": MEANINGS["std"]},
+        function=function,
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from fmlayers.export.exporter import Weights, export
 from fmlayers.export.item_vectors import write_item_vectors
 from fmlayers.runs.catalog import Catalog
+from fmlayers.runs.posterior_samples import PosteriorSamples
 from fmlayers.runs.recommender import Recommender
 from fmlayers.runs.saved_run import SavedRun
 
@@ -62,8 +63,19 @@ def export_run(
         items=items,
         item_key=None if items is None else "item",
         weights=weights,
+        stddev=_stddev(run, format),
         details=_details(run),
     )
+
+
+def _stddev(run: SavedRun, format: str) -> Any:
+    """Returns the standard deviations of a SavedModel, if the run has samples."""
+    is_saved_model = format in ("saved_model", "tf_saved_model")
+    if not is_saved_model or run.config.method != "gibbs":
+        return None
+    from fmlayers.runs.stddev_module import StddevModule
+
+    return StddevModule(PosteriorSamples(run))
 
 
 def _details(run: SavedRun) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from keras import ops
 
 from fmlayers._files import whole_file
+from fmlayers._types import Tensor
 from fmlayers.bayes import GibbsSampler
-from fmlayers.bayes.likelihoods import normal_cdf
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.folder import RunError
 from fmlayers.runs.prediction import predict
@@ -73,7 +73,7 @@ class PosteriorSamples:
         try:
             with np.load(path, allow_pickle=False) as file:
                 dim, self.alpha = int(file["dim"]), np.asarray(file["alpha"])
-                self._weights = [
+                self.weights = [
                     file[f"weights/{i}"] for i in range(len(file.files) - 2)
                 ]
         except Exception as error:  # errors of zipfile, NumPy and the file system
@@ -99,7 +99,7 @@ class PosteriorSamples:
         """
         for i in range(len(self)):
             for variable, values in zip(
-                self.model.trainable_variables, self._weights, strict=True
+                self.model.trainable_variables, self.weights, strict=True
             ):
                 variable.assign(values[i])
             yield self.model
@@ -107,8 +107,8 @@ class PosteriorSamples:
     def transformed(self, inputs: dict[str, npt.NDArray[Any]]) -> tuple[Floats, Floats]:
         """Returns the mean and the standard deviation of the transformed targets."""
         scores = self._scores(inputs)
-        noise = np.mean(1.0 / self.alpha)
-        return np.mean(scores, axis=0), np.sqrt(np.var(scores, axis=0) + noise)
+        variance = np.var(scores, axis=0) + self.noise
+        return np.mean(scores, axis=0), np.sqrt(variance)
 
     def _scores(self, inputs: dict[str, npt.NDArray[Any]]) -> Floats:
         """Returns the scores of each sample, `(samples, rows)`."""
@@ -120,16 +120,31 @@ class PosteriorSamples:
         It includes the error of a single target. For labels, it is the standard
         deviation of the probability of the label 1.
         """
-        if self.run.config.task == "binary":
-            drawn = [normal_cdf(scores) for scores in self._scores(inputs)]
-            spread: npt.NDArray[np.float32] = np.std(drawn, axis=0).astype(np.float32)
-            return spread
-        mean, stddev = self.transformed(inputs)
-        if self.run.config.target_transform == "log1p":
-            # Of a variable whose logarithm is normally distributed.
-            variance = stddev**2
-            stddev = np.exp(mean + variance / 2) * np.sqrt(np.expm1(variance))
-        return stddev.astype(np.float32)
+        stddev = stddev_of(self.run.config, self._scores(inputs), self.noise)
+        return np.asarray(ops.convert_to_numpy(stddev), np.float32)
+
+    @property
+    def noise(self) -> float:
+        """The variance of the error of a transformed target, given its score."""
+        return float(np.mean(1.0 / self.alpha))
+
+
+def stddev_of(config: TrainingConfig, scores: Any, noise: float) -> Tensor:
+    """Returns the standard deviations of targets, `(rows,)`.
+
+    Args:
+        config: The configuration of the run.
+        scores: Floats `(samples, rows)`.
+        noise: Float, the variance of the error of a transformed target.
+    """
+    if config.task == "binary":
+        return ops.std(0.5 + 0.5 * ops.erf(scores / 2**0.5), axis=0)
+    variance = ops.var(scores, axis=0) + noise
+    if config.target_transform == "log1p":
+        # Of a variable whose logarithm is normally distributed.
+        size = ops.exp(ops.mean(scores, axis=0) + variance / 2)
+        return size * ops.sqrt(ops.expm1(variance))
+    return ops.sqrt(variance)
 
 
 def interval_coverage(

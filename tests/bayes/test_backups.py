@@ -1,79 +1,14 @@
 """A fit that was killed resumes to the draws of an undisturbed one, bit for bit."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from checks import check_error
+from small_fits import ROWS, USERS, assert_equal, data, fit
 
-import fmlayers
 from fmlayers.bayes import GibbsSampler, backups, state_files
 from fmlayers.bayes.state_files import read_state, write_state
-
-USERS, ITEMS, ROWS = 12, 8, 120
-
-
-def data(seed=0):
-    """Returns features of all kinds, with inputs and targets."""
-    rng = np.random.default_rng(seed)
-    user, item = rng.integers(0, USERS, ROWS), rng.integers(1, ITEMS + 1, ROWS)
-    inputs = {
-        "user": user,
-        "item": item,
-        "age": user % 4,
-        "genres": np.stack([item % 3 + 1, item % 5], axis=1),
-        "hour": rng.normal(size=ROWS).astype("float32"),
-    }
-    pairs = len(set(zip(user.tolist(), item.tolist(), strict=True)))
-    features = [
-        fmlayers.Categorical("user", USERS),
-        fmlayers.Categorical("item", ITEMS + 1),
-        fmlayers.Categorical("age", 4),
-        fmlayers.MultiCategorical("genres", 6),
-        fmlayers.Numeric("hour", use_bias=True),
-        fmlayers.History(
-            "history",
-            ITEMS + 1,
-            of="user",
-            num_keys=USERS,
-            values="item",
-            num_pairs=pairs,
-        ),
-    ]
-    return features, inputs, 3.0 + rng.normal(size=ROWS) + user / USERS
-
-
-def fit(folder=None, sweeps=12, *, features=None, options=None, **arguments):
-    """Returns a fitted sampler, and the sweeps that its callbacks have received."""
-    all_features, inputs, targets = data()
-    features = all_features[:2] if features is None else features
-    sampler = GibbsSampler(features, **{"dim": 2, "chains": 2, **(options or {})})
-    if sampler.likelihood == "probit":
-        targets = (targets > 3.5).astype(float)
-    seen = []
-    fitted = {
-        "inputs": inputs,
-        "targets": targets,
-        "burn_in": 3,
-        "validation_data": (inputs, targets),
-        "callbacks": [],
-        **arguments,
-    }
-    fitted["callbacks"] = [lambda sweep, _: seen.append(sweep), *fitted["callbacks"]]
-    return sampler.fit(**fitted, sweeps=sweeps, backup_dir=folder), seen
-
-
-def assert_equal(one, other):
-    inputs = data()[1]
-    for found, expected in zip(
-        one.predict(inputs, return_std=True),
-        other.predict(inputs, return_std=True),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(found, expected)
-    for found, expected in zip(
-        one.to_model().get_weights(), other.to_model().get_weights(), strict=True
-    ):
-        np.testing.assert_array_equal(found, expected)
-    assert one.history == other.history
 
 
 class Stop(Exception):
@@ -136,7 +71,7 @@ def test_fields_of_all_kinds_resume(tmp_path, every_sweep):
 def test_other_fits_are_refused(tmp_path):
     fit(tmp_path, 5)
     features, inputs, targets = data()
-    other_user = np.where(np.arange(ROWS) == 5, 0, inputs["user"])
+    other_user = (inputs["user"] + (np.arange(ROWS) == 5)) % USERS
     changes = [
         ("dim", {"options": {"dim": 3}}),
         ("chains", {"options": {"chains": 3}}),
@@ -245,3 +180,39 @@ def test_flipped_bits_change_nothing_unnoticed(tmp_path):
         assert content["y"][1:] == arrays["y"][1:]
     assert refused
     assert all(str(path) in error for error in refused)
+
+
+@pytest.mark.parametrize("likelihood", ["normal", "probit"])
+def test_old_files(likelihood):
+    """Files of each version of the format load, with the same predictions."""
+    inputs = data()[1]
+    folders = sorted((Path(__file__).parent / "old").glob("format-*"))
+    assert folders
+    for folder in folders:
+        sampler = GibbsSampler.load(folder / f"{likelihood}.npz")
+        expected = np.load(folder / f"{likelihood}-predictions.npz")
+        mean, stddev = sampler.predict(inputs, return_std=True)
+        found = {
+            "mean": mean,
+            "stddev": stddev,
+            "model": sampler.to_model().predict(inputs, verbose=0),
+            "collapsed": sampler.to_model(8, collapse=True).predict(inputs, verbose=0),
+        }
+        for name, values in found.items():
+            np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-4)
+
+
+def test_a_full_disk(tmp_path):
+    """The file stays as it was, and the error names it."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "sampler.npz"
+    write_state(path, "kind", {"x": np.arange(3)})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="sampler.npz"):
+            write_state(path, "kind", {"x": np.zeros(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    np.testing.assert_array_equal(read_state(path, "kind")["x"], np.arange(3))
+    assert list(tmp_path.iterdir()) == [path]

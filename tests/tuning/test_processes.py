@@ -64,6 +64,22 @@ def worker(name, config, out):
         process.communicate()
 
 
+@pytest.mark.slow
+def test_a_search_does_not_wait_for_a_worker_that_starts_late(
+    make_config, tmp_path, monkeypatch
+):
+    """The other worker has tried all combinations by then, and the server has ended."""
+    late = """
+import os, time
+if os.environ["KERASTUNER_TUNER_ID"] == "worker-2":
+    time.sleep(3000)
+"""
+    monkeypatch.setattr(processes, "START", late + processes.START)
+    config = make_config({"max_epochs": 1}, search={"l2": "0.02,0.2"})
+    study = tune(config, tmp_path / "study", max_trials=6, workers=2)
+    assert sorted(study.trials()["l2"]) == [0.02, 0.2]
+
+
 def exits_without_error(process):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
