@@ -243,6 +243,7 @@ def test_labels_are_sampled(table, tmp_path):
     assert "interval_coverage" not in [p.stem for p in run.plot(tmp_path / "p")[0]]
 
 
+@pytest.mark.slow
 def test_histories_and_side_columns_are_sampled(films, tmp_path):
     run = train(
         TrainingConfig(histories=True, **GIBBS), tmp_path / "run", dataset=films
@@ -328,6 +329,7 @@ def test_standard_deviations_of_transformed_targets(ratings, tmp_path):
     assert 0.7 < observed < 0.9
 
 
+@pytest.mark.slow
 def test_samples_with_histories_are_the_model(films, tmp_path):
     run = train(
         TrainingConfig(histories=True, **GIBBS), tmp_path / "run", dataset=films
@@ -408,6 +410,7 @@ def test_upper_bounds_rank_by_mean_and_deviation(sampled):
         np.testing.assert_allclose(bounds[at], best, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_each_user_has_a_sample(sampled):
     users = list(sampled.recommender().users[:8])
     recommender = sampled.recommender(explore="thompson", seed=4)
