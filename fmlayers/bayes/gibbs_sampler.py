@@ -76,8 +76,8 @@ class GibbsSampler:
         likelihood: `"normal"` or `"probit"`, the distribution of a target given its
             score: a number with a normally distributed error, or a label 0 or 1.
             Defaults to `"normal"`.
-        max_dim: Positive integer. The samples of a chain are added up with a dimension of
-            at most this, which bounds the memory. Defaults to 512.
+        max_dim: Positive integer. The samples of a chain are added up with a dimension
+            of at most this, which bounds the memory. Defaults to 512.
         seed: Integer. Defaults to 0.
 
     Raises:
