@@ -9,7 +9,7 @@ from fmlayers.models.specs import find
 from fmlayers.runs import TrainingConfig
 
 BYTES = 4  # a float32
-SAMPLED_DIM = 512  # of the mean over the samples of a `GibbsSampler`
+SAMPLED_DIM = 512  # of the mean over the samples of a chain
 SLOTS = {"adagrad": 1, "lazy_adam": 2}  # optimizer variables per weight
 
 
@@ -17,7 +17,7 @@ def estimated_bytes(config: TrainingConfig, features: Sequence[Feature]) -> int:
     """Returns the size of a run's weights and optimizer variables in bytes.
 
     With Gibbs sampling, they are the weights of the chains, the samples that are kept
-    and the mean over all samples.
+    and the mean over the samples of each chain.
 
     Args:
         config: Configuration of the run.
@@ -26,8 +26,9 @@ def estimated_bytes(config: TrainingConfig, features: Sequence[Feature]) -> int:
     # Each table has an additional row for unknown ids.
     rows = sum(f.num_rows + (f.table_name is not None) for f in features)
     if config.method == "gibbs":
-        tables = config.chains + MAX_SAMPLES
-        return rows * (tables * (config.dim + 1) + SAMPLED_DIM) * BYTES
+        kept = MAX_SAMPLES * (config.dim + 1)
+        chains = config.chains * (config.dim + 1 + SAMPLED_DIM)
+        return rows * (kept + chains) * BYTES
     spec = find(config.model)
     units = config.hidden_units or spec.hidden_units
     weights = spec.num_weights(rows, len(features), config.dim, units)

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 from fmlayers.models.specs import registered
-from fmlayers.runs.config import FILE_SETTINGS, SETTINGS, models_of
+from fmlayers.runs.config import FILE_SETTINGS, SETTINGS
 from fmlayers.runs.settings import Group, Setting, coefficients
+from fmlayers.runs.settings_text import models_of
 
 
 class Pairs(argparse.Action):

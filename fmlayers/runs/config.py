@@ -1,4 +1,3 @@
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -20,7 +19,7 @@ from fmlayers._types import (
 )
 from fmlayers.data.kind_names import KINDS, is_kind, is_weighted, reads_numbers
 from fmlayers.data.table_format import FileFormat, Quoting, TableFormat
-from fmlayers.models.specs import OPTIONAL_SETTINGS, find, registered, taking
+from fmlayers.models.specs import find, registered, taking
 from fmlayers.runs.methods import check_method, check_options, reads
 from fmlayers.runs.settings import (
     ByMethod,
@@ -40,6 +39,7 @@ from fmlayers.runs.settings import (
     texts,
     whole,
 )
+from fmlayers.runs.settings_text import documented
 
 HISTORIES = ("user_history", "item_history")
 # The losses of each task, the default first.
@@ -671,35 +671,4 @@ class TrainingConfig:
 
 SETTINGS: Mapping[str, Setting] = settings_of(TrainingConfig)
 
-
-def models_of(name: str) -> str:
-    """Returns the models that a setting is for, as text, or `""` if it is for all."""
-    *others, last = taking(name)
-    text = f"{', '.join(others)} and {last}" if others else last
-    return text if name in OPTIONAL_SETTINGS else ""
-
-
-def _documented(settings: Mapping[str, Setting]) -> str:
-    """Returns the sections of a docstring that describe all settings."""
-    lines = ["    Args:"]
-    for name, known in settings.items():
-        text = f"{name}: {known.help}. {known.more} "
-        if models_of(name):
-            text += f"For {models_of(name)}. "
-        default = known.default_text()
-        if isinstance(known.default, str):
-            default = f'`"{default}"`'
-        text += f"Defaults to {default}." if default else "Optional."
-        lines += textwrap.wrap(
-            " ".join(text.split()),
-            width=88,
-            initial_indent=" " * 8,
-            subsequent_indent=" " * 12,
-            break_on_hyphens=False,
-        )
-    raises = "ValueError: If a setting violates its constraint or is not for the model."
-    lines += ["", "    Raises:", f"        {raises}", "    "]
-    return "\n".join(lines)
-
-
-TrainingConfig.__doc__ = f"{TrainingConfig.__doc__}\n{_documented(SETTINGS)}"
+TrainingConfig.__doc__ = f"{TrainingConfig.__doc__}\n{documented(SETTINGS)}"

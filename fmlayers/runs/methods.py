@@ -1,6 +1,6 @@
 """The methods by which a run estimates the weights, and the settings of each."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from fmlayers.runs.settings import Setting
@@ -109,16 +109,18 @@ def check_options(
         )
 
 
-def sampling_is_better(config: Any, rows: int) -> bool:
+def sampling_is_better(config: Any, columns: Collection[str], rows: int) -> bool:
     """Returns whether Gibbs sampling would predict the ratings of a run better.
 
     Args:
         config: The configuration of the run.
+        columns: Names of the columns that the model reads.
         rows: Integer, the number of training rows.
     """
     return bool(
         config.method == "gradient"
         and config.task == "regression"
+        and {"user", "item"} <= set(columns)
         and config.model in ("fm", "mf")
         and rows <= MAX_SAMPLED_ROWS
     )

@@ -32,7 +32,7 @@ def summary(metrics: Mapping[str, Any], plotted: bool = True) -> str:
         ]
     if not rows["validation"] and config.method == "gradient":
         lines.append("no validation rows: trained for all epochs")
-    if sampling_is_better(config, rows["train"]):
+    if sampling_is_better(config, metrics["config"]["columns"], rows["train"]):
         lines.append("hint: --method gibbs is usually more accurate for such ratings")
     lines += [f"data: {repair}" for repair in metrics["repairs"]]
     if not plotted:

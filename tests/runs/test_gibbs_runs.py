@@ -243,6 +243,7 @@ def test_labels_are_sampled(table, tmp_path):
     assert "interval_coverage" not in [p.stem for p in run.plot(tmp_path / "p")[0]]
 
 
+@pytest.mark.slow
 def test_histories_and_side_columns_are_sampled(films, tmp_path):
     run = train(
         TrainingConfig(histories=True, **GIBBS), tmp_path / "run", dataset=films
@@ -269,11 +270,12 @@ def test_rare_values_and_weights_are_sampled(ratings, tmp_path):
 
 def test_the_hint_is_for_ratings_of_moderate_size(run):
     assert "--method gibbs" in run.summary()
-    config = TrainingConfig()
-    assert sampling_is_better(config, 1_000_000)
-    assert not sampling_is_better(config, 50_000_000)
+    config, columns = TrainingConfig(), ["user", "item", "age"]
+    assert sampling_is_better(config, columns, 1_000_000)
+    assert not sampling_is_better(config, columns, 50_000_000)
+    assert not sampling_is_better(config, ["rooms", "area"], 1000)
     for other in ({"model": "deepfm"}, {"task": "binary"}, {"method": "gibbs"}):
-        assert not sampling_is_better(TrainingConfig(**other), 1000)
+        assert not sampling_is_better(TrainingConfig(**other), columns, 1000)
 
 
 def test_a_run_works_like_any_other(sampled, tmp_path):
@@ -327,6 +329,7 @@ def test_standard_deviations_of_transformed_targets(ratings, tmp_path):
     assert 0.7 < observed < 0.9
 
 
+@pytest.mark.slow
 def test_samples_with_histories_are_the_model(films, tmp_path):
     run = train(
         TrainingConfig(histories=True, **GIBBS), tmp_path / "run", dataset=films
@@ -407,6 +410,7 @@ def test_upper_bounds_rank_by_mean_and_deviation(sampled):
         np.testing.assert_allclose(bounds[at], best, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_each_user_has_a_sample(sampled):
     users = list(sampled.recommender().users[:8])
     recommender = sampled.recommender(explore="thompson", seed=4)

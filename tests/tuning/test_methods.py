@@ -6,7 +6,7 @@ from checks import check_error
 
 from fmlayers import cli
 from fmlayers.runs import TrainingConfig
-from fmlayers.tuning import Study, TuningConfig, tune
+from fmlayers.tuning import Study, StudyError, TuningConfig, tune
 from fmlayers.tuning.tuning_config import of_method
 
 BOTH = ("gradient", "gibbs")
@@ -109,3 +109,10 @@ def test_the_command_lists_the_methods(make_config, capsys):
     # A setting of one method makes it the default of the search.
     config = TuningConfig.from_settings({"sweeps": 50}, methods=BOTH)
     assert (config.training.method, config.training.sweeps) == ("gibbs", 50)
+
+
+def test_sampling_above_the_memory_limit_is_a_failed_trial(make_config, tmp_path):
+    base = QUICK | {"max_epochs": 100, "batch_size": None}
+    config = make_config(base, search={"dim": "4"}, memory_limit=1000)
+    with pytest.raises(StudyError, match="more than the `memory_limit`"):
+        tune(config, tmp_path / "s", max_trials=1)
