@@ -4,6 +4,7 @@ All other code of the layers uses `keras.ops` alone, and computes the same numbe
 TensorFlow, JAX and PyTorch.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -387,7 +388,9 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     if backend == "tensorflow":
         import tensorflow as tf
 
-        graph = tf.function(function, autograph=False)
+        # TensorFlow warns if functions of the same code are traced often. It does not
+        # look into a partial, so that each result of this function counts on its own.
+        graph = tf.function(functools.partial(function), autograph=False)
     elif backend == "jax":
         import jax
 

@@ -218,7 +218,7 @@ class Chain:
         squares, products = self.examples.row_sums(i, self.parts, self.residuals)
         prior = self._draw_prior(name)
         self.tables[name] = self.draws.draw_system(
-            squares, products, self.alpha, prior, self._noise(name)
+            name, squares, products, self.alpha, prior, self._noise(name)
         )
 
     def _noise(self, name: str) -> Floats:
@@ -238,9 +238,7 @@ class Chain:
             (name,) = block.designs
             table = self.tables[name]
             return table[:, :1], table[:, 1:]
-        fields = [self._fields[name] for name in block.designs]
-        part: Part = self.draws.part_of(fields)
-        return part
+        return self.draws.part_of({name: self._fields[name] for name in block.designs})
 
 
 def _padded(x: Matrix) -> Tensor:

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,12 +50,13 @@ class Draws:
             for name, design in self.designs.items()
             if not design.is_one_hot and name not in self.by_gradients
         }
-        self._rows = compiled(_after_given(_rows))
-        self._small = compiled(_after_given(_small))
-        self._large = compiled(_after_given(_large))
-        self._system = compiled(draw_system)
+        # A function for each shape, since TensorFlow warns about many in one.
+        self._draws = {
+            name: compiled(_after_given(self._draw_of(name))) for name in self.designs
+        }
+        self._systems = {name: compiled(draw_system) for name in self.designs}
         self._fields = compiled(self._all_fields)
-        self.part_of = compiled(part_of)
+        self._parts = {tuple(block.designs): compiled(part_of) for block in blocks}
 
     def fields(self, tables: dict[str, Tensor]) -> dict[str, Tensor]:
         """Returns the first-order weights and vectors of all keys, for each field."""
@@ -94,18 +95,29 @@ class Draws:
         Returns:
             The drawn table, and the field of the keys.
         """
-        arguments = (sums, list(rest), *_arguments(alpha, prior, noise))
-        z = self.products[name]
+        arguments = [sums, list(rest), *_arguments(alpha, prior, noise)]
         if name in self.by_gradients:
-            drawn: tuple[Tensor, Tensor] = self._large(z, *arguments, table)
+            arguments.append(table)
         elif name in self._dense:
-            drawn = self._small(z, *arguments, self._dense[name])
-        else:
-            drawn = self._rows(z, *arguments)
+            arguments.append(self._dense[name])
+        drawn: tuple[Tensor, Tensor] = self._draws[name](
+            self.products[name], *arguments
+        )
         return drawn
+
+    def _draw_of(self, name: str) -> Callable[..., Tensor]:
+        if name in self.by_gradients:
+            return _large
+        return _small if name in self._dense else _rows
+
+    def part_of(self, fields: Mapping[str, Tensor]) -> Part:
+        """Returns the part of a block, given all its fields, `(keys, dim + 1)` each."""
+        part: Part = self._parts[tuple(fields)](list(fields.values()))
+        return part
 
     def draw_system(
         self,
+        name: str,
         squares: Tensor,
         products: Tensor,
         alpha: float,
@@ -113,7 +125,9 @@ class Draws:
         noise: Floats,
     ) -> Tensor:
         """Draws a small table from one system; see `conditionals.draw_system`."""
-        table, _ = self._system(squares, products, *_arguments(alpha, prior, noise))
+        table, _ = self._systems[name](
+            squares, products, *_arguments(alpha, prior, noise)
+        )
         return table
 
 

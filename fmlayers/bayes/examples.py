@@ -42,9 +42,10 @@ class Examples:
             for block in blocks
         ]
         self._starts = range(0, self.count + 1, CHUNK * SLICE)
-        self._chunk_sums = compiled(_chunk_sums)
-        self._row_sums = compiled(_row_sums)
-        self._changes = compiled(_changes)
+        # A function for each block, since TensorFlow warns about many shapes in one.
+        self._chunk_sums = [compiled(_chunk_sums) for _ in blocks]
+        self._row_sums = [compiled(_row_sums) for _ in blocks]
+        self._changes = [compiled(_changes) for _ in blocks]
         self._scores = compiled(_scores)
 
     def key_sums(
@@ -68,7 +69,7 @@ class Examples:
         others = [part for j, part in enumerate(parts) if j != i] or [nothing]
         columns = ops.stack([residuals, *map(_padded, noise)], axis=1)
         sums = [
-            self._chunk_sums(piece, columns, others)[:used]
+            self._chunk_sums[i](piece, columns, others)[:used]
             for piece, used in chunks.slices
         ]
         total = sums[0] if len(sums) == 1 else ops.concatenate(sums)
@@ -96,7 +97,7 @@ class Examples:
         """
         others = [j for j in range(len(parts)) if j != i]
         sums = [
-            self._row_sums(
+            self._row_sums[i](
                 self._roots[rows],
                 residuals[rows],
                 self._lookups[i][rows],
@@ -117,7 +118,7 @@ class Examples:
         """Returns the residuals after block i changes to the part `new`."""
         others = [j for j in range(len(parts)) if j != i]
         changed = [
-            self._changes(
+            self._changes[i](
                 residuals[rows],
                 self._lookups[i][rows],
                 parts[i],

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 # Of the tables, if no prior scale is given: of ids alone, and with further fields.
 IDS_SCALE, FIELDS_SCALE = 1.0, 0.015
+MAX_BURN_IN = 20  # by default
 MAX_EXAMPLES = 10_000  # whose scores show the variance of a label's score
 KIND = "a Gibbs sampler"  # of its files
 # A function of the sweep, from 1, and its figures.
@@ -157,8 +158,8 @@ class GibbsSampler:
         self,
         inputs: Mapping[str, Any],
         targets: npt.ArrayLike,
-        sweeps: int = 100,
-        burn_in: int = 10,
+        sweeps: int = 200,
+        burn_in: int | None = None,
         *,
         sample_weight: npt.ArrayLike | None = None,
         validation_data: tuple[Mapping[str, Any], npt.ArrayLike] | None = None,
@@ -172,9 +173,9 @@ class GibbsSampler:
             inputs: Dict of arrays, as for a model: the encoded training rows.
             targets: Finite numbers `(examples,)`. With `"probit"`, labels 0 and 1.
             sweeps: Positive integer. A sweep draws all weights of a chain once.
-                Defaults to 100.
-            burn_in: Integer, the number of first sweeps that are not used, less than
-                `sweeps`. Defaults to 10.
+                Defaults to 200.
+            burn_in: Optional integer, the number of first sweeps that are not used,
+                less than `sweeps`. Defaults to `None`: 20, or half of fewer sweeps.
             sample_weight: Optional nonnegative numbers `(examples,)`. An error of an
                 example of weight w has the precision w * alpha. With `"probit"`, it
                 must be left out.
@@ -203,6 +204,8 @@ class GibbsSampler:
         """
         processes = integer("processes", processes)
         sweeps = integer("sweeps", sweeps)
+        if burn_in is None:
+            burn_in = min(MAX_BURN_IN, sweeps // 2)
         burn_in = integer(
             "burn_in", burn_in, "less than `sweeps`", least=0, most=sweeps - 1
         )

@@ -450,7 +450,7 @@ class TrainingConfig:
     )
 
     sweeps: int = whole(
-        100, "training", "Sweeps of a chain, for the method gibbs", metavar="N"
+        200, "training", "Sweeps of a chain, for the method gibbs", metavar="N"
     )
     chains: int = whole(
         4, "training", "Chains that are sampled and averaged, for the method gibbs"

@@ -28,7 +28,6 @@ from fmlayers.runs.unit import Unit, to_unit_of_data
 SweepCallback = Callable[[Mapping[str, Any]], None]
 # From this number of rows on, processes save more than the seconds that they start in.
 MIN_PARALLEL_ROWS = 200_000
-MAX_BURN_IN = 10  # first sweeps that are not used
 
 
 class Sampling:
@@ -107,7 +106,6 @@ class Sampling:
             inputs,
             unit.of_data(config, targets),
             sweeps=config.sweeps,
-            burn_in=burn_in(config.sweeps),
             sample_weight=weights,
             validation_data=held_out,
             callbacks=[_Recorder(self, unit, callbacks)],
@@ -235,11 +233,6 @@ def _cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS and Windows
         return os.cpu_count() or 1
-
-
-def burn_in(sweeps: int) -> int:
-    """Returns the number of first sweeps that are not used."""
-    return min(MAX_BURN_IN, sweeps // 2)
 
 
 def _features(

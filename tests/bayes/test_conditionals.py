@@ -135,7 +135,7 @@ def drawer(problem, name, prior):
     state = i, chain.parts, chain.residuals
     if chain.blocks[i].keys is None:
         sums = chain.examples.row_sums(*state)
-        return lambda _, x: chain.draws.draw_system(*sums, ALPHA, prior, x)
+        return lambda _, x: chain.draws.draw_system(name, *sums, ALPHA, prior, x)
     fields = chain.draws.fields(chain.tables)
     rest = [fields[other] for other in chain.blocks[i].designs if other != name]
 
