@@ -2,8 +2,8 @@
 
     FMLAYERS_DATA=folder python -m benchmarks.posterior [ROW ...]
 
-The options are the same for all rows, and were chosen on validation rows of MovieLens
-100K. The test rows are read once.
+The options are the defaults, the same for all rows, and were chosen on validation rows.
+The test rows are read once.
 """
 
 import sys
@@ -17,7 +17,7 @@ from benchmarks._report import print_rmse
 from fmlayers.bayes import GibbsSampler
 from fmlayers.data import Encoder, split_rows
 
-DIM, CHAINS, SWEEPS, BURN_IN = 20, 4, 100, 10
+DIM = 20
 SIDE = {
     "user": "categorical",
     "item": "categorical",
@@ -57,8 +57,8 @@ def rmse(name: str, seed: int, columns: dict[str, str], *, histories: bool) -> f
                     num_pairs=len(train),
                 )
             )
-    sampler = GibbsSampler(features, DIM, chains=CHAINS, seed=seed)
-    sampler.fit(encoder.transform(train), train["rating"], SWEEPS, BURN_IN)
+    sampler = GibbsSampler(features, DIM, seed=seed)
+    sampler.fit(encoder.transform(train), train["rating"])
     model = sampler.to_model(encoder=encoder)
     predicted = model.predict(encoder.transform(test), batch_size=4096, verbose=0)
     return float(np.sqrt(np.mean((predicted[:, 0] - test["rating"]) ** 2)))
