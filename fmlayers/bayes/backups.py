@@ -1,4 +1,4 @@
-"""Backups of a fit, from which it resumes after it was killed.
+"""Backups of a fit, from which it resumes after its process was killed.
 
 Each chain has a file for the sweep of the backup. `fit.json` names the sweep and the
 digests of these files. It is replaced after all of them are written, and the files of
@@ -44,7 +44,7 @@ def description_of(
     fields: Mapping[str, Field],
     held_out_targets: Matrix | None,
 ) -> dict[str, Any]:
-    """Returns what the draws of a fit depend on, as JSON has it.
+    """Returns everything that the draws of a fit depend on, as JSON types.
 
     Args:
         settings: Dict, the configuration of the sampler.
@@ -85,14 +85,18 @@ class Backups:
     Args:
         folder: Path of the folder. It is created if it does not exist.
         fit: Dict from the names of the arguments of the fit to their values or digests,
-            as JSON has them.
+            as JSON types.
         chains: Integer, the number of chains.
     """
 
     def __init__(self, folder: Path, fit: Mapping[str, Any], chains: int) -> None:
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"`backup_dir` must be a folder. Received: {folder}.")
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as reason:
+            raise ValueError(
+                "`backup_dir` must be a folder, or a path where one can be created. "
+                f"Received: {folder}, where a file is in the way."
+            ) from reason
         self.folder = folder
         self._fit = dict(fit)
         self._chains = chains
@@ -152,7 +156,7 @@ class Backups:
             )
 
     def is_due(self) -> bool:
-        """Returns whether the last backup is long ago, compared to what one takes."""
+        """Returns whether it is time for a backup, which depends on what one takes."""
         wait = max(MIN_SECONDS, MIN_RATIO * self._seconds)
         return time.monotonic() - self._last >= wait
 

@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from fmlayers.data import Encoder
     from fmlayers.models import FactorizationMachine
 
-# Of the tables, if no prior scale is given: of ids alone, and with further fields.
+# The default prior scale: of fields that are all keys, and with further fields.
 IDS_SCALE, FIELDS_SCALE = 1.0, 0.015
 MAX_BURN_IN = 20  # by default
-MAX_EXAMPLES = 10_000  # whose scores show the variance of a label's score
+MAX_EXAMPLES = 10_000  # from which the mean variance of the scores is estimated
 KIND = "a Gibbs sampler"  # of its files
-# A function of the sweep, from 1, and its figures.
+# A function that is called with the number of a sweep, from 1, and its figures.
 Callback = Callable[[int, Mapping[str, float]], None]
 
 
@@ -56,13 +56,14 @@ class GibbsSampler:
     The mean over the samples is a factorization machine itself: `to_model` returns it
     as a `FactorizationMachine`.
 
-    Fields that are functions of a `Categorical`, such as the age of a user, are found
-    and drawn from one pass over the examples together. `History` fields contain the
-    example's own value, as in libFM; the histories are the pairs of the examples.
+    Fields that are functions of a `Categorical`, such as the age of a user, are
+    detected, and drawn from one pass over the examples together. The histories are the
+    pairs of the examples. During `fit`, a `History` includes the value of the example
+    itself, as in libFM.
 
-    With the likelihood `"probit"`, the targets are labels: the label is 1 if this
-    target is positive, where alpha = 1. Its probability is Phi(score), the normal
-    distribution function.
+    With the likelihood `"probit"`, the targets are labels. A label is 1 if the
+    unobserved target of the equation above, with alpha = 1, is positive. The
+    probability of the label 1 is Phi(score), the normal distribution function.
 
     Args:
         features: List of `Categorical`, `MultiCategorical`, `Numeric`, `Vector` and
@@ -71,15 +72,15 @@ class GibbsSampler:
         chains: Positive integer. Several short chains estimate a mean better than a
             long one of the same cost. Defaults to 4.
         prior_scale: Optional positive float. A priori, the precision matrices have a
-            Wishart distribution with the scale matrix I / `prior_scale`. Defaults to
-            `None`: 1 if each field is a key, as for user and item alone, else
-            0.015.
+            Wishart distribution with the scale matrix I / `prior_scale`. In the first
+            10 sweeps, it is at least 1. Defaults to `None`: 1 if no field is a function
+            of a `Categorical`, as for user and item alone, and 0.015 otherwise.
         likelihood: `"normal"` or `"probit"`, the distribution of a target given its
             score: a number with a normally distributed error, or a label 0 or 1.
             Defaults to `"normal"`.
-        max_dim: Positive integer. The samples of a chain are added up with a dimension
-            of at most this, which bounds the memory. Defaults to 512.
-        seed: Integer. Defaults to 0.
+        max_dim: Positive integer, the maximum dimension of the mean over the samples,
+            which bounds the memory. Defaults to 512.
+        seed: Nonnegative integer. Defaults to 0.
 
     Raises:
         ValueError: If an argument is invalid.
@@ -176,20 +177,21 @@ class GibbsSampler:
                 Defaults to 200.
             burn_in: Optional integer, the number of first sweeps that are not used,
                 less than `sweeps`. Defaults to `None`: 20, or half of fewer sweeps.
-            sample_weight: Optional nonnegative numbers `(examples,)`. An error of an
-                example of weight w has the precision w * alpha. With `"probit"`, it
-                must be left out.
+            sample_weight: Optional nonnegative numbers `(examples,)`. The error of an
+                example of weight w has the precision w * alpha. Not supported with
+                `"probit"`.
             validation_data: Optional tuple of inputs and targets, for the figure
                 `"val_rmse"`: the RMSE of the mean over all samples so far.
             callbacks: List of functions. After each sweep of all chains, they are
                 called with the number of sweeps and a dict of figures: `"alpha"`,
                 `"rmse"` (of the current weights on the training rows) and
-                `"val_rmse"`. With `"probit"`, `"log_loss"` and `"val_log_loss"` take
-                the place of the last two. `history` has the figures of all sweeps.
+                `"val_rmse"`. With `"probit"`, `"log_loss"` and `"val_log_loss"` replace
+                the last two. The attribute `history` contains the figures of all
+                sweeps.
             backup_dir: Optional path of a folder in which the chains are saved every
                 few seconds and at the end. If it contains a backup of the same fit, the
-                fit resumes from it, to the same draws as without an interruption.
-                `sweeps` may be larger than before. Defaults to `None`.
+                fit resumes from it, with the same draws as without an interruption.
+                `sweeps` may be larger than before. Defaults to `None` (no backups).
             processes: Positive integer. With 2 or more, the chains run in up to that
                 many worker processes, with the same results. Each has a copy of the
                 training rows. Defaults to 1 (all chains run in this process).
@@ -198,16 +200,22 @@ class GibbsSampler:
             The sampler. Samples of an earlier `fit` are dropped.
 
         Raises:
-            ValueError: If the arguments do not fit together, or `backup_dir` contains
-                the backup of another fit or a damaged one.
+            ValueError: If an argument is invalid, the arguments do not fit together, or
+                `backup_dir` contains a damaged backup or that of another fit.
             WorkerError: If a worker process ends before its chains do.
         """
         processes = integer("processes", processes)
+        _check_callbacks(callbacks)
         sweeps = integer("sweeps", sweeps)
         if burn_in is None:
             burn_in = min(MAX_BURN_IN, sweeps // 2)
         burn_in = integer(
-            "burn_in", burn_in, "less than `sweeps`", least=0, most=sweeps - 1
+            "burn_in",
+            burn_in,
+            "a nonnegative integer less than `sweeps`",
+            least=0,
+            most=sweeps - 1,
+            of=f", sweeps={sweeps}",
         )
         y = self._targets_of("targets", targets)
         weights = np.ones(len(y))
@@ -215,7 +223,8 @@ class GibbsSampler:
             if self.likelihood == "probit":
                 raise ValueError(
                     '`sample_weight` must be left out with the likelihood "probit". '
-                    "Repeat examples instead. Received: weights."
+                    "Repeat examples instead. "
+                    f"Received: {type(sample_weight).__name__}."
                 )
             weights = _numbers("sample_weight", sample_weight, len(y))
             if (weights < 0).any() or not weights.any():
@@ -234,9 +243,9 @@ class GibbsSampler:
         self._blocks = find_blocks(self.features, fields)
         held_out, y_held_out = None, None
         if validation_data is not None:
-            rows, labels = validation_data
+            rows, labels = _pair("validation_data", validation_data)
             y_held_out = self._targets_of("validation_data", labels)
-            held_out = self._fields(rows, len(y_held_out))
+            held_out = self._fields(rows, len(y_held_out), "validation_data")
         problem = Problem(
             self._blocks,
             y,
@@ -285,11 +294,11 @@ class GibbsSampler:
         Means are over all samples, and variances over up to 32 of them.
 
         Args:
-            inputs: Dict of arrays, as for a model. Unknown ids have the mean of the
-                prior. The histories are those of `fit`.
-            return_std: Whether to return standard deviations, too: those of the target,
-                which includes the error 1 / alpha. With `"probit"`, they are those of
-                Phi(score) over the samples. Defaults to `False`.
+            inputs: Dict of arrays, as for a model. The rows of unknown ids are the mean
+                of the prior. The histories are those of `fit`.
+            return_std: Whether to return standard deviations, too: those of the
+                targets, including the error of variance 1 / alpha. With `"probit"`,
+                they are those of Phi(score) over the samples. Defaults to `False`.
 
         Returns:
             The means `(examples,)`, between the lowest and the highest target of `fit`;
@@ -298,6 +307,7 @@ class GibbsSampler:
         Raises:
             ValueError: If `fit` was not called, or the inputs do not fit the features.
         """
+        return_std = boolean("return_std", return_std)
         mean = self._fitted().mean()
         scores = Scores(self._fields(inputs))
         center = scores(Sample(mean.bias, 1.0, mean.tables))
@@ -325,9 +335,9 @@ class GibbsSampler:
     ) -> "FactorizationMachine":
         """Returns the mean over all samples, as an ordinary model.
 
-        The model leaves the example's own value out of its histories, as every
-        `History`. The predictions are those of the sampler where a history does not
-        contain it, as in test rows.
+        Like any `History` of a model, those of this model exclude the value of the
+        example itself. If a history does not contain this value, as for test rows, the
+        predictions are those of the sampler.
 
         With the likelihood `"probit"`, the output is the probability sigmoid(c * m),
         where m is the mean of the scores. The probability of `predict` is about
@@ -340,8 +350,8 @@ class GibbsSampler:
         Args:
             dim: Optional positive integer, the embedding dimension. For user and item
                 alone, 16 to 32 lose nothing; with further fields, 256 lose little.
-                Defaults to `None`: the dimension that the sampler has kept, at most
-                `max_dim`.
+                Defaults to `None`: the dimension of the mean that the sampler has
+                computed, at most `max_dim`.
             collapse: Whether to fold all fields of a key, such as the age and the
                 history of a user, into the row of the key, so that the model reads the
                 keys alone. The scores of known keys stay the same, except that a
@@ -349,8 +359,8 @@ class GibbsSampler:
                 the other fields have their mean over the known keys. A `dim` of 128
                 loses nothing on MovieLens. Defaults to `False`.
             encoder: Optional `fmlayers.data.Encoder`, saved with the model. With
-                `collapse`, only the columns that the model reads are.
-            scaler: Optional `RatingScaler`, the map from the targets of `fit` to
+                `collapse`, only the columns that the model reads are saved.
+            scaler: Optional `RatingScaler`, which maps the targets of `fit` to
                 ratings. Defaults to one that clips to the lowest and the highest target
                 of `fit`; with `"probit"`, to `RatingScaler(0, 1)`, the sigmoid.
 
@@ -358,10 +368,15 @@ class GibbsSampler:
             A `fmlayers.models.FactorizationMachine` with this scaler.
 
         Raises:
-            ValueError: If `fit` was not called, or `dim` is invalid.
+            ValueError: If `fit` was not called, or an argument is invalid.
         """
         if dim is not None:
             dim = integer("dim", dim)
+        if scaler is not None and not isinstance(scaler, RatingScaler):
+            raise ValueError(
+                "`scaler` must be a `fmlayers.layers.RatingScaler` or None. "
+                f"Received: scaler={scaler!r}."
+            )
         posterior = self._fitted()
         mean, features = posterior.mean(), self.features
         if boolean("collapse", collapse):
@@ -381,9 +396,11 @@ class GibbsSampler:
     def draws(self) -> Iterator[tuple["FactorizationMachine", float]]:
         """Yields up to 32 of the samples, evenly spaced.
 
+        With more than 16 chains, it yields up to two samples of each.
+
         Yields:
-            A `fmlayers.models.FactorizationMachine` without a scaler, which is the same
-            object each time and has the weights of the sample; and alpha.
+            A `fmlayers.models.FactorizationMachine` without a scaler, with the weights
+            of the sample; and alpha. The model is the same object each time.
 
         Raises:
             ValueError: If `fit` was not called.
@@ -413,9 +430,9 @@ class GibbsSampler:
         return model
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Saves the samples in one file, atomically.
+        """Saves the samples in one file, atomically and without pickle.
 
-        The file contains all that `predict` and `to_model` need, without pickle.
+        The file contains everything that `predict`, `to_model` and `draws` need.
 
         Args:
             path: Path of the file, which may end in `.npz`.
@@ -439,7 +456,7 @@ class GibbsSampler:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Returns the sampler of a file that `save` has written.
+        """Returns the sampler from a file that `save` has written.
 
         Args:
             path: Path of the file.
@@ -467,15 +484,19 @@ class GibbsSampler:
         return sampler
 
     def _fields(
-        self, inputs: Mapping[str, Any], count: int | None = None
+        self,
+        inputs: Mapping[str, Any],
+        count: int | None = None,
+        argument: str = "inputs` and `targets",
     ) -> dict[str, Field]:
         fields = {f.name: field_of(f, inputs, self.histories) for f in self.features}
         lengths = {name: len(field.index) for name, field in fields.items()}
         if count is not None:
             lengths["targets"] = count
         if len(set(lengths.values())) > 1:
+            subject = "inputs" if count is None else argument
             raise ValueError(
-                "`inputs` and `targets` must have the same number of examples. "
+                f"`{subject}` must have the same number of examples in all arrays. "
                 f"Received: {lengths}."
             )
         return fields
@@ -516,9 +537,9 @@ class GibbsSampler:
             labels = np.unique(y)
             if not np.isin(labels, (0, 1)).all() or (is_fitted and len(labels) < 2):
                 raise ValueError(
-                    f'`{name}` must be labels with the likelihood "probit": 0 or 1'
-                    f"{', and both' if is_fitted else ''}. "
-                    f"Received: {labels[:3].tolist()}."
+                    f'`{name}` must be labels 0 and 1 with the likelihood "probit"'
+                    f'{", and contain both" if is_fitted else ""}. Use "normal" for '
+                    f"other numbers. Received: {labels[:3].tolist()}."
                 )
         return y
 
@@ -554,17 +575,45 @@ def _check_tables(features: Sequence[Feature]) -> None:
 def _numbers(
     name: str, x: npt.ArrayLike, count: int | None = None
 ) -> npt.NDArray[np.float64]:
-    numbers = np.asarray(x, np.float64)
+    wanted = "(examples,), not empty" if count is None else f"({count},)"
+    rule = f"`{name}` must be finite numbers of shape {wanted}"
+    try:
+        numbers = np.asarray(x, np.float64)
+    except (TypeError, ValueError) as reason:
+        received = str(reason).rstrip(".")
+        raise ValueError(f"{rule}. Received: {received}.") from reason
     if numbers.ndim == 2 and numbers.shape[1] == 1:
         numbers = numbers[:, 0]
     is_right = numbers.ndim == 1 and len(numbers) and count in (None, len(numbers))
-    if not is_right or not np.isfinite(numbers).all():
-        wanted = "(examples,)" if count is None else f"({count},)"
+    if not is_right:
+        raise ValueError(f"{rule}. Received: shape {numbers.shape}.")
+    missing = np.flatnonzero(~np.isfinite(numbers))
+    if len(missing):
         raise ValueError(
-            f"`{name}` must be finite numbers of shape {wanted}. "
-            f"Received: shape {numbers.shape}."
+            f"{rule}. Remove the rows without one. Received: {numbers[missing[0]]} in "
+            f"row {missing[0]}, and {len(missing)} such rows in all."
         )
     return numbers
+
+
+def _pair(name: str, value: Any) -> tuple[Any, Any]:
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        size = f" of {len(value)}" if isinstance(value, tuple | list) else ""
+        raise ValueError(
+            f"`{name}` must be a tuple (inputs, targets). "
+            f"Received: {type(value).__name__}{size}."
+        )
+    inputs, targets = value
+    return inputs, targets
+
+
+def _check_callbacks(callbacks: Any) -> None:
+    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
+        raise ValueError(
+            "`callbacks` must be a list of functions of the number of the sweep and a "
+            "dict of its figures; callbacks of Keras are not supported. "
+            f"Received: callbacks={callbacks!r}."
+        )
 
 
 def _pairs(feature: History, inputs: Mapping[str, Any]) -> Pairs:

@@ -110,7 +110,8 @@ def test_damaged_backups(tmp_path):
             check_error(name, lambda: fit(tmp_path, 5))
         path.write_bytes(whole)
     assert fit(tmp_path, 5)[1] == []
-    check_error("`backup_dir` must be a folder", lambda: fit(tmp_path / "fit.json"))
+    for path in ("fit.json", "fit.json/backup"):
+        check_error("`backup_dir` must be a folder", lambda p=path: fit(tmp_path / p))
 
 
 @pytest.mark.parametrize("likelihood", ["normal", "probit"])

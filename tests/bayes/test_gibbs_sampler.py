@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 from checks import check_error
@@ -170,6 +171,8 @@ def test_errors(rng):
     sampler = GibbsSampler(features, 2)
     check_error("`fit` must be called first", lambda: sampler.predict(inputs))
     check_error("`fit` must be called first", sampler.to_model)
+    check_error("`scaler` must be", lambda: sampler.to_model(scaler="clip"))
+    check_error("`return_std` must", lambda: sampler.predict(inputs, return_std="no"))
     check_error("`dim` must be", lambda: GibbsSampler(features, 0))
     check_error("`chains` must be", lambda: GibbsSampler(features, 2, chains=0))
     check_error(
@@ -182,7 +185,7 @@ def test_errors(rng):
     labels = (targets > 3).astype(int)
     for message, y, options in (
         ("`targets` must be labels", targets, {}),
-        ("0 or 1, and both", np.ones(50), {}),
+        ("and contain both", np.ones(50), {}),
         ("`sample_weight` must be left out", labels, {"sample_weight": np.ones(50)}),
         (
             "`validation_data` must be labels",
@@ -197,9 +200,28 @@ def test_errors(rng):
     ]
     check_error("`features` must have separate", lambda: GibbsSampler(shared, 2))
     fits = [
-        ("`targets` must be finite", (inputs, np.full(50, np.nan)), {}),
-        ("same number of examples", (inputs, targets[:-1]), {}),
+        ("nan in row 0, and 50", (inputs, np.full(50, np.nan)), {}),
+        ("`targets` must be finite", (inputs, ["4"] * 49 + ["good"]), {}),
+        ("`targets` must be finite", (inputs, targets[:0]), {}),
+        ("`inputs` and `targets` must", (inputs, targets[:-1]), {}),
         ("`burn_in` must be", (inputs, targets), {"sweeps": 5, "burn_in": 5}),
+        ("`callbacks` must be", (inputs, targets), {"callbacks": print}),
+        (
+            "`callbacks` must be",
+            (inputs, targets),
+            {"callbacks": [keras.callbacks.TerminateOnNaN()]},
+        ),
+        ("`validation_data` must be", (inputs, targets), {"validation_data": inputs}),
+        (
+            "`validation_data` must be",
+            (inputs, targets),
+            {"validation_data": (inputs, targets, targets)},
+        ),
+        (
+            "`validation_data` must have the same",
+            (inputs, targets),
+            {"validation_data": (inputs, targets[:-1])},
+        ),
         (
             "`sample_weight` must be nonneg",
             (inputs, targets),
