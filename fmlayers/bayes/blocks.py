@@ -27,7 +27,7 @@ class Block:
 
     Attributes:
         keys: Integers `(examples,)`, the position of the key of each example. `None`
-            if each example is its own key: its fields are not functions of any.
+            if the block has no keys, and each example has a separate row.
         designs: Dict from the name of each field to its design over the keys.
         root: String, the name of the field that all others are functions of.
     """
@@ -67,11 +67,11 @@ class Block:
 def find_blocks(
     features: Sequence[Feature], fields: Mapping[str, Field]
 ) -> list[Block]:
-    """Returns the blocks of fields, found from the examples.
+    """Returns the blocks of fields, detected in the examples.
 
-    A field belongs to the block of a `Categorical` if it is a function of it. Of
-    several, it is the one with the fewest values. Each other field is a block whose
-    keys are its distinct values, except numbers and vectors that are nearly all
+    A field belongs to the block of a `Categorical` if it is a function of it. If there
+    are several, the one with the fewest values is chosen. Each other field is a block
+    whose keys are its distinct values, except numbers and vectors that are nearly all
     distinct.
 
     Args:

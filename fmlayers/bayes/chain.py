@@ -25,7 +25,7 @@ from fmlayers.bayes.priors import (
 )
 
 INITIAL_STDDEV = 0.1
-REFRESH = 50  # sweeps after which the residuals are computed anew
+REFRESH = 50  # sweeps after which the residuals are recomputed
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class Chain:
         draws: The `Draws`, shared by all chains.
         targets: Floats `(examples,)`.
         prior: The `Hyperprior`.
-        warm_up: Number of first sweeps in which its scale is at least 1.
+        warm_up: Number of first sweeps in which the prior scale is at least 1.
         rng: The generator.
         likelihood: The distribution of the targets. For `"probit"`, they are labels.
     """
@@ -98,7 +98,7 @@ class Chain:
         self.refresh()
 
     def refresh(self) -> None:
-        """Computes the residuals from the tables, without the errors of rounding."""
+        """Recomputes the residuals, without accumulated rounding errors."""
         self._fields = self.draws.fields(self.tables)
         self.parts = [self._part_of(block) for block in self.blocks]
         scores = self.examples.scores(self.parts) + self.bias
@@ -147,7 +147,7 @@ class Chain:
         return Sample(self.bias, self.alpha, tables)
 
     def state(self) -> dict[str, Any]:
-        """Returns all that the further sweeps depend on."""
+        """Returns everything that further sweeps depend on."""
         names = [n for b in self.blocks if b.keys is not None for n in b.designs]
         return {
             "sweeps": self.sweeps,
@@ -165,7 +165,7 @@ class Chain:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Resumes from a state, to the same draws as without an interruption."""
+        """Resumes from a state, with the same draws as without an interruption."""
         self.sweeps = state["sweeps"]
         self.bias, self.alpha = state["bias"], state["alpha"]
         kind = getattr(np.random, state["rng"]["bit_generator"])

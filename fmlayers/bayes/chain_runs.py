@@ -20,14 +20,14 @@ from fmlayers.bayes.scores import Scores
 from fmlayers.bayes.state_files import read_state, write_state
 from fmlayers.bayes.thinned import Thinned
 
-WARM_UP = 10  # sweeps in which a smaller scale counts as 1
-MAX_SAMPLES = 32  # of all chains, kept whole for standard deviations
+WARM_UP = 10  # first sweeps, in which the prior scale is at least 1
+MAX_SAMPLES = 32  # of all chains together, but at least 2 of each
 KIND = "the state of a chain"
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What the chains of a fit have in common.
+    """The data and the settings that all chains of a fit share.
 
     Attributes:
         blocks: The blocks.
@@ -76,7 +76,7 @@ class Report(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The samples of a chain: their mean, and some of them whole."""
+    """The mean of the samples of a chain, and some of the samples."""
 
     mean: PosteriorMean
     samples: list[Sample]
@@ -114,7 +114,7 @@ class ChainRun:
         return Report(chain.alpha, chain.loss(), self._total)
 
     def state(self) -> dict[str, Any]:
-        """Returns all that the further sweeps and the result depend on."""
+        """Returns everything that further sweeps and the result depend on."""
         return {
             "chain": self.chain.state(),
             "mean": self.mean.state(),
@@ -182,4 +182,4 @@ class ChainRuns:
         return [Result(run.mean, list(run.samples)) for run in self._runs]
 
     def close(self) -> None:
-        """Does nothing. Worker processes end here; see `Workers`."""
+        """Does nothing; see `Workers.close`."""

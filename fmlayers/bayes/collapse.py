@@ -1,7 +1,7 @@
 """Folds all fields of a key into one row per key.
 
-The fields f of a block add to the score, if s is the sum of the vectors of the other
-blocks:
+The contribution of the fields f of a block to the score is, if s is the sum of the
+vectors of the other blocks:
 
     sum_f w_f + sum_{f<g} <v_f, v_g> + <sum_f v_f, s>
 
@@ -26,7 +26,7 @@ def collapsed(
 ) -> tuple[list[Feature], MeanScore]:
     """Returns the features and the score with one field per block.
 
-    The scores of examples with known keys stay the same. Of an unknown key, the fields
+    The scores of examples with known keys stay the same. For an unknown key, the fields
     other than the key itself have their mean over the known keys.
 
     Args:

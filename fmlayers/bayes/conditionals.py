@@ -230,7 +230,7 @@ def draw_by_gradients(
     # A draw differs from the mean by an error of the size of the table, on average.
     enough = TOLERANCE**2 * noise.shape[0] * noise.shape[1]
 
-    def goes_on(step: Tensor, error: Tensor, *_: Tensor) -> Tensor:
+    def continues(step: Tensor, error: Tensor, *_: Tensor) -> Tensor:
         return ops.logical_and(error > enough, step < MAX_STEPS)
 
     def step_of(
@@ -247,5 +247,5 @@ def draw_by_gradients(
     solved = preconditioned(residual)
     step, error = ops.zeros((), "int32"), ops.sum(residual * solved)
     state = step, error, start, residual, solved
-    steps, _, x, *_ = ops.while_loop(goes_on, step_of, state)
+    steps, _, x, *_ = ops.while_loop(continues, step_of, state)
     return x, steps

@@ -23,7 +23,7 @@ from fmlayers.bayes.products import Products
 
 
 class Draws:
-    """The draws of the tables of all fields, compiled, each in the quickest way.
+    """Compiled draws of the tables of all fields, each by the fastest method.
 
     All chains share them.
 

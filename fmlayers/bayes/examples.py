@@ -25,7 +25,7 @@ Part = tuple[Tensor, Tensor]
 
 
 class Examples:
-    """The examples, as all chains read them.
+    """The examples, shared by all chains.
 
     Args:
         blocks: The blocks.
@@ -80,8 +80,8 @@ class Examples:
         width = part.shape[1]
         squares = total[:, :, :width]
         # The residuals without block i are those with it plus <part, q>.
-        own = ops.squeeze(ops.matmul(squares, ops.expand_dims(part, 2)), 2)
-        products = total[:, :, width] + own
+        explained = ops.squeeze(ops.matmul(squares, ops.expand_dims(part, 2)), 2)
+        products = total[:, :, width] + explained
         return (
             squares,
             products,
@@ -214,7 +214,7 @@ def _near(block: Block) -> npt.NDArray[Any]:
 
 
 def _lookup(block: Block) -> Tensor:
-    """Returns the keys `(examples + 1,)`, or the dense design of a block without."""
+    """Returns the keys `(examples + 1,)`, or else the dense design of the block."""
     if block.keys is not None:
         return ops.convert_to_tensor(np.append(block.keys, 0), "int32")
     (design,) = block.designs.values()

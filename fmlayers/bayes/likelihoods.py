@@ -24,9 +24,9 @@ class Likelihood(NamedTuple):
         loss: Function that returns the loss, from targets, their expected values and
             optional weights.
         expected: Function from scores to the expected values of the targets.
-        draw_latents: `None` if the targets are normal around the scores. Otherwise, a
-            function that returns latent targets that are, from targets, scores and a
-            generator.
+        draw_latents: `None` if the targets are normally distributed around the scores.
+            Otherwise, a function from targets, scores and a generator to latent targets
+            with this distribution.
     """
 
     metric: str

@@ -6,8 +6,8 @@ weights. Its vectors are those of all samples, concatenated and divided by sqrt(
     sum_{f<g} <V_f, V_g> = 1/S sum_s sum_{f<g} <v_f^s, v_g^s>
 
 Their dimension grows with the samples. It is reduced by a rotation of the dimensions,
-which changes no product, and by dropping those that add least to the products over the
-examples.
+which changes no product, and by dropping those that contribute least to the products
+over the examples.
 """
 
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ class MeanScore:
 
 
 class PosteriorMean:
-    """Adds samples up to the factorization machine of their mean score.
+    """Accumulates samples in the factorization machine of their mean score.
 
     Args:
         counts: Dict from the name of a field to floats `(rows,)`: the sum of the
@@ -97,7 +97,7 @@ class PosteriorMean:
             self._vectors = self._reduced(self._vectors, self._max_dim)
 
     def state(self) -> dict[str, Any]:
-        """Returns the sums over the samples, and what is needed to add further ones."""
+        """Returns everything that is needed to compute the mean or add samples."""
         return {
             "samples": self.samples,
             "max_dim": self._max_dim,

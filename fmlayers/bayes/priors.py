@@ -22,7 +22,7 @@ class Hyperprior:
         bias ~ N(0, 1 / bias_precision)
 
     Attributes:
-        scale: Positive float. The smaller, the smaller the rows may be.
+        scale: Positive float. With smaller values, the rows are closer to their mean.
         degrees: Nonnegative float.
         shape: Positive float.
         rate: Positive float.
@@ -37,7 +37,7 @@ class Hyperprior:
 
 
 class Natural(NamedTuple):
-    """A normal distribution, as the draws of a table read it.
+    """The parameters of a normal distribution that the draws of a table need.
 
     Attributes:
         precision: Array `(dim, dim)`, the inverse of the covariance matrix.

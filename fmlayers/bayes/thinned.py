@@ -26,7 +26,7 @@ class Thinned:
             self._step *= 2
 
     def state(self) -> dict[str, Any]:
-        """Returns the samples, and what is needed to add further ones."""
+        """Returns the samples, and the counts that are needed to add more."""
         kept = [dict(vars(sample)) for sample in self._kept]
         return {"step": self._step, "added": self._added, "kept": kept}
 

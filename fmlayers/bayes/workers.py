@@ -17,8 +17,8 @@ import numpy as np
 
 from fmlayers.bayes.chain_runs import ChainRuns, Problem, Report, Result
 
-# A worker reads commands from its standard input and writes the answers to what was its
-# standard output. Its chief ends it.
+# A worker reads commands from its standard input and writes the answers to a copy of
+# its standard output. The process that started it kills it.
 START = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -148,7 +148,7 @@ def work(commands: BinaryIO, answers: BinaryIO) -> None:
 
 
 def _receive(commands: BinaryIO, messages: "queue.SimpleQueue[Any]") -> None:
-    """Receives messages until the chief has ended, and then ends this process."""
+    """Receives messages until the main process ends, and then exits."""
     try:
         while True:
             messages.put(pickle.load(commands))
@@ -168,7 +168,7 @@ def _portable(error: Exception) -> Exception:
 def _ended(process: subprocess.Popen[bytes]) -> WorkerError:
     return WorkerError(
         f"Worker process {process.pid} has ended with exit code {process.wait()}, "
-        "which is negative if it was killed, as for lack of memory. Call `fit` again; "
-        "with the same `backup_dir`, it resumes from the last backup. Fewer "
-        "`processes` need less memory."
+        "which is negative if it was killed, for example for lack of memory. Call "
+        "`fit` again; with the same `backup_dir`, it resumes from the last backup. "
+        "Fewer `processes` need less memory."
     )

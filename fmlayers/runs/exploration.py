@@ -1,4 +1,4 @@
-"""Recommendations that also explore: of items whose ratings are uncertain."""
+"""Recommendations that also explore items whose ratings are uncertain."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
@@ -19,7 +19,7 @@ MAX_SCORES = 4_000_000  # at a time, 32 MB
 
 
 class ExploringSearch(ItemSearch):
-    """Searches a catalog by the samples of a run.
+    """Searches a catalog with the samples of a run.
 
     Args:
         samples: The samples.

@@ -14,7 +14,7 @@ SAMPLING = frozenset(
     }
 )
 SAMPLING_ONLY = frozenset({"sweeps", "chains"})
-# The values of these settings that Gibbs sampling supports, and what to do instead.
+# The values of these settings that Gibbs sampling supports, and the remedy for others.
 SAMPLING_VALUES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "task": (
         ("regression", "binary"),
@@ -25,7 +25,7 @@ SAMPLING_VALUES: Mapping[str, tuple[tuple[str, ...], str]] = {
         "With the features user and item, 'fm' is a biased matrix factorization. Use "
         "the method 'gradient' for other models.",
     ),
-    "scaler": (("clip", "none"), "The score is a rating before it is clipped."),
+    "scaler": (("clip", "none"), "Use the method 'gradient' for a sigmoid."),
 }
 
 # The training rows up to which Gibbs sampling takes minutes and fits into memory.

@@ -26,16 +26,17 @@ from fmlayers.runs.trainer import metric_of
 from fmlayers.runs.unit import Unit, to_unit_of_data
 
 SweepCallback = Callable[[Mapping[str, Any]], None]
-# From this number of rows on, processes save more than the seconds that they start in.
+# With fewer rows, worker processes take longer to start than they save.
 MIN_PARALLEL_ROWS = 200_000
 
 
 class Sampling:
     """Estimates the model of a run by Gibbs sampling.
 
-    There is no epoch to choose, so the model is sampled once, from all training rows.
-    Validation rows in a table of their own, or with `config.refit=False` a share of the
-    training rows, are left out and only evaluated after each sweep.
+    There is no number of epochs to choose, so the model is sampled once, from all
+    training rows. After each sweep, it is evaluated on the validation rows, if there
+    are any: those of a separate table or, with `config.refit=False`, a part of the
+    training rows, which is held out.
 
     Args:
         config: The configuration.
@@ -68,10 +69,10 @@ class Sampling:
     def run(self, train: Rows) -> keras.Model:
         """Returns the posterior mean, given the rows `train` of the ratings."""
         config = self.config
-        own = self.dataset.parts.get("validation")
+        separate = self.dataset.parts.get("validation")
         fitting, validation = train, train[:0]
-        if own is not None or not config.refit:
-            fitting, validation = split_validation(config, train, own)
+        if separate is not None or not config.refit:
+            fitting, validation = split_validation(config, train, separate)
         self.rows = {"train": len(train), "validation": len(validation)}
         examples = Examples(config, self.columns, self.dataset, fitting, validation)
         with SweepProgress(config.sweeps) as shown:
@@ -122,7 +123,7 @@ class Sampling:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """What `metrics.json` says about the training.
+        """The entries of `metrics.json` about the training.
 
         A sweep is an epoch with a single batch.
         """
@@ -145,8 +146,8 @@ class Sampling:
         for name, value in metrics.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise DivergenceError(
-                    f"The samples must be finite. Received: {name} is {value}. Scale "
-                    "the targets down if they are large."
+                    "The samples must be finite. Scale the targets down if they are "
+                    f"large. Received: {name} is {value}."
                 )
 
     def write(self, folder: Path) -> None:
@@ -238,7 +239,7 @@ def _cores() -> int:
 def _features(
     config: TrainingConfig, examples: Examples, inputs: Inputs
 ) -> list[Feature]:
-    """Returns the features of the sampler, with the pairs that it counts."""
+    """Returns the features of the sampler, with the number of pairs of histories."""
     features = features_of(config, examples.encoder, num_pairs=1)
     return [
         replace(feature, num_pairs=_num_pairs(feature, inputs))

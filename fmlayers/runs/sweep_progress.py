@@ -10,8 +10,8 @@ from fmlayers.runs.epoch_progress import new_bar
 class SweepProgress:
     """Shows a progress bar for all sweeps, with the latest figures.
 
-    If the output is not a terminal, it prints one line per sweep. It is a context, and
-    a callback for the rows of the history.
+    If the output is not a terminal, it prints one line per sweep. It is a context
+    manager, and a callback that receives the rows of the history.
 
     Args:
         sweeps: Total number of sweeps.
@@ -22,7 +22,7 @@ class SweepProgress:
         self.console = Console(stderr=True)
         self.bar = new_bar(self.console)
         self.task = self.bar.add_task("sampling", total=sweeps, figures="")
-        self.done: int | None = None  # before the process started, if it resumes
+        self.done: int | None = None  # sweeps before this process started
         self.started = time.perf_counter()
 
     def __enter__(self) -> Self:
