@@ -26,8 +26,9 @@ from fmlayers.runs.trainer import metric_of
 from fmlayers.runs.unit import Unit, to_unit_of_data
 
 SweepCallback = Callable[[Mapping[str, Any]], None]
-# From this number of rows on, processes save more than the seconds that they start in.
-MIN_PARALLEL_ROWS = 200_000
+# From this number of rows, times the sweeps of all chains, processes save more than the
+# seconds that they start in.
+MIN_PARALLEL_WORK = 20_000_000
 
 
 class Sampling:
@@ -223,7 +224,8 @@ def _read_history(folder: Path) -> list[dict[str, Any]]:
 
 def _processes(config: TrainingConfig, rows: int) -> int:
     """Returns the number of processes in which the chains run."""
-    if rows < MIN_PARALLEL_ROWS or has_gpu():
+    work = rows * config.sweeps * config.chains
+    if work < MIN_PARALLEL_WORK or has_gpu():
         return 1
     return min(config.chains, _cores())
 
