@@ -26,8 +26,9 @@ from fmlayers.runs.trainer import metric_of
 from fmlayers.runs.unit import Unit, to_unit_of_data
 
 SweepCallback = Callable[[Mapping[str, Any]], None]
-# With fewer rows, worker processes take longer to start than they save.
-MIN_PARALLEL_ROWS = 200_000
+# Rows times sweeps times chains. With less, worker processes take longer to start than
+# they save.
+MIN_PARALLEL_WORK = 20_000_000
 
 
 class Sampling:
@@ -224,7 +225,8 @@ def _read_history(folder: Path) -> list[dict[str, Any]]:
 
 def _processes(config: TrainingConfig, rows: int) -> int:
     """Returns the number of processes in which the chains run."""
-    if rows < MIN_PARALLEL_ROWS or has_gpu():
+    work = rows * config.sweeps * config.chains
+    if work < MIN_PARALLEL_WORK or has_gpu():
         return 1
     return min(config.chains, _cores())
 

@@ -546,7 +546,7 @@ def test_a_killed_run_is_resumed_to_the_same_samples(sampled, table, tmp_path):
 
 @pytest.mark.slow
 def test_worker_processes_give_the_same_samples(sampled, table, tmp_path, monkeypatch):
-    monkeypatch.setattr(sampling, "MIN_PARALLEL_ROWS", 1)
+    monkeypatch.setattr(sampling, "MIN_PARALLEL_WORK", 1)
     monkeypatch.setattr(sampling, "_cores", lambda: 2)
     started = []
     start = workers.Workers.__init__
