@@ -1,6 +1,7 @@
 """A search that is killed at its file operations, and resumed."""
 
 import random
+import warnings
 
 import pytest
 from kill_points import kill_points
@@ -15,6 +16,8 @@ IMPORTS = ("fmlayers.tuning.study_search", "keras_tuner", "tensorboard")
 
 
 def search(folder, dim, overwrite):
+    import tensorflow as tf
+
     from fmlayers.runs import TrainingConfig
     from fmlayers.tuning import TuningConfig, tune
 
@@ -22,7 +25,13 @@ def search(folder, dim, overwrite):
         data=str(folder / DATA), model="mf", dim=dim, max_epochs=1, batch_size=256
     )
     config = TuningConfig(training=training, search={"l2": ""})
-    tune(config, folder / "s", max_trials=2, overwrite=overwrite)
+    tf.config.run_functions_eagerly(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tf.data compiles its functions, anyway
+            tune(config, folder / "s", max_trials=2, overwrite=overwrite)
+    finally:
+        tf.config.run_functions_eagerly(False)
 
 
 def trials_of(path):
