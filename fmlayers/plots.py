@@ -156,13 +156,7 @@ def interval_coverage(
     Raises:
         ValueError: If the lengths differ, or are 0.
     """
-    meant = np.asarray(nominal, np.float64).ravel()
-    contained = np.asarray(observed, np.float64).ravel()
-    if not meant.size or meant.shape != contained.shape:
-        raise ValueError(
-            "`nominal` and `observed` must have the same length, at least 1. "
-            f"Received: {meant.size} and {contained.size}."
-        )
+    meant, contained = _same_length(nominal=nominal, observed=observed)
     figure, axes = new_figure(5, 4.5)
     axes.plot(meant, contained, "o-", color=BLUE, label="test rows")
     axes.plot([0, 1], [0, 1], "--", color=GREY, label="calibrated")
@@ -195,13 +189,7 @@ def predicted_against_true(
     Raises:
         ValueError: If there are no rows, or the lengths differ.
     """
-    true = np.asarray(ratings, np.float64).ravel()
-    predicted = np.asarray(predictions, np.float64).ravel()
-    if not true.size or true.shape != predicted.shape:
-        raise ValueError(
-            "`ratings` and `predictions` must have the same length, at least 1. "
-            f"Received: {true.size} and {predicted.size}."
-        )
+    true, predicted = _same_length(ratings=ratings, predictions=predictions)
     levels, group = np.unique(true, return_inverse=True)
     names = [f"{level:g}" for level in levels]
     if len(levels) > MAX_LEVELS:
@@ -538,3 +526,19 @@ def _principal_plane(
 def _shown(term: float, signed: bool) -> str:
     text = f"{term:+.3f}" if signed else f"{term:.3f}"
     return "0.000" if float(text) == 0.0 else text
+
+
+def _same_length(**arrays: npt.ArrayLike) -> list[npt.NDArray[np.float64]]:
+    """Returns two arrays, flat.
+
+    Raises:
+        ValueError: If their lengths differ, or are 0.
+    """
+    flat = [np.asarray(x, np.float64).ravel() for x in arrays.values()]
+    sizes = [x.size for x in flat]
+    if not sizes[0] or len(set(sizes)) > 1:
+        raise ValueError(
+            f"{' and '.join(f'`{name}`' for name in arrays)} must have the same "
+            f"length, at least 1. Received: {' and '.join(map(str, sizes))}."
+        )
+    return flat
