@@ -8,33 +8,44 @@ from fmlayers.bayes import GibbsSampler
 USERS, ITEMS, ROWS = 12, 8, 120
 
 
-def data(seed=0):
-    """Returns features of all kinds, with inputs and targets."""
-    rng = np.random.default_rng(seed)
-    user, item = rng.integers(0, USERS, ROWS), rng.integers(1, ITEMS + 1, ROWS)
-    inputs = {
+def inputs_of(rng, users, items, rows):
+    """Draws ids, with attributes of users and items and a number."""
+    user, item = rng.integers(0, users, rows), rng.integers(1, items + 1, rows)
+    return {
         "user": user,
         "item": item,
         "age": user % 4,
         "genres": np.stack([item % 3 + 1, item % 5], axis=1),
-        "hour": rng.normal(size=ROWS).astype("float32"),
+        "hour": rng.normal(size=rows).astype("float32"),
     }
-    pairs = len(set(zip(user.tolist(), item.tolist(), strict=True)))
-    features = [
-        fmlayers.Categorical("user", USERS),
-        fmlayers.Categorical("item", ITEMS + 1),
+
+
+def features_of(inputs, users, items):
+    """Return features of all kinds that read these inputs."""
+    pairs = len(set(zip(inputs["user"].tolist(), inputs["item"].tolist(), strict=True)))
+    return [
+        fmlayers.Categorical("user", users),
+        fmlayers.Categorical("item", items + 1),
         fmlayers.Categorical("age", 4),
         fmlayers.MultiCategorical("genres", 6),
         fmlayers.Numeric("hour", use_bias=True),
         fmlayers.History(
             "history",
-            ITEMS + 1,
+            items + 1,
             of="user",
-            num_keys=USERS,
+            num_keys=users,
             values="item",
             num_pairs=pairs,
         ),
     ]
+
+
+def data(seed=0):
+    """Returns features of all kinds, with inputs and targets."""
+    rng = np.random.default_rng(seed)
+    inputs = inputs_of(rng, USERS, ITEMS, ROWS)
+    features = features_of(inputs, USERS, ITEMS)
+    user = inputs["user"]
     return features, inputs, 3.0 + rng.normal(size=ROWS) + user / USERS
 
 

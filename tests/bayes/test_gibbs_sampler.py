@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from checks import check_error
 from keras import ops
+from small_fits import features_of, inputs_of
 
 import fmlayers
 from fmlayers.bayes import GibbsSampler
@@ -15,37 +16,11 @@ USERS, ITEMS = 30, 20
 
 def planted(rng, rows=1500, noise=0.5):
     """Returns ids, with attributes of users and items, and targets of an FM."""
-    user, item = rng.integers(0, USERS, rows), rng.integers(1, ITEMS + 1, rows)
-    inputs = {
-        "user": user,
-        "item": item,
-        "age": user % 4,
-        "genres": np.stack([item % 3 + 1, item % 5], axis=1),
-        "hour": rng.normal(size=rows).astype("float32"),
-    }
+    inputs = inputs_of(rng, USERS, ITEMS, rows)
+    user, item = inputs["user"], inputs["item"]
     u, v = rng.normal(size=(USERS, 2)), rng.normal(size=(ITEMS + 1, 2))
     score = 3.0 + np.sum(u[user] * v[item], axis=1) + 0.3 * inputs["hour"]
     return inputs, score + noise * rng.normal(size=rows)
-
-
-def features_of(inputs, targets=None):
-    features = [
-        fmlayers.Categorical("user", USERS),
-        fmlayers.Categorical("item", ITEMS + 1),
-        fmlayers.Categorical("age", 4),
-        fmlayers.MultiCategorical("genres", 6),
-        fmlayers.Numeric("hour", use_bias=True),
-    ]
-    pairs = len(set(zip(inputs["user"].tolist(), inputs["item"].tolist(), strict=True)))
-    history = fmlayers.History(
-        "history",
-        ITEMS + 1,
-        of="user",
-        num_keys=USERS,
-        values="item",
-        num_pairs=pairs,
-    )
-    return [*features, history]
 
 
 def rows(inputs, chosen):
@@ -58,7 +33,7 @@ def sampled():
     inputs, targets = planted(rng)
     train, test = np.arange(400), np.arange(400, 1500)
     fitted = rows(inputs, train)
-    sampler = GibbsSampler(features_of(fitted), 3, chains=2, seed=1)
+    sampler = GibbsSampler(features_of(fitted, USERS, ITEMS), 3, chains=2, seed=1)
     sampler.fit(fitted, targets[train], sweeps=25, burn_in=10)
     seen = set(zip(fitted["user"], fitted["item"], strict=True))
     pairs = zip(inputs["user"][test], inputs["item"][test], strict=True)
@@ -100,7 +75,7 @@ def test_a_smaller_dimension_loses_little(sampled):
 
 def test_two_fields_are_reduced_in_the_best_way(rng):
     inputs, targets = planted(rng)
-    features = features_of(inputs)[:2]
+    features = features_of(inputs, USERS, ITEMS)[:2]
     sampler = GibbsSampler(features, 2, chains=2, max_dim=8)
     sampler.fit(inputs, targets, sweeps=40)
     assert sampler.to_model().dim <= 8
@@ -114,7 +89,7 @@ def test_validation_and_callbacks(rng):
     inputs, targets = planted(rng, noise=0.5)
     train, held_out = np.arange(1000), np.arange(1000, 1500)
     seen = []
-    features = features_of(inputs)[:2]
+    features = features_of(inputs, USERS, ITEMS)[:2]
     sampler = GibbsSampler(features, 3, chains=2)
     sampler.fit(
         rows(inputs, train),
@@ -136,7 +111,7 @@ def test_validation_and_callbacks(rng):
 
 def test_equal_seeds_give_equal_samples(rng):
     inputs, targets = planted(rng, 300)
-    features = features_of(inputs)
+    features = features_of(inputs, USERS, ITEMS)
     one, same, other = (
         GibbsSampler(features, 2, chains=1, seed=seed)
         .fit(inputs, targets, sweeps=4, burn_in=2)
@@ -152,7 +127,7 @@ def test_standard_deviations_are_calibrated():
     rng = np.random.default_rng(2)
     inputs, targets = planted(rng, 4000, noise=0.7)
     train, test = np.arange(600), np.arange(600, 4000)
-    features = features_of(inputs)[:2]
+    features = features_of(inputs, USERS, ITEMS)[:2]
     sampler = GibbsSampler(features, 3, chains=4)
     sampler.fit(rows(inputs, train), targets[train], sweeps=80, burn_in=20)
     mean, std = sampler.predict(rows(inputs, test), return_std=True)
@@ -167,7 +142,7 @@ def test_standard_deviations_are_calibrated():
 
 def test_errors(rng):
     inputs, targets = planted(rng, 50)
-    features = features_of(inputs)
+    features = features_of(inputs, USERS, ITEMS)
     sampler = GibbsSampler(features, 2)
     check_error("`fit` must be called first", lambda: sampler.predict(inputs))
     check_error("`fit` must be called first", sampler.to_model)
@@ -251,7 +226,9 @@ def labeled():
     probabilities = normal_cdf(scores.astype("float32"))
     labels = (rng.random(len(scores)) < probabilities).astype("float64")
     train, test = np.arange(3000), np.arange(3000, 6000)
-    sampler = GibbsSampler(features_of(inputs)[:2], 3, likelihood="probit", chains=2)
+    sampler = GibbsSampler(
+        features_of(inputs, USERS, ITEMS)[:2], 3, likelihood="probit", chains=2
+    )
     seen = []
     sampler.fit(
         rows(inputs, train),
