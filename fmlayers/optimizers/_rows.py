@@ -12,7 +12,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from fmlayers._checks import plain
+from fmlayers._checks import boolean, plain
 
 MAX_DENSE_ROWS = 8192  # tables up to this size get dense steps
 NARROW_DTYPES = ("float16", "bfloat16")
@@ -29,14 +29,25 @@ class RowWise(keras.optimizers.Optimizer):
 
     Gradients of float16 and bfloat16 variables are unscaled, clipped and applied in
     float32: 0.999 rounds to 1 in bfloat16, and 256 squared overflows in float16.
+
+    With `row_wise`, the slots of squared gradients have the shape `(rows, 1)` instead
+    of `(rows, dim)`, and contain the mean over the row.
     """
 
     # Whether a gradient of 0 changes a row. If so, a dense step must distinguish rows
     # with such a gradient from rows that are not in the batch.
     moves_idle_rows: bool
+    # Keras' names of the slots that contain squared gradients.
+    squares: Sequence[str]
     loss_scale_factor: float | None
 
-    def __init__(self, *args: Any, use_ema: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        row_wise: bool = False,
+        use_ema: bool = False,
+        **kwargs: Any,
+    ) -> None:
         if use_ema:
             raise ValueError(
                 "`use_ema` must be False, since averaging the weights would update the "
@@ -45,6 +56,8 @@ class RowWise(keras.optimizers.Optimizer):
         # Keras rejects NumPy's numbers as a learning rate and cannot save others.
         kwargs = {name: plain(value) for name, value in kwargs.items()}
         super().__init__(*map(plain, args), use_ema=use_ema, **kwargs)
+        self.row_wise = boolean("row_wise", row_wise)
+        self._adds_squares = False
 
     @abstractmethod
     def _slots(self, variable: Any) -> list[Any]:
@@ -62,9 +75,19 @@ class RowWise(keras.optimizers.Optimizer):
             learning_rate: Float scalar.
 
         Returns:
-            A list of tensors shaped like `gradient`: the increment of the variable,
+            A list of tensors: the increment of the variable, shaped like `gradient`,
             followed by those of the slots.
         """
+
+    def _square(self, gradient: Any) -> Any:
+        """Returns the squared gradient, or its means over the rows if `row_wise`."""
+        square = ops.square(gradient)
+        if not self._shrinks(gradient.shape):
+            return square
+        return ops.mean(square, axis=tuple(range(1, len(square.shape))), keepdims=True)
+
+    def _shrinks(self, shape: Sequence[int]) -> bool:
+        return self.row_wise and len(shape) > 1
 
     def build(self, variables: Sequence[Any]) -> None:
         if self.built:
@@ -83,6 +106,22 @@ class RowWise(keras.optimizers.Optimizer):
                 with tf.init_scope():
                     scratch = tf.Variable(tf.zeros((rows,)), trainable=False)
                 self._writers[index] = scratch
+
+    def add_variable_from_reference(
+        self, reference_variable: Any, name: Any = None, initializer: Any = "zeros"
+    ) -> Any:
+        self._adds_squares = name in self.squares
+        try:
+            return super().add_variable_from_reference(
+                reference_variable, name, initializer
+            )
+        finally:
+            self._adds_squares = False
+
+    def add_variable(self, shape: Sequence[int], *args: Any, **kwargs: Any) -> Any:
+        if self._adds_squares and self._shrinks(shape):
+            shape = _per_row(shape)
+        return super().add_variable(shape, *args, **kwargs)
 
     def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
         scale = self.loss_scale_factor
@@ -108,7 +147,9 @@ class RowWise(keras.optimizers.Optimizer):
                 self._step_rows(gradient, variable, learning_rate, decay)
             else:
                 self._step_table(gradient, variable, learning_rate, decay)
-        elif keras.backend.standardize_dtype(variable.dtype) in NARROW_DTYPES:
+        elif self._shrinks(variable.shape) or (
+            keras.backend.standardize_dtype(variable.dtype) in NARROW_DTYPES
+        ):
             self._step_whole(gradient, variable, learning_rate, decay)
         else:
             if decay is not None:
@@ -196,6 +237,35 @@ class RowWise(keras.optimizers.Optimizer):
         # On TensorFlow `update_step` applies it, to the rows in the batch.
         if keras.backend.backend() != "tensorflow":
             super()._apply_weight_decay(variables)
+
+    def load_own_variables(self, store: Any) -> None:
+        saved = [store[str(i)] for i in range(len(store.keys()))]
+        self._check_kind(saved)
+        super().load_own_variables(store)
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        self._check_kind(weights)
+        super().set_weights(weights)
+
+    def _check_kind(self, saved: Sequence[Any]) -> None:
+        """Refuses the state of an optimizer of the other kind."""
+        for variable, value in zip(self.variables, saved, strict=False):
+            mine, other = tuple(variable.shape), tuple(value.shape)
+            wide, narrow = (other, mine) if self.row_wise else (mine, other)
+            if wide != narrow and _per_row(wide) == narrow:
+                raise ValueError(
+                    f"`row_wise` must be {not self.row_wise}, as in the optimizer that "
+                    f"was saved. Received: row_wise={self.row_wise}, and a saved "
+                    f"{variable.path} of shape {other} instead of {mine}."
+                )
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "row_wise": self.row_wise}
+
+
+def _per_row(shape: Sequence[int]) -> tuple[int, ...]:
+    """Returns the shape of one number per row."""
+    return (*shape[:1], *(1 for _ in shape[1:]))
 
 
 def is_sliced(gradient: Any) -> bool:
