@@ -130,6 +130,10 @@ CONTESTANTS: dict[str, tuple[str | None, Callable[[Table], Run]]] = {
     "LazyAdam, as written": (None, ours(lambda: LazyAdam(0.003))),
     "Adagrad, XLA": (None, ours(lambda: Adagrad(0.05), jit_compile=True)),
     "Adagrad, as written": (None, ours(lambda: Adagrad(0.05))),
+    "Adagrad, row-wise, XLA": (
+        None,
+        ours(lambda: Adagrad(0.05, row_wise=True), jit_compile=True),
+    ),
     BASE: (None, plain(jit_compile=True)),
     "Keras Adam, as written": (None, plain()),
     "PyTorch SparseAdam": ("torch", torch),
