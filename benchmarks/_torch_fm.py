@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -101,12 +102,14 @@ class Worker:
         with tempfile.NamedTemporaryFile(suffix=".npz", delete=False) as file:
             np.savez(file, **arrays)
         arguments = [file.name, str(dim), str(batch)]
-        self.process = subprocess.Popen(  # ends with the end of its input
+        self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks._torch_fm", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
+        # It ends with the end of its input.
+        weakref.finalize(self, self.process.__exit__, None, None, None)
 
     def epoch(self) -> float:
         """Trains for an epoch, and returns its CPU time in seconds."""

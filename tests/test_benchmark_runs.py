@@ -115,8 +115,8 @@ OF_DATA = [
     (
         "time_to_rmse",
         {},
-        ["100k", "--only", "fmlayers", "--most", "5"],
-        "fmlayers",
+        ["100k", "--only", "Adagrad", "--most", "5"],
+        "Adagrad",
     ),
     ("top_n", {}, ["--items", "500"], "positions with the same item as NumPy"),
 ]
