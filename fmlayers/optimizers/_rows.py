@@ -13,6 +13,7 @@ import keras
 from keras import ops
 
 from fmlayers._checks import plain
+from fmlayers.optimizers._joined_slots import joined_slots
 
 MAX_DENSE_ROWS = 8192  # tables up to this size get dense steps
 NARROW_DTYPES = ("float16", "bfloat16")
@@ -83,6 +84,17 @@ class RowWise(keras.optimizers.Optimizer):
                 with tf.init_scope():
                     scratch = tf.Variable(tf.zeros((rows,)), trainable=False)
                 self._writers[index] = scratch
+
+    def load_own_variables(self, store: Any) -> None:
+        """Loads the state, also from a file with a variable for each table."""
+        if len(store.keys()) != len(self.variables) and self.built:
+            variables = self._trainable_variables
+            slots = [self._slots(variable) for variable in variables]
+            in_order = [id(slot) for each in slots for slot in each]
+            head = len(self.variables) - len(in_order)
+            if [id(v) for v in self.variables[head:]] == in_order:
+                store = joined_slots(store, head, variables, slots) or store
+        super().load_own_variables(store)
 
     def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
         scale = self.loss_scale_factor
