@@ -59,7 +59,9 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
             l2 * the mean over the batch of the squared norm of the rows that an example
             looks up. The cost grows with the batch, not with the table, and a row is
             regularized each time it is used. The combiner of a multi-valued feature
-            applies to the squared norms of its rows, too. Defaults to 0.
+            applies to the squared norms of its rows, too. Calls with
+            `training=False`, such as those of `evaluate` and `predict`, add no loss.
+            Defaults to 0.
         embeddings_initializer: Initializer of tables and vectors, or a dict from the
             name of a feature or a table to an initializer or to pretrained vectors: an
             array of shape `(rows, dim)`, with one row per id of a table. For a
@@ -77,6 +79,8 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
         inputs: Dict from feature name to tensor. Other entries are ignored. Ids must
             be integers: float32 is not exact above 2^24. JAX without x64 truncates
             64-bit integers before they reach any layer: use 32-bit ids there.
+        training: Optional Boolean, whether to add the L2 to the losses. Defaults to
+            the value of the calling model, and outside of a model to `True`.
 
     Input shape:
         A dict of tensors with the same batch size. For a single value, `(batch,)` or
@@ -200,11 +204,13 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
         for weight in self.named_weights().values() if self.built else ():
             weight.trainable = value
 
-    def call(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        vectors, norms = embed(self._fields, inputs)
+    def call(
+        self, inputs: Mapping[str, Tensor], training: bool | None = None
+    ) -> Tensor:
+        vectors, norms = embed(self._fields, inputs, with_norms=training is not False)
         losses = []
         for field, norm in zip(self._fields, norms, strict=True):
-            if field.l2:
+            if field.l2 and norm is not None:
                 losses.append(field.l2 * norm)
                 self.add_loss(losses[-1])
         # On JAX, Keras finds the losses of a layer by `id`. It forgets those of the
@@ -233,13 +239,15 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
             self.build()
         chosen = [by_name[name] for name in names]
         check([field.feature for field in chosen], inputs)
-        vectors, _ = embed(chosen, inputs)
+        vectors, _ = embed(chosen, inputs, with_norms=False)
         return ops.cast(vectors, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         return (batch_size(self.features, input_shape), len(self.features), self.dim)
 
-    def compute_output_spec(self, inputs: Mapping[str, Any]) -> Any:
+    def compute_output_spec(
+        self, inputs: Mapping[str, Any], training: bool | None = None
+    ) -> Any:
         shapes = {name: shape_of(x) for name, x in inputs.items()}
         return keras.KerasTensor(
             self.compute_output_shape(shapes), dtype=self.compute_dtype

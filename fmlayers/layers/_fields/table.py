@@ -3,8 +3,9 @@ from typing import Any, TypeVar
 
 from keras import ops
 
-from fmlayers._backend import raise_where, take_rows
+from fmlayers._backend import raise_where
 from fmlayers._names import safe_name
+from fmlayers._row_gradients import look_up
 from fmlayers._types import Tensor
 from fmlayers.features import Categorical, History, MultiCategorical
 from fmlayers.layers._fields.field import Field, Key
@@ -104,13 +105,7 @@ class TableField(Field[F]):
 
 
 def rows_of(table: Any, rows: Tensor) -> Tensor:
-    """Returns rows of a table, without a gradient if it is a frozen `RowsView`."""
+    """Returns rows of a table, without a gradient if it is frozen."""
     if not isinstance(table, RowsView):
-        return take_rows(table, rows)
-    return take_view(table, rows + table.start)
-
-
-def take_view(view: RowsView, rows: Tensor) -> Tensor:
-    """Returns rows of the variable of a view, without a gradient if it is frozen."""
-    vectors = take_rows(view.variable, rows)
-    return vectors if view.trainable else ops.stop_gradient(vectors)
+        return look_up(table, rows, table.trainable)
+    return look_up(table.variable, rows + table.start, table.trainable)
