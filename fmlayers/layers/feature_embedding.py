@@ -207,10 +207,10 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
     def call(
         self, inputs: Mapping[str, Tensor], training: bool | None = None
     ) -> Tensor:
-        vectors, norms = embed(self._fields, inputs)
+        vectors, norms = embed(self._fields, inputs, with_norms=training is not False)
         losses = []
         for field, norm in zip(self._fields, norms, strict=True):
-            if field.l2 and training is not False:
+            if field.l2 and norm is not None:
                 losses.append(field.l2 * norm)
                 self.add_loss(losses[-1])
         # On JAX, Keras finds the losses of a layer by `id`. It forgets those of the
@@ -239,7 +239,7 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
             self.build()
         chosen = [by_name[name] for name in names]
         check([field.feature for field in chosen], inputs)
-        vectors, _ = embed(chosen, inputs)
+        vectors, _ = embed(chosen, inputs, with_norms=False)
         return ops.cast(vectors, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
