@@ -6,12 +6,14 @@ import numpy.typing as npt
 from keras import ops
 
 from fmlayers._checks import choice, coefficient, integer
+from fmlayers._history_sums import with_history_sums
 from fmlayers._inputs import ChecksInputs, batch_size, check, shape_of
 from fmlayers._saved_state import freeze, restore, state_config
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Feature
 from fmlayers.layers._by_name import initializers_of, key_of, trainable_of
 from fmlayers.layers._fields import FIELDS, field_of
+from fmlayers.layers._fields.history import HistoryField
 from fmlayers.layers._history_lists import HistoryLists
 from fmlayers.layers._pretrained import Pretrained
 from fmlayers.layers._saved_by_name import SavedByName
@@ -181,7 +183,18 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
         freeze(self, self._frozen)
         self.built = True
 
+    @property
+    def history_fields(self) -> list[HistoryField]:
+        """The fields of the histories."""
+        return [field for field in self._fields if isinstance(field, HistoryField)]
+
+    @property
+    def pooling_key(self) -> str:
+        """The name of the layer among those whose histories are summed together."""
+        return str(id(self))
+
     def call(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        inputs = with_history_sums(self.history_fields, inputs)
         fields, losses = [], []
         for field in self._fields:
             vectors, squared_norm = field.embed(inputs)
@@ -217,6 +230,9 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
             self.build()
         chosen = [by_name[name] for name in names]
         check([field.feature for field in chosen], inputs)
+        inputs = with_history_sums(
+            [field for field in chosen if isinstance(field, HistoryField)], inputs
+        )
         vectors = [field.embed(inputs)[0] for field in chosen]
         return ops.cast(ops.stack(vectors, axis=1), self.compute_dtype)
 
