@@ -17,6 +17,7 @@ from fmlayers._history_sums import (
     with_history_sums,
 )
 from fmlayers._inputs import ChecksInputs, batch_size, shape_of
+from fmlayers._row_gradients import train_step
 from fmlayers._saved_state import restore, state_config
 from fmlayers._split_step import SplitStep
 from fmlayers._types import Tensor
@@ -330,6 +331,13 @@ class ScoringModel(ChecksInputs, SplitStep, Exportable, keras.Model):
         self, inputs: Mapping[str, Tensor], training: bool | None = None
     ) -> Tensor:
         return self.rating(self.score(self.with_histories(inputs), training))
+
+    def train_step(self, *args: Any) -> Any:
+        # On JAX, the arguments are the state and a batch.
+        by_rows = getattr(self.optimizer, "accepts_row_gradients", False)
+        if by_rows and keras.backend.backend() == "jax":
+            return train_step(self, *args)
+        return super().train_step(*args)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
         return (batch_size(self.features, input_shape), 1)

@@ -19,7 +19,6 @@ from fmlayers._digests import check_digest, digest_of_arrays
 from fmlayers._json_files import read_json, write_json
 from fmlayers.bayes.chain_runs import Problem
 from fmlayers.bayes.designs import Field
-from fmlayers.bayes.priors import Matrix
 from fmlayers.bayes.state_files import VERSION
 
 FIT = "fit.json"
@@ -42,7 +41,6 @@ def description_of(
     settings: Mapping[str, Any],
     problem: Problem,
     fields: Mapping[str, Field],
-    held_out_targets: Matrix | None,
 ) -> dict[str, Any]:
     """Returns everything that the draws of a fit depend on, as JSON types.
 
@@ -50,15 +48,14 @@ def description_of(
         settings: Dict, the configuration of the sampler.
         problem: The `Problem`.
         fields: Dict from the name of a feature to its field over the training rows.
-        held_out_targets: Optional floats, the targets of the validation rows.
 
     Returns:
         A dict from the names of arguments to their values, or to digests of arrays.
     """
     held_out = None
-    if problem.held_out is not None and held_out_targets is not None:
+    if problem.held_out is not None and problem.held_out_targets is not None:
         arrays = [x for f in problem.held_out.values() for x in _arrays(f)]
-        held_out = digest_of_arrays([*arrays, held_out_targets])
+        held_out = digest_of_arrays([*arrays, problem.held_out_targets])
     return {
         **json.loads(json.dumps(settings)),
         "prior_scale": problem.prior.scale,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ class Problem:
             its design; see `PosteriorMean`.
         held_out: Optional dict from the name of a field to the field over the
             validation rows.
+        held_out_targets: Optional floats, the targets of the validation rows.
         dim: Integer, the embedding dimension of a sample.
         max_dim: Integer; see `PosteriorMean`.
         chains: Integer, the number of chains.
@@ -51,6 +53,7 @@ class Problem:
     weights: Matrix
     column_weights: Mapping[str, Matrix]
     held_out: Mapping[str, Field] | None
+    held_out_targets: Matrix | None
     dim: int
     max_dim: int
     chains: int
@@ -58,6 +61,11 @@ class Problem:
     prior: Hyperprior
     likelihood: LikelihoodName
     seed: int
+
+    @cached_property
+    def bounds(self) -> tuple[float, float]:
+        """The lowest and the highest target."""
+        return float(self.targets.min()), float(self.targets.max())
 
 
 class Report(NamedTuple):

@@ -4,7 +4,7 @@ The vector of a field is linear in its table: the field of example n is the row 
 Z @ T, where T is the table and Z its design, a sparse matrix.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -124,6 +124,49 @@ class Field:
         return np.array_equal(self.index, self.index[key.first[key.index]])
 
 
+def histories_of(
+    features: Sequence[Feature], inputs: Mapping[str, Any]
+) -> dict[str, Pairs]:
+    """Returns the distinct keys and values of each `History` among the examples."""
+    return {
+        feature.name: _pairs_of(feature, inputs)
+        for feature in features
+        if isinstance(feature, History)
+    }
+
+
+def fields_of(
+    features: Sequence[Feature],
+    inputs: Mapping[str, Any],
+    histories: Mapping[str, Pairs],
+    count: int | None = None,
+    argument: str = "inputs` and `targets",
+) -> dict[str, Field]:
+    """Returns the field of each feature; see `field_of`.
+
+    Args:
+        features: List of features.
+        inputs: Dict, as for a model.
+        histories: Dict from the name of a `History` to its distinct keys and values.
+        count: Optional integer, the number of targets.
+        argument: String, the name of the argument that contains the targets.
+
+    Raises:
+        ValueError: If the inputs do not fit the features or differ in their lengths.
+    """
+    fields = {f.name: field_of(f, inputs, histories) for f in features}
+    lengths = {name: len(field.index) for name, field in fields.items()}
+    if count is not None:
+        lengths["targets"] = count
+    if len(set(lengths.values())) > 1:
+        subject = "inputs" if count is None else argument
+        raise ValueError(
+            f"`{subject}` must have the same number of examples in all arrays. "
+            f"Received: {lengths}."
+        )
+    return fields
+
+
 def field_of(
     feature: Feature, inputs: Mapping[str, Any], histories: Mapping[str, Pairs]
 ) -> Field:
@@ -223,6 +266,23 @@ def _history(feature: History, inputs: Any, histories: Mapping[str, Pairs]) -> F
     ids = _read(feature.entries[0].read(inputs)).astype(np.int64)
     distinct, index = np.unique(ids, return_inverse=True)
     return Field(index, lists.rows(distinct))
+
+
+def _pairs_of(feature: History, inputs: Mapping[str, Any]) -> Pairs:
+    """Returns the distinct pairs of a key and a value among the examples."""
+    for entry in feature.entries:
+        entry.check(inputs)
+    keys, values = (np.asarray(entry.read(inputs)) for entry in feature.entries)
+    known = (keys >= 0) & (keys < feature.num_keys)
+    known &= (values > 0) & (values < feature.vocabulary_size)
+    keys, values = np.unique(np.stack([keys[known], values[known]]), axis=1)
+    if len(keys) != feature.num_pairs:
+        raise ValueError(
+            f"`num_pairs` of feature {feature.name!r} must be the number of distinct "
+            f"pairs of a key and a value among the examples. Received: "
+            f"num_pairs={feature.num_pairs}, with {len(keys)} pairs."
+        )
+    return keys, values
 
 
 def _of_vectors(x: npt.NDArray[Any], use_bias: bool) -> Design:

@@ -1,46 +1,39 @@
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, get_args
 
 import keras
-import numpy as np
 import numpy.typing as npt
 
-from fmlayers import _registry
 from fmlayers._checks import boolean, choice, integer, positive
-from fmlayers.bayes.backups import Backups, Figures, description_of
-from fmlayers.bayes.blocks import Block, find_blocks
-from fmlayers.bayes.chain import Sample
-from fmlayers.bayes.chain_runs import Problem, Report
-from fmlayers.bayes.collapse import collapsed
-from fmlayers.bayes.designs import Field, Floats, Pairs, field_of
-from fmlayers.bayes.likelihoods import (
-    LIKELIHOODS,
-    LOGITS_PER_PROBIT,
-    LikelihoodName,
-    normal_cdf,
+from fmlayers.bayes.arguments import (
+    burn_in_of,
+    check_callbacks,
+    check_tables,
+    pair_of,
+    targets_of,
+    weights_of,
 )
-from fmlayers.bayes.posterior import MeanScore, PosteriorMean
-from fmlayers.bayes.priors import Hyperprior, Matrix
-from fmlayers.bayes.scores import Scores
+from fmlayers.bayes.backups import Backups, Figures, description_of
+from fmlayers.bayes.blocks import find_blocks
+from fmlayers.bayes.chain_runs import Problem
+from fmlayers.bayes.defaults import default_scale
+from fmlayers.bayes.designs import Floats, fields_of, histories_of
+from fmlayers.bayes.fitted import Fitted
+from fmlayers.bayes.likelihoods import LikelihoodName
+from fmlayers.bayes.priors import Hyperprior
+from fmlayers.bayes.scores import mean_variance
 from fmlayers.bayes.state_files import read_state, write_state
-from fmlayers.bayes.workers import started
-from fmlayers.features import Feature, History
-from fmlayers.layers import FeatureEmbedding, RatingScaler
+from fmlayers.bayes.sweeps import Callback, sweep_all
+from fmlayers.features import Feature
+from fmlayers.layers import RatingScaler
 
 if TYPE_CHECKING:
     from fmlayers.data import Encoder
     from fmlayers.models import FactorizationMachine
 
-# The default prior scale: of fields that are all keys, and with further fields.
-IDS_SCALE, FIELDS_SCALE = 1.0, 0.015
-MAX_BURN_IN = 20  # by default
-MAX_EXAMPLES = 10_000  # from which the mean variance of the scores is estimated
 KIND = "a Gibbs sampler"  # of its files
-# A function that is called with the number of a sweep, from 1, and its figures.
-Callback = Callable[[int, Mapping[str, float]], None]
 
 
 class GibbsSampler:
@@ -119,7 +112,7 @@ class GibbsSampler:
         seed: int = 0,
     ) -> None:
         self.features = list(features)
-        _check_tables(self.features)
+        check_tables(self.features)
         self.dim = integer("dim", dim)
         self.chains = integer("chains", chains)
         if prior_scale is not None:
@@ -129,13 +122,8 @@ class GibbsSampler:
         self.likelihood: LikelihoodName = choice("likelihood", likelihood, names)
         self.max_dim = integer("max_dim", max_dim)
         self.seed = integer("seed", seed, "a nonnegative integer", least=0)
-        self.histories: dict[str, Pairs] = {}
-        self._mean: PosteriorMean | None = None
-        self._samples: list[Sample] = []
         self.history: list[Figures] = []
-        self._bounds = (0.0, 1.0)
-        self._variance = 0.0
-        self._blocks: list[Block] = []
+        self._fitted: Fitted | None = None
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -205,83 +193,58 @@ class GibbsSampler:
             WorkerError: If a worker process ends before its chains do.
         """
         processes = integer("processes", processes)
-        _check_callbacks(callbacks)
+        check_callbacks(callbacks)
         sweeps = integer("sweeps", sweeps)
-        if burn_in is None:
-            burn_in = min(MAX_BURN_IN, sweeps // 2)
-        burn_in = integer(
-            "burn_in",
-            burn_in,
-            "a nonnegative integer less than `sweeps`",
-            least=0,
-            most=sweeps - 1,
-            of=f", sweeps={sweeps}",
-        )
-        y = self._targets_of("targets", targets)
-        weights = np.ones(len(y))
-        if sample_weight is not None:
-            if self.likelihood == "probit":
-                raise ValueError(
-                    '`sample_weight` must be left out with the likelihood "probit". '
-                    "Repeat examples instead. "
-                    f"Received: {type(sample_weight).__name__}."
-                )
-            weights = _numbers("sample_weight", sample_weight, len(y))
-            if (weights < 0).any() or not weights.any():
-                raise ValueError(
-                    "`sample_weight` must be nonnegative, and not all 0. Received: "
-                    f"weights from {weights.min():g} to {weights.max():g}."
-                )
-        self.histories = {
-            feature.name: _pairs(feature, inputs)
-            for feature in self.features
-            if isinstance(feature, History)
-        }
-        fields = self._fields(inputs, len(y))
-        self._mean = None
-        self._bounds = (float(y.min()), float(y.max()))
-        self._blocks = find_blocks(self.features, fields)
+        burn_in = burn_in_of(burn_in, sweeps)
+        y = targets_of("targets", targets, self.likelihood)
+        weights = weights_of(sample_weight, len(y), self.likelihood)
+        histories = histories_of(self.features, inputs)
+        fields = fields_of(self.features, inputs, histories, len(y))
         held_out, y_held_out = None, None
         if validation_data is not None:
-            rows, labels = _pair("validation_data", validation_data)
-            y_held_out = self._targets_of("validation_data", labels)
-            held_out = self._fields(rows, len(y_held_out), "validation_data")
+            name = "validation_data"
+            rows, labels = pair_of(name, validation_data)
+            y_held_out = targets_of(name, labels, self.likelihood)
+            held_out = fields_of(self.features, rows, histories, len(y_held_out), name)
+        blocks = find_blocks(self.features, fields)
+        scale = self.prior_scale
         problem = Problem(
-            self._blocks,
+            blocks,
             y,
             weights,
             {name: field.column_weights() for name, field in fields.items()},
             held_out,
+            y_held_out,
             self.dim,
             self.max_dim,
             self.chains,
             burn_in,
-            self._prior(self._blocks),
+            Hyperprior(default_scale(blocks) if scale is None else scale),
             self.likelihood,
             self.seed,
         )
         backups = None
         if backup_dir is not None:
-            fit = description_of(self.get_config(), problem, fields, y_held_out)
+            fit = description_of(self.get_config(), problem, fields)
             backups = Backups(Path(backup_dir), fit, self.chains)
-        self.history = []
-        with closing(started(problem, processes)) as runs:
-            if backups is not None:
-                self.history = backups.resume(runs, sweeps)
-            for sweep in range(len(self.history) + 1, sweeps + 1):
-                figures = self._figures(runs.sweep(), sweep - burn_in, y_held_out)
-                self.history.append({"sweep": sweep, **figures})
-                for callback in callbacks:
-                    callback(sweep, figures)
-                if backups is not None and (sweep == sweeps or backups.is_due()):
-                    backups.write(runs, self.history)
-            first, *others = runs.results()
-        for other in others:
-            first.mean.merge(other.mean)
-        self._mean = first.mean
-        self._samples = [x for each in (first, *others) for x in each.samples]
-        if self.likelihood == "probit":
-            self._variance = self._variance_of(fields)
+        self._fitted, self.history = None, []
+        mean, samples = sweep_all(
+            problem,
+            sweeps,
+            self.history,
+            callbacks=callbacks,
+            backups=backups,
+            processes=processes,
+        )
+        self._fitted = Fitted(
+            mean,
+            samples,
+            histories,
+            blocks,
+            problem.bounds,
+            self.likelihood,
+            mean_variance(fields, samples) if self.likelihood == "probit" else 0.0,
+        )
         return self
 
     def predict(
@@ -307,23 +270,10 @@ class GibbsSampler:
         Raises:
             ValueError: If `fit` was not called, or the inputs do not fit the features.
         """
-        return_std = boolean("return_std", return_std)
-        mean = self._fitted().mean()
-        scores = Scores(self._fields(inputs))
-        center = scores(Sample(mean.bias, 1.0, mean.tables))
-        is_probit = self.likelihood == "probit"
-        if not is_probit and not return_std:
-            return self._clipped(center)
-        drawn = np.stack([scores(sample) for sample in self._samples])
-        variance = drawn.var(axis=0)
-        if is_probit:
-            expected = normal_cdf(center / np.sqrt(1.0 + variance))
-            std = normal_cdf(drawn).std(axis=0)
-        else:
-            expected = self._clipped(center)
-            noise = np.mean([1.0 / sample.alpha for sample in self._samples])
-            std = np.sqrt(variance + noise).astype(np.float32)
-        return (expected, std) if return_std else expected
+        with_std = boolean("return_std", return_std)
+        fitted = self._result()
+        fields = fields_of(self.features, inputs, fitted.histories)
+        return fitted.expected_and_std(fields) if with_std else fitted.expected(fields)
 
     def to_model(
         self,
@@ -350,9 +300,8 @@ class GibbsSampler:
         Args:
             dim: Optional positive integer, the embedding dimension. For user and item
                 alone, 32 lose 0.0003 of RMSE on MovieLens 100K; with further fields,
-                256 do.
-                Defaults to `None`: the dimension of the mean that the sampler has
-                computed, at most `max_dim`.
+                256 do. Defaults to `None`: the dimension of the mean that the sampler
+                has computed, at most `max_dim`.
             collapse: Whether to fold all fields of a key, such as the age and the
                 history of a user, into the row of the key, so that the model reads the
                 keys alone. The scores of known keys stay the same, except that a
@@ -378,21 +327,13 @@ class GibbsSampler:
                 "`scaler` must be a `fmlayers.layers.RatingScaler` or None. "
                 f"Received: scaler={scaler!r}."
             )
-        posterior = self._fitted()
-        mean, features = posterior.mean(), self.features
-        if boolean("collapse", collapse):
-            features, mean = collapsed(mean, features, self._blocks)
-            encoder = None if encoder is None else _selected(encoder, features)
-        if dim is not None:
-            mean = posterior.reduced(mean, dim)
-        is_probit = self.likelihood == "probit"
-        if scaler is None:
-            scaler = RatingScaler(*self._bounds, "sigmoid" if is_probit else "clip")
-        model = self._model(features, mean.dim, scaler=scaler, encoder=encoder)
-        _assign_all(model, mean)
-        if is_probit:
-            model.rescale(LOGITS_PER_PROBIT / np.sqrt(1.0 + self._variance), 0.0)
-        return model
+        return self._result().to_model(
+            self.features,
+            dim,
+            collapse=boolean("collapse", collapse),
+            encoder=encoder,
+            scaler=scaler,
+        )
 
     def draws(self) -> Iterator[tuple["FactorizationMachine", float]]:
         """Yields up to 32 of the samples, evenly spaced.
@@ -406,29 +347,7 @@ class GibbsSampler:
         Raises:
             ValueError: If `fit` was not called.
         """
-        self._fitted()
-        model = self._model(self.features, self.dim)
-        for sample in self._samples:
-            tables = sample.tables.items()
-            score = MeanScore(
-                sample.bias,
-                {name: table[:, 0] for name, table in tables},
-                {name: table[:, 1:] for name, table in tables},
-            )
-            _assign_all(model, score)
-            yield model, sample.alpha
-
-    def _model(
-        self, features: Sequence[Feature], dim: int, **options: Any
-    ) -> "FactorizationMachine":
-        model: FactorizationMachine = _registry.load("FactorizationMachine")(
-            features, dim, l2=0.0, linear_l2=0.0, **options
-        )
-        names = {feature.name for feature in features}
-        for name, (keys, values) in self.histories.items():
-            if name in names:
-                model.factors.set_history(name, keys, values)
-        return model
+        return self._result().draws(self.features)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Saves the samples in one file, atomically and without pickle.
@@ -443,16 +362,8 @@ class GibbsSampler:
             OSError: If the disk is full or `path` cannot be written. The error names
                 `path`.
         """
-        content = {
-            "config": self.get_config(),
-            "mean": self._fitted().state(),
-            "samples": [dict(vars(sample)) for sample in self._samples],
-            "histories": {name: list(x) for name, x in self.histories.items()},
-            "blocks": [block.state() for block in self._blocks],
-            "bounds": self._bounds,
-            "variance": self._variance,
-            "history": self.history,
-        }
+        result = self._result().state()
+        content = {"config": self.get_config(), "history": self.history, **result}
         write_state(Path(path), KIND, content)
 
     @classmethod
@@ -469,194 +380,13 @@ class GibbsSampler:
         content = read_state(Path(path), KIND)
         try:
             sampler = cls.from_config(content["config"])
-            sampler._mean = PosteriorMean.of_state(content["mean"])
-            sampler._samples = [Sample(**sample) for sample in content["samples"]]
-            sampler.histories = {
-                name: (keys, values)
-                for name, (keys, values) in content["histories"].items()
-            }
-            sampler._blocks = [Block.of_state(block) for block in content["blocks"]]
-            low, high = content["bounds"]
-            sampler._bounds = (low, high)
-            sampler._variance = content["variance"]
+            sampler._fitted = Fitted.of_state(content, sampler.likelihood)
             sampler.history = content["history"]
         except (KeyError, TypeError, ValueError) as reason:
             raise ValueError(f"{path} is damaged: {reason!r}.") from reason
         return sampler
 
-    def _fields(
-        self,
-        inputs: Mapping[str, Any],
-        count: int | None = None,
-        argument: str = "inputs` and `targets",
-    ) -> dict[str, Field]:
-        fields = {f.name: field_of(f, inputs, self.histories) for f in self.features}
-        lengths = {name: len(field.index) for name, field in fields.items()}
-        if count is not None:
-            lengths["targets"] = count
-        if len(set(lengths.values())) > 1:
-            subject = "inputs" if count is None else argument
-            raise ValueError(
-                f"`{subject}` must have the same number of examples in all arrays. "
-                f"Received: {lengths}."
-            )
-        return fields
-
-    def _prior(self, blocks: Sequence[Block]) -> Hyperprior:
-        scale = self.prior_scale
-        if scale is None:
-            are_keys = all(len(block.designs) == 1 for block in blocks)
-            scale = IDS_SCALE if are_keys else FIELDS_SCALE
-        return Hyperprior(scale=scale)
-
-    def _figures(
-        self, reports: Sequence[Report], samples: int, targets: Matrix | None
-    ) -> dict[str, float]:
-        """Returns the figures of a sweep, averaged over the chains.
-
-        Args:
-            reports: The report of each chain.
-            samples: Integer, the number of samples of each chain.
-            targets: Optional floats, those of the validation rows.
-        """
-        likelihood = LIKELIHOODS[self.likelihood]
-        figures = {
-            "alpha": float(np.mean([report.alpha for report in reports])),
-            likelihood.metric: float(np.mean([report.loss for report in reports])),
-        }
-        totals = [report.total for report in reports if report.total is not None]
-        if targets is not None and totals:
-            mean = np.sum(totals, axis=0) / (samples * len(totals))
-            mean = np.clip(mean, *self._bounds)
-            figures[f"val_{likelihood.metric}"] = likelihood.loss(targets, mean)
-        return figures
-
-    def _targets_of(self, name: str, targets: npt.ArrayLike) -> Matrix:
-        y = _numbers(name, targets)
-        is_fitted = name == "targets"
-        if self.likelihood == "probit":
-            labels = np.unique(y)
-            if not np.isin(labels, (0, 1)).all() or (is_fitted and len(labels) < 2):
-                raise ValueError(
-                    f'`{name}` must be labels 0 and 1 with the likelihood "probit"'
-                    f'{", and contain both" if is_fitted else ""}. Use "normal" for '
-                    f"other numbers. Received: {labels[:3].tolist()}."
-                )
-        return y
-
-    def _variance_of(self, fields: Mapping[str, Field]) -> float:
-        """Returns the mean over some examples of the variances of their scores."""
-        count = len(next(iter(fields.values())).index)
-        chosen = np.arange(0, count, -(-count // MAX_EXAMPLES))
-        scores = Scores({name: x.rows(chosen) for name, x in fields.items()})
-        drawn = [scores(sample) for sample in self._samples]
-        return float(np.var(drawn, axis=0).mean())
-
-    def _clipped(self, scores: Floats) -> Floats:
-        return np.clip(scores, *self._bounds)
-
-    def _fitted(self) -> PosteriorMean:
-        if self._mean is None:
+    def _result(self) -> Fitted:
+        if self._fitted is None:
             raise ValueError("`fit` must be called first. Received: no samples.")
-        return self._mean
-
-
-def _check_tables(features: Sequence[Feature]) -> None:
-    """Raises `ValueError` unless each feature has a separate table."""
-    FeatureEmbedding(features, 1)  # checks the features
-    tables = [f.table_name for f in features if f.table_name is not None]
-    shared = {name for name in tables if tables.count(name) > 1}
-    if shared:
-        raise ValueError(
-            "`features` must have separate tables. Received: table "
-            f"{min(shared)!r} of several features."
-        )
-
-
-def _numbers(
-    name: str, x: npt.ArrayLike, count: int | None = None
-) -> npt.NDArray[np.float64]:
-    wanted = "(examples,), not empty" if count is None else f"({count},)"
-    rule = f"`{name}` must be finite numbers of shape {wanted}"
-    try:
-        numbers = np.asarray(x, np.float64)
-    except (TypeError, ValueError) as reason:
-        received = str(reason).rstrip(".")
-        raise ValueError(f"{rule}. Received: {received}.") from reason
-    if numbers.ndim == 2 and numbers.shape[1] == 1:
-        numbers = numbers[:, 0]
-    is_right = numbers.ndim == 1 and len(numbers) and count in (None, len(numbers))
-    if not is_right:
-        raise ValueError(f"{rule}. Received: shape {numbers.shape}.")
-    missing = np.flatnonzero(~np.isfinite(numbers))
-    if len(missing):
-        raise ValueError(
-            f"{rule}. Remove the rows without one. Received: {numbers[missing[0]]} in "
-            f"row {missing[0]}, and {len(missing)} such rows in all."
-        )
-    return numbers
-
-
-def _pair(name: str, value: Any) -> tuple[Any, Any]:
-    if not isinstance(value, tuple | list) or len(value) != 2:
-        size = f" of {len(value)}" if isinstance(value, tuple | list) else ""
-        raise ValueError(
-            f"`{name}` must be a tuple (inputs, targets). "
-            f"Received: {type(value).__name__}{size}."
-        )
-    inputs, targets = value
-    return inputs, targets
-
-
-def _check_callbacks(callbacks: Any) -> None:
-    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
-        raise ValueError(
-            "`callbacks` must be a list of functions of the number of the sweep and a "
-            "dict of its figures; callbacks of Keras are not supported. "
-            f"Received: callbacks={callbacks!r}."
-        )
-
-
-def _pairs(feature: History, inputs: Mapping[str, Any]) -> Pairs:
-    """Returns the distinct pairs of a key and a value among the examples."""
-    for entry in feature.entries:
-        entry.check(inputs)
-    keys, values = (np.asarray(entry.read(inputs)) for entry in feature.entries)
-    known = (keys >= 0) & (keys < feature.num_keys)
-    known &= (values > 0) & (values < feature.vocabulary_size)
-    keys, values = np.unique(np.stack([keys[known], values[known]]), axis=1)
-    if len(keys) != feature.num_pairs:
-        raise ValueError(
-            f"`num_pairs` of feature {feature.name!r} must be the number of distinct "
-            f"pairs of a key and a value among the examples. Received: "
-            f"num_pairs={feature.num_pairs}, with {len(keys)} pairs."
-        )
-    return keys, values
-
-
-def _selected(encoder: "Encoder", features: Sequence[Feature]) -> "Encoder":
-    """Returns the encoder of the columns that the features read."""
-    read = {entry.name for feature in features for entry in feature.entries}
-    columns = [
-        name for name in encoder.columns if read & set(encoder.column(name).inputs)
-    ]
-    return encoder.select(columns)
-
-
-def _assign_all(model: "FactorizationMachine", score: MeanScore) -> None:
-    for feature in model.features:
-        name = feature.name
-        _assign(model.factors, feature, score.vectors[name])
-        _assign(model.linear, feature, score.linear[name][:, np.newaxis])
-    model.bias.assign([score.bias])
-
-
-def _assign(layer: FeatureEmbedding, feature: Feature, rows: Floats) -> None:
-    """Assigns the rows of a field's table, or of its vectors and then its bias."""
-    weights = layer.named_weights()
-    name = feature.table_name or feature.name
-    if ("bias", name) in weights:
-        rows, bias = rows[:-1], rows[-1]
-        weights["bias", name].assign(bias)
-    weight = weights["vector" if feature.table_name is None else "table", name]
-    weight.assign(rows.reshape(weight.shape))
+        return self._fitted

@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from keras import ops
@@ -8,6 +8,8 @@ from fmlayers._types import Tensor
 from fmlayers.bayes.chain import Sample
 from fmlayers.bayes.designs import Field, Floats
 from fmlayers.bayes.products import Products
+
+MAX_EXAMPLES = 10_000  # from which the mean variance is estimated
 
 
 class Scores:
@@ -48,3 +50,17 @@ class Scores:
             total = total + ops.take(extended, index[name], axis=0)
         pairs = ops.sum(total[:, 1:-1] ** 2, axis=1) - total[:, -1]
         return total[:, 0] + 0.5 * pairs
+
+
+def mean_variance(fields: Mapping[str, Field], samples: Sequence[Sample]) -> float:
+    """Returns the mean over some examples of the variances of their scores.
+
+    Args:
+        fields: Dict from the name of a feature to its field over the examples.
+        samples: List of samples.
+    """
+    count = len(next(iter(fields.values())).index)
+    chosen = np.arange(0, count, -(-count // MAX_EXAMPLES))
+    scores = Scores({name: field.rows(chosen) for name, field in fields.items()})
+    drawn = [scores(sample) for sample in samples]
+    return float(np.var(drawn, axis=0).mean())

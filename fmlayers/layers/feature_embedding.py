@@ -59,7 +59,9 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
             l2 * the mean over the batch of the squared norm of the rows that an example
             looks up. The cost grows with the batch, not with the table, and a row is
             regularized each time it is used. The combiner of a multi-valued feature
-            applies to the squared norms of its rows, too. Defaults to 0.
+            applies to the squared norms of its rows, too. Calls with
+            `training=False`, such as those of `evaluate` and `predict`, add no loss.
+            Defaults to 0.
         embeddings_initializer: Initializer of tables and vectors, or a dict from the
             name of a feature or a table to an initializer or to pretrained vectors: an
             array of shape `(rows, dim)`, with one row per id of a table. For a
@@ -77,6 +79,8 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
         inputs: Dict from feature name to tensor. Other entries are ignored. Ids must
             be integers: float32 is not exact above 2^24. JAX without x64 truncates
             64-bit integers before they reach any layer: use 32-bit ids there.
+        training: Optional Boolean, whether to add the L2 to the losses. Defaults to
+            the value of the calling model, and outside of a model to `True`.
 
     Input shape:
         A dict of tensors with the same batch size. For a single value, `(batch,)` or
@@ -193,13 +197,15 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
         """The name of the layer among those whose histories are summed together."""
         return str(id(self))
 
-    def call(self, inputs: Mapping[str, Tensor]) -> Tensor:
+    def call(
+        self, inputs: Mapping[str, Tensor], training: bool | None = None
+    ) -> Tensor:
         inputs = with_history_sums(self.history_fields, inputs)
         fields, losses = [], []
         for field in self._fields:
             vectors, squared_norm = field.embed(inputs)
             fields.append(vectors)
-            if field.l2:
+            if field.l2 and training is not False:
                 batch = ops.cast(ops.shape(squared_norm)[0], field.dtype)
                 mean = ops.sum(squared_norm) / ops.maximum(batch, 1.0)
                 losses.append(field.l2 * mean)
@@ -239,7 +245,9 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         return (batch_size(self.features, input_shape), len(self.features), self.dim)
 
-    def compute_output_spec(self, inputs: Mapping[str, Any]) -> Any:
+    def compute_output_spec(
+        self, inputs: Mapping[str, Any], training: bool | None = None
+    ) -> Any:
         shapes = {name: shape_of(x) for name, x in inputs.items()}
         return keras.KerasTensor(
             self.compute_output_shape(shapes), dtype=self.compute_dtype

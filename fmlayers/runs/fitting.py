@@ -32,7 +32,9 @@ def compiled_model(
     keras.utils.set_random_seed(config.seed)
     model = build_model(config, examples.encoder, examples.table)
     model.compile(
-        make_optimizer(config.optimizer, config.learning_rate, batch_size),
+        make_optimizer(
+            config.optimizer, config.learning_rate, batch_size, config.row_wise
+        ),
         jit_compile=_compiles_with_xla(config, len(examples)) or "auto",
         steps_per_execution=_steps_per_execution(_steps(examples, batch_size)),
         **_loss(config, examples),
@@ -68,13 +70,13 @@ def fit(
 
 
 def make_optimizer(
-    name: str, learning_rate: float, batch_size: int
+    name: str, learning_rate: float, batch_size: int, row_wise: bool = False
 ) -> keras.optimizers.Optimizer:
     """Returns the optimizer that `name`, as in `TrainingConfig.optimizer`, selects."""
     if name == "lazy_adam":
-        return LazyAdam(learning_rate)
+        return LazyAdam(learning_rate, row_wise=row_wise)
     start = (ADAGRAD_START / batch_size) ** 2
-    return Adagrad(learning_rate, initial_accumulator_value=start)
+    return Adagrad(learning_rate, initial_accumulator_value=start, row_wise=row_wise)
 
 
 def _steps(examples: Examples, batch_size: int) -> int:

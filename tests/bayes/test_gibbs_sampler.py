@@ -7,6 +7,7 @@ from small_fits import features_of, inputs_of
 
 import fmlayers
 from fmlayers.bayes import GibbsSampler
+from fmlayers.bayes.designs import fields_of
 from fmlayers.bayes.likelihoods import normal_cdf
 from fmlayers.bayes.scores import Scores
 from fmlayers.metrics import calibration_error, log_loss
@@ -25,6 +26,12 @@ def planted(rng, rows=1500, noise=0.5):
 
 def rows(inputs, chosen):
     return {name: x[chosen] for name, x in inputs.items()}
+
+
+def mean_over_samples(sampler, inputs, expected=lambda scores: scores):
+    fitted = sampler._fitted
+    scores = Scores(fields_of(sampler.features, inputs, fitted.histories))
+    return np.mean([expected(scores(x)) for x in fitted.samples], axis=0)
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +53,7 @@ def test_the_model_is_the_mean_of_the_samples(sampled):
     model = sampler.to_model()
     assert model.dim == 30 * 3
     assert type(model) is fmlayers.models.FactorizationMachine
-    scores = Scores(sampler._fields(inputs))
-    expected = np.mean([scores(sample) for sample in sampler._samples], axis=0)
+    expected = mean_over_samples(sampler, inputs)
     found = ops.convert_to_numpy(model.score(inputs))[:, 0]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     found = model.predict(inputs, verbose=0)[:, 0]
@@ -257,8 +263,7 @@ def test_probabilities_of_labels(labeled):
 
 def test_a_probability_is_the_mean_over_the_samples(labeled):
     sampler, inputs, *_ = labeled
-    scores = Scores(sampler._fields(inputs))
-    expected = np.mean([normal_cdf(scores(x)) for x in sampler._samples], axis=0)
+    expected = mean_over_samples(sampler, inputs, normal_cdf)
     np.testing.assert_allclose(sampler.predict(inputs), expected, atol=0.03)
 
 

@@ -123,6 +123,24 @@ def test_l2_is_reported_feature_by_feature():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+def test_l2_is_only_added_in_training():
+    inputs = {feature.name: feature.keras_input() for feature in FEATURES}
+    layer = FeatureEmbedding(FEATURES, 3, l2=0.1)
+    model = keras.Model(inputs, ops.sum(layer(inputs), axis=(1, 2)))
+    for call in (layer, model):
+        for training, count in ((None, 6), (True, 6), (False, 0)):
+            call(BATCH, training=training)
+            assert len(call.losses) == count, training
+    model.compile("sgd", loss="mse")
+    targets = np.arange(4, dtype="float32")
+    error = ops.convert_to_numpy(model(BATCH)) - targets
+    l2 = sum(float(ops.convert_to_numpy(loss)) for loss in model.losses)
+    evaluated = model.evaluate(BATCH, targets, verbose=0)
+    np.testing.assert_allclose(evaluated, np.mean(error**2), rtol=1e-5)
+    trained = float(model.train_on_batch(BATCH, targets))
+    np.testing.assert_allclose(trained, np.mean(error**2) + l2, rtol=1e-5)
+
+
 def test_every_call_adds_the_losses_of_every_layer():
     """Calls that Keras makes on JAX must not mix up the losses of several layers."""
     inputs = {"age": keras.Input((), name="age")}

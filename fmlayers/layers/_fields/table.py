@@ -5,6 +5,7 @@ from keras import ops
 
 from fmlayers._backend import raise_where
 from fmlayers._names import safe_name
+from fmlayers._row_gradients import look_up
 from fmlayers._types import Tensor
 from fmlayers.features import Categorical, History, MultiCategorical
 from fmlayers.layers._fields.field import Field
@@ -54,7 +55,7 @@ class TableField(Field[F]):
             nonzero = ids != 0
             present = nonzero if present is None else ops.logical_and(present, nonzero)
         rows = ops.where(inside, ids, size if policy == "unknown" else 0)
-        vectors = ops.cast(ops.take(self.table, rows, axis=0), self.dtype)
+        vectors = ops.cast(look_up(self.table, rows), self.dtype)
         if policy == "error":
             vectors = ops.where(ops.expand_dims(inside, -1), vectors, float("nan"))
         if present is not None:
