@@ -13,12 +13,12 @@ from fmlayers.features import History
 class SplitStep:
     """Mixin for a `keras.Model` with a `History`, to be trained with `jit_compile`.
 
-    XLA needs shapes that do not depend on the data, and takes three times as long as
-    TensorFlow for the sums of sparse rows. With `jit_compile=True` on TensorFlow, a step
-    computes the sums of the histories and their gradients in TensorFlow, and the rest
-    in two XLA programs: loss and gradients, then the update. The batches must bring
-    their histories along (`fmlayers.data.ShuffledBatches`); otherwise, and in
-    evaluation and prediction, nothing is compiled with XLA.
+    XLA needs shapes that do not depend on the data, and takes three times as long for
+    the sums of sparse rows. With `jit_compile=True` on TensorFlow, a step therefore
+    computes the sums of the histories and their gradients outside of XLA, and the rest
+    in XLA programs: the rows to sum, loss and gradients, and the update. The batches
+    must bring their histories along (`fmlayers.data.ShuffledBatches`); otherwise, and
+    in evaluation and prediction, nothing is compiled with XLA.
 
     Put it before the Keras class.
     """

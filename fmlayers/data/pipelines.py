@@ -27,14 +27,8 @@ def stream(
 
     def spec(x: Any) -> Any:
         if isinstance(x, BatchHistories):
-            index, own, lengths, rows, *pairs = x
-            sizes = [
-                index.shape,
-                own.shape,
-                (None,),
-                (None,),
-                *((None,) for _ in pairs),
-            ]
+            # The batch size of the first two is fixed.
+            sizes = [x.index.shape, x.own.shape, *((None,) for _ in x[2:])]
             specs = map(tf.TensorSpec, sizes, (each.dtype for each in x))
             return BatchHistories(*specs)
         if isinstance(x, tuple):

@@ -3,10 +3,9 @@ from collections.abc import Mapping
 from keras import ops
 
 from fmlayers._names import safe_name
-from fmlayers._row_gradients import look_up
 from fmlayers._types import Tensor
 from fmlayers.features import History
-from fmlayers.layers._fields.table import TableField
+from fmlayers.layers._fields.table import TableField, rows_of
 from fmlayers.layers._history_lists import HistoryLists
 
 # What a combiner divides the sum of n vectors by. A power would take longer than the
@@ -32,7 +31,6 @@ class HistoryField(TableField[History]):
         return self.layer.dim + (self.l2 > 0)
 
     def build(self) -> None:
-        super().build()
         name = self.feature.name
         if name not in self.layer.histories:
             histories = HistoryLists(self.feature, name=safe_name(name))
@@ -41,7 +39,7 @@ class HistoryField(TableField[History]):
     def embed(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         sums = inputs[self.feature.name][self.layer.pooling_key]
         dim, has_own = self.layer.dim, sums.own > 0
-        own = ops.cast(look_up(self.table, sums.own), self.dtype)
+        own = ops.cast(rows_of(self.table, sums.own), self.dtype)
         own = ops.where(ops.expand_dims(has_own, -1), own, 0.0)
         length = ops.cast(sums.length, self.dtype) - ops.cast(has_own, self.dtype)
         divisor = _DIVISORS[self.feature.combiner](ops.maximum(length, 1.0))
@@ -55,7 +53,7 @@ class HistoryField(TableField[History]):
 
     def rows(self, ids: Tensor) -> Tensor:
         """Returns the rows of ids, with their squared norms if there is an L2."""
-        rows = ops.cast(look_up(self.table, ids), self.dtype)
+        rows = ops.cast(rows_of(self.table, ids), self.dtype)
         if not self.l2:
             return rows
         # If a row in no history is not finite, its gradient of 0 must not become NaN.
