@@ -53,7 +53,9 @@ def fit(
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> keras.callbacks.History:
     """Trains a model that `compiled_model` returned, up to the epoch `epochs`."""
-    batches = examples.batches(batch_size, epoch=initial_epoch)
+    batches = examples.batches(
+        batch_size, epoch=initial_epoch, histories=model.history_indexes()
+    )
     return model.fit(
         batches.stream() if streams() else batches,
         steps_per_epoch=_steps(examples, batch_size),
@@ -83,8 +85,7 @@ def _steps(examples: Examples, batch_size: int) -> int:
 
 def _compiles_with_xla(config: TrainingConfig, rows: int) -> bool:
     """Returns whether to use XLA, which Keras does not use by default on a CPU."""
-    # The shapes of histories depend on the data of a batch. XLA cannot compile them.
-    return streams() and rows >= MIN_XLA_ROWS and not config.histories
+    return streams() and rows >= MIN_XLA_ROWS
 
 
 def _steps_per_execution(steps: int) -> int:
