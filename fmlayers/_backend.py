@@ -215,6 +215,44 @@ def row_of_each(row_splits: Tensor, count: Tensor) -> Tensor:
     return ops.cumsum(ops.segment_sum(ops.ones_like(starts), starts, count + 1))[:-1]
 
 
+def take_rows(variable: Any, rows: Tensor) -> Tensor:
+    """Returns rows of a variable.
+
+    Uncompiled TensorFlow does not read the whole variable, which would copy it.
+
+    Args:
+        variable: A `keras.Variable` of shape `(rows, ...)`.
+        rows: Integers of any shape, within the variable.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.gather(variable.value, rows)
+    return ops.take(variable, rows, axis=0)
+
+
+def read_rows(variable: Any, start: int, stop: int) -> Tensor:
+    """Returns the rows `start` to `stop - 1` of a variable."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return take_rows(variable, tf.range(start, stop))
+    return variable.value[start:stop]
+
+
+def assign_rows(variable: Any, start: int, values: Tensor) -> None:
+    """Assigns rows of a variable, beginning with row `start`."""
+    backend, value = keras.backend.backend(), variable.value
+    stop = start + values.shape[0]
+    if backend == "torch":
+        value.data[start:stop] = values
+    elif backend == "tensorflow" and not hasattr(value, "values"):
+        value[start:stop].assign(values)
+    else:  # JAX, and variables of a `tf.distribute` strategy
+        first = (start, *(0 for _ in values.shape[1:]))
+        variable.assign(ops.slice_update(value, first, values))
+
+
 def unstack(x: Tensor, axis: int) -> list[Tensor]:
     """Unstacks a tensor along an axis of static length."""
     if _PORTABLE.get():  # LiteRT's operation fails for an empty batch

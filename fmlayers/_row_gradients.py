@@ -16,6 +16,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from fmlayers._backend import take_rows
+
 
 @dataclass(frozen=True)
 class RowGradients:
@@ -49,14 +51,17 @@ class _Tape:
     taps: list[Any] | None = None
     lookups: list[tuple[int, Any, Any]] = field(default_factory=list)
 
-    def look_up(self, table: Any, ids: Any) -> Any:
+    def look_up(self, table: Any, ids: Any, *, is_frozen: bool) -> Any:
         if id(table) not in self.tables:
-            return ops.take(table, ids, axis=0)
+            return _taken(table, ids, is_frozen=is_frozen)
         if self.taps is None:
             shape = (*ids.shape, *table.shape[1:])
             rows = ops.zeros(shape, table.dtype)
         else:
-            rows = ops.stop_gradient(ops.take(table, ids, axis=0))
+            rows = _taken(table, ids, is_frozen=True)
+        if is_frozen:
+            return rows
+        if self.taps is not None:
             rows = rows + self.taps[len(self.lookups)]
         self.lookups.append((self.tables[id(table)], ids, rows))
         return rows
@@ -72,10 +77,23 @@ class _Tape:
 _TAPE: ContextVar[_Tape | None] = ContextVar("tape", default=None)
 
 
-def look_up(table: Any, ids: Any) -> Any:
-    """Returns rows of a table, with the gradient of the rows if a tape is active."""
+def look_up(table: Any, ids: Any, *, is_frozen: bool = False) -> Any:
+    """Returns rows of a table, with the gradient of the rows if a tape is active.
+
+    Args:
+        table: A `keras.Variable` of shape `(rows, ...)`.
+        ids: Integers of any shape, within the table.
+        is_frozen: Whether to return the rows without a gradient. Defaults to `False`.
+    """
     tape = _TAPE.get()
-    return ops.take(table, ids, axis=0) if tape is None else tape.look_up(table, ids)
+    if tape is None:
+        return _taken(table, ids, is_frozen=is_frozen)
+    return tape.look_up(table, ids, is_frozen=is_frozen)
+
+
+def _taken(table: Any, ids: Any, *, is_frozen: bool) -> Any:
+    rows = take_rows(table, ids)
+    return ops.stop_gradient(rows) if is_frozen else rows
 
 
 def train_step(model: Any, state: Any, data: Any) -> Any:
@@ -124,19 +142,23 @@ def train_step(model: Any, state: Any, data: Any) -> Any:
         values = [dense.get(i, value) for i, value in enumerate(trainable)]
         with _Tape(tables, taps) as tape:
             loss, updates = loss_of(values)
-        return loss, (updates, [(i, ids) for i, ids, _ in tape.lookups])
+        return loss, (updates, [ids for _, ids, _ in tape.lookups])
 
     dense = {i: v for i, v in enumerate(trainable) if i not in by_rows}
     differentiate = jax.value_and_grad(loss_and_ids, argnums=(0, 1), has_aux=True)
-    (_, (updates, lookups)), (gradients, of_taps) = differentiate(dense, taps)
+    (_, (updates, ids)), (gradients, of_taps) = differentiate(dense, taps)
     loss, predictions, fixed, metrics = updates
+    owners = [i for i, _, _ in draft.lookups if i in by_rows]
     for i in by_rows:
         parts = [
-            (values.reshape(-1, *values.shape[ids.ndim :]), ids.reshape(-1))
-            for (table, ids), values in zip(lookups, of_taps, strict=True)
-            if table == i
+            (values.reshape(-1, *values.shape[rows.ndim :]), rows.reshape(-1))
+            for owner, rows, values in zip(owners, ids, of_taps, strict=True)
+            if owner == i
         ]
-        gradients[i] = RowGradients(*map(jax.numpy.concatenate, zip(*parts)))
+        values, indices = zip(*parts, strict=True)
+        gradients[i] = RowGradients(
+            jax.numpy.concatenate(values), jax.numpy.concatenate(indices)
+        )
     trainable, optimizer = model.optimizer.stateless_apply(
         optimizer, [gradients[i] for i in range(len(trainable))], trainable
     )

@@ -160,7 +160,12 @@ class ScoringModel(ChecksInputs, FitsArrays, Exportable, keras.Model):
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("autocast", False)
-        super().__init__(**kwargs)
+        trainable = kwargs.pop("trainable", True)
+        by_name = isinstance(trainable, Mapping)
+        super().__init__(trainable=True if by_name else trainable, **kwargs)
+        self._trainable_by_name = (
+            {name: bool(flag) for name, flag in trainable.items()} if by_name else None
+        )
         self.features = list(features)
         self.scaler = scaler
         self.encoder = encoder
@@ -313,13 +318,16 @@ class ScoringModel(ChecksInputs, FitsArrays, Exportable, keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
-        return {
+        config = {
             **super().get_config(),
             "features": serialize(self.features),
             "scaler": serialize(self.scaler),
             "encoder": serialize(self.encoder),
             **state_config(self),
         }
+        if self.trainable and self._trainable_by_name is not None:
+            config["trainable"] = self._trainable_by_name
+        return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:

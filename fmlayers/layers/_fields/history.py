@@ -26,7 +26,6 @@ class HistoryField(TableField[History]):
     """
 
     def build(self) -> None:
-        super().build()
         name = self.feature.name
         if name not in self.layer.histories:
             histories = HistoryLists(self.feature, name=safe_name(name))
