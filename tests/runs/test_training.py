@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 
 import fmlayers
+from fmlayers import _execution
 from fmlayers._json_files import SEAL, read_json
 from fmlayers.cli import main
 from fmlayers.data import DataError, sources, split_rows, write_csv
 from fmlayers.optimizers import LazyAdam
-from fmlayers.runs import Run, RunError, TrainingConfig, fitting, train
+from fmlayers.runs import Run, RunError, TrainingConfig, train
 from fmlayers.runs.examples import default_batch_size
 
 FILES = {
