@@ -275,7 +275,9 @@ class RowWise(keras.optimizers.Optimizer):
 
     def _check_kind(self, saved: Sequence[Any]) -> None:
         """Refuses the state of an optimizer of the other kind."""
-        for variable, value in zip(self.variables, saved, strict=False):
+        if len(saved) != len(self.variables):
+            return  # of other variables
+        for variable, value in zip(self.variables, saved, strict=True):
             mine, other = tuple(variable.shape), tuple(value.shape)
             wide, narrow = (other, mine) if self.row_wise else (mine, other)
             if wide != narrow and _per_row(wide) == narrow:
