@@ -132,11 +132,6 @@ class Chain:
         scores = ops.convert_to_numpy(self._targets - self.residuals)[:-1]
         return np.asarray(scores, np.float32)
 
-    def loss(self) -> float:
-        """Returns the loss of the current weights on the examples."""
-        expected = self.likelihood.expected(self.scores())
-        return self.likelihood.loss(self._data, expected, self.examples.weights)
-
     def sample(self) -> Sample:
         """Returns the current weights."""
         tables = {}

@@ -172,10 +172,11 @@ class GibbsSampler:
                 `"val_rmse"`: the RMSE of the mean over all samples so far.
             callbacks: List of functions. After each sweep of all chains, they are
                 called with the number of sweeps and a dict of figures: `"alpha"`,
-                `"rmse"` (of the current weights on the training rows) and
-                `"val_rmse"`. With `"probit"`, `"log_loss"` and `"val_log_loss"` replace
-                the last two. The attribute `history` contains the figures of all
-                sweeps.
+                `"rmse"` and `"val_rmse"`. `"rmse"` is that of the mean over all samples
+                so far on the training rows; during the burn-in, of the mean over the
+                current weights of the chains. With `"probit"`, `"log_loss"` and
+                `"val_log_loss"` replace them. The attribute `history` contains the
+                figures of all sweeps.
             backup_dir: Optional path of a folder in which the chains are saved every
                 few seconds and at the end. If it contains a backup of the same fit, the
                 fit resumes from it, with the same draws as without an interruption.
