@@ -141,6 +141,14 @@ class Chain:
             tables[name] = table
         return Sample(self.bias, self.alpha, tables)
 
+    def key_parts(self) -> dict[str, tuple[Floats, Floats]]:
+        """Returns the part of each block of several fields, by the block's root."""
+        return {
+            block.root: (ops.convert_to_numpy(part[0]), ops.convert_to_numpy(part[1]))
+            for block, part in zip(self.blocks, self.parts, strict=True)
+            if len(block.designs) > 1
+        }
+
     def state(self) -> dict[str, Any]:
         """Returns everything that further sweeps depend on."""
         names = [n for b in self.blocks if b.keys is not None for n in b.designs]

@@ -35,8 +35,6 @@ class Problem:
         blocks: The blocks.
         targets: Floats `(examples,)`.
         weights: Floats `(examples,)`.
-        column_weights: Dict from the name of a field to the weights of the columns of
-            its design; see `PosteriorMean`.
         held_out: Optional dict from the name of a field to the field over the
             validation rows.
         held_out_targets: Optional floats, the targets of the validation rows.
@@ -52,7 +50,6 @@ class Problem:
     blocks: Sequence[Block]
     targets: Matrix
     weights: Matrix
-    column_weights: Mapping[str, Matrix]
     held_out: Mapping[str, Field] | None
     held_out_targets: Matrix | None
     dim: int
@@ -105,7 +102,7 @@ class ChainRun:
 
     def __init__(self, chain: Chain, problem: Problem, scores: Scores | None) -> None:
         self.chain = chain
-        self.mean = PosteriorMean(problem.column_weights, problem.max_dim)
+        self.mean = PosteriorMean(problem.blocks, problem.max_dim)
         self.samples = Thinned(max(MAX_SAMPLES // problem.chains, 2))
         self._burn_in = problem.burn_in
         self._scores = scores
@@ -120,7 +117,7 @@ class ChainRun:
         if chain.sweeps <= self._burn_in:
             return Report(chain.alpha, 1, fitted, None)
         sample = chain.sample()
-        self.mean.add(sample)
+        self.mean.add(sample, chain.key_parts())
         self.samples.add(sample)
         self._fitted = _sum(self._fitted, fitted)
         if self._scores is not None:
