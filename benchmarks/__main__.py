@@ -13,6 +13,7 @@ from benchmarks import (
     time_to_rmse,
     top_n,
     training,
+    wide_tables,
 )
 from benchmarks._report import print_machine
 
@@ -23,6 +24,7 @@ OF_NOTHING: tuple[ModuleType, ...] = (
     tables,
     batches,
     training,
+    wide_tables,
     top_n,
     serving,
 )

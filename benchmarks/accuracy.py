@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks._report import print_rmse
 
+TRAIN = [sys.executable, "-m", "fmlayers.cli", "train"]
 IDS = "--model mf"
 SIDE = "user item age:categorical sex occupation genres year:categorical"
 EVERYTHING_100K = f"--histories --l2 .09 --l2-of day=.25 --features day {SIDE}"
@@ -60,9 +61,9 @@ def main(wanted: list[str]) -> None:
         for seed in seeds:
             with tempfile.TemporaryDirectory() as out:
                 run = Path(out) / "run"
-                command = f"fmlayers train --out {run} --data {data / folder} {options}"
+                command = f"--out {run} --data {data / folder} {options} --seed {seed}"
                 subprocess.run(
-                    [*shlex.split(command), "--seed", str(seed)],
+                    [*TRAIN, *shlex.split(command)],
                     check=True,
                     stdout=subprocess.DEVNULL,
                 )

@@ -24,10 +24,10 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 import fmlayers
 from benchmarks import _movielens
+from benchmarks._keras_fm import PlainFM
 from benchmarks._report import parser_with_json, print_machine, write_figures
 from benchmarks._timing import medians
 from benchmarks._torch_fm import Worker
@@ -41,29 +41,6 @@ Inputs = dict[str, Any]
 # A function that trains, and its number of epochs.
 Run = tuple[Callable[[], object], float]
 Prepare = Callable[[Inputs, Any, list[int]], Run]
-
-
-class PlainFM(keras.Model):
-    """The same model, built from Keras layers."""
-
-    def __init__(self, sizes: list[int]) -> None:
-        super().__init__()
-        start = keras.initializers.RandomNormal(stddev=0.01)
-        self.vectors = [keras.layers.Embedding(n, DIM, start) for n in sizes]
-        self.linear = [keras.layers.Embedding(n, 1, "zeros") for n in sizes]
-
-    def build(self, input_shape: Any) -> None:
-        for table in (*self.vectors, *self.linear):
-            table.build()
-        self.bias = self.add_weight(shape=(1,), initializer="zeros")
-
-    def call(self, inputs: Inputs) -> Any:
-        ids = [inputs["user"], inputs["item"]]
-        v = ops.stack([t(x) for t, x in zip(self.vectors, ids, strict=True)], 1)
-        squares = ops.square(ops.sum(v, axis=1)) - ops.sum(ops.square(v), axis=1)
-        pairs = 0.5 * ops.sum(squares, axis=1, keepdims=True)
-        first = [t(x) for t, x in zip(self.linear, ids, strict=True)]
-        return self.bias + ops.add(*first) + pairs
 
 
 def ours(optimizer: Callable[[], Any]) -> Prepare:
@@ -88,7 +65,7 @@ def ours(optimizer: Callable[[], Any]) -> Prepare:
 
 def plain(batch: int) -> Prepare:
     def prepare(inputs: Inputs, ratings: Any, sizes: list[int]) -> Run:
-        model = PlainFM(sizes)
+        model = PlainFM(dict(zip(inputs, sizes, strict=True)), DIM)
         model.compile("adam", loss="mse", jit_compile=False)
         return fitting(model, inputs, ratings, batch)
 

@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks._labels import table
 from benchmarks._report import print_labels
 
+TRAIN = [sys.executable, "-m", "fmlayers.cli", "train"]
 SEEDS = range(3)
 MOVIELENS = (
     "--features user item age:categorical sex occupation genres year:categorical"
@@ -49,8 +50,8 @@ def train(folder: Path, name: str, options: str, seed: int) -> dict[str, Any]:
     """Returns the metrics of a run on a table, whose files are written to `folder`."""
     data = table(name)
     files = {"--data": data.rows, "--test": data.test}
-    command = f"fmlayers train --task binary --target label --seed {seed} {options}"
-    arguments = [*shlex.split(command), "--out", str(folder / "run"), "--overwrite"]
+    command = f"--task binary --target label --seed {seed} {options} --overwrite"
+    arguments = [*TRAIN, *shlex.split(command), "--out", str(folder / "run")]
     for option, rows in files.items():
         if rows is not None:
             path = folder / f"{name}{option}.csv"

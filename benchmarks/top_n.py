@@ -1,6 +1,6 @@
 """Times top-25 search for all users of MovieLens 1M, and among a million items.
 
-    FMLAYERS_DATA=folder python -m benchmarks.top_n [RUN]
+    FMLAYERS_DATA=folder python -m benchmarks.top_n [RUN] [--items 1000000]
 
 RUN is a run of MovieLens 1M. If omitted, a model is trained for three epochs. The
 search ranks the whole catalog, except the items that a user rated in the training rows.
@@ -32,7 +32,7 @@ from fmlayers.models import MatrixFactorization
 from fmlayers.retrieval import TopN
 
 K = 25
-ITEMS, QUERIES = 1_000_000, 256
+ITEMS, QUERIES = 1_000_000, 256  # of the search without data
 TRAIN = [sys.executable, "-m", "fmlayers.cli", "train", "--model", "mf"]
 TRAIN += ["--max-epochs", "3", "--no-refit"]
 
@@ -97,16 +97,16 @@ def full_sort(recommender: Any, users: list[str]) -> Any:
     return np.concatenate(found)
 
 
-def of_a_million(dim: int) -> dict[str, float]:
-    """Returns the seconds and bytes of a top-N search among a million items."""
+def of_many(items: int, dim: int) -> dict[str, float]:
+    """Returns the seconds and bytes of a top-N search among many items."""
     features = [fmlayers.Categorical("user", QUERIES), fmlayers.Categorical("item", 2)]
     model = MatrixFactorization(*features, dim)
-    top = TopN(model, ["item"], ITEMS, K)
+    top = TopN(model, ["item"], items, K)
     rng = np.random.default_rng(0)
-    top.item_vectors.assign(rng.normal(size=(ITEMS, dim)).astype("float32"))
-    top.item_constants.assign(np.zeros(ITEMS, "float32"))
+    top.item_vectors.assign(rng.normal(size=(items, dim)).astype("float32"))
+    top.item_constants.assign(np.zeros(items, "float32"))
     queries = {"user": np.arange(QUERIES, dtype="int32")}
-    seen = rng.integers(0, ITEMS, size=(QUERIES, 128), dtype="int32")
+    seen = rng.integers(0, items, size=(QUERIES, 128), dtype="int32")
 
     def search() -> Any:
         return [np.asarray(x) for x in top(queries, exclude=seen)]
@@ -137,10 +137,11 @@ def _seconds(run: Callable[[], object]) -> float:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("run", nargs="?", type=Path)
-    parser.add_argument("--million", type=int, metavar="DIM", help=argparse.SUPPRESS)
+    parser.add_argument("--items", type=int, default=ITEMS)
+    parser.add_argument("--dim", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args([] if arguments is None else arguments)
-    if options.million is not None:
-        print(json.dumps(of_a_million(options.million)))
+    if options.dim is not None:
+        print(json.dumps(of_many(options.items, options.dim)))
         return
     if options.run is not None:
         of_a_run(options.run)
@@ -154,19 +155,22 @@ def main(arguments: list[str] | None = None) -> None:
                 stdout=subprocess.DEVNULL,
             )
             of_a_run(Path(folder) / "run")
-    print(f"\nTop {K} of {QUERIES} users, {ITEMS:,} items, 128 excluded")
+    print(f"\nTop {K} of {QUERIES} users, {options.items:,} items, 128 excluded")
     print(f"{'dim':>4}{'first, s':>10}{'later, s':>10}{'users/s':>9}{'memory':>11}")
     for dim in (16, 64):
-        command = [sys.executable, "-m", "benchmarks.top_n", "--million", str(dim)]
+        sizes = ["--items", str(options.items), "--dim", str(dim)]
+        command = [sys.executable, "-m", "benchmarks.top_n", *sizes]
         output = subprocess.run(command, check=True, capture_output=True).stdout
         found = json.loads(output)
         print(
             f"{dim:4}{found['first']:10.2f}{found['seconds']:10.2f}"
             f"{QUERIES / found['seconds']:9.0f}{found['bytes'] / 2**20:+8.0f} MB"
         )
-    print(f"(scores of all pairs at once: {4 * QUERIES * ITEMS / 2**20:,.0f} MB)")
+    print(
+        f"(scores of all pairs at once: {4 * QUERIES * options.items / 2**20:,.0f} MB)"
+    )
 
 
 if __name__ == "__main__":
-    print_machine() if "--million" not in sys.argv else None
+    print_machine() if "--dim" not in sys.argv else None
     main(sys.argv[1:])

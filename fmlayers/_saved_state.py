@@ -1,7 +1,7 @@
 """The state of layers in configs: objects, frozen parts and quantized parts."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import keras
@@ -39,11 +39,15 @@ def state_config(layer: keras.layers.Layer) -> dict[str, Any]:
     """Returns the entries of a config that record frozen and quantized parts.
 
     Keras does not save which weights are frozen, nor which layers of a subclassed
-    model are frozen or quantized. Empty entries are omitted.
+    model are frozen or quantized. Empty entries are omitted. An empty list of frozen
+    parts is only there if the config freezes some by name, which were unfrozen later.
     """
+    frozen: list[str] | None
     frozen = [path for path, part in _parts(layer).items() if not part.trainable]
     if not layer.built:
-        frozen = list(getattr(layer, "_frozen", ()))
+        frozen = getattr(layer, "_frozen", None)
+    if not frozen and not getattr(layer, "_trainable_by_name", None):
+        frozen = None
     quantized = {
         path: {
             "mode": part.quantization_mode,
@@ -52,14 +56,14 @@ def state_config(layer: keras.layers.Layer) -> dict[str, Any]:
         for path, part in sublayers(layer).items()
         if part.quantization_mode is not None
     }
-    state = {"frozen": frozen, "quantized": quantized}
-    return {name: value for name, value in state.items() if value}
+    state = {} if frozen is None else {"frozen": frozen}
+    return state | ({"quantized": quantized} if quantized else {})
 
 
 def restore(cls: type[T], config: Mapping[str, Any]) -> T:
     """Returns the layer of a config, which may have the entries of `state_config`."""
     config = dict(config)
-    frozen, quantized = config.pop("frozen", []), config.pop("quantized", {})
+    frozen, quantized = config.pop("frozen", None), config.pop("quantized", {})
     layer: T = cls(**deserialize_objects(config))
     parts = sublayers(layer)
     for path, quantization in quantized.items():
@@ -71,24 +75,24 @@ def restore(cls: type[T], config: Mapping[str, Any]) -> T:
             part.trainable = False
     if layer.built:
         freeze(layer, frozen)
-    elif frozen:
-        layer._frozen = tuple(frozen)  # until `build`
+    elif frozen is not None:
+        layer._frozen = list(frozen)  # until `build`
     return layer
 
 
-def freeze(layer: keras.layers.Layer, frozen: Sequence[str]) -> None:
+def freeze(layer: keras.layers.Layer, frozen: Sequence[str] | None) -> None:
     """Freezes the parts of a layer with these paths and unfreezes all others.
 
-    Without paths, nothing changes.
+    With `None`, nothing changes.
     """
-    if not frozen:
+    if frozen is None:
         return
-    parts = _parts(layer)
     # Outer layers first: each sets the flag of all its parts, too.
-    for kind in (keras.layers.Layer, keras.Variable):
-        for path, part in parts.items():
-            if isinstance(part, kind):
-                part.trainable = path not in frozen
+    parts = sorted(
+        _parts(layer).items(), key=lambda x: not isinstance(x[1], keras.layers.Layer)
+    )
+    for path, part in parts:
+        part.trainable = path not in frozen
 
 
 def sublayers(layer: keras.layers.Layer) -> dict[str, keras.layers.Layer]:
@@ -153,5 +157,16 @@ def _parts(layer: keras.layers.Layer) -> dict[str, Any]:
         if path and part.weights:
             parts[path] = part
         start = f"{path}/" if path else ""
-        parts |= {f"{start}{v.name}": v for v in part._trainable_variables}
+        parts |= {f"{start}{weight.name}": weight for weight in _weights(part)}
     return parts
+
+
+def _weights(layer: keras.layers.Layer) -> Iterable[Any]:
+    """Returns the weights that a layer created as trainable.
+
+    These are the tables of a `FeatureEmbedding`, even if several are in a variable.
+    """
+    weights: Iterable[Any] = layer._trainable_variables
+    if layer.built and hasattr(layer, "named_weights"):
+        weights = layer.named_weights().values()
+    return weights

@@ -107,7 +107,7 @@ class FactorizationMachine(ScoringModel):
             features,
             scaler,
             encoder=encoder,
-            trainable=True if isinstance(trainable, Mapping) else trainable,
+            trainable=trainable,
             **kwargs,
         )
         self.dim = dim

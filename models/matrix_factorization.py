@@ -111,7 +111,7 @@ class MatrixFactorization(ScoringModel):
             [user, item],
             scaler,
             encoder=encoder,
-            trainable=True if isinstance(trainable, Mapping) else trainable,
+            trainable=trainable,
             **kwargs,
         )
         self.user = user

@@ -126,7 +126,7 @@ class NeuralMatrixFactorization(ScoringModel):
             [user, item],
             scaler,
             encoder=encoder,
-            trainable=True if isinstance(trainable, Mapping) else trainable,
+            trainable=trainable,
             **kwargs,
         )
         self.user = user

@@ -301,3 +301,36 @@ def _numpy(x: Any) -> np.ndarray:
 
 def _is_float(x: np.ndarray) -> bool:
     return np.issubdtype(x.dtype, np.floating)
+
+
+def by_feature(
+    weights: list[np.ndarray], features: Any, unknown: bool = True
+) -> list[np.ndarray]:
+    """Returns the weights of a `FeatureEmbedding` one by one, in order of the features.
+
+    Args:
+        weights: The weights of the layer, where all tables and all vectors and biases
+            of numbers are rows of one variable each. Gradients need it so.
+        features: The features of the layer, of which none is a `Vector` or a history.
+        unknown: Whether each table has a row of unknown ids.
+    """
+    sizes: dict[str, list[int]] = {"tables": [], "vectors": []}
+    places, seen = [], set()
+    for feature in features:
+        if feature.table_name is None:
+            places += ["vectors"] * feature.num_rows
+            sizes["vectors"] += [1] * feature.num_rows
+        elif feature.table_name not in seen:
+            seen.add(feature.table_name)
+            places.append("tables")
+            sizes["tables"].append(feature.num_rows + unknown)
+    variables = dict(zip(dict.fromkeys(places), weights, strict=False))
+    parts = {}
+    for kind, variable in variables.items():
+        if len(sizes[kind]) == 1:
+            parts[kind] = [variable]
+            continue
+        parts[kind] = np.split(variable, np.cumsum(sizes[kind])[:-1])
+        if kind == "vectors":
+            parts[kind] = [rows[0] for rows in parts[kind]]
+    return [parts[kind].pop(0) for kind in places]

@@ -1,4 +1,5 @@
 import subprocess
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -6,6 +7,29 @@ import pytest
 
 from fmlayers import models
 from fmlayers.models import specs
+
+# The files that take longest. They start first, so that no process ends long after the
+# others.
+LONGEST = (
+    *(
+        "runs/test_killed_runs.py",
+        "tuning/test_study.py",
+        "export/test_export_files.py",
+    ),
+    *("test_documents.py", "test_own_model.py", "tuning/test_hyper_models.py"),
+    *("cli/test_signals.py", "bayes/test_chain.py", "optimizers/test_rows.py"),
+    *("export/test_raw_recommender.py", "runs/test_training.py"),
+    *("test_document_training.py", "test_benchmark_runs.py", "tuning/test_kills.py"),
+    *("tuning/test_processes.py", "tuning/test_tables.py", "tuning/test_worker.py"),
+    *("layers/test_fm_interaction.py", "layers/test_inputs.py", "test_composition.py"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    folder = Path(__file__).parent
+    ranks = {folder / name: rank for rank, name in enumerate(LONGEST)}
+    assert all(path.is_file() for path in ranks), "`LONGEST` names a missing file"
+    items.sort(key=lambda item: ranks.get(item.path, len(LONGEST)))
 
 
 @pytest.fixture

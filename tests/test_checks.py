@@ -67,7 +67,9 @@ MAKERS = {
         FactorizationMachine([USER, ITEM], 2), ["item"], i, k=i, block_size=i
     ),
     "bpr": lambda i, f, b: BPR(i),
-    "adagrad": lambda i, f, b: Adagrad(f, initial_accumulator_value=f, clipnorm=f),
+    "adagrad": lambda i, f, b: Adagrad(
+        f, initial_accumulator_value=f, clipnorm=f, row_wise=b
+    ),
     "lazy_adam": lambda i, f, b: LazyAdam(f, beta_1=f, weight_decay=f, amsgrad=b),
     "encoder": lambda i, f, b: Encoder({"user": "categorical"}, min_count=i).fit(
         pd.DataFrame({"user": ["a"] * 3})

@@ -16,6 +16,9 @@ SLOTS = {"adagrad": 1, "lazy_adam": 2}  # optimizer variables per weight
 def estimated_bytes(config: TrainingConfig, features: Sequence[Feature]) -> int:
     """Returns the size of a run's weights and optimizer variables in bytes.
 
+    With `row_wise`, the optimizer variables with one number per row are left out, since
+    they are small.
+
     With Gibbs sampling, they are the weights of the chains, the samples that are kept
     and the mean over the samples of each chain.
 
@@ -32,7 +35,8 @@ def estimated_bytes(config: TrainingConfig, features: Sequence[Feature]) -> int:
     spec = find(config.model)
     units = config.hidden_units or spec.hidden_units
     weights = spec.num_weights(rows, len(features), config.dim, units)
-    return config.members * weights * BYTES * (1 + SLOTS[config.optimizer])
+    slots = SLOTS[config.optimizer] - config.row_wise
+    return config.members * weights * BYTES * (1 + slots)
 
 
 def default_limit(workers: int = 1) -> int | None:

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from fmlayers.data.movielens import download_movielens, load_movielens
     from fmlayers.data.ragged import without_padding
     from fmlayers.data.ratings import read_ratings
-    from fmlayers.data.shards import ShardedBatches, write_shards
+    from fmlayers.data.sharded_batches import ShardedBatches
+    from fmlayers.data.shards import write_shards
     from fmlayers.data.sources import infer_columns, load
     from fmlayers.data.sparse_export import write_sparse
     from fmlayers.data.splits import Split, random_split, time_split, user_split
@@ -55,7 +56,7 @@ else:
             "DataError": "fmlayers.data.errors",
             "Dataset": "fmlayers.data.dataset",
             "Encoder": "fmlayers.data.encoder",
-            "ShardedBatches": "fmlayers.data.shards",
+            "ShardedBatches": "fmlayers.data.sharded_batches",
             "ShuffledBatches": "fmlayers.data.batches",
             "Split": "fmlayers.data.splits",
             "SyntheticClicks": "fmlayers.data.generated_clicks",

@@ -6,12 +6,16 @@ import numpy.typing as npt
 from keras import ops
 
 from fmlayers._checks import choice, coefficient, integer
+from fmlayers._history_sums import with_history_sums
 from fmlayers._inputs import ChecksInputs, batch_size, check, shape_of
 from fmlayers._saved_state import freeze, restore, state_config
 from fmlayers._types import OutOfRange, Tensor
-from fmlayers.features import Feature
+from fmlayers.features import Feature, History
 from fmlayers.layers._by_name import initializers_of, key_of, trainable_of
 from fmlayers.layers._fields import FIELDS, field_of
+from fmlayers.layers._fields.history import HistoryField
+from fmlayers.layers._fields.together import embed
+from fmlayers.layers._fields.weights import Weight, add_weights
 from fmlayers.layers._history_lists import HistoryLists
 from fmlayers.layers._pretrained import Pretrained
 from fmlayers.layers._saved_by_name import SavedByName
@@ -57,7 +61,9 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
             l2 * the mean over the batch of the squared norm of the rows that an example
             looks up. The cost grows with the batch, not with the table, and a row is
             regularized each time it is used. The combiner of a multi-valued feature
-            applies to the squared norms of its rows, too. Defaults to 0.
+            applies to the squared norms of its rows, too. Calls with
+            `training=False`, such as those of `evaluate` and `predict`, add no loss.
+            Defaults to 0.
         embeddings_initializer: Initializer of tables and vectors, or a dict from the
             name of a feature or a table to an initializer or to pretrained vectors: an
             array of shape `(rows, dim)`, with one row per id of a table. For a
@@ -75,6 +81,8 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
         inputs: Dict from feature name to tensor. Other entries are ignored. Ids must
             be integers: float32 is not exact above 2^24. JAX without x64 truncates
             64-bit integers before they reach any layer: use 32-bit ids there.
+        training: Optional Boolean, whether to add the L2 to the losses. Defaults to
+            the value of the calling model, and outside of a model to `True`.
 
     Input shape:
         A dict of tensors with the same batch size. For a single value, `(batch,)` or
@@ -146,19 +154,17 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
         # multiplied, and cast whole tables at every step. The weights disable it, too.
         # Only the vectors of the batch are cast, at the end.
         kwargs.setdefault("autocast", False)
-        super().__init__(
-            trainable=trainable if isinstance(trainable, bool) else True, **kwargs
-        )
+        super().__init__(trainable=trainable is not False, **kwargs)
         self.features = features
         self.dim = dim
         self.out_of_range = out_of_range
         self.l2 = l2
         self.embeddings_initializer = initializer
         self._initializers = initializers
-        self._trainable_argument = trainable
+        self._trainable_by_name = trainable if isinstance(trainable, dict) else None
         self._trainable_by_key = trainable_keys
         self.histories: dict[str, HistoryLists] = {}
-        self._frozen: tuple[str, ...] = ()
+        self._frozen: list[str] | None = None
         coefficients = l2 if isinstance(l2, dict) else {f.name: l2 for f in features}
         self._fields = tuple(
             field_of(feature, self, coefficients.get(feature.name, 0.0))
@@ -173,29 +179,58 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
         self.tables: dict[str, Any] = {}
         self.vectors: dict[str, Any] = {}
         self.biases: dict[str, Any] = {}
+        declared: dict[tuple[str, str], Weight] = {}
+        for field in self._fields:
+            declared |= field.declare(declared)
+        roles = {"table": self.tables, "vector": self.vectors, "bias": self.biases}
+        weights = add_weights(self, list(declared.values()))
+        for (role, name), weight in zip(declared, weights, strict=True):
+            roles[role][name] = weight
         for field in self._fields:
             field.build()
-            for _, weight in field.weights():
-                if not self._trainable_by_key.get(key_of(field.feature), True):
-                    weight.trainable = False
-        freeze(self, self._frozen)
-        self.built = True
-
-    def call(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        fields, losses = [], []
         for field in self._fields:
-            vectors, squared_norm = field.embed(inputs)
-            fields.append(vectors)
-            if field.l2:
-                batch = ops.cast(ops.shape(squared_norm)[0], field.dtype)
-                mean = ops.sum(squared_norm) / ops.maximum(batch, 1.0)
-                losses.append(field.l2 * mean)
+            for _, weight in field.weights():
+                if not self.is_trainable(field.feature):
+                    weight.trainable = False
+        self.built = True
+        freeze(self, self._frozen)
+
+    @property
+    def trainable(self) -> bool:
+        """Boolean. Setting it freezes or unfreezes all weights."""
+        return bool(super().trainable)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        keras.layers.Layer.trainable.fset(self, value)
+        for weight in self.named_weights().values() if self.built else ():
+            weight.trainable = value
+
+    @property
+    def history_fields(self) -> list[HistoryField]:
+        """The fields of the histories."""
+        return [field for field in self._fields if isinstance(field, HistoryField)]
+
+    @property
+    def pooling_key(self) -> str:
+        """The name of the layer among those whose histories are summed together."""
+        return str(id(self))
+
+    def call(
+        self, inputs: Mapping[str, Tensor], training: bool | None = None
+    ) -> Tensor:
+        inputs = with_history_sums(self.history_fields, inputs)
+        vectors, norms = embed(self._fields, inputs, with_norms=training is not False)
+        losses = []
+        for field, norm in zip(self._fields, norms, strict=True):
+            if field.l2 and norm is not None:
+                losses.append(field.l2 * norm)
                 self.add_loss(losses[-1])
         # On JAX, Keras finds the losses of a layer by `id`. It forgets those of the
         # last call only in the next, after another layer may have added a loss that
         # has the `id` of a dead one. So these must live until then.
         self._losses_of_last_call = losses
-        return ops.cast(ops.stack(fields, axis=1), self.compute_dtype)
+        return ops.cast(vectors, self.compute_dtype)
 
     def fields(self, inputs: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
         """Returns the vectors of some of the fields, without adding their L2.
@@ -217,13 +252,18 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
             self.build()
         chosen = [by_name[name] for name in names]
         check([field.feature for field in chosen], inputs)
-        vectors = [field.embed(inputs)[0] for field in chosen]
-        return ops.cast(ops.stack(vectors, axis=1), self.compute_dtype)
+        inputs = with_history_sums(
+            [field for field in chosen if isinstance(field, HistoryField)], inputs
+        )
+        vectors, _ = embed(chosen, inputs, with_norms=False)
+        return ops.cast(vectors, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
         return (batch_size(self.features, input_shape), len(self.features), self.dim)
 
-    def compute_output_spec(self, inputs: Mapping[str, Any]) -> Any:
+    def compute_output_spec(
+        self, inputs: Mapping[str, Any], training: bool | None = None
+    ) -> Any:
         shapes = {name: shape_of(x) for name, x in inputs.items()}
         return keras.KerasTensor(
             self.compute_output_shape(shapes), dtype=self.compute_dtype
@@ -236,6 +276,16 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
     def initializer_of(self, feature: Feature) -> Any:
         """Returns the initializer of a feature's weights."""
         return self._initializers[key_of(feature)]
+
+    def is_trainable(self, feature: Feature) -> bool:
+        """Returns whether the constructor's `trainable` trains a feature's weights."""
+        return self._trainable_by_key.get(key_of(feature), True)
+
+    @property
+    def history_tables(self) -> set[str]:
+        """The names of the tables that a `History` reads."""
+        histories = (f for f in self.features if isinstance(f, History))
+        return {history.table_name for history in histories}
 
     def keeps_pretrained(self, weight: Any) -> bool:
         """Returns whether a weight is frozen and starts from an array."""
@@ -274,7 +324,7 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
             scale: Float.
         """
         for weight in self.named_weights().values():
-            weight.assign(weight * scale)
+            weight.assign(ops.convert_to_tensor(weight) * scale)
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
@@ -287,8 +337,8 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
             "embeddings_initializer": serialize(self.embeddings_initializer),
             **state_config(self),
         }
-        if not self.built and self.trainable:  # later, the weights have the flags
-            config["trainable"] = self._trainable_argument
+        if self.trainable and self._trainable_by_name is not None:
+            config["trainable"] = self._trainable_by_name
         return config
 
     @classmethod

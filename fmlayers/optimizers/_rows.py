@@ -1,18 +1,28 @@
-"""Sparse updates on TensorFlow, shared by the optimizers.
+"""Sparse updates, shared by the optimizers.
 
-On TensorFlow, the gradient of an embedding lookup is a `tf.IndexedSlices` with one
-slice per occurrence of an id. On the other backends gradients are dense, and the
-optimizers use the step of Keras, except for float16 and bfloat16 variables.
+The gradient of an embedding lookup has one slice per occurrence of an id; see
+`_slices.py`. For dense gradients, the optimizers use the step of Keras, except for
+float16 and bfloat16 variables and for `row_wise`.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
-from fmlayers._checks import plain
+from fmlayers._checks import boolean, plain
+from fmlayers.optimizers._joined_slots import joined_slots
+from fmlayers.optimizers._slices import (
+    add_rows,
+    as_rows,
+    gather_rows,
+    is_sliced,
+    map_values,
+    representatives,
+    sum_rows,
+)
 
 MAX_DENSE_ROWS = 8192  # tables up to this size get dense steps
 NARROW_DTYPES = ("float16", "bfloat16")
@@ -29,14 +39,25 @@ class RowWise(keras.optimizers.Optimizer):
 
     Gradients of float16 and bfloat16 variables are unscaled, clipped and applied in
     float32: 0.999 rounds to 1 in bfloat16, and 256 squared overflows in float16.
+
+    With `row_wise`, the slots of squared gradients have the shape `(rows, 1)` instead
+    of `(rows, dim)`, and contain the mean over the row.
     """
 
     # Whether a gradient of 0 changes a row. If so, a dense step must distinguish rows
     # with such a gradient from rows that are not in the batch.
     moves_idle_rows: bool
+    # Keras' names of the slots that contain squared gradients.
+    squares: Sequence[str]
     loss_scale_factor: float | None
 
-    def __init__(self, *args: Any, use_ema: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        row_wise: bool = False,
+        use_ema: bool = False,
+        **kwargs: Any,
+    ) -> None:
         if use_ema:
             raise ValueError(
                 "`use_ema` must be False, since averaging the weights would update the "
@@ -45,6 +66,13 @@ class RowWise(keras.optimizers.Optimizer):
         # Keras rejects NumPy's numbers as a learning rate and cannot save others.
         kwargs = {name: plain(value) for name, value in kwargs.items()}
         super().__init__(*map(plain, args), use_ema=use_ema, **kwargs)
+        self.row_wise = boolean("row_wise", row_wise)
+        self._adds_squares = False
+
+    @property
+    def accepts_row_gradients(self) -> bool:
+        """Whether `apply` accepts sliced gradients without converting them to dense."""
+        return not self.gradient_accumulation_steps
 
     @abstractmethod
     def _slots(self, variable: Any) -> list[Any]:
@@ -62,9 +90,19 @@ class RowWise(keras.optimizers.Optimizer):
             learning_rate: Float scalar.
 
         Returns:
-            A list of tensors shaped like `gradient`: the increment of the variable,
+            A list of tensors: the increment of the variable, shaped like `gradient`,
             followed by those of the slots.
         """
+
+    def _square(self, gradient: Any) -> Any:
+        """Returns the squared gradient, or its means over the rows if `row_wise`."""
+        square = ops.square(gradient)
+        if not self._shrinks(gradient.shape):
+            return square
+        return ops.mean(square, axis=tuple(range(1, len(square.shape))), keepdims=True)
+
+    def _shrinks(self, shape: Sequence[int]) -> bool:
+        return self.row_wise and len(shape) > 1
 
     def build(self, variables: Sequence[Any]) -> None:
         if self.built:
@@ -84,16 +122,32 @@ class RowWise(keras.optimizers.Optimizer):
                     scratch = tf.Variable(tf.zeros((rows,)), trainable=False)
                 self._writers[index] = scratch
 
+    def add_variable_from_reference(
+        self, reference_variable: Any, name: Any = None, initializer: Any = "zeros"
+    ) -> Any:
+        self._adds_squares = name in self.squares
+        try:
+            return super().add_variable_from_reference(
+                reference_variable, name, initializer
+            )
+        finally:
+            self._adds_squares = False
+
+    def add_variable(self, shape: Sequence[int], *args: Any, **kwargs: Any) -> Any:
+        if self._adds_squares and self._shrinks(shape):
+            shape = _per_row(shape)
+        return super().add_variable(shape, *args, **kwargs)
+
     def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
         scale = self.loss_scale_factor
         # Gradients that are accumulated over steps must keep the variables' dtype.
         if not self.gradient_accumulation_steps:
-            grads = [_map_values(_widened, g) for g in grads]
-        if scale is None or keras.backend.backend() != "tensorflow":
+            grads = [map_values(_widened, g) for g in grads]
+        if scale is None:
             super().apply(grads, trainable_variables)
             return
-        # Keras divides by a float, which `tf.IndexedSlices` does not support.
-        grads = [_map_values(lambda values: values / scale, g) for g in grads]
+        # Keras divides by a float, which slices do not support.
+        grads = [map_values(lambda values: values / scale, g) for g in grads]
         self.loss_scale_factor = None
         try:
             super().apply(grads, trainable_variables)
@@ -101,14 +155,16 @@ class RowWise(keras.optimizers.Optimizer):
             self.loss_scale_factor = scale
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        gradient = _map_values(_widened, gradient)
+        gradient = map_values(_widened, gradient)
         decay = self._decay(gradient, variable, learning_rate)
         if is_sliced(gradient):
             if variable.shape[0] > max(gradient.indices.shape[0] or 0, MAX_DENSE_ROWS):
                 self._step_rows(gradient, variable, learning_rate, decay)
             else:
                 self._step_table(gradient, variable, learning_rate, decay)
-        elif keras.backend.standardize_dtype(variable.dtype) in NARROW_DTYPES:
+        elif self._shrinks(variable.shape) or (
+            keras.backend.standardize_dtype(variable.dtype) in NARROW_DTYPES
+        ):
             self._step_whole(gradient, variable, learning_rate, decay)
         else:
             if decay is not None:
@@ -116,10 +172,8 @@ class RowWise(keras.optimizers.Optimizer):
             super().update_step(gradient, variable, learning_rate)
 
     def _decay(self, gradient: Any, variable: Any, learning_rate: Any) -> Any:
-        """Returns the weight decay of a step, or `None` if Keras applies it."""
-        if keras.backend.backend() != "tensorflow" or self.weight_decay is None:
-            return None
-        if not self._use_weight_decay(variable):
+        """Returns the weight decay of a step, or `None` if there is none."""
+        if self.weight_decay is None or not self._use_weight_decay(variable):
             return None
         return ops.cast(learning_rate, gradient.dtype) * self.weight_decay
 
@@ -138,118 +192,109 @@ class RowWise(keras.optimizers.Optimizer):
             changes[0] -= decay * values[0]
         for each, change in zip(variables, changes, strict=True):
             if touched is not None:
-                change = ops.where(_as_rows(touched, change), change, 0)
+                change = ops.where(as_rows(touched, change), change, 0)
             self.assign_add(each, change)
 
     def _step_table(
         self, gradient: Any, variable: Any, learning_rate: Any, decay: Any
     ) -> None:
-        import tensorflow as tf
-
         indices, rows = gradient.indices, variable.shape[0]
-        total = tf.math.unsorted_segment_sum(gradient.values, indices, rows)
+        total = ops.segment_sum(gradient.values, indices, rows)
         touched = None
         if decay is not None or self.moves_idle_rows:
-            ones = tf.ones_like(indices)
-            touched = tf.math.unsorted_segment_sum(ones, indices, rows) > 0
+            touched = ops.segment_sum(ops.ones_like(indices), indices, rows) > 0
         self._step_whole(total, variable, learning_rate, decay, touched)
 
     def _step_rows(
         self, gradient: Any, variable: Any, learning_rate: Any, decay: Any
     ) -> None:
+        indices = gradient.indices
+        if keras.backend.backend() == "tensorflow":
+            chosen = self._representatives(indices, variable)
+        else:
+            chosen = representatives(indices, variable.shape[0])
+        count = ops.shape(indices)[0]
+        first = chosen == ops.arange(count, dtype=chosen.dtype)
+        chosen = ops.cast(chosen, "int32")
+        total = ops.segment_sum(gradient.values, chosen, num_segments=count)
+        variables = [variable, *self._slots(variable)]
+        slots = [gather_rows(v, indices, total.dtype) for v in variables[1:]]
+        changes = self._changes(total, slots, learning_rate)
+        if decay is not None:
+            changes[0] -= decay * gather_rows(variable, indices, total.dtype)
+        for each, change in zip(variables, changes, strict=True):
+            add_rows(each, indices, ops.where(as_rows(first, change), change, 0))
+
+    def _representatives(self, indices: Any, variable: Any) -> Any:
+        """Returns the position of one occurrence of each id, for all its occurrences.
+
+        Finds duplicates without a sort or a pass over the table: each occurrence of an
+        id writes its position to the row of the id, and the one that is read back
+        represents all of them.
+        """
         import tensorflow as tf
 
-        # Finds duplicates without a sort or a pass over the table: each occurrence of
-        # an id writes its position to the row of the id, and the one that is read back
-        # represents all of them.
-        indices = gradient.indices
         writers = self._writers[self._get_variable_index(variable)]
         places = tf.range(tf.size(indices), dtype=tf.float32)
         writers.scatter_update(tf.IndexedSlices(places, indices))
-        chosen = tf.gather(writers, indices)
-        first = chosen == places
-        total = tf.math.unsorted_segment_sum(
-            gradient.values, tf.cast(chosen, tf.int32), tf.size(indices)
-        )
-        variables = [variable, *self._slots(variable)]
-        slots = [_gathered(v, indices, total.dtype) for v in variables[1:]]
-        changes = self._changes(total, slots, learning_rate)
-        if decay is not None:
-            changes[0] -= decay * _gathered(variable, indices, total.dtype)
-        for each, change in zip(variables, changes, strict=True):
-            change = tf.where(_as_rows(first, change), change, 0)
-            self.assign_add(each, tf.IndexedSlices(change, indices))
+        return tf.gather(writers, indices)
 
     def _clip_gradients(self, grads: Sequence[Any]) -> list[Any]:
-        clips = self.clipnorm or self.clipvalue or self.global_clipnorm
-        if not clips or keras.backend.backend() != "tensorflow":
-            return list(super()._clip_gradients(grads))
+        if not (self.clipnorm or self.clipvalue or self.global_clipnorm):
+            return list(grads)
         grads = [sum_rows(g) if is_sliced(g) else g for g in grads]
         values = [g.values if is_sliced(g) else g for g in grads]
         clipped = super()._clip_gradients(values)
         return [
-            _map_values(lambda _, values=values: values, g)
+            map_values(lambda _, values=values: values, g)
             for g, values in zip(grads, clipped, strict=True)
         ]
 
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
-        # On TensorFlow `update_step` applies it, to the rows in the batch.
-        if keras.backend.backend() != "tensorflow":
-            super()._apply_weight_decay(variables)
+        """Leaves it to `update_step`, which applies it to the rows in the batch."""
+
+    def load_own_variables(self, store: Any) -> None:
+        if self.built and len(store.keys()) != len(self.variables):
+            store = self._joined(store) or store
+        saved = [store[str(i)] for i in range(len(store.keys()))]
+        self._check_kind(saved)
+        super().load_own_variables(store)
+
+    def _joined(self, store: Any) -> dict[str, Any] | None:
+        """Returns the state from a file with slots for each table, if it is one."""
+        slots = [self._slots(variable) for variable in self._trainable_variables]
+        in_order = [id(slot) for each in slots for slot in each]
+        head = len(self.variables) - len(in_order)
+        if [id(v) for v in self.variables[head:]] != in_order:
+            return None
+        return joined_slots(store, head, self._trainable_variables, slots)
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        self._check_kind(weights)
+        super().set_weights(weights)
+
+    def _check_kind(self, saved: Sequence[Any]) -> None:
+        """Refuses the state of an optimizer of the other kind."""
+        for variable, value in zip(self.variables, saved, strict=False):
+            mine, other = tuple(variable.shape), tuple(value.shape)
+            wide, narrow = (other, mine) if self.row_wise else (mine, other)
+            if wide != narrow and _per_row(wide) == narrow:
+                raise ValueError(
+                    f"`row_wise` must be {not self.row_wise}, as in the optimizer that "
+                    f"was saved. Received: row_wise={self.row_wise}, and a saved "
+                    f"{variable.path} of shape {other} instead of {mine}."
+                )
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "row_wise": self.row_wise}
 
 
-def is_sliced(gradient: Any) -> bool:
-    """Returns whether a gradient is a `tf.IndexedSlices`; `False` on other backends."""
-    if keras.backend.backend() != "tensorflow":
-        return False
-    import tensorflow as tf
-
-    return isinstance(gradient, tf.IndexedSlices)
-
-
-def sum_rows(gradient: Any) -> Any:
-    """Sums the slices of each row into one of them and sets the others to zero.
-
-    The number of slices stays the same, since XLA requires static shapes.
-    """
-    import tensorflow as tf
-
-    order = tf.argsort(gradient.indices)
-    indices = tf.gather(gradient.indices, order)
-    values = tf.gather(gradient.values, order)
-    first = tf.concat([tf.ones_like(indices[:1], bool), indices[1:] != indices[:-1]], 0)
-    run = tf.cumsum(tf.cast(first, tf.int32)) - 1
-    sums = tf.math.unsorted_segment_sum(values, run, tf.size(indices))
-    values = tf.where(_as_rows(first, values), tf.gather(sums, run), 0)
-    return tf.IndexedSlices(values, indices, gradient.dense_shape)
+def _per_row(shape: Sequence[int]) -> tuple[int, ...]:
+    """Returns the shape of one number per row."""
+    return (*shape[:1], *(1 for _ in shape[1:]))
 
 
 def _widened(values: Any) -> Any:
     """Casts float16 and bfloat16 gradients to float32."""
     dtype = keras.backend.standardize_dtype(values.dtype)
     return ops.cast(values, "float32") if dtype in NARROW_DTYPES else values
-
-
-def _map_values(function: Callable[..., Any], gradient: Any) -> Any:
-    if gradient is None or not is_sliced(gradient):
-        return gradient if gradient is None else function(gradient)
-    import tensorflow as tf
-
-    values = function(gradient.values)
-    return tf.IndexedSlices(values, gradient.indices, gradient.dense_shape)
-
-
-def _as_rows(flags: Any, like: Any) -> Any:
-    """Reshapes a vector of flags, one per row, to broadcast with `like`."""
-    import tensorflow as tf
-
-    shape = tf.concat([tf.shape(flags), tf.ones(tf.rank(like) - 1, tf.int32)], 0)
-    return tf.reshape(flags, shape)
-
-
-def _gathered(variable: Any, indices: Any, dtype: Any) -> Any:
-    import tensorflow as tf
-
-    # Reading the variable would keep a reference to it, and the scatter would copy it.
-    table = variable.value if isinstance(variable, keras.Variable) else variable
-    return tf.cast(tf.gather(table, indices), dtype)

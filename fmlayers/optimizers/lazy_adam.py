@@ -28,13 +28,21 @@ class LazyAdam(RowWise, keras.optimizers.Adam):
     Clipping, `weight_decay` and `loss_scale_factor` apply to the summed gradients of
     the rows in the batch; `weight_decay` leaves other rows unchanged.
 
+    With `row_wise=True`, a row of a table has one second moment instead of one per
+    dimension, of the mean of g_t^2 over the row. The first moment stays elementwise.
+
     Args:
         learning_rate: Float or schedule. Defaults to 0.003, since a rare row takes few
             steps. (`fmlayers train`, with early stopping, uses 0.001.)
+        row_wise: Boolean, whether each row has one second moment. Applies to all
+            variables of at least two dimensions, whose rows are along the first; the
+            others, such as biases, have one per number. The same learning rate suits
+            both. Defaults to `False`.
         **kwargs: Further arguments of `keras.optimizers.Adam`.
 
     Raises:
-        ValueError: If `use_ema` is true.
+        ValueError: If `use_ema` is true, or if a saved state with another value of
+            `row_wise` is loaded.
 
     Example:
 
@@ -47,9 +55,16 @@ class LazyAdam(RowWise, keras.optimizers.Adam):
     """
 
     moves_idle_rows = True
+    squares = ("velocity", "velocity_hat")
 
-    def __init__(self, learning_rate: Any = 0.003, *args: Any, **kwargs: Any) -> None:
-        super().__init__(learning_rate, *args, **kwargs)
+    def __init__(
+        self,
+        learning_rate: Any = 0.003,
+        *args: Any,
+        row_wise: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(learning_rate, *args, row_wise=row_wise, **kwargs)
 
     def _slots(self, variable: Any) -> list[Any]:
         index = self._get_variable_index(variable)
@@ -65,7 +80,7 @@ class LazyAdam(RowWise, keras.optimizers.Adam):
         m, v = slots[:2]
         changes = [
             (1.0 - self.beta_1) * (gradient - m),
-            (1.0 - self.beta_2) * (ops.square(gradient) - v),
+            (1.0 - self.beta_2) * (self._square(gradient) - v),
         ]
         square = v + changes[1]
         if self.amsgrad:

@@ -478,6 +478,15 @@ class TrainingConfig:
         metavar="RATE",
         searched={"adagrad": (0.005, 0.5), "lazy_adam": (0.0001, 0.01)},
     )
+    row_wise: bool = flag(
+        False,
+        "training",
+        "Whether the optimizer keeps one mean of squares per row of a table instead of "
+        "one per number",
+        more="It then takes less memory and time, at about the same accuracy.",
+        option_help="keep one mean of squares per row of a table in the optimizer "
+        "instead of one per number",
+    )
     batch_size: int | None = whole(
         None,
         "training",

@@ -32,7 +32,9 @@ def compiled_model(
     keras.utils.set_random_seed(config.seed)
     model = build_model(config, examples.encoder, examples.table)
     model.compile(
-        make_optimizer(config.optimizer, config.learning_rate, batch_size),
+        make_optimizer(
+            config.optimizer, config.learning_rate, batch_size, config.row_wise
+        ),
         jit_compile=_compiles_with_xla(config, len(examples)) or "auto",
         steps_per_execution=_steps_per_execution(_steps(examples, batch_size)),
         **_loss(config, examples),
@@ -51,7 +53,9 @@ def fit(
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> keras.callbacks.History:
     """Trains a model that `compiled_model` returned, up to the epoch `epochs`."""
-    batches = examples.batches(batch_size, epoch=initial_epoch)
+    batches = examples.batches(
+        batch_size, epoch=initial_epoch, histories=model.history_indexes()
+    )
     return model.fit(
         batches.stream() if streams() else batches,
         steps_per_epoch=_steps(examples, batch_size),
@@ -66,13 +70,13 @@ def fit(
 
 
 def make_optimizer(
-    name: str, learning_rate: float, batch_size: int
+    name: str, learning_rate: float, batch_size: int, row_wise: bool = False
 ) -> keras.optimizers.Optimizer:
     """Returns the optimizer that `name`, as in `TrainingConfig.optimizer`, selects."""
     if name == "lazy_adam":
-        return LazyAdam(learning_rate)
+        return LazyAdam(learning_rate, row_wise=row_wise)
     start = (ADAGRAD_START / batch_size) ** 2
-    return Adagrad(learning_rate, initial_accumulator_value=start)
+    return Adagrad(learning_rate, initial_accumulator_value=start, row_wise=row_wise)
 
 
 def _steps(examples: Examples, batch_size: int) -> int:
@@ -81,8 +85,7 @@ def _steps(examples: Examples, batch_size: int) -> int:
 
 def _compiles_with_xla(config: TrainingConfig, rows: int) -> bool:
     """Returns whether to use XLA, which Keras does not use by default on a CPU."""
-    # The shapes of histories depend on the data of a batch. XLA cannot compile them.
-    return streams() and rows >= MIN_XLA_ROWS and not config.histories
+    return streams() and rows >= MIN_XLA_ROWS
 
 
 def _steps_per_execution(steps: int) -> int:

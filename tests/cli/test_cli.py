@@ -110,7 +110,7 @@ def test_every_setting_has_an_option():
         --format csv --kinds z:log1p --weights-of genres=shares --users u --items i
         --user-key v --item-key j --user-columns age --item-columns year --test t
         --validation w --positive-labels yes --positive-weight 2 --weight share
-        --target-transform log1p --method gibbs --sweeps 30 --chains 2
+        --target-transform log1p --method gibbs --sweeps 30 --chains 2 --row-wise
     """
     options = vars(parser().parse_args(command.split()))
     default = TrainingConfig().to_dict()

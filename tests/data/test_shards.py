@@ -372,8 +372,8 @@ def test_each_flipped_bit_is_noticed_or_changes_nothing(tmp_path):
 
     def read():
         data = ShardedBatches(path.parent, 1, seed=0)
-        group = next(group for group in data._groups if group[0] == path)
-        return {n: repr(x) for n, x in data._read([group], np.arange(2)).items()}
+        group = next(group for group in data._files.groups if group.path == path)
+        return {n: repr(x) for n, x in data._files.read([group], np.arange(2)).items()}
 
     expected = read()
     refused, bits = 0, [0, 3, 7]

@@ -141,14 +141,14 @@ def test_names_that_look_alike_stay_apart():
     layer = FeatureEmbedding([Categorical(name, 3) for name in names], 2)
     layer.build()
     assert list(layer.tables) == names
-    assert len({weight.name for weight in layer.weights}) == len(names)
+    assert len({table.name for table in layer.tables.values()}) == len(names)
 
 
 def test_safe_names_stay_as_they_are():
     features = [Categorical(name, 3) for name in SAFE] + [Numeric("age", use_bias=True)]
     layer = FeatureEmbedding(features, 2, name="factors")
     layer.build()
-    assert [weight.path for weight in layer.weights] == [
+    assert [weight.path for weight in layer.named_weights().values()] == [
         *(f"factors/{name}_embeddings" for name in SAFE),
         "factors/age_vector",
         "factors/age_bias",

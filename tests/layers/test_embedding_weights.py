@@ -203,7 +203,7 @@ def write_by_position(model, path):
         for name in ("first_order", "vectors"):
             layer = getattr(model, name)
             group = file.create_group(f"{name}/vars")
-            for i, weight in enumerate(layer._trainable_variables):
+            for i, weight in enumerate(layer.named_weights().values()):
                 group[str(i)] = numpy(weight)
         for i, lists in enumerate(model.vectors.histories.values()):
             place = f"history_lists_{i}" if i else "history_lists"
@@ -234,7 +234,7 @@ def frozen_layer():
 
 
 def flags(layer):
-    return {w.path.split("/")[-1]: w.trainable for w in layer.weights}
+    return {key: weight.trainable for key, weight in layer.named_weights().items()}
 
 
 def test_frozen_tables_stay_frozen_in_a_config():

@@ -3,7 +3,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
-from checks import check_error, check_layer
+from checks import by_feature, check_error, check_layer
 from keras import ops
 
 from fmlayers import Categorical, FeatureEmbedding, MultiCategorical, Numeric
@@ -29,7 +29,7 @@ BATCH = {
 
 def embed(weights, inputs, dim=3, policy="unknown", features=FEATURES, squares=None):
     """Loops over examples, fields and values; appends squared norms if asked."""
-    weights = list(weights)
+    weights = by_feature(weights, features, unknown=policy == "unknown")
     named = {}
     for feature in features:
         if isinstance(feature, Numeric):
@@ -121,6 +121,24 @@ def test_l2_is_reported_feature_by_feature():
     ]
     found = [float(ops.convert_to_numpy(loss)) for loss in layer.losses]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_l2_is_only_added_in_training():
+    inputs = {feature.name: feature.keras_input() for feature in FEATURES}
+    layer = FeatureEmbedding(FEATURES, 3, l2=0.1)
+    model = keras.Model(inputs, ops.sum(layer(inputs), axis=(1, 2)))
+    for call in (layer, model):
+        for training, count in ((None, 6), (True, 6), (False, 0)):
+            call(BATCH, training=training)
+            assert len(call.losses) == count, training
+    model.compile("sgd", loss="mse")
+    targets = np.arange(4, dtype="float32")
+    error = ops.convert_to_numpy(model(BATCH)) - targets
+    l2 = sum(float(ops.convert_to_numpy(loss)) for loss in model.losses)
+    evaluated = model.evaluate(BATCH, targets, verbose=0)
+    np.testing.assert_allclose(evaluated, np.mean(error**2), rtol=1e-5)
+    trained = float(model.train_on_batch(BATCH, targets))
+    np.testing.assert_allclose(trained, np.mean(error**2) + l2, rtol=1e-5)
 
 
 def test_every_call_adds_the_losses_of_every_layer():
@@ -232,7 +250,7 @@ def test_unknown_row_starts_at_zero_and_learns():
 def test_tables_of_the_same_shape_start_differently():
     layer = FeatureEmbedding([Categorical("user", 5), Categorical("item", 5)], 2)
     layer.build()
-    user, item = layer.get_weights()
+    user, item = (ops.convert_to_numpy(table) for table in layer.tables.values())
     assert np.all(user[:-1] != item[:-1])
 
 
@@ -347,7 +365,7 @@ def test_gradients_through_row_splits_equal_those_of_padding(jit_compile, backen
         model(inputs)
         model.compile(keras.optimizers.SGD(1e-2), "mse", jit_compile=jit_compile)
         model.train_on_batch(inputs, np.array([1.0, 2.0, 3.0], "float32"))
-        return model.get_weights()
+        return [ops.convert_to_numpy(x) for x in model.embedding.tables.values()]
 
     user = np.array([1, 2, 2], "int32")
     padded = np.array([[1, 4, 9], [0, 0, 0], [2, 0, 0]], "int32")
@@ -416,10 +434,11 @@ def test_a_row_that_no_value_reads_may_be_nan():
         "sex": np.array([1, 0], "int32"),
     }
     layer.build()
+    for table in layer.tables.values():
+        rows = ops.convert_to_numpy(table).copy()
+        rows[0] = np.nan  # the padding's row
+        table.assign(rows)
     before = layer.get_weights()
-    for weight in before:
-        weight[0] = np.nan  # the padding's row
-    layer.set_weights(before)
     assert np.isfinite(ops.convert_to_numpy(layer(batch))).all()
     inputs = {feature.name: feature.keras_input() for feature in features}
     model = keras.Model(inputs, ops.sum(layer(inputs), axis=(1, 2)))

@@ -298,7 +298,8 @@ def test_a_functional_model_reads_wrong_columns_unless_they_are_selected():
     inputs = {feature.name: feature.keras_input() for feature in features}
     vectors = FeatureEmbedding(features, 2, embeddings_initializer="ones")(inputs)
     model = keras.Model(inputs, vectors)
-    model.layers[-1].set_weights([np.eye(6)[:, :2], np.eye(6)[:, 2:4]])
+    for i, table in enumerate(model.layers[-1].tables.values()):
+        table.assign(np.eye(6)[:, 2 * i : 2 * i + 2])
     batch = {"user": np.array([1]), "film": np.array([3])}
     expected = numpy(model(batch))
     more = {"day": np.array([2]), **batch}

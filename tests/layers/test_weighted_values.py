@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from checks import check_error, check_layer
+from checks import by_feature, check_error, check_layer
 from keras import ops
 
 import fmlayers
@@ -41,7 +41,8 @@ def genres(combiner="mean", **kwargs):
 
 def reference(combiner, policy="unknown", squares=None):
     def embed(weights, inputs):
-        user, table = weights
+        features = [USER, genres()]
+        user, table = by_feature(weights, features, unknown=policy == "unknown")
         batch = len(inputs["user"])
         output = np.zeros((batch, 2, user.shape[1]))
         output[:, 0] = user[inputs["user"]]

@@ -3,7 +3,7 @@ import inspect
 import keras
 import numpy as np
 import pytest
-from checks import check_error, check_layer, multiplies
+from checks import by_feature, check_error, check_layer, multiplies
 from keras import ops
 
 from fmlayers import Categorical, MultiCategorical, Numeric, RatingScaler
@@ -100,16 +100,16 @@ def test_gradients_shapes_and_files(tmp_path):
     }
 
     def fields(variables, inputs):
-        user, item, age = variables
+        user, item, age = by_feature(variables, features)
         for u, i, a in zip(inputs["user"], inputs["item"], inputs["age"], strict=True):
             missing = np.isnan(a)
             yield user[u if u < 3 else 3], item[i], 0.0 * age if missing else a * age
 
     def reference(variables, inputs):
-        bias, *tables, w1, b1, w2, b2, h = variables
+        bias, *embeddings, w1, b1, w2, b2, h = variables
         scores = []
         for vectors, weights in zip(
-            fields(tables[:3], inputs), fields(tables[3:], inputs), strict=True
+            fields(embeddings[:2], inputs), fields(embeddings[2:], inputs), strict=True
         ):
             u, i, a = vectors
             score = bias[0] + sum(w[0] for w in weights) + u @ i + u @ a + i @ a
@@ -119,11 +119,12 @@ def test_gradients_shapes_and_files(tmp_path):
 
     def penalty(variables, inputs):
         total = 0.0
-        for l2, tables in ((0.5, variables[1:4]), (0.25, variables[4:7])):
-            for u, i, a in fields(tables, inputs):
+        for l2, embeddings in ((0.5, variables[1:3]), (0.25, variables[3:5])):
+            *_, age = by_feature(embeddings, features)
+            for u, i, a in fields(embeddings, inputs):
                 total += l2 * (u @ u + i @ i)
                 # Of the vector, not of its product with the number.
-                total += l2 * (tables[2] @ tables[2]) * bool(np.any(a))
+                total += l2 * (age @ age) * bool(np.any(a))
         return total / max(len(inputs["user"]), 1)
 
     def make(**kwargs):

@@ -3,7 +3,7 @@ import inspect
 import keras
 import numpy as np
 import pytest
-from checks import check_error, check_layer
+from checks import by_feature, check_error, check_layer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
@@ -132,7 +132,8 @@ def test_products_with_the_others_are_the_square_of_the_sum(batch, fields, dim, 
     model = LibFM([Numeric(name) for name in names], dim)
     ones = {name: np.ones(batch, "float32") for name in names}
     # Vectors are those of the first example; a number of 1 hands them on.
-    model.factors.set_weights(list(vectors[0]))
+    for name, vector in zip(names, vectors[0], strict=True):
+        model.factors.vectors[name].assign(vector)
     found = numpy(model.pairs(ones))
     expected = numpy(FMInteraction()(vectors[:1].astype("float32")))
     scale = np.square(np.abs(vectors[0]).sum())
@@ -153,7 +154,9 @@ def test_gradients_shapes_and_files(positive, tmp_path):
     }
 
     def reference(variables, inputs):
-        bias, user, age, year, w_user, w_age, w_year = variables
+        bias, *embeddings = variables
+        user, age, year = by_feature(embeddings[:2], features)
+        w_user, w_age, w_year = by_feature(embeddings[2:], features)
         ratings = []
         for u, a, y in zip(*inputs.values(), strict=True):
             row, a = min(u, 3), 0.0 if np.isnan(a) else a

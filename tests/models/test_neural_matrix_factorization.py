@@ -3,7 +3,7 @@ import inspect
 import keras
 import numpy as np
 import pytest
-from checks import check_error, check_layer, multiplies
+from checks import by_feature, check_error, check_layer, multiplies
 from keras import ops
 
 from fmlayers import Categorical, FeatureEmbedding, Numeric, RatingScaler
@@ -25,9 +25,12 @@ def randomize(model, rng):
     return model
 
 
-def reference(variables, inputs, activation=lambda x: np.maximum(x, 0.0)):
+def reference(
+    variables, inputs, activation=lambda x: np.maximum(x, 0.0), features=(USER, ITEM)
+):
     """Both towers in float64 loops; the last row of a table is for unknown ids."""
-    bias, p, q, r, s, *hidden, h, g = (np.array(v, "float64") for v in variables)
+    bias, gmf, mlp, *hidden, h, g = (np.array(v, "float64") for v in variables)
+    (p, q), (r, s) = (by_feature([tables], features) for tables in (gmf, mlp))
     gmf, mlp = [], []
     for user, item in zip(inputs["user"].ravel(), inputs["item"].ravel(), strict=True):
         u = user if 0 <= user < len(p) - 1 else -1
@@ -78,7 +81,8 @@ def test_gradients_shapes_and_files(tmp_path):
     def penalty(variables, inputs):
         total = 0.0
         for u, i in zip(inputs["user"], inputs["item"], strict=True):
-            for p, q in (variables[1:3], variables[3:5]):
+            for tables in variables[1:3]:
+                p, q = by_feature([tables], (user, item))
                 u = min(u, 2)
                 total += 0.5 * (p[u] @ p[u]) + 0.25 * (q[i] @ q[i])
         return total / max(len(inputs["user"]), 1)
@@ -95,7 +99,9 @@ def test_gradients_shapes_and_files(tmp_path):
             **kwargs,
         ),
         {"inputs": inputs},
-        lambda variables, inputs: sum(reference(variables, inputs, np.tanh)),
+        lambda variables, inputs: sum(
+            reference(variables, inputs, np.tanh, (user, item))
+        ),
         penalty=penalty,
         mixed_output_dtype="float32",
         tmp_path=tmp_path,

@@ -1,5 +1,7 @@
 """Trains under `MirroredStrategy` on two CPUs and alone, which must be the same."""
 
+import itertools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -13,21 +15,21 @@ tf.config.set_logical_device_configuration(cpu, two)
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
-def make(kind, rows):
+def make(kind, rows, row_wise):
     layer = FeatureEmbedding(
         [Categorical("user", rows)], 3, embeddings_initializer="random_normal"
     )
     inputs = {"user": keras.Input((), dtype="int32", name="user")}
     model = keras.Model(inputs, layer(inputs))
-    model.compile(kind(0.1, weight_decay=0.1), loss="mse")
+    model.compile(kind(0.1, weight_decay=0.1, row_wise=row_wise), loss="mse")
     return model
 
 
 for kind in (Adagrad, LazyAdam):
-    for rows in (7, 10_000):
+    for rows, row_wise in itertools.product((7, 10_000), (False, True)):
         with strategy.scope():
-            both = make(kind, rows)
-        alone = make(kind, rows)
+            both = make(kind, rows, row_wise)
+        alone = make(kind, rows, row_wise)
         alone.set_weights(both.get_weights())
         rng = np.random.default_rng(0)
         # Each replica takes half of a batch, with ids that the other has, too.

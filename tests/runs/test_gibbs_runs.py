@@ -40,6 +40,7 @@ UNREAD = {
     "dropout": 0.5,
     "optimizer": "lazy_adam",
     "learning_rate": 0.3,
+    "row_wise": True,
     "batch_size": 64,
     "max_epochs": 3,
     "patience": 9,
@@ -78,7 +79,8 @@ def test_a_setting_of_gradient_descent_is_refused(name, capsys):
     default = getattr(TrainingConfig(), name)
     default = 64 if default is None else default
     option = f"--{name.replace('_', '-')}"
-    options = ["--method", "gibbs", option, f"{default}"]
+    options = ["--method", "gibbs", option]
+    options += [] if isinstance(default, bool) else [f"{default}"]
     assert cli.main(["train", "--out", "nowhere", *options]) == 1
     assert f"`{name}` must be left out" in capsys.readouterr().err
 

@@ -37,6 +37,17 @@ def test_the_estimate_equals_the_size_of_a_model(name, optimizer):
     assert 0 <= taken - actual <= 16
 
 
+@pytest.mark.parametrize("optimizer", ["adagrad", "lazy_adam"])
+def test_an_optimizer_of_one_number_per_row_takes_less(optimizer):
+    features = Encoder(COLUMNS).fit(TABLE).features
+    narrow, wide = (
+        estimated_bytes(TrainingConfig(optimizer=optimizer, row_wise=each), features)
+        for each in (True, False)
+    )
+    assert make_optimizer(optimizer, 0.1, 4, row_wise=True).row_wise
+    assert narrow / wide == (1 / 2 if optimizer == "adagrad" else 2 / 3)
+
+
 def test_members_multiply_the_estimate():
     features = Encoder(COLUMNS).fit(TABLE).features
     one = estimated_bytes(TrainingConfig(), features)

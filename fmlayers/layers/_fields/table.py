@@ -1,13 +1,16 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Hashable, Iterator
 from typing import Any, TypeVar
 
 from keras import ops
 
 from fmlayers._backend import raise_where
 from fmlayers._names import safe_name
+from fmlayers._row_gradients import look_up
 from fmlayers._types import Tensor
 from fmlayers.features import Categorical, History, MultiCategorical
-from fmlayers.layers._fields.field import Field
+from fmlayers.layers._fields.field import Field, Key
+from fmlayers.layers._fields.weights import Weight
+from fmlayers.layers._rows_view import RowsView
 
 F = TypeVar("F", bound=Categorical | MultiCategorical | History)
 
@@ -17,15 +20,36 @@ class TableField(Field[F]):
 
     @property
     def table(self) -> Any:
-        """The weight `(rows, dim)`. The row of unknown ids, if any, is the last."""
+        """The weight `(rows, dim)`. The row of unknown ids, if any, is the last.
+
+        It is a `keras.Variable`, or a `RowsView` if its variable has other tables.
+        """
         return self.layer.tables[self.feature.table_name]
 
-    def build(self) -> None:
-        name = self.feature.table_name
-        if name not in self.layer.tables:
-            self.layer.tables[name] = self._add_table()
+    @property
+    def source(self) -> Hashable:
+        table = self.table
+        if not isinstance(table, RowsView):
+            return None
+        return id(table.variable), table.trainable
 
-    def weights(self) -> Iterator[tuple[tuple[str, str], Any]]:
+    def declare(self, declared: Container[Key]) -> Iterator[tuple[Key, Weight]]:
+        name, layer = self.feature.table_name, self.layer
+        if ("table", name) in declared:
+            return
+        size = self.feature.vocabulary_size + (layer.out_of_range == "unknown")
+        # Frozen tables are apart, so that an optimizer has no slots for them. A table
+        # of a history is alone, since a step reads all of its rows.
+        group: tuple[str, ...] = ("embeddings",)
+        if name in layer.history_tables:
+            group = ("history", name)
+        elif not self.is_trainable:
+            group = ("embeddings", "frozen")
+        weight_name = f"{safe_name(name)}_embeddings"
+        initialize = self._initializer_of_rows()
+        yield ("table", name), Weight(weight_name, (size, layer.dim), initialize, group)
+
+    def weights(self) -> Iterator[tuple[Key, Any]]:
         yield ("table", self.feature.table_name), self.table
 
     def look_up(self, ids: Tensor, mask_zero: bool) -> tuple[Tensor, Tensor | None]:
@@ -45,36 +69,43 @@ class TableField(Field[F]):
         if policy == "zero":
             present = inside
         elif policy == "error":
-            message = (
-                f"Feature {self.feature.name!r} has an id outside 0 ... {size - 1}. "
-                'Correct the ids, or set `out_of_range` to "unknown" or "zero".'
-            )
-            ids = raise_where(ops.logical_not(inside), ids, message)
+            ids = self.checked(ids)
         if mask_zero:
             nonzero = ids != 0
             present = nonzero if present is None else ops.logical_and(present, nonzero)
         rows = ops.where(inside, ids, size if policy == "unknown" else 0)
-        vectors = ops.cast(ops.take(self.table, rows, axis=0), self.dtype)
+        vectors = ops.cast(rows_of(self.table, rows), self.dtype)
         if policy == "error":
             vectors = ops.where(ops.expand_dims(inside, -1), vectors, float("nan"))
         if present is not None:
             vectors = ops.where(ops.expand_dims(present, -1), vectors, 0.0)
         return vectors, present
 
-    def _add_table(self) -> Any:
+    def checked(self, ids: Tensor) -> Tensor:
+        """Returns `ids`, or raises an error if one is outside the vocabulary."""
+        size = self.feature.vocabulary_size
+        message = (
+            f"Feature {self.feature.name!r} has an id outside 0 ... {size - 1}. "
+            'Correct the ids, or set `out_of_range` to "unknown" or "zero".'
+        )
+        return raise_where(ops.logical_or(ids < 0, ids >= size), ids, message)
+
+    def _initializer_of_rows(self) -> Callable[..., Tensor]:
         initializer = self.fresh_initializer()
         has_unknown = self.layer.out_of_range == "unknown"
 
-        def initialize(shape: tuple[int, int], dtype: str) -> Tensor:
+        def initialize(shape: tuple[int, int], dtype: Any) -> Tensor:
             size, dim = shape
             if not has_unknown:
                 return initializer(shape, dtype=dtype)
             rows = initializer((size - 1, dim), dtype=dtype)
             return ops.concatenate([rows, ops.zeros((1, dim), dtype=dtype)])
 
-        return self.layer.add_weight(
-            shape=(self.feature.vocabulary_size + has_unknown, self.layer.dim),
-            initializer=initialize,
-            autocast=False,
-            name=f"{safe_name(self.feature.table_name)}_embeddings",
-        )
+        return initialize
+
+
+def rows_of(table: Any, rows: Tensor) -> Tensor:
+    """Returns rows of a table, without a gradient if it is frozen."""
+    if not isinstance(table, RowsView):
+        return look_up(table, rows, table.trainable)
+    return look_up(table.variable, rows + table.start, table.trainable)

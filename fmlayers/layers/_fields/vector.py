@@ -1,4 +1,4 @@
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from keras import ops
@@ -6,19 +6,20 @@ from keras import ops
 from fmlayers._names import safe_name
 from fmlayers._types import Tensor
 from fmlayers.features import Vector
-from fmlayers.layers._fields.field import Field
+from fmlayers.layers._fields.field import Field, Key
+from fmlayers.layers._fields.weights import Weight
 
 
 class VectorField(Field[Vector]):
     """A vector times a matrix, plus an optional bias vector."""
 
-    def build(self) -> None:
+    def declare(self, declared: Container[Key]) -> Iterator[tuple[Key, Weight]]:
         name, size, dim = self.feature.name, self.feature.size, self.layer.dim
-        self.layer.vectors[name] = self._add("matrix", (size, dim), slice(0, size))
+        yield ("vector", name), self._weight("matrix", (size, dim), slice(0, size))
         if self.feature.use_bias:
-            self.layer.biases[name] = self._add("bias", (dim,), size)
+            yield ("bias", name), self._weight("bias", (dim,), size)
 
-    def weights(self) -> Iterator[tuple[tuple[str, str], Any]]:
+    def weights(self) -> Iterator[tuple[Key, Any]]:
         name = self.feature.name
         yield ("vector", name), self.layer.vectors[name]
         if self.feature.use_bias:
@@ -39,10 +40,6 @@ class VectorField(Field[Vector]):
         vectors = ops.where(is_present, vectors, 0.0)
         return vectors, ops.where(present, norm, 0.0)
 
-    def _add(self, role: str, shape: tuple[int, ...], rows: int | slice) -> Any:
-        return self.layer.add_weight(
-            shape=shape,
-            initializer=self.fresh_initializer(rows),
-            autocast=False,
-            name=f"{safe_name(self.feature.name)}_{role}",
-        )
+    def _weight(self, role: str, shape: tuple[int, ...], rows: int | slice) -> Weight:
+        name = f"{safe_name(self.feature.name)}_{role}"
+        return Weight(name, shape, self.fresh_initializer(rows), group=(name,))

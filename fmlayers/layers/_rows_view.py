@@ -1,0 +1,95 @@
+from collections.abc import Sequence
+from typing import Any
+
+import numpy.typing as npt
+from keras import ops
+
+from fmlayers._backend import assign_rows, read_rows
+from fmlayers._types import Tensor
+
+
+class RowsView:
+    """A weight whose values are rows of a variable that it shares with others.
+
+    It offers the attributes and methods of a `keras.Variable` with which weights are
+    inspected and set, and converts to arrays and tensors.
+
+    Args:
+        variable: The `keras.Variable` of shape `(rows, dim)`.
+        name: String, the name of the weight.
+        shape: `(rows, dim)`, or `(dim,)` for a single row.
+        start: Integer, the position of the first row in the variable.
+
+    Attributes:
+        path: String, the path that the weight would have as a variable.
+        dtype: String.
+        neighbors: The views of all weights in the variable.
+    """
+
+    def __init__(
+        self, variable: Any, name: str, shape: tuple[int, ...], start: int
+    ) -> None:
+        self.variable = variable
+        self.name = name
+        self.path = "/".join([*variable.path.split("/")[:-1], name])
+        self.shape = shape
+        self.dtype = variable.dtype
+        self.start = start
+        self.neighbors: Sequence[RowsView] = (self,)
+        self._trainable = True
+
+    @property
+    def trainable(self) -> bool:
+        """Boolean. Setting it freezes or unfreezes these rows alone.
+
+        The variable is frozen if all of its rows are. As for any variable, compile the
+        model again afterwards.
+        """
+        return self._trainable and bool(self.variable.trainable)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._trainable = bool(value)
+        self.variable.trainable = any(view._trainable for view in self.neighbors)
+
+    @property
+    def value(self) -> Tensor:
+        """The values as a tensor."""
+        count = self.shape[0] if len(self.shape) == 2 else 1
+        rows = read_rows(self.variable, self.start, self.start + count)
+        return ops.reshape(rows, self.shape)
+
+    def numpy(self) -> npt.NDArray[Any]:
+        """Returns the values as an array."""
+        values: npt.NDArray[Any] = ops.convert_to_numpy(self.value)
+        return values
+
+    def assign(self, value: Any) -> None:
+        """Sets the values.
+
+        Args:
+            value: Array or tensor of the shape of the weight.
+        """
+        value = ops.convert_to_tensor(value, dtype=self.dtype)
+        if tuple(value.shape) != self.shape:
+            raise ValueError(
+                f"`value` must have the shape {self.shape} of {self.path!r}. "
+                f"Received: shape {tuple(value.shape)}."
+            )
+        rows = ops.reshape(value, (-1, self.shape[-1]))
+        assign_rows(self.variable, self.start, rows)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        values = self.numpy()
+        return values if dtype is None else values.astype(dtype)
+
+    def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> Any:
+        import tensorflow as tf
+
+        return tf.convert_to_tensor(self.value, dtype=dtype, name=name)
+
+    def __jax_array__(self) -> Any:
+        return self.value
+
+    def __repr__(self) -> str:
+        return f"<RowsView path={self.path}, shape={self.shape}, dtype={self.dtype}>"
