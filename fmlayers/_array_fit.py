@@ -131,7 +131,7 @@ def _fit(
     build_ahead(model, *arguments["x"].element_spec[:2])
     epochs = given["epochs"] - given["initial_epoch"]
     use_xla = jit_compile is True or (
-        jit_compile == "auto" and pays_with_xla(model, steps * epochs)
+        jit_compile == "auto" and pays_with_xla(model, steps * batch_size * epochs)
     )
     xla_rows = batch_size if use_xla or (model.jit_compile and is_partial) else 0
     with Execution(_steps_at_once(model, given, steps), xla_rows).of(model):

@@ -112,7 +112,7 @@ def test_results_are_those_of_keras(name):
 @pytest.mark.parametrize("options", [{}, {"jit_compile": True}])
 @pytest.mark.parametrize("batch_size", [20, 30])
 def test_results_with_xla_are_those_of_keras(options, batch_size, monkeypatch):
-    monkeypatch.setattr(_execution, "MIN_XLA_STEPS", 0)
+    monkeypatch.setattr(_execution, "MIN_XLA_VALUES", 0)
     traces: list[int | None] = []
     original = _execution._with_xla
 
@@ -360,11 +360,11 @@ def test_histories_and_errors_run_without_xla():
         "seen", 9, of="user", num_keys=9, values="user", num_pairs=4
     )
     plain = FactorizationMachine(FEATURES, 3)
-    assert _execution.pays_with_xla(plain, 10**6)
-    assert not _execution.pays_with_xla(plain, 1)
+    assert _execution.pays_with_xla(plain, 2_000_000)
+    assert not _execution.pays_with_xla(plain, 1_900_000)
     for model in (
         FactorizationMachine([*FEATURES, history], 3),
         FactorizationMachine(FEATURES, 3, out_of_range="error"),
         keras.Sequential([keras.layers.StringLookup(vocabulary=["a"])]),
     ):
-        assert not _execution.pays_with_xla(model, 10**6)
+        assert not _execution.pays_with_xla(model, 10**8)
