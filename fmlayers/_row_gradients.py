@@ -139,20 +139,22 @@ def train_step(model: Any, state: Any, data: Any) -> Any:
         values = [dense.get(i, value) for i, value in enumerate(trainable)]
         with _Tape(tables, taps) as tape:
             loss, updates = loss_of(values)
-        return loss, (updates, [(i, ids) for i, ids, _ in tape.lookups])
+        return loss, (updates, [ids for _, ids, _ in tape.lookups])
 
     dense = {i: v for i, v in enumerate(trainable) if i not in by_rows}
     differentiate = jax.value_and_grad(loss_and_ids, argnums=(0, 1), has_aux=True)
-    (_, (updates, lookups)), (gradients, of_taps) = differentiate(dense, taps)
+    (_, (updates, ids)), (gradients, of_taps) = differentiate(dense, taps)
     loss, predictions, fixed, metrics = updates
+    owners = [i for i, _, _ in draft.lookups if i in by_rows]
     for i in by_rows:
         parts = [
-            (values.reshape(-1, *values.shape[ids.ndim :]), ids.reshape(-1))
-            for (table, ids), values in zip(lookups, of_taps, strict=True)
-            if table == i
+            (values.reshape(-1, *values.shape[rows.ndim :]), rows.reshape(-1))
+            for owner, rows, values in zip(owners, ids, of_taps, strict=True)
+            if owner == i
         ]
+        values, indices = zip(*parts, strict=True)
         gradients[i] = RowGradients(
-            *map(jax.numpy.concatenate, zip(*parts, strict=True))
+            jax.numpy.concatenate(values), jax.numpy.concatenate(indices)
         )
     trainable, optimizer = model.optimizer.stateless_apply(
         optimizer, [gradients[i] for i in range(len(trainable))], trainable

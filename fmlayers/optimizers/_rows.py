@@ -21,6 +21,7 @@ from fmlayers.optimizers._slices import (
     gather_rows,
     is_sliced,
     map_values,
+    representatives,
     sum_rows,
 )
 
@@ -211,11 +212,15 @@ class RowWise(keras.optimizers.Optimizer):
     def _step_rows(
         self, gradient: Any, variable: Any, learning_rate: Any, decay: Any
     ) -> None:
+        indices = gradient.indices
         if keras.backend.backend() == "tensorflow":
-            total, indices, first = self._sum_rows(gradient, variable)
+            chosen = self._representatives(indices, variable)
         else:
-            gradient, first = sum_rows(gradient)
-            total, indices = gradient.values, gradient.indices
+            chosen = representatives(indices, variable.shape[0])
+        count = ops.shape(indices)[0]
+        first = chosen == ops.arange(count, dtype=chosen.dtype)
+        chosen = ops.cast(chosen, "int32")
+        total = ops.segment_sum(gradient.values, chosen, num_segments=count)
         variables = [variable, *self._slots(variable)]
         slots = [gather_rows(v, indices, total.dtype) for v in variables[1:]]
         changes = self._changes(total, slots, learning_rate)
@@ -224,8 +229,8 @@ class RowWise(keras.optimizers.Optimizer):
         for each, change in zip(variables, changes, strict=True):
             add_rows(each, indices, ops.where(as_rows(first, change), change, 0))
 
-    def _sum_rows(self, gradient: Any, variable: Any) -> tuple[Any, Any, Any]:
-        """Returns the sums, their rows and whether an occurrence represents its row.
+    def _representatives(self, indices: Any, variable: Any) -> Any:
+        """Returns the position of one occurrence of each id, for all its occurrences.
 
         Finds duplicates without a sort or a pass over the table: each occurrence of an
         id writes its position to the row of the id, and the one that is read back
@@ -233,20 +238,15 @@ class RowWise(keras.optimizers.Optimizer):
         """
         import tensorflow as tf
 
-        indices = gradient.indices
         writers = self._writers[self._get_variable_index(variable)]
         places = tf.range(tf.size(indices), dtype=tf.float32)
         writers.scatter_update(tf.IndexedSlices(places, indices))
-        chosen = tf.gather(writers, indices)
-        total = tf.math.unsorted_segment_sum(
-            gradient.values, tf.cast(chosen, tf.int32), tf.size(indices)
-        )
-        return total, indices, chosen == places
+        return tf.gather(writers, indices)
 
     def _clip_gradients(self, grads: Sequence[Any]) -> list[Any]:
         if not (self.clipnorm or self.clipvalue or self.global_clipnorm):
             return list(grads)
-        grads = [sum_rows(g)[0] if is_sliced(g) else g for g in grads]
+        grads = [sum_rows(g) if is_sliced(g) else g for g in grads]
         values = [g.values if is_sliced(g) else g for g in grads]
         clipped = super()._clip_gradients(values)
         return [
@@ -279,7 +279,9 @@ class RowWise(keras.optimizers.Optimizer):
 
     def _check_kind(self, saved: Sequence[Any]) -> None:
         """Refuses the state of an optimizer of the other kind."""
-        for variable, value in zip(self.variables, saved, strict=False):
+        if len(saved) != len(self.variables):
+            return  # of other variables
+        for variable, value in zip(self.variables, saved, strict=True):
             mine, other = tuple(variable.shape), tuple(value.shape)
             wide, narrow = (other, mine) if self.row_wise else (mine, other)
             if wide != narrow and _per_row(wide) == narrow:
