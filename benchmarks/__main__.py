@@ -9,7 +9,6 @@ from benchmarks import (
     epoch,
     fm_interaction,
     serving,
-    tables,
     time_to_rmse,
     top_n,
     training,
@@ -21,7 +20,6 @@ from benchmarks._report import print_machine
 OF_NOTHING: tuple[ModuleType, ...] = (
     cold_start,
     fm_interaction,
-    tables,
     batches,
     training,
     wide_tables,

@@ -26,7 +26,6 @@ SIZES = [
     ),
     ("sampling", {}, [300], ["300"]),
     ("serving", {"ITEMS": 200, "QUERIES": 4}, [], ["LiteRT", "int8", "usearch"]),
-    ("tables", {"BATCH": 64, "STEPS": 2}, None, ["fused / separate"]),
     ("top_n", {}, ["--items", "500"], ["500 items"]),
     (
         "training",

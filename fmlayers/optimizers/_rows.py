@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from fmlayers._checks import boolean, plain
@@ -163,10 +164,13 @@ class RowWise(keras.optimizers.Optimizer):
                 self._step_rows(gradient, variable, learning_rate, decay)
             else:
                 self._step_table(gradient, variable, learning_rate, decay)
-        elif self._shrinks(variable.shape) or (
-            keras.backend.standardize_dtype(variable.dtype) in NARROW_DTYPES
+        elif (
+            self._shrinks(variable.shape)
+            or keras.backend.standardize_dtype(variable.dtype) in NARROW_DTYPES
+            or _trained_rows(variable) is not None
         ):
-            self._step_whole(gradient, variable, learning_rate, decay)
+            trained = _trained_rows(variable)
+            self._step_whole(gradient, variable, learning_rate, decay, trained)
         else:
             if decay is not None:
                 self.assign_sub(variable, decay * variable)
@@ -294,6 +298,19 @@ class RowWise(keras.optimizers.Optimizer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "row_wise": self.row_wise}
+
+
+def _trained_rows(variable: Any) -> Any:
+    """Returns which rows are trained, or `None` if no part of the variable is frozen.
+
+    A `FeatureEmbedding` may freeze some of the tables in a variable.
+    """
+    views = getattr(variable, "views", ())
+    if all(view.trainable for view in views):
+        return None
+    return np.concatenate(
+        [np.full(view.num_rows, bool(view.trainable)) for view in views]
+    )
 
 
 def _per_row(shape: Sequence[int]) -> tuple[int, ...]:
