@@ -7,9 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fmlayers._checks import integer
+from fmlayers._pipelines import PIECE
 from fmlayers.data import ShuffledBatches
 from fmlayers.data.batches import weight_of_each
-from fmlayers.data.pipelines import PIECE, stream
+from fmlayers.data.pipelines import stream
 from fmlayers.data.ragged import (
     Batch,
     Column,
