@@ -332,20 +332,26 @@ def spans_of_batch(
     if backend == "tensorflow":
         import tensorflow as tf
 
-        distinct, index = tf.unique(keys)
-        starts = tf.gather(offsets, distinct)
-        lengths = tf.gather(offsets, distinct + 1) - starts
-        owners = tf.repeat(tf.range(tf.size(distinct)), lengths)
+        unique, index = tf.unique(keys)
+        starts = tf.gather(offsets, unique)
+        lengths = tf.gather(offsets, unique + 1) - starts
+        if not _PORTABLE.get():
+            # Faster, but LiteRT lacks the operation.
+            spans = tf.ragged.range(starts, starts + lengths, row_splits_dtype="int32")
+            positions = spans.values
+            owners = row_of_each(spans.row_splits, tf.size(positions))
+            return positions, owners, lengths, index
+        owners = tf.repeat(tf.range(tf.size(unique)), lengths)
         shifts = starts - (tf.cumsum(lengths) - lengths)
         positions = tf.range(tf.size(owners)) + tf.gather(shifts, owners)
         return positions, owners, lengths, index
     if backend == "torch":
         import torch
 
-        distinct, index = torch.unique(keys, return_inverse=True)
-        starts = offsets[distinct]
-        lengths = offsets[distinct + 1] - starts
-        spans = torch.arange(len(distinct), device=keys.device)
+        unique, index = torch.unique(keys, return_inverse=True)
+        starts = offsets[unique]
+        lengths = offsets[unique + 1] - starts
+        spans = torch.arange(len(unique), device=keys.device)
         owners = torch.repeat_interleave(spans, lengths)
         shifts = starts - (torch.cumsum(lengths, 0) - lengths)
         positions = torch.arange(len(owners), device=keys.device) + shifts[owners]
@@ -358,6 +364,48 @@ def spans_of_batch(
         jnp.arange(len(lengths)), lengths, total_repeat_length=num_pairs
     )
     return positions, owners, lengths, keys
+
+
+def pairs_contain(
+    owners: Tensor, values: Tensor, size: int, of: Tensor, wanted: Tensor
+) -> Tensor | None:
+    """Returns whether the span `of` of each example contains the value `wanted`.
+
+    It is a search in sorted 64-bit integers. Where there are none, on JAX and in
+    LiteRT, it returns `None`.
+
+    Args:
+        owners: Integers `(positions,)` in ascending order, the span of each value.
+        values: Integers `(positions,)` below `size`, in ascending order in each span.
+        size: Integer.
+        of: Integers `(batch,)`, the index of a span.
+        wanted: Integers `(batch,)` below `size`.
+    """
+    if keras.backend.backend() == "jax" or _PORTABLE.get():
+        return None
+
+    def code(owners: Tensor, values: Tensor) -> Tensor:
+        return ops.cast(owners, "int64") * size + ops.cast(values, "int64")
+
+    # With an end, so that a search always has a result.
+    end = ops.full((1,), -1, dtype="int64")
+    codes = ops.concatenate([end, code(owners, values)])
+    searched = code(of, wanted)
+    at = ops.searchsorted(codes, searched, side="right") - 1
+    return ops.equal(ops.take(codes, at), searched)
+
+
+def distinct(values: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Returns distinct integers below `size`, and the position of each value in them.
+
+    Except on TensorFlow, these are all of them, since gradients are dense anyway.
+    """
+    if keras.backend.backend() == "tensorflow" and not _PORTABLE.get():
+        import tensorflow as tf
+
+        unique, positions = tf.unique(values)
+        return unique, positions
+    return ops.arange(size, dtype="int32"), values
 
 
 def sum_spans(rows: Tensor, owners: Tensor, count: Tensor) -> Tensor:
@@ -389,9 +437,11 @@ def sum_rows(
     table: Tensor,
     indices: Tensor,
     owners: Tensor,
-    count: int,
+    count: Tensor,
     *,
     weights: Tensor | None = None,
+    sorted_indices: Tensor | None = None,
+    sorted_owners: Tensor | None = None,
 ) -> Tensor:
     """Looks up rows of a table and sums those of each span.
 
@@ -400,17 +450,35 @@ def sum_rows(
         indices: Integers of shape `(positions,)`, the rows to look up.
         owners: Integers of shape `(positions,)` in ascending order, the index of the
             span of each row.
-        count: Number of spans.
+        count: Number of spans: an integer, or a tensor on TensorFlow.
         weights: Optional floats of shape `(positions, 1)`.
+        sorted_indices: Optional `indices` in ascending order. On TensorFlow, the
+            gradient takes a quarter of the time with them.
+        sorted_owners: Optional integers `(positions,)`, the owners in this order.
 
     Returns:
         Floats of shape `(count, dim)`, with zeros for an empty span.
     """
-    if weights is None and keras.backend.backend() == "tensorflow":
+    is_plain = weights is None and not _PORTABLE.get()
+    if is_plain and keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         # Does not write the looked-up rows to memory.
-        return tf.sparse.segment_sum(table, indices, owners, num_segments=count)
+        if sorted_indices is None:
+            return tf.sparse.segment_sum(table, indices, owners, num_segments=count)
+        size = tf.shape(table)[0]
+
+        @tf.custom_gradient
+        def summed(table: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+            def gradient(sums: Tensor) -> Tensor:
+                return tf.sparse.segment_sum(
+                    sums, sorted_owners, sorted_indices, num_segments=size
+                )
+
+            sums = tf.sparse.segment_sum(table, indices, owners, num_segments=count)
+            return sums, gradient
+
+        return summed(table)
     rows = ops.take(table, indices, axis=0)
     return sum_spans(rows if weights is None else weights * rows, owners, count)
 

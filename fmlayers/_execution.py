@@ -110,7 +110,9 @@ def steps_per_execution(steps: int, *, exact: bool = False) -> int:
     return -(-steps // executions)
 
 
-def pays_with_xla(model: keras.Model, rows: int) -> bool:
+def pays_with_xla(
+    model: keras.Model, rows: int, *, brings_histories: bool = False
+) -> bool:
     """Returns whether XLA makes training faster, including its compilation.
 
     With `jit_compile="auto"`, Keras uses XLA only on machines with an accelerator.
@@ -118,18 +120,31 @@ def pays_with_xla(model: keras.Model, rows: int) -> bool:
     Args:
         model: A model with all its layers.
         rows: Integer, the rows of all batches of all epochs.
+        brings_histories: Whether batches bring their histories along. XLA cannot look
+            them up, since their shapes depend on the data of a batch. Defaults to
+            `False`.
     """
     from keras.src.trainers.trainer import model_supports_jit
 
     from fmlayers.layers import FeatureEmbedding
 
-    if keras.backend.backend() != "tensorflow" or not model_supports_jit(model):
+    if keras.backend.backend() != "tensorflow":
         return False
-    layers = [x for x in model._flatten_layers() if isinstance(x, FeatureEmbedding)]
-    # The shapes of histories depend on the data of a batch. XLA cannot compile them.
-    if any(layer.histories for layer in layers):
+    layers = list(model._flatten_layers())
+    embeddings = [layer for layer in layers if isinstance(layer, FeatureEmbedding)]
+    excused = {
+        id(histories)
+        for layer in embeddings
+        for histories in layer.histories.values()
+        if brings_histories
+    }
+    if excused:
+        supported = all(layer.supports_jit or id(layer) in excused for layer in layers)
+    else:
+        supported = model_supports_jit(model)
+    if not supported:
         return False
-    fields = max((len(layer.features) for layer in layers), default=1)
+    fields = max((len(layer.features) for layer in embeddings), default=1)
     return rows * fields >= MIN_XLA_VALUES
 
 

@@ -51,15 +51,15 @@ class _Tape:
     taps: list[Any] | None = None
     lookups: list[tuple[int, Any, Any]] = field(default_factory=list)
 
-    def look_up(self, table: Any, ids: Any, *, is_frozen: bool) -> Any:
+    def look_up(self, table: Any, ids: Any, trainable: bool) -> Any:
         if id(table) not in self.tables:
-            return _taken(table, ids, is_frozen=is_frozen)
+            return take_rows(table, ids)
         if self.taps is None:
             shape = (*ids.shape, *table.shape[1:])
             rows = ops.zeros(shape, table.dtype)
         else:
-            rows = _taken(table, ids, is_frozen=True)
-        if is_frozen:
+            rows = ops.stop_gradient(take_rows(table, ids))
+        if not trainable:
             return rows
         if self.taps is not None:
             rows = rows + self.taps[len(self.lookups)]
@@ -77,23 +77,20 @@ class _Tape:
 _TAPE: ContextVar[_Tape | None] = ContextVar("tape", default=None)
 
 
-def look_up(table: Any, ids: Any, *, is_frozen: bool = False) -> Any:
+def look_up(table: Any, ids: Any, trainable: bool = True) -> Any:
     """Returns rows of a table, with the gradient of the rows if a tape is active.
 
     Args:
-        table: A `keras.Variable` of shape `(rows, ...)`.
+        table: A `keras.Variable` of shape `(rows, dim)`.
         ids: Integers of any shape, within the table.
-        is_frozen: Whether to return the rows without a gradient. Defaults to `False`.
+        trainable: Whether the rows have a gradient. Others of the table may have one
+            if they do not. Defaults to `True`.
     """
     tape = _TAPE.get()
-    if tape is None:
-        return _taken(table, ids, is_frozen=is_frozen)
-    return tape.look_up(table, ids, is_frozen=is_frozen)
-
-
-def _taken(table: Any, ids: Any, *, is_frozen: bool) -> Any:
+    if tape is not None:
+        return tape.look_up(table, ids, trainable)
     rows = take_rows(table, ids)
-    return ops.stop_gradient(rows) if is_frozen else rows
+    return rows if trainable else ops.stop_gradient(rows)
 
 
 def train_step(model: Any, state: Any, data: Any) -> Any:

@@ -10,11 +10,19 @@ from keras import ops
 from fmlayers._array_fit import FitsArrays
 from fmlayers._backend import accumulation_dtype
 from fmlayers._exportable import Exportable
+from fmlayers._history_index import HistoryIndex
+from fmlayers._history_sums import (
+    HistoryField,
+    SharedHistory,
+    shared_histories,
+    with_history_sums,
+)
 from fmlayers._inputs import ChecksInputs, batch_size, shape_of
 from fmlayers._row_gradients import train_step
 from fmlayers._saved_state import restore, state_config
+from fmlayers._split_step import SplitStep
 from fmlayers._types import Tensor
-from fmlayers.features import Feature
+from fmlayers.features import Feature, History
 from fmlayers.layers import FeatureEmbedding
 
 if TYPE_CHECKING:
@@ -72,7 +80,7 @@ class Terms:
         )
 
 
-class ScoringModel(ChecksInputs, FitsArrays, Exportable, keras.Model):
+class ScoringModel(ChecksInputs, FitsArrays, SplitStep, Exportable, keras.Model):
     """Base class of models that score an example by its features.
 
         rating = scaler(score)
@@ -270,11 +278,7 @@ class ScoringModel(ChecksInputs, FitsArrays, Exportable, keras.Model):
         """
         if not self.built:
             self.build()
-        layers = [
-            layer
-            for layer in self._flatten_layers()
-            if isinstance(layer, FeatureEmbedding) and name in layer.histories
-        ]
+        layers = [each for each in self._embeddings() if name in each.histories]
         if not layers:
             raise ValueError(
                 f"`name` must be the name of a `History`. Received: name={name!r}, "
@@ -283,6 +287,39 @@ class ScoringModel(ChecksInputs, FitsArrays, Exportable, keras.Model):
         # Layers may share one history.
         for layer in {id(each.histories[name]): each for each in layers}.values():
             layer.set_history(name, keys, values)
+
+    def history_indexes(self) -> dict[str, HistoryIndex]:
+        """Returns the histories by feature, for `fmlayers.data.ShuffledBatches`.
+
+        Call it after `set_history`. The batches then bring their histories along,
+        which makes training several times as fast.
+        """
+        lists = {k: v for each in self._embeddings() for k, v in each.histories.items()}
+        return {name: histories.index() for name, histories in lists.items()}
+
+    def with_histories(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the inputs with the sums of the histories of all layers.
+
+        Layers that share a history then compute its sums together.
+
+        Args:
+            inputs: Dict, same as in `call`.
+        """
+        return with_history_sums(self._history_fields(), inputs)
+
+    def shared_histories(self, inputs: Mapping[str, Any]) -> list[SharedHistory]:
+        """Returns the histories of a batch, each with the fields that sum it."""
+        return shared_histories(self._history_fields(), inputs)
+
+    def _history_fields(self) -> list[HistoryField]:
+        if not any(isinstance(feature, History) for feature in self.features):
+            return []
+        embeddings = self._embeddings()
+        return [field for each in embeddings for field in each.history_fields]
+
+    def _embeddings(self) -> list[FeatureEmbedding]:
+        layers = self._flatten_layers()
+        return [each for each in layers if isinstance(each, FeatureEmbedding)]
 
     def features_within(self, entries: Collection[str]) -> list[str]:
         """Returns the names of the features that read no other entries.
@@ -299,7 +336,7 @@ class ScoringModel(ChecksInputs, FitsArrays, Exportable, keras.Model):
     def call(
         self, inputs: Mapping[str, Tensor], training: bool | None = None
     ) -> Tensor:
-        return self.rating(self.score(inputs, training))
+        return self.rating(self.score(self.with_histories(inputs), training))
 
     def train_step(self, *args: Any) -> Any:
         # On JAX, the arguments are the state and a batch.

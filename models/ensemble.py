@@ -165,7 +165,7 @@ class Ensemble(ScoringModel):
     def call(
         self, inputs: Mapping[str, Tensor], training: bool | None = None
     ) -> Tensor:
-        scores = self._scores(inputs, training)
+        scores = self._scores(self.with_histories(inputs), training)
         rating = self.rating(_mean(scores))
         if not (training and self.compiled):
             return rating

@@ -3,28 +3,41 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from fmlayers._history_index import BatchHistories
 from fmlayers._pipelines import PIECE, without_tuning
-from fmlayers.data.ragged import Batch, Column
+from fmlayers.data.ragged import Batch
 
 
-def stream(pieces: Callable[[], Iterator[Batch]], example: Batch) -> Any:
+def stream(
+    pieces: Callable[[], Iterator[Batch]], example: Batch, *, stacked: bool = True
+) -> Any:
     """Returns a `tf.data.Dataset` that prefetches the batches of a generator.
 
     Args:
         pieces: Callable, called once per pass over the data. It yields stacks of
             batches, of shape `(batches, batch, ...)`.
         example: One batch, which determines the dtypes and shapes.
+        stacked: Boolean. If `False`, `pieces` yields single batches, which bring their
+            histories along. Defaults to `True`.
     """
     import tensorflow as tf
 
     inputs, *others = example
 
-    def spec(x: Column) -> Any:
+    def spec(x: Any) -> Any:
+        if isinstance(x, BatchHistories):
+            # The batch size of the first two is fixed.
+            sizes = [x.index.shape, x.own.shape, *((None,) for _ in x[2:])]
+            specs = map(tf.TensorSpec, sizes, (each.dtype for each in x))
+            return BatchHistories(*specs)
         if isinstance(x, tuple):
             values, splits = x
-            return (tf.TensorSpec((None, None), values.dtype), spec(splits))
-        return tf.TensorSpec((None, *x.shape), x.dtype)
+            return (tf.TensorSpec((*first, None), values.dtype), spec(splits))
+        return tf.TensorSpec((*first, *x.shape), x.dtype)
 
+    first = (None,) if stacked else ()
     signature = ({name: spec(x) for name, x in inputs.items()}, *map(spec, others))
-    stacks = tf.data.Dataset.from_generator(pieces, output_signature=signature)
-    return without_tuning(stacks.prefetch(2).unbatch().prefetch(PIECE))
+    batches = tf.data.Dataset.from_generator(pieces, output_signature=signature)
+    if stacked:
+        batches = batches.prefetch(2).unbatch()
+    return without_tuning(batches.prefetch(PIECE))

@@ -11,8 +11,9 @@ from fmlayers._row_splits import check_row_splits
 Array = npt.NDArray[Any]
 # An array with the rows as first axis or, if ragged, a pair of values and row splits.
 Column = Array | tuple[Array, Array]
+Inputs = dict[str, Any]  # from names to columns, and to `BatchHistories`
 # Inputs and targets and, optionally, the weights of the rows.
-Batch = tuple[dict[str, Column], Array] | tuple[dict[str, Column], Array, Array]
+Batch = tuple[Inputs, Array] | tuple[Inputs, Array, Array]
 
 
 def without_padding(ids: Array, present: Array | None = None) -> tuple[Array, Array]:
@@ -70,7 +71,7 @@ def take(column: Column, rows: Array) -> Column:
         return column[rows]
     values, splits = column
     batches = rows.reshape(-1, rows.shape[-1])
-    lengths = np.diff(splits)[batches]
+    lengths = splits[batches + 1] - splits[batches]
     ends = np.cumsum(lengths, axis=1)
     step = max(1, rows.shape[-1] // 4)
     capacity = step * max(1, -(-int(ends[:, -1].max(initial=0)) // step))
@@ -104,9 +105,7 @@ def stacked(batches: Sequence[Batch]) -> Batch:
     return batch_of(columns, *map(np.stack, others))
 
 
-def batch_of(
-    inputs: dict[str, Column], targets: Array, weights: Array | None = None
-) -> Batch:
+def batch_of(inputs: Inputs, targets: Array, weights: Array | None = None) -> Batch:
     """Returns the parts of a batch as a tuple, without weights if there are none."""
     return (inputs, targets) if weights is None else (inputs, targets, weights)
 

@@ -1,41 +1,25 @@
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from fmlayers._backend import spans_of_batch
+from fmlayers._backend import distinct, pairs_contain, spans_of_batch
+from fmlayers._history_index import BatchHistories, HistoryIndex
 from fmlayers._named_weights import LastMessage
 from fmlayers._types import Tensor
 from fmlayers.features import History
-
-
-class BatchHistories(NamedTuple):
-    """The histories of the distinct keys of a batch, one after another.
-
-    Attributes:
-        values: `(pairs,)`, the ids in the histories.
-        owners: `(pairs,)`, the index of the history of each id, in ascending order.
-        lengths: `(histories,)`, the number of ids in each history.
-        index: `(batch,)`, the index of the history of each example.
-        own: `(batch,)`, the example's own value if its history contains it, else 0.
-    """
-
-    values: Tensor
-    owners: Tensor
-    lengths: Tensor
-    index: Tensor
-    own: Tensor
 
 
 class HistoryLists(keras.layers.Layer):
     """Stores the histories of a `History` and looks up those of a batch.
 
     A history that several examples of a batch share is looked up once. XLA needs shapes
-    that do not depend on the data: on JAX, every batch looks up *all* histories; on
-    TensorFlow, the layer turns off `jit_compile="auto"`.
+    that do not depend on the data: on JAX, the layer looks up *all* histories, unless
+    the batch brings its histories along; on TensorFlow, the layer turns off
+    `jit_compile="auto"`.
 
     The name of the class is part of the paths in saved files.
 
@@ -123,12 +107,32 @@ class HistoryLists(keras.layers.Layer):
         positions, owners, lengths, index = spans_of_batch(
             offsets, keys, self.feature.num_pairs
         )
+        values = ops.take(values, positions)
+        size = self.feature.vocabulary_size
         if own is None:
             own = ops.zeros_like(keys)
         else:
-            inside = ops.logical_and(own > 0, own < self.feature.vocabulary_size)
-            own = self._own_in_list(keys, ops.cast(ops.where(inside, own, 0), "int32"))
-        return BatchHistories(ops.take(values, positions), owners, lengths, index, own)
+            inside = ops.logical_and(own > 0, own < size)
+            own = ops.cast(ops.where(inside, own, 0), "int32")
+            is_in = pairs_contain(owners, values, size, index, own)
+            if is_in is None:
+                own = self._own_in_list(keys, own)
+            else:
+                own = ops.where(is_in, own, 0)
+        rows, values = distinct(values, size)
+        return BatchHistories(index, own, lengths, rows, values, owners)
+
+    def index(self) -> HistoryIndex:
+        """Returns the histories in the form in which batches look them up."""
+        key, value = self.feature.entries
+        return HistoryIndex(
+            key.name,
+            value.name,
+            self.feature.vocabulary_size,
+            ops.convert_to_numpy(self.offsets),
+            ops.convert_to_numpy(self.values),
+            pads=keras.backend.backend() == "jax",
+        )
 
     def _own_in_list(self, keys: Tensor, own: Tensor) -> Tensor:
         """Returns `own` where the history of its key contains it, else 0.

@@ -6,12 +6,14 @@ import numpy.typing as npt
 from keras import ops
 
 from fmlayers._checks import choice, coefficient, integer
+from fmlayers._history_sums import with_history_sums
 from fmlayers._inputs import ChecksInputs, batch_size, check, shape_of
 from fmlayers._saved_state import freeze, restore, state_config
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Feature, History
 from fmlayers.layers._by_name import initializers_of, key_of, trainable_of
 from fmlayers.layers._fields import FIELDS, field_of
+from fmlayers.layers._fields.history import HistoryField
 from fmlayers.layers._fields.together import embed
 from fmlayers.layers._fields.weights import Weight, add_weights
 from fmlayers.layers._history_lists import HistoryLists
@@ -204,13 +206,24 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
         for weight in self.named_weights().values() if self.built else ():
             weight.trainable = value
 
+    @property
+    def history_fields(self) -> list[HistoryField]:
+        """The fields of the histories."""
+        return [field for field in self._fields if isinstance(field, HistoryField)]
+
+    @property
+    def pooling_key(self) -> str:
+        """The name of the layer among those whose histories are summed together."""
+        return str(id(self))
+
     def call(
         self, inputs: Mapping[str, Tensor], training: bool | None = None
     ) -> Tensor:
-        vectors, norms = embed(self._fields, inputs)
+        inputs = with_history_sums(self.history_fields, inputs)
+        vectors, norms = embed(self._fields, inputs, with_norms=training is not False)
         losses = []
         for field, norm in zip(self._fields, norms, strict=True):
-            if field.l2 and training is not False:
+            if field.l2 and norm is not None:
                 losses.append(field.l2 * norm)
                 self.add_loss(losses[-1])
         # On JAX, Keras finds the losses of a layer by `id`. It forgets those of the
@@ -239,7 +252,10 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
             self.build()
         chosen = [by_name[name] for name in names]
         check([field.feature for field in chosen], inputs)
-        vectors, _ = embed(chosen, inputs)
+        inputs = with_history_sums(
+            [field for field in chosen if isinstance(field, HistoryField)], inputs
+        )
+        vectors, _ = embed(chosen, inputs, with_norms=False)
         return ops.cast(vectors, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:

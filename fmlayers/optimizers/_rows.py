@@ -13,6 +13,7 @@ import keras
 from keras import ops
 
 from fmlayers._checks import boolean, plain
+from fmlayers.optimizers._joined_slots import joined_slots
 from fmlayers.optimizers._slices import (
     add_rows,
     as_rows,
@@ -253,9 +254,20 @@ class RowWise(keras.optimizers.Optimizer):
         """Leaves it to `update_step`, which applies it to the rows in the batch."""
 
     def load_own_variables(self, store: Any) -> None:
+        if self.built and len(store.keys()) != len(self.variables):
+            store = self._joined(store) or store
         saved = [store[str(i)] for i in range(len(store.keys()))]
         self._check_kind(saved)
         super().load_own_variables(store)
+
+    def _joined(self, store: Any) -> dict[str, Any] | None:
+        """Returns the state from a file with slots for each table, if it is one."""
+        slots = [self._slots(variable) for variable in self._trainable_variables]
+        in_order = [id(slot) for each in slots for slot in each]
+        head = len(self.variables) - len(in_order)
+        if [id(v) for v in self.variables[head:]] != in_order:
+            return None
+        return joined_slots(store, head, self._trainable_variables, slots)
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         self._check_kind(weights)
@@ -263,7 +275,9 @@ class RowWise(keras.optimizers.Optimizer):
 
     def _check_kind(self, saved: Sequence[Any]) -> None:
         """Refuses the state of an optimizer of the other kind."""
-        for variable, value in zip(self.variables, saved, strict=False):
+        if len(saved) != len(self.variables):
+            return  # of other variables
+        for variable, value in zip(self.variables, saved, strict=True):
             mine, other = tuple(variable.shape), tuple(value.shape)
             wide, narrow = (other, mine) if self.row_wise else (mine, other)
             if wide != narrow and _per_row(wide) == narrow:

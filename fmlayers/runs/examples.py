@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fmlayers._history_index import HistoryIndex
 from fmlayers._pipelines import in_order
 from fmlayers.data import Dataset, Encoder, ShuffledBatches
 from fmlayers.data.errors import named_places
@@ -74,7 +75,13 @@ class Examples:
         """The rows to fit to, joined with the columns of their users and items."""
         return self.whole.iloc[self.fitting]
 
-    def batches(self, batch_size: int, *, epoch: int = 0) -> Batches:
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        epoch: int = 0,
+        histories: Mapping[str, HistoryIndex] | None = None,
+    ) -> Batches:
         """Returns the batches of `epoch` and of the epochs after it."""
         config = self.config
         inputs, ratings, weights = self._fitting
@@ -82,6 +89,7 @@ class Examples:
             "seed": config.seed,
             "epoch": epoch,
             "sample_weight": weights,
+            "histories": histories,
         }
         if config.histories:
             options |= {"group_by": ("user", "item"), "groups": HISTORY_GROUPS}

@@ -35,7 +35,8 @@ def compiled_model(
         make_optimizer(
             config.optimizer, config.learning_rate, batch_size, config.row_wise
         ),
-        jit_compile=pays_with_xla(model, epochs * len(examples)) or "auto",
+        jit_compile=pays_with_xla(model, epochs * len(examples), brings_histories=True)
+        or "auto",
         steps_per_execution=steps_per_execution(
             _steps(examples, batch_size), exact=True
         ),
@@ -55,7 +56,9 @@ def fit(
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> keras.callbacks.History:
     """Trains a model that `compiled_model` returned, up to the epoch `epochs`."""
-    batches = examples.batches(batch_size, epoch=initial_epoch)
+    batches = examples.batches(
+        batch_size, epoch=initial_epoch, histories=model.history_indexes()
+    )
     if streams():
         build_ahead(model, *batches[0][:2])
     return model.fit(

@@ -7,9 +7,15 @@ import numpy as np
 import numpy.typing as npt
 
 from fmlayers._checks import integer
+from fmlayers._history_index import HistoryIndex
 from fmlayers._pipelines import PIECE
 from fmlayers.data import ShuffledBatches
-from fmlayers.data.batches import weight_of_each
+from fmlayers.data.batches import (
+    endless,
+    own_values,
+    weight_of_each,
+    with_histories,
+)
 from fmlayers.data.pipelines import stream
 from fmlayers.data.ragged import (
     Batch,
@@ -48,6 +54,7 @@ class SampledBatches(keras.utils.PyDataset):
         groups: See `fmlayers.data.ShuffledBatches`.
         sample_weight: Optional array with the weight of each rating in the loss, which
             is also that of its negatives. Defaults to `None`.
+        histories: See `fmlayers.data.ShuffledBatches`.
     """
 
     def __init__(
@@ -65,6 +72,7 @@ class SampledBatches(keras.utils.PyDataset):
         group_by: Sequence[str] = (),
         groups: int = 1,
         sample_weight: npt.NDArray[Any] | None = None,
+        histories: Mapping[str, HistoryIndex] | None = None,
     ) -> None:
         super().__init__()
         check_lengths(inputs, len(items))
@@ -87,6 +95,7 @@ class SampledBatches(keras.utils.PyDataset):
             group_by=group_by,
             groups=groups,
         )
+        self.histories = histories or {}
 
     @property
     def epoch(self) -> int:
@@ -112,8 +121,16 @@ class SampledBatches(keras.utils.PyDataset):
             for name in self.inputs
         }
         weights = self.sample_weight
-        return batch_of(
-            batch, labels.ravel(), None if weights is None else weights[context]
+        # The negatives belong to no group.
+        dealt = self._ratings.dealt
+        dealt = {name: dealt[name] for name in dealt if name not in self.catalog}
+        return with_histories(
+            batch_of(
+                batch, labels.ravel(), None if weights is None else weights[context]
+            ),
+            self.histories,
+            own_values(self.histories, batch),
+            dealt,
         )
 
     def on_epoch_end(self) -> None:
@@ -121,6 +138,8 @@ class SampledBatches(keras.utils.PyDataset):
 
     def stream(self) -> Any:
         """Returns a `tf.data.Dataset`; see `fmlayers.data.ShuffledBatches.stream`."""
+        if self.histories:
+            return stream(lambda: endless(self._ahead()), self[0], stacked=False)
         return stream(self._pieces, self[0])
 
     def whole(self) -> Batch:
@@ -136,14 +155,18 @@ class SampledBatches(keras.utils.PyDataset):
         return batch_of(columns, *map(np.concatenate, others))
 
     def _pieces(self) -> Iterator[Batch]:
-        # The stream runs ahead of `fit`, which advances the epoch of this object.
-        ahead = copy.copy(self)
-        ahead._ratings = copy.copy(self._ratings)
+        ahead = self._ahead()
         while True:
             for first in range(0, len(ahead), PIECE):
                 end = min(first + PIECE, len(ahead))
                 yield stacked([ahead[index] for index in range(first, end)])
             ahead.on_epoch_end()
+
+    def _ahead(self) -> "SampledBatches":
+        """Returns a copy: the stream runs ahead of `fit`, which advances the epoch."""
+        ahead = copy.copy(self)
+        ahead._ratings = copy.copy(self._ratings)
+        return ahead
 
     def _draw(
         self, rng: np.random.Generator, users: npt.NDArray[np.int64]

@@ -1,5 +1,3 @@
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -135,11 +133,7 @@ def compiled(request):
     return request.param
 
 
-@pytest.mark.parametrize("dense", [False, True])
-def test_a_row_in_no_history_may_be_nan(dense, monkeypatch):
-    module = sys.modules["fmlayers.layers._fields.history"]
-    cells = module.MAX_DENSE_CELLS if dense else 0
-    monkeypatch.setattr(module, "MAX_DENSE_CELLS", cells)
+def test_a_row_in_no_history_may_be_nan():
     features = [history(vocabulary_size=7)]
     layer = FeatureEmbedding(features, 3, l2=0.3, embeddings_initializer="ones")
     layer.set_history("rated", KEYS, FILMS)
