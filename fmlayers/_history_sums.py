@@ -31,7 +31,10 @@ class HistoryField(Protocol):
     feature: History
     layer: Any
     dtype: str
-    num_columns: int
+
+    @property
+    def num_columns(self) -> int:
+        """The number of columns of `rows`."""
 
     @property
     def lists(self) -> Any:

@@ -165,7 +165,7 @@ def endless(batches: Any) -> Iterator[Batch]:
 
 
 def own_values(
-    histories: Mapping[str, HistoryIndex], inputs: Mapping[str, Column]
+    histories: Mapping[str, HistoryIndex], inputs: Mapping[str, Any]
 ) -> dict[str, npt.NDArray[Any]]:
     """Returns the own values of examples, by history, if the inputs have them."""
     return {
