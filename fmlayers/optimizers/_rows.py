@@ -159,6 +159,7 @@ class RowWise(keras.optimizers.Optimizer):
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         gradient = map_values(_widened, gradient)
         decay = self._decay(gradient, variable, learning_rate)
+        trained = self._trained_rows(variable)
         if is_sliced(gradient):
             if variable.shape[0] > max(gradient.indices.shape[0] or 0, MAX_DENSE_ROWS):
                 self._step_rows(gradient, variable, learning_rate, decay)
@@ -167,9 +168,8 @@ class RowWise(keras.optimizers.Optimizer):
         elif (
             self._shrinks(variable.shape)
             or keras.backend.standardize_dtype(variable.dtype) in NARROW_DTYPES
-            or _trained_rows(variable) is not None
+            or trained is not None
         ):
-            trained = _trained_rows(variable)
             self._step_whole(gradient, variable, learning_rate, decay, trained)
         else:
             if decay is not None:
@@ -181,6 +181,20 @@ class RowWise(keras.optimizers.Optimizer):
         if self.weight_decay is None or not self._use_weight_decay(variable):
             return None
         return ops.cast(learning_rate, gradient.dtype) * self.weight_decay
+
+    def _trained_rows(self, variable: Any) -> Any:
+        """Returns which rows are trained, or `None` if no part of a table is frozen.
+
+        A `FeatureEmbedding` may freeze some of the tables in a variable.
+        """
+        # On TensorFlow, Keras passes its variables without their attributes.
+        variable = self._trainable_variables[self._get_variable_index(variable)]
+        views = getattr(variable, "views", ())
+        if all(view.trainable for view in views):
+            return None
+        return np.concatenate(
+            [np.full(view.num_rows, view.trainable) for view in views]
+        )
 
     def _step_whole(
         self,
@@ -298,19 +312,6 @@ class RowWise(keras.optimizers.Optimizer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "row_wise": self.row_wise}
-
-
-def _trained_rows(variable: Any) -> Any:
-    """Returns which rows are trained, or `None` if no part of the variable is frozen.
-
-    A `FeatureEmbedding` may freeze some of the tables in a variable.
-    """
-    views = getattr(variable, "views", ())
-    if all(view.trainable for view in views):
-        return None
-    return np.concatenate(
-        [np.full(view.num_rows, bool(view.trainable)) for view in views]
-    )
 
 
 def _per_row(shape: Sequence[int]) -> tuple[int, ...]:
