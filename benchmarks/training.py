@@ -22,7 +22,7 @@ import tensorflow as tf
 import fmlayers
 from benchmarks._report import parser_with_json, print_machine, write_figures
 from benchmarks._torch_fm import Worker
-from fmlayers.data.pipelines import without_tuning
+from fmlayers._pipelines import without_tuning
 from fmlayers.models import FactorizationMachine
 
 DIM, BATCH = 16, 8192
@@ -32,6 +32,14 @@ DEFAULTS: dict[str, Any] = {}  # of Keras, which leaves XLA off on a CPU
 RUNS: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "LazyAdam": (lambda: fmlayers.optimizers.LazyAdam(0.003), FAST),
     "Adagrad": (lambda: fmlayers.optimizers.Adagrad(0.05), FAST),
+    "LazyAdam, row-wise": (
+        lambda: fmlayers.optimizers.LazyAdam(0.003, row_wise=True),
+        FAST,
+    ),
+    "Adagrad, row-wise": (
+        lambda: fmlayers.optimizers.Adagrad(0.05, row_wise=True),
+        FAST,
+    ),
     "Keras Adam": (lambda: keras.optimizers.Adam(0.003), DEFAULTS),
     "Keras Adam, XLA": (lambda: keras.optimizers.Adam(0.003), {"jit_compile": True}),
     "Keras Adagrad": (lambda: keras.optimizers.Adagrad(0.05), DEFAULTS),

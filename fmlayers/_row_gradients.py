@@ -51,15 +51,15 @@ class _Tape:
     taps: list[Any] | None = None
     lookups: list[tuple[int, Any, Any]] = field(default_factory=list)
 
-    def look_up(self, table: Any, ids: Any, *, is_frozen: bool) -> Any:
+    def look_up(self, table: Any, ids: Any, trainable: bool) -> Any:
         if id(table) not in self.tables:
-            return _taken(table, ids, is_frozen=is_frozen)
+            return take_rows(table, ids)
         if self.taps is None:
             shape = (*ids.shape, *table.shape[1:])
             rows = ops.zeros(shape, table.dtype)
         else:
-            rows = _taken(table, ids, is_frozen=True)
-        if is_frozen:
+            rows = ops.stop_gradient(take_rows(table, ids))
+        if not trainable:
             return rows
         if self.taps is not None:
             rows = rows + self.taps[len(self.lookups)]
@@ -77,23 +77,20 @@ class _Tape:
 _TAPE: ContextVar[_Tape | None] = ContextVar("tape", default=None)
 
 
-def look_up(table: Any, ids: Any, *, is_frozen: bool = False) -> Any:
+def look_up(table: Any, ids: Any, trainable: bool = True) -> Any:
     """Returns rows of a table, with the gradient of the rows if a tape is active.
 
     Args:
-        table: A `keras.Variable` of shape `(rows, ...)`.
+        table: A `keras.Variable` of shape `(rows, dim)`.
         ids: Integers of any shape, within the table.
-        is_frozen: Whether to return the rows without a gradient. Defaults to `False`.
+        trainable: Whether the rows have a gradient. Others of the table may have one
+            if they do not. Defaults to `True`.
     """
     tape = _TAPE.get()
-    if tape is None:
-        return _taken(table, ids, is_frozen=is_frozen)
-    return tape.look_up(table, ids, is_frozen=is_frozen)
-
-
-def _taken(table: Any, ids: Any, *, is_frozen: bool) -> Any:
+    if tape is not None:
+        return tape.look_up(table, ids, trainable)
     rows = take_rows(table, ids)
-    return ops.stop_gradient(rows) if is_frozen else rows
+    return rows if trainable else ops.stop_gradient(rows)
 
 
 def train_step(model: Any, state: Any, data: Any) -> Any:
@@ -142,20 +139,22 @@ def train_step(model: Any, state: Any, data: Any) -> Any:
         values = [dense.get(i, value) for i, value in enumerate(trainable)]
         with _Tape(tables, taps) as tape:
             loss, updates = loss_of(values)
-        return loss, (updates, [(i, ids) for i, ids, _ in tape.lookups])
+        return loss, (updates, [ids for _, ids, _ in tape.lookups])
 
     dense = {i: v for i, v in enumerate(trainable) if i not in by_rows}
     differentiate = jax.value_and_grad(loss_and_ids, argnums=(0, 1), has_aux=True)
-    (_, (updates, lookups)), (gradients, of_taps) = differentiate(dense, taps)
+    (_, (updates, ids)), (gradients, of_taps) = differentiate(dense, taps)
     loss, predictions, fixed, metrics = updates
+    owners = [i for i, _, _ in draft.lookups if i in by_rows]
     for i in by_rows:
         parts = [
-            (values.reshape(-1, *values.shape[ids.ndim :]), ids.reshape(-1))
-            for (table, ids), values in zip(lookups, of_taps, strict=True)
-            if table == i
+            (values.reshape(-1, *values.shape[rows.ndim :]), rows.reshape(-1))
+            for owner, rows, values in zip(owners, ids, of_taps, strict=True)
+            if owner == i
         ]
+        values, indices = zip(*parts, strict=True)
         gradients[i] = RowGradients(
-            *map(jax.numpy.concatenate, zip(*parts, strict=True))
+            jax.numpy.concatenate(values), jax.numpy.concatenate(indices)
         )
     trainable, optimizer = model.optimizer.stateless_apply(
         optimizer, [gradients[i] for i in range(len(trainable))], trainable

@@ -110,10 +110,9 @@ def sampling_trace(history: "pd.DataFrame", path: File | None = None) -> Figure:
 
     Args:
         history: `DataFrame` with one row per sweep, as in `history.csv` of a run with
-            the method `"gibbs"`. Its columns are `sweep`, `alpha`, the metric (`rmse`
-            or `rmsle`, of single samples on the training rows) and, if there were
-            validation rows, the same with the prefix `val_`, of the mean over all
-            samples so far.
+            the method `"gibbs"`. Its columns are `sweep`, `alpha`, the metric (such as
+            `rmse`, of the mean over all samples so far on the training rows) and, if
+            there were validation rows, the same on these with the prefix `val_`.
         path: Optional path of a file to write.
 
     Returns:
@@ -122,8 +121,8 @@ def sampling_trace(history: "pd.DataFrame", path: File | None = None) -> Figure:
     figure, (errors, precision) = new_figure(10, 4, columns=2)
     metric = next((name for name in UNITS if name in history), "rmse")
     curves = {
-        metric: ("single samples, training rows", BLUE),
-        f"val_{metric}": ("mean of the samples, validation rows", RED),
+        metric: ("training rows", BLUE),
+        f"val_{metric}": ("validation rows", RED),
     }
     for column, (label, color) in curves.items():
         if column in history and history[column].notna().any():

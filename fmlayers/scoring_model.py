@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
+from fmlayers._array_fit import FitsArrays
 from fmlayers._backend import accumulation_dtype
 from fmlayers._exportable import Exportable
 from fmlayers._history_index import HistoryIndex
@@ -79,7 +80,7 @@ class Terms:
         )
 
 
-class ScoringModel(ChecksInputs, SplitStep, Exportable, keras.Model):
+class ScoringModel(ChecksInputs, FitsArrays, SplitStep, Exportable, keras.Model):
     """Base class of models that score an example by its features.
 
         rating = scaler(score)

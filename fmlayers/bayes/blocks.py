@@ -41,6 +41,13 @@ class Block:
         return next(iter(self.designs.values())).num_rows
 
     @property
+    def counts(self) -> Ids:
+        """The number of examples of each key, or 1 for each row without keys."""
+        if self.keys is None:
+            return np.ones(self.num_keys, np.int64)
+        return np.bincount(self.keys, minlength=self.num_keys)
+
+    @property
     def ids_of_keys(self) -> Ids:
         """The id of each key of a `Categorical`, 0 for a missing one."""
         design = self.designs[self.root]
@@ -49,9 +56,12 @@ class Block:
         return ids
 
     def state(self) -> dict[str, Any]:
-        """Returns the fields of the keys, without the examples, for a file."""
+        """Returns the fields of the keys, without the examples, for a file.
+
+        The rows of a single field are left out, since nothing reads them.
+        """
         designs = self.designs
-        if self.keys is None:
+        if len(designs) == 1:
             none = np.zeros(0, np.int64)
             designs = {name: design.rows(none) for name, design in designs.items()}
         states = {name: design.state() for name, design in designs.items()}

@@ -132,11 +132,6 @@ class Chain:
         scores = ops.convert_to_numpy(self._targets - self.residuals)[:-1]
         return np.asarray(scores, np.float32)
 
-    def loss(self) -> float:
-        """Returns the loss of the current weights on the examples."""
-        expected = self.likelihood.expected(self.scores())
-        return self.likelihood.loss(self._data, expected, self.examples.weights)
-
     def sample(self) -> Sample:
         """Returns the current weights."""
         tables = {}
@@ -145,6 +140,14 @@ class Chain:
             table[design.unread] = self.priors[name].mean
             tables[name] = table
         return Sample(self.bias, self.alpha, tables)
+
+    def key_parts(self) -> dict[str, tuple[Floats, Floats]]:
+        """Returns the part of each block of several fields, by the block's root."""
+        return {
+            block.root: (ops.convert_to_numpy(part[0]), ops.convert_to_numpy(part[1]))
+            for block, part in zip(self.blocks, self.parts, strict=True)
+            if len(block.designs) > 1
+        }
 
     def state(self) -> dict[str, Any]:
         """Returns everything that further sweeps depend on."""

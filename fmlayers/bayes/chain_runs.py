@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from fmlayers._digests import digest_of
 from fmlayers.bayes.blocks import Block
 from fmlayers.bayes.chain import Chain, Sample
-from fmlayers.bayes.designs import Field
+from fmlayers.bayes.designs import Field, Floats
 from fmlayers.bayes.draws import Draws
 from fmlayers.bayes.examples import Examples
 from fmlayers.bayes.likelihoods import LikelihoodName
@@ -24,6 +24,7 @@ from fmlayers.bayes.thinned import Thinned
 WARM_UP = 10  # first sweeps, in which the prior scale is at least 1
 MAX_SAMPLES = 32  # of all chains together, but at least 2 of each
 KIND = "the state of a chain"
+Array = TypeVar("Array", Floats, Matrix)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +35,6 @@ class Problem:
         blocks: The blocks.
         targets: Floats `(examples,)`.
         weights: Floats `(examples,)`.
-        column_weights: Dict from the name of a field to the weights of the columns of
-            its design; see `PosteriorMean`.
         held_out: Optional dict from the name of a field to the field over the
             validation rows.
         held_out_targets: Optional floats, the targets of the validation rows.
@@ -51,7 +50,6 @@ class Problem:
     blocks: Sequence[Block]
     targets: Matrix
     weights: Matrix
-    column_weights: Mapping[str, Matrix]
     held_out: Mapping[str, Field] | None
     held_out_targets: Matrix | None
     dim: int
@@ -73,14 +71,17 @@ class Report(NamedTuple):
 
     Attributes:
         alpha: Float.
-        loss: Float, that of the current weights on the training rows.
-        total: Optional floats: the expected targets of the validation rows, summed over
-            the samples so far.
+        draws: Integer, the number of samples so far. During the burn-in, it is 1, for
+            the current weights.
+        fitted: Floats `(examples,)`, the expected targets of the training rows, summed
+            over these draws.
+        held_out: Optional floats: the same for the validation rows, after the burn-in.
     """
 
     alpha: float
-    loss: float
-    total: Matrix | None
+    draws: int
+    fitted: Floats
+    held_out: Matrix | None
 
 
 class Result(NamedTuple):
@@ -101,25 +102,28 @@ class ChainRun:
 
     def __init__(self, chain: Chain, problem: Problem, scores: Scores | None) -> None:
         self.chain = chain
-        self.mean = PosteriorMean(problem.column_weights, problem.max_dim)
+        self.mean = PosteriorMean(problem.blocks, problem.max_dim)
         self.samples = Thinned(max(MAX_SAMPLES // problem.chains, 2))
         self._burn_in = problem.burn_in
         self._scores = scores
-        self._total: Matrix | None = None
+        self._fitted: Floats | None = None
+        self._held_out: Matrix | None = None
 
     def sweep(self) -> Report:
         """Draws all weights once, and adds the sample after the burn-in."""
-        chain = self.chain
+        chain, likelihood = self.chain, self.chain.likelihood
         chain.sweep()
-        if chain.sweeps > self._burn_in:
-            sample = chain.sample()
-            self.mean.add(sample)
-            self.samples.add(sample)
-            if self._scores is not None:
-                expected = chain.likelihood.expected(self._scores(sample))
-                former = 0.0 if self._total is None else self._total
-                self._total = former + expected.astype(np.float64)
-        return Report(chain.alpha, chain.loss(), self._total)
+        fitted = likelihood.expected(chain.scores())
+        if chain.sweeps <= self._burn_in:
+            return Report(chain.alpha, 1, fitted, None)
+        sample = chain.sample()
+        self.mean.add(sample, chain.key_parts())
+        self.samples.add(sample)
+        self._fitted = _sum(self._fitted, fitted)
+        if self._scores is not None:
+            expected = likelihood.expected(self._scores(sample))
+            self._held_out = _sum(self._held_out, expected.astype(np.float64))
+        return Report(chain.alpha, self.mean.samples, self._fitted, self._held_out)
 
     def state(self) -> dict[str, Any]:
         """Returns everything that further sweeps and the result depend on."""
@@ -127,7 +131,8 @@ class ChainRun:
             "chain": self.chain.state(),
             "mean": self.mean.state(),
             "samples": self.samples.state(),
-            "total": self._total,
+            "fitted": self._fitted,
+            "held_out": self._held_out,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -135,7 +140,11 @@ class ChainRun:
         self.chain.restore(state["chain"])
         self.mean = PosteriorMean.of_state(state["mean"])
         self.samples.restore(state["samples"])
-        self._total = state["total"]
+        self._fitted, self._held_out = state["fitted"], state["held_out"]
+
+
+def _sum(total: Array | None, x: Array) -> Array:
+    return x if total is None else total + x
 
 
 class ChainRuns:

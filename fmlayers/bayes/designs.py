@@ -102,14 +102,6 @@ class Field:
     index: Ids
     design: Design
 
-    def column_weights(self) -> npt.NDArray[np.float64]:
-        """Returns the sum of the squared entries of each column over the examples."""
-        counts = np.bincount(self.index, minlength=self.design.num_rows)
-        squares = self.design.values.astype(np.float64) ** 2
-        total = np.zeros(self.design.num_columns)
-        np.add.at(total, self.design.columns, squares * counts[self.design.owners])
-        return total
-
     def rows(self, chosen: Ids) -> "Field":
         """Returns the field of some examples."""
         return replace(self, index=self.index[chosen])

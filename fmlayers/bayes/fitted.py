@@ -62,7 +62,7 @@ class Fitted:
         return self._clipped(center), np.sqrt(variance + noise).astype(np.float32)
 
     def _center(self, scores: Scores) -> Floats:
-        mean = self.mean.mean()
+        mean = self.mean.mean(self.blocks)
         return scores(Sample(mean.bias, 1.0, mean.tables))
 
     def _clipped(self, scores: Floats) -> Floats:
@@ -78,12 +78,12 @@ class Fitted:
         scaler: RatingScaler | None,
     ) -> "FactorizationMachine":
         """Returns the mean over all samples; see `GibbsSampler.to_model`."""
-        mean = self.mean.mean()
+        mean = self.mean.mean(self.blocks, None if collapse else dim)
         if collapse:
             features, mean = collapsed(mean, features, self.blocks)
             encoder = None if encoder is None else selected(encoder, features)
-        if dim is not None:
-            mean = self.mean.reduced(mean, dim)
+            if dim is not None:
+                mean = self.mean.reduced(mean, dim)
         is_probit = self.likelihood == "probit"
         if scaler is None:
             scaler = RatingScaler(*self.bounds, "sigmoid" if is_probit else "clip")

@@ -7,7 +7,9 @@ import numpy as np
 
 from fmlayers.bayes.backups import Backups, Figures
 from fmlayers.bayes.chain_runs import Problem, Report, Result
+from fmlayers.bayes.designs import Floats
 from fmlayers.bayes.likelihoods import LIKELIHOODS
+from fmlayers.bayes.priors import Matrix
 from fmlayers.bayes.workers import started
 
 # A function that is called with the number of a sweep, from 1, and its figures.
@@ -40,7 +42,7 @@ def sweep_all(
         if backups is not None:
             history.extend(backups.resume(runs, sweeps))
         for sweep in range(len(history) + 1, sweeps + 1):
-            figures = figures_of(runs.sweep(), problem, sweep)
+            figures = figures_of(runs.sweep(), problem)
             history.append({"sweep": sweep, **figures})
             for callback in callbacks:
                 callback(sweep, figures)
@@ -52,19 +54,22 @@ def sweep_all(
     return Result(first.mean, [x for each in (first, *others) for x in each.samples])
 
 
-def figures_of(
-    reports: Sequence[Report], problem: Problem, sweep: int
-) -> dict[str, float]:
-    """Returns the figures of a sweep, averaged over the chains."""
+def figures_of(reports: Sequence[Report], problem: Problem) -> dict[str, float]:
+    """Returns the figures of a sweep of all chains."""
     likelihood = LIKELIHOODS[problem.likelihood]
+    draws = sum(report.draws for report in reports)
+
+    def expected(totals: Sequence[Matrix | Floats]) -> Matrix:
+        mean: Matrix = np.sum(totals, axis=0) / draws
+        return np.clip(mean, *problem.bounds)
+
+    fitted = expected([report.fitted for report in reports])
     figures = {
         "alpha": float(np.mean([report.alpha for report in reports])),
-        likelihood.metric: float(np.mean([report.loss for report in reports])),
+        likelihood.metric: likelihood.loss(problem.targets, fitted, problem.weights),
     }
-    totals = [report.total for report in reports if report.total is not None]
-    targets = problem.held_out_targets
-    if targets is not None and totals:
-        mean = np.sum(totals, axis=0) / ((sweep - problem.burn_in) * len(totals))
-        mean = np.clip(mean, *problem.bounds)
-        figures[f"val_{likelihood.metric}"] = likelihood.loss(targets, mean)
+    held_out = [report.held_out for report in reports if report.held_out is not None]
+    if held_out:
+        loss = likelihood.loss(problem.held_out_targets, expected(held_out))
+        figures[f"val_{likelihood.metric}"] = loss
     return figures

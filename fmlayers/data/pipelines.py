@@ -1,12 +1,11 @@
-"""Input pipelines of `tf.data`, fast for small batches."""
+"""Streams of batches that Python assembles, as `tf.data.Dataset`s."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from fmlayers._history_index import BatchHistories
+from fmlayers._pipelines import PIECE, without_tuning
 from fmlayers.data.ragged import Batch
-
-PIECE = 8  # batches that Python assembles at once, to make its share of a step small
 
 
 def stream(
@@ -42,36 +41,3 @@ def stream(
     if stacked:
         batches = batches.prefetch(2).unbatch()
     return without_tuning(batches.prefetch(PIECE))
-
-
-def in_order(columns: Any, batch_size: int) -> Any:
-    """Returns a `tf.data.Dataset` of consecutive batches of arrays.
-
-    Args:
-        columns: Nested structure of arrays with the rows as first axis.
-        batch_size: Positive integer, rows per batch.
-    """
-    import tensorflow as tf
-
-    columns = tf.nest.map_structure(tf.constant, columns)
-    rows = len(tf.nest.flatten(columns)[0])
-
-    def batch(start: Any) -> Any:
-        return tf.nest.map_structure(lambda x: x[start : start + batch_size], columns)
-
-    return without_tuning(
-        tf.data.Dataset.range(0, rows, batch_size).map(batch).prefetch(2)
-    )
-
-
-def without_tuning(dataset: Any) -> Any:
-    """Returns a `tf.data.Dataset` with autotuning disabled.
-
-    The autotuning thread sleeps for 10 ms, then 20, 40 and so on, and closing an
-    iterator waits for it to wake up, which can double the running time.
-    """
-    import tensorflow as tf
-
-    options = tf.data.Options()
-    options.autotune.enabled = False
-    return dataset.with_options(options)

@@ -10,17 +10,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from fmlayers._checks import boolean, plain
+from fmlayers.optimizers._joined_slots import joined_slots
 from fmlayers.optimizers._slices import (
     add_rows,
     as_rows,
     gather_rows,
     is_sliced,
     map_values,
+    representatives,
     sum_rows,
 )
+from fmlayers.optimizers._value_numbers import ValueNumbers
 
 MAX_DENSE_ROWS = 8192  # tables up to this size get dense steps
 NARROW_DTYPES = ("float16", "bfloat16")
@@ -66,6 +70,7 @@ class RowWise(keras.optimizers.Optimizer):
         super().__init__(*map(plain, args), use_ema=use_ema, **kwargs)
         self.row_wise = boolean("row_wise", row_wise)
         self._adds_squares = False
+        self._values = ValueNumbers()
 
     @property
     def accepts_row_gradients(self) -> bool:
@@ -141,29 +146,31 @@ class RowWise(keras.optimizers.Optimizer):
         # Gradients that are accumulated over steps must keep the variables' dtype.
         if not self.gradient_accumulation_steps:
             grads = [map_values(_widened, g) for g in grads]
-        if scale is None:
-            super().apply(grads, trainable_variables)
-            return
-        # Keras divides by a float, which slices do not support.
-        grads = [map_values(lambda values: values / scale, g) for g in grads]
+        if scale is not None:
+            # Keras divides by a float, which slices do not support.
+            grads = [map_values(lambda values: values / scale, g) for g in grads]
         self.loss_scale_factor = None
         try:
             super().apply(grads, trainable_variables)
         finally:
             self.loss_scale_factor = scale
+            self._values = ValueNumbers()
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         gradient = map_values(_widened, gradient)
         decay = self._decay(gradient, variable, learning_rate)
+        trained = self._trained_rows(variable)
         if is_sliced(gradient):
             if variable.shape[0] > max(gradient.indices.shape[0] or 0, MAX_DENSE_ROWS):
                 self._step_rows(gradient, variable, learning_rate, decay)
             else:
                 self._step_table(gradient, variable, learning_rate, decay)
-        elif self._shrinks(variable.shape) or (
-            keras.backend.standardize_dtype(variable.dtype) in NARROW_DTYPES
+        elif (
+            self._shrinks(variable.shape)
+            or keras.backend.standardize_dtype(variable.dtype) in NARROW_DTYPES
+            or trained is not None
         ):
-            self._step_whole(gradient, variable, learning_rate, decay)
+            self._step_whole(gradient, variable, learning_rate, decay, trained)
         else:
             if decay is not None:
                 self.assign_sub(variable, decay * variable)
@@ -174,6 +181,20 @@ class RowWise(keras.optimizers.Optimizer):
         if self.weight_decay is None or not self._use_weight_decay(variable):
             return None
         return ops.cast(learning_rate, gradient.dtype) * self.weight_decay
+
+    def _trained_rows(self, variable: Any) -> Any:
+        """Returns which rows are trained, or `None` if no part of a table is frozen.
+
+        A `FeatureEmbedding` may freeze some of the tables in a variable.
+        """
+        # On TensorFlow, Keras passes its variables without their attributes.
+        variable = self._trainable_variables[self._get_variable_index(variable)]
+        views = getattr(variable, "views", ())
+        if all(view.trainable for view in views):
+            return None
+        return np.concatenate(
+            [np.full(view.num_rows, view.trainable) for view in views]
+        )
 
     def _step_whole(
         self,
@@ -206,11 +227,15 @@ class RowWise(keras.optimizers.Optimizer):
     def _step_rows(
         self, gradient: Any, variable: Any, learning_rate: Any, decay: Any
     ) -> None:
+        indices = gradient.indices
         if keras.backend.backend() == "tensorflow":
-            total, indices, first = self._sum_rows(gradient, variable)
+            chosen = self._representatives(indices, variable)
         else:
-            gradient, first = sum_rows(gradient)
-            total, indices = gradient.values, gradient.indices
+            chosen = representatives(indices, variable.shape[0])
+        count = ops.shape(indices)[0]
+        first = chosen == ops.arange(count, dtype=chosen.dtype)
+        chosen = ops.cast(chosen, "int32")
+        total = ops.segment_sum(gradient.values, chosen, num_segments=count)
         variables = [variable, *self._slots(variable)]
         slots = [gather_rows(v, indices, total.dtype) for v in variables[1:]]
         changes = self._changes(total, slots, learning_rate)
@@ -219,29 +244,28 @@ class RowWise(keras.optimizers.Optimizer):
         for each, change in zip(variables, changes, strict=True):
             add_rows(each, indices, ops.where(as_rows(first, change), change, 0))
 
-    def _sum_rows(self, gradient: Any, variable: Any) -> tuple[Any, Any, Any]:
-        """Returns the sums, their rows and whether an occurrence represents its row.
+    def _representatives(self, indices: Any, variable: Any) -> Any:
+        """Returns the position of one occurrence of each id, for all its occurrences.
 
         Finds duplicates without a sort or a pass over the table: each occurrence of an
         id writes its position to the row of the id, and the one that is read back
-        represents all of them.
+        represents all of them. In a graph, tables of the same ids, such as the vectors
+        and the first-order weights of a feature, share the search.
         """
         import tensorflow as tf
 
-        indices = gradient.indices
-        writers = self._writers[self._get_variable_index(variable)]
-        places = tf.range(tf.size(indices), dtype=tf.float32)
-        writers.scatter_update(tf.IndexedSlices(places, indices))
-        chosen = tf.gather(writers, indices)
-        total = tf.math.unsorted_segment_sum(
-            gradient.values, tf.cast(chosen, tf.int32), tf.size(indices)
-        )
-        return total, indices, chosen == places
+        def search() -> Any:
+            writers = self._writers[self._get_variable_index(variable)]
+            places = tf.range(tf.size(indices), dtype=tf.float32)
+            writers.scatter_update(tf.IndexedSlices(places, indices))
+            return tf.gather(writers, indices)
+
+        return self._values.once(search, variable.shape[0], indices)
 
     def _clip_gradients(self, grads: Sequence[Any]) -> list[Any]:
         if not (self.clipnorm or self.clipvalue or self.global_clipnorm):
             return list(grads)
-        grads = [sum_rows(g)[0] if is_sliced(g) else g for g in grads]
+        grads = [sum_rows(g) if is_sliced(g) else g for g in grads]
         values = [g.values if is_sliced(g) else g for g in grads]
         clipped = super()._clip_gradients(values)
         return [
@@ -253,9 +277,20 @@ class RowWise(keras.optimizers.Optimizer):
         """Leaves it to `update_step`, which applies it to the rows in the batch."""
 
     def load_own_variables(self, store: Any) -> None:
+        if self.built and len(store.keys()) != len(self.variables):
+            store = self._joined(store) or store
         saved = [store[str(i)] for i in range(len(store.keys()))]
         self._check_kind(saved)
         super().load_own_variables(store)
+
+    def _joined(self, store: Any) -> dict[str, Any] | None:
+        """Returns the state from a file with slots for each table, if it is one."""
+        slots = [self._slots(variable) for variable in self._trainable_variables]
+        in_order = [id(slot) for each in slots for slot in each]
+        head = len(self.variables) - len(in_order)
+        if [id(v) for v in self.variables[head:]] != in_order:
+            return None
+        return joined_slots(store, head, self._trainable_variables, slots)
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         self._check_kind(weights)
@@ -263,7 +298,9 @@ class RowWise(keras.optimizers.Optimizer):
 
     def _check_kind(self, saved: Sequence[Any]) -> None:
         """Refuses the state of an optimizer of the other kind."""
-        for variable, value in zip(self.variables, saved, strict=False):
+        if len(saved) != len(self.variables):
+            return  # of other variables
+        for variable, value in zip(self.variables, saved, strict=True):
             mine, other = tuple(variable.shape), tuple(value.shape)
             wide, narrow = (other, mine) if self.row_wise else (mine, other)
             if wide != narrow and _per_row(wide) == narrow:

@@ -12,6 +12,9 @@ from keras import ops
 
 from fmlayers._row_gradients import RowGradients
 
+# Up to this number of rows per id, clearing a number per row is faster than a sort.
+MAX_SCRATCH_ROWS = 100
+
 
 def is_sliced(gradient: Any) -> bool:
     """Returns whether a gradient has slices."""
@@ -29,24 +32,41 @@ def map_values(function: Callable[..., Any], gradient: Any) -> Any:
     return _like(gradient, function(gradient.values), gradient.indices)
 
 
-def sum_rows(gradient: Any) -> tuple[Any, Any]:
+def sum_rows(gradient: Any) -> Any:
     """Sums the slices of each row into one of them and sets the others to zero.
 
     The number of slices stays the same, since XLA requires static shapes.
-
-    Returns:
-        The gradient, sorted by row, and Booleans that are true for one slice per row.
     """
     order = ops.argsort(gradient.indices)
     indices = ops.take(gradient.indices, order)
     values = ops.take(gradient.values, order, axis=0)
-    first = ops.concatenate(
-        [ops.ones_like(indices[:1], dtype="bool"), indices[1:] != indices[:-1]]
-    )
+    first = _first_of_runs(indices)
     run = ops.cumsum(ops.cast(first, "int32")) - 1
     sums = ops.segment_sum(values, run, num_segments=ops.shape(indices)[0])
     values = ops.where(as_rows(first, values), ops.take(sums, run, axis=0), 0)
-    return _like(gradient, values, indices), first
+    return _like(gradient, values, indices)
+
+
+def representatives(indices: Any, rows: int) -> Any:
+    """Returns the position of one occurrence of each id, for all its occurrences.
+
+    On JAX, where an optimizer cannot keep scratch space outside of its state.
+    """
+    import jax
+    from jax import numpy as jnp
+
+    places = jnp.arange(len(indices), dtype="int32")
+    if rows <= MAX_SCRATCH_ROWS * len(indices):
+        scratch = jnp.zeros(rows, "int32").at[indices].set(places)
+        return scratch[indices]
+    order = jnp.argsort(indices)
+    starts = jnp.where(_first_of_runs(indices[order]), places, 0)
+    return places.at[order].set(order[jax.lax.cummax(starts)].astype("int32"))
+
+
+def _first_of_runs(indices: Any) -> Any:
+    start = ops.ones_like(indices[:1], dtype="bool")
+    return ops.concatenate([start, indices[1:] != indices[:-1]])
 
 
 def as_rows(flags: Any, like: Any) -> Any:

@@ -23,10 +23,11 @@ class LazyAdam(RowWise, keras.optimizers.Adam):
     moments, and the cost of a step depends on the number of ids in the batch. Both
     agree on the first step, and if each batch contains every row of the table.
 
-    This applies to the gradients of embedding lookups on TensorFlow. Other variables,
-    `gradient_accumulation_steps` and the other backends use the step of Keras.
-    Clipping, `weight_decay` and `loss_scale_factor` apply to the summed gradients of
-    the rows in the batch; `weight_decay` leaves other rows unchanged.
+    This applies to the gradients of embedding lookups on TensorFlow, and on JAX in
+    subclasses of `ScoringModel`. Other variables, other models on JAX, PyTorch and
+    `gradient_accumulation_steps` use the step of Keras. Clipping, `weight_decay` and
+    `loss_scale_factor` apply to the summed gradients of the rows in the batch;
+    `weight_decay` leaves other rows unchanged.
 
     With `row_wise=True`, a row of a table has one second moment instead of one per
     dimension, of the mean of g_t^2 over the row. The first moment stays elementwise.

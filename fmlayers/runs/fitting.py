@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from fmlayers._execution import build_ahead, pays_with_xla, steps_per_execution
 from fmlayers.losses import BPR, BalancedCrossentropy, MeanLoss, SquaredLogError
 from fmlayers.optimizers import Adagrad, LazyAdam
 from fmlayers.runs.config import TrainingConfig
@@ -16,10 +17,8 @@ from fmlayers.runs.unit import Unit
 # Chosen on validation rows, in units of 1 / batch_size, the scale of a row's gradient.
 # The first steps of a row are then like those of plain gradient descent.
 ADAGRAD_START = 1.6
-# From this number of rows on, XLA saves more than the 2 to 3 seconds that it takes to
-# compile the model.
-MIN_XLA_ROWS = 200_000
-MAX_STEPS_PER_EXECUTION = 32
+# Early stopping rarely stops before. The choice of XLA counts on as many epochs.
+USUAL_EPOCHS = 10
 
 
 def compiled_model(
@@ -31,12 +30,16 @@ def compiled_model(
     """
     keras.utils.set_random_seed(config.seed)
     model = build_model(config, examples.encoder, examples.table)
+    epochs = min(config.max_epochs, USUAL_EPOCHS)
     model.compile(
         make_optimizer(
             config.optimizer, config.learning_rate, batch_size, config.row_wise
         ),
-        jit_compile=_compiles_with_xla(config, len(examples)) or "auto",
-        steps_per_execution=_steps_per_execution(_steps(examples, batch_size)),
+        jit_compile=pays_with_xla(model, epochs * len(examples), brings_histories=True)
+        or "auto",
+        steps_per_execution=steps_per_execution(
+            _steps(examples, batch_size), exact=True
+        ),
         **_loss(config, examples),
     )
     model.optimizer.build(model.trainable_variables)
@@ -56,6 +59,8 @@ def fit(
     batches = examples.batches(
         batch_size, epoch=initial_epoch, histories=model.history_indexes()
     )
+    if streams():
+        build_ahead(model, *batches[0][:2])
     return model.fit(
         batches.stream() if streams() else batches,
         steps_per_epoch=_steps(examples, batch_size),
@@ -81,18 +86,6 @@ def make_optimizer(
 
 def _steps(examples: Examples, batch_size: int) -> int:
     return math.ceil(len(examples) / batch_size)
-
-
-def _compiles_with_xla(config: TrainingConfig, rows: int) -> bool:
-    """Returns whether to use XLA, which Keras does not use by default on a CPU."""
-    return streams() and rows >= MIN_XLA_ROWS
-
-
-def _steps_per_execution(steps: int) -> int:
-    """Returns the largest allowed divisor of the steps of an epoch."""
-    if not streams():
-        return 1
-    return max(n for n in range(1, MAX_STEPS_PER_EXECUTION + 1) if steps % n == 0)
 
 
 def _loss(config: TrainingConfig, examples: Examples) -> dict[str, Any]:

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from fmlayers._history_index import HistoryIndex
+from fmlayers._pipelines import in_order
 from fmlayers.data import ShuffledBatches, without_padding
-from fmlayers.data.pipelines import in_order
 
 
 def batches(rows=10, batch_size=4, seed=0, epoch=0):

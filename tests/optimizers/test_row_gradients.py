@@ -235,11 +235,11 @@ def test_a_saved_model_steps_on_as_if_never_saved(tmp_path, rng):
 
 
 @on_jax
-@pytest.mark.parametrize("rows", [LARGE, 4 * LARGE])
-def test_the_compiled_step_copies_no_table(rows, rng):
+def test_the_compiled_step_copies_no_table(rng):
     """The only arrays of its size are the tables and slots that the step updates."""
     import jax
 
+    rows = 4 * LARGE
     model = factorization_machine(rows)
     model.compile(LazyAdam(RATE, row_wise=True), loss="mse")
     inputs = inputs_of(model, many_inputs(rng, rows))
@@ -257,3 +257,17 @@ def test_the_compiled_step_copies_no_table(rows, rng):
     step = jax.jit(model.train_step, donate_argnums=0)
     memory = step.lower(state, (inputs, ratings)).compile().memory_analysis()
     assert memory.temp_size_in_bytes < 4 * rows
+
+
+@on_jax
+@pytest.mark.parametrize("rows", [40, 10_000])
+def test_one_occurrence_represents_each_row(rows, rng):
+    """By scratch space of the rows, and by a sort."""
+    from fmlayers.optimizers._slices import MAX_SCRATCH_ROWS, representatives
+
+    indices = rng.integers(0, 20, 30)
+    assert (rows <= MAX_SCRATCH_ROWS * len(indices)) == (rows == 40)
+    chosen = np.asarray(representatives(ops.convert_to_tensor(indices), rows))
+    np.testing.assert_array_equal(indices[chosen], indices)
+    np.testing.assert_array_equal(chosen[chosen], chosen)
+    assert len(set(chosen)) == len(set(indices))

@@ -148,7 +148,7 @@ def test_the_history_has_a_row_per_sweep(sampled):
     assert list(history) == ["sweep", "seconds", "alpha", "rmse"]
     assert history["sweep"].tolist() == list(range(1, 15))
     assert history["alpha"].iloc[-1] == pytest.approx(sampled.metrics["alpha"])
-    # A precision near that of the errors of single samples.
+    # A precision near that of the errors.
     ratio = history["alpha"].iloc[-1] * history["rmse"].iloc[-1] ** 2
     assert 0.8 < ratio < 1.25
 

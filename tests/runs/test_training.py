@@ -12,11 +12,12 @@ import pandas as pd
 import pytest
 
 import fmlayers
+from fmlayers import _execution
 from fmlayers._json_files import SEAL, read_json
 from fmlayers.cli import main
 from fmlayers.data import DataError, sources, split_rows, write_csv
 from fmlayers.optimizers import LazyAdam
-from fmlayers.runs import Run, RunError, TrainingConfig, fitting, train
+from fmlayers.runs import Run, RunError, TrainingConfig, train
 from fmlayers.runs.examples import default_batch_size
 
 FILES = {
@@ -443,19 +444,11 @@ def test_the_other_optimizer(make_config, tmp_path):
     assert run.metrics["rmse"] < run.metrics["mean_predictor_rmse"]
 
 
-@pytest.mark.parametrize("rows", [fitting.MIN_XLA_ROWS - 1, fitting.MIN_XLA_ROWS])
-@pytest.mark.parametrize("histories", [False, True])
-def test_xla_compiles_large_runs_without_histories(rows, histories, backend):
-    found = fitting._compiles_with_xla(TrainingConfig(histories=histories), rows)
-    large = rows == fitting.MIN_XLA_ROWS
-    assert found is (large and not histories and backend == "tensorflow")
-
-
 @pytest.mark.slow
 def test_xla_trains_as_without(make_config, tmp_path, monkeypatch, backend):
     """Large runs and small ones give the same numbers."""
     plain = train(make_config(), tmp_path / "plain")
-    monkeypatch.setattr(fitting, "MIN_XLA_ROWS", 1)
+    monkeypatch.setattr(_execution, "MIN_XLA_VALUES", 1)
     compiled = train(make_config(), tmp_path / "compiled")
     if backend == "tensorflow":
         assert (plain.model.jit_compile, compiled.model.jit_compile) == (False, True)

@@ -4,10 +4,11 @@ from typing import Any, Self
 import numpy as np
 from keras import ops
 
+from fmlayers._row_gradients import look_up
 from fmlayers._types import Tensor
 from fmlayers.features import Categorical
 from fmlayers.layers._fields.field import over_batch
-from fmlayers.layers._fields.table import TableField, take_view
+from fmlayers.layers._fields.table import TableField
 
 
 class CategoricalField(TableField[Categorical]):
@@ -20,10 +21,10 @@ class CategoricalField(TableField[Categorical]):
 
     @classmethod
     def embed_all(
-        cls, fields: Sequence[Self], inputs: Mapping[str, Tensor]
+        cls, fields: Sequence[Self], inputs: Mapping[str, Tensor], with_norms: bool
     ) -> tuple[Tensor, list[Any]]:
         if len(fields) == 1:
-            return super().embed_all(fields, inputs)
+            return super().embed_all(fields, inputs, with_norms)
         policy = fields[0].layer.out_of_range
         ids = ops.stack([field._ids(inputs) for field in fields], axis=1)
         sizes, starts = (
@@ -40,12 +41,14 @@ class CategoricalField(TableField[Categorical]):
             known = ops.logical_or(ids != 0, np.logical_not(mask_zero))
             present = known if present is None else ops.logical_and(present, known)
         rows = ops.where(inside, ids, sizes if policy == "unknown" else 0) + starts
-        vectors = ops.cast(take_view(fields[0].table, rows), fields[0].dtype)
+        table = fields[0].table
+        vectors = look_up(table.variable, rows, table.trainable)
+        vectors = ops.cast(vectors, fields[0].dtype)
         if policy == "error":
             vectors = ops.where(ops.expand_dims(inside, -1), vectors, float("nan"))
         if present is not None:
             vectors = ops.where(ops.expand_dims(present, -1), vectors, 0.0)
-        if not any(field.l2 for field in fields):
+        if not with_norms or not any(field.l2 for field in fields):
             return vectors, [None] * len(fields)
         norms = ops.sum(ops.square(vectors), axis=(0, 2))
         return vectors, list(ops.unstack(over_batch(norms, vectors)))

@@ -80,21 +80,23 @@ class Field(ABC, Generic[F]):
 
     @classmethod
     def embed_all(
-        cls, fields: Sequence[Self], inputs: Mapping[str, Tensor]
+        cls, fields: Sequence[Self], inputs: Mapping[str, Tensor], with_norms: bool
     ) -> tuple[Tensor, list[Any]]:
         """Embeds fields of this class that have the same `source`.
 
         Args:
             fields: The fields.
             inputs: The input dict, already checked.
+            with_norms: Whether to compute the norms.
 
         Returns:
             The vectors `(batch, fields, dim)`, and for each field the mean over the
-            batch of the squared norms; it may be `None` for fields without L2.
+            batch of the squared norms. It may be `None` for fields without L2, and is
+            `None` for all without `with_norms`.
         """
         vectors, norms = zip(*(field.embed(inputs) for field in fields), strict=True)
         means = [
-            over_batch(ops.sum(norm), norm) if field.l2 else None
+            over_batch(ops.sum(norm), norm) if with_norms and field.l2 else None
             for field, norm in zip(fields, norms, strict=True)
         ]
         return ops.stack(vectors, axis=1), means

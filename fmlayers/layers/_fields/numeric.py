@@ -35,7 +35,7 @@ class NumericField(Field[Numeric]):
 
     @classmethod
     def embed_all(
-        cls, fields: Sequence[Self], inputs: Mapping[str, Tensor]
+        cls, fields: Sequence[Self], inputs: Mapping[str, Tensor], with_norms: bool
     ) -> tuple[Tensor, list[Any]]:
         layer, dtype = fields[0].layer, fields[0].dtype
         values = [
@@ -48,7 +48,7 @@ class NumericField(Field[Numeric]):
         rows = _Rows(dtype)
         vectors = ops.stack([rows.of(layer.vectors[name]) for name in names])
         embedded = values * vectors  # (batch, fields, dim)
-        norms = ops.sum(ops.square(vectors), axis=-1)
+        squares = ops.square(vectors)
         if any(field.feature.use_bias for field in fields):
             zeros = ops.zeros((layer.dim,), dtype=dtype)
             biases = ops.stack(
@@ -58,12 +58,12 @@ class NumericField(Field[Numeric]):
                 ]
             )
             embedded = embedded + biases
-            norms = norms + ops.sum(ops.square(biases), axis=-1)
+            squares = squares + ops.square(biases)
         embedded = ops.where(ops.expand_dims(present, -1), embedded, 0.0)
-        if not any(field.l2 for field in fields):
+        if not with_norms or not any(field.l2 for field in fields):
             return embedded, [None] * len(fields)
-        norms = ops.sum(ops.where(present, norms, 0.0), axis=0)
-        return embedded, list(ops.unstack(over_batch(norms, present)))
+        norms = ops.where(present, ops.sum(squares, axis=-1), 0.0)
+        return embedded, list(ops.unstack(over_batch(ops.sum(norms, axis=0), norms)))
 
     def _weight(self, role: str, row: int) -> Weight:
         return Weight(

@@ -105,12 +105,7 @@ class TableField(Field[F]):
 
 
 def rows_of(table: Any, rows: Tensor) -> Tensor:
-    """Returns rows of a table, without a gradient if it is a frozen `RowsView`."""
+    """Returns rows of a table, without a gradient if it is frozen."""
     if not isinstance(table, RowsView):
-        return look_up(table, rows)
-    return take_view(table, rows + table.start)
-
-
-def take_view(view: RowsView, rows: Tensor) -> Tensor:
-    """Returns rows of the variable of a view, without a gradient if it is frozen."""
-    return look_up(view.variable, rows, is_frozen=not view.trainable)
+        return look_up(table, rows, table.trainable)
+    return look_up(table.variable, rows + table.start, table.trainable)

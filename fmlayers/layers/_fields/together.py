@@ -9,7 +9,7 @@ from fmlayers.layers._fields.field import Field
 
 
 def embed(
-    fields: Sequence[Field[Any]], inputs: Mapping[str, Tensor]
+    fields: Sequence[Field[Any]], inputs: Mapping[str, Tensor], with_norms: bool
 ) -> tuple[Tensor, list[Any]]:
     """Returns the vectors and squared norms of fields, as `Field.embed_all` does.
 
@@ -19,7 +19,8 @@ def embed(
     for field in fields:
         groups.setdefault(_key(field), []).append(field)
     embedded = {
-        key: type(group[0]).embed_all(group, inputs) for key, group in groups.items()
+        key: type(group[0]).embed_all(group, inputs, with_norms)
+        for key, group in groups.items()
     }
     pieces: list[Tensor] = []
     norms: list[Any] = []

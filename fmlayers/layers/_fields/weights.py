@@ -38,16 +38,20 @@ def add_weights(layer: "FeatureEmbedding", weights: Sequence[Weight]) -> list[An
     Returns:
         For each weight a `keras.Variable`, or a `RowsView` if its group has others.
     """
-    groups: dict[tuple[str, ...], list[Weight]] = {}
-    for weight in weights:
-        groups.setdefault(weight.group, []).append(weight)
-    added: dict[str, Any] = {}
-    for group in groups.values():
-        added |= _add_group(layer, group)
-    return [added[weight.name] for weight in weights]
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for place, weight in enumerate(weights):
+        groups.setdefault(weight.group, []).append(place)
+    added: dict[int, Any] = {}
+    for places in groups.values():
+        group = _add_group(layer, [weights[place] for place in places])
+        added |= zip(places, group, strict=True)
+        variable = getattr(group[0], "variable", group[0])
+        # By which optimizers read older files.
+        variable.layer, variable.places = layer, places
+    return [added[place] for place in range(len(weights))]
 
 
-def _add_group(layer: "FeatureEmbedding", weights: list[Weight]) -> dict[str, Any]:
+def _add_group(layer: "FeatureEmbedding", weights: list[Weight]) -> list[Any]:
     if len(weights) == 1:
         (weight,) = weights
         variable = layer.add_weight(
@@ -56,7 +60,7 @@ def _add_group(layer: "FeatureEmbedding", weights: list[Weight]) -> dict[str, An
             autocast=False,
             name=weight.name,
         )
-        return {weight.name: variable}
+        return [variable]
     counts = [weight.shape[0] if len(weight.shape) == 2 else 1 for weight in weights]
 
     def initialize(shape: tuple[int, int], dtype: Any) -> Any:
@@ -69,11 +73,10 @@ def _add_group(layer: "FeatureEmbedding", weights: list[Weight]) -> dict[str, An
         autocast=False,
         name="_".join(weights[0].group),
     )
-    starts = [sum(counts[:i]) for i in range(len(counts))]
-    views = [
-        RowsView(variable, weight.name, weight.shape, start)
-        for weight, start in zip(weights, starts, strict=True)
-    ]
-    for view in views:
-        view.neighbors = views
-    return {view.name: view for view in views}
+    variable.views = []
+    start = 0
+    for weight in weights:
+        view = RowsView(variable, weight.name, weight.shape, start)
+        variable.views.append(view)
+        start += view.num_rows
+    return list(variable.views)
