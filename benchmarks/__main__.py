@@ -10,7 +10,6 @@ from benchmarks import (
     fm_interaction,
     serving,
     small_tables,
-    tables,
     time_to_rmse,
     top_n,
     training,
@@ -22,7 +21,6 @@ from benchmarks._report import print_machine
 OF_NOTHING: tuple[ModuleType, ...] = (
     cold_start,
     fm_interaction,
-    tables,
     batches,
     training,
     small_tables,

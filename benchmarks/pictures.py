@@ -45,6 +45,8 @@ COLORS = {
 LABELS = {
     "LazyAdam": "fmlayers, LazyAdam",
     "Adagrad": "fmlayers, Adagrad",
+    "LazyAdam, row-wise": "fmlayers, LazyAdam, row-wise",
+    "Adagrad, row-wise": "fmlayers, Adagrad, row-wise",
     "torch SparseAdam": "PyTorch SparseAdam",
 }
 DPI = 96
@@ -56,7 +58,8 @@ def training(figures: dict[str, dict[str, float]], path: Path) -> None:
     rows = [int(size) for size in figures]
     for name in next(iter(figures.values())):
         speeds = [of_size[name] for of_size in figures.values()]
-        style = "--" if "XLA" in name or name == "Keras Adagrad" else "-"
+        dashed = "XLA" in name or "row-wise" in name or name == "Keras Adagrad"
+        style = "--" if dashed else "-"
         marker = "s" if name == "Keras Adagrad" else "o"
         axes.plot(
             rows, speeds, style, marker=marker, color=color(name), label=label(name)

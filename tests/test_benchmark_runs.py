@@ -32,7 +32,6 @@ SIZES = [
         "--rows 70 --batch 32 --epochs 1 --rounds 1",
         ["fmlayers, as written", "Keras Embedding, Adam"],
     ),
-    ("tables", {"BATCH": 64, "STEPS": 2}, None, ["fused / separate"]),
     ("top_n", {}, ["--items", "500"], ["500 items"]),
     (
         "training",

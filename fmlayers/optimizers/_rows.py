@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from fmlayers._checks import boolean, plain
@@ -23,6 +24,7 @@ from fmlayers.optimizers._slices import (
     representatives,
     sum_rows,
 )
+from fmlayers.optimizers._value_numbers import ValueNumbers
 
 MAX_DENSE_ROWS = 8192  # tables up to this size get dense steps
 NARROW_DTYPES = ("float16", "bfloat16")
@@ -68,6 +70,7 @@ class RowWise(keras.optimizers.Optimizer):
         super().__init__(*map(plain, args), use_ema=use_ema, **kwargs)
         self.row_wise = boolean("row_wise", row_wise)
         self._adds_squares = False
+        self._values = ValueNumbers()
 
     @property
     def accepts_row_gradients(self) -> bool:
@@ -143,29 +146,31 @@ class RowWise(keras.optimizers.Optimizer):
         # Gradients that are accumulated over steps must keep the variables' dtype.
         if not self.gradient_accumulation_steps:
             grads = [map_values(_widened, g) for g in grads]
-        if scale is None:
-            super().apply(grads, trainable_variables)
-            return
-        # Keras divides by a float, which slices do not support.
-        grads = [map_values(lambda values: values / scale, g) for g in grads]
+        if scale is not None:
+            # Keras divides by a float, which slices do not support.
+            grads = [map_values(lambda values: values / scale, g) for g in grads]
         self.loss_scale_factor = None
         try:
             super().apply(grads, trainable_variables)
         finally:
             self.loss_scale_factor = scale
+            self._values = ValueNumbers()
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         gradient = map_values(_widened, gradient)
         decay = self._decay(gradient, variable, learning_rate)
+        trained = self._trained_rows(variable)
         if is_sliced(gradient):
             if variable.shape[0] > max(gradient.indices.shape[0] or 0, MAX_DENSE_ROWS):
                 self._step_rows(gradient, variable, learning_rate, decay)
             else:
                 self._step_table(gradient, variable, learning_rate, decay)
-        elif self._shrinks(variable.shape) or (
-            keras.backend.standardize_dtype(variable.dtype) in NARROW_DTYPES
+        elif (
+            self._shrinks(variable.shape)
+            or keras.backend.standardize_dtype(variable.dtype) in NARROW_DTYPES
+            or trained is not None
         ):
-            self._step_whole(gradient, variable, learning_rate, decay)
+            self._step_whole(gradient, variable, learning_rate, decay, trained)
         else:
             if decay is not None:
                 self.assign_sub(variable, decay * variable)
@@ -176,6 +181,20 @@ class RowWise(keras.optimizers.Optimizer):
         if self.weight_decay is None or not self._use_weight_decay(variable):
             return None
         return ops.cast(learning_rate, gradient.dtype) * self.weight_decay
+
+    def _trained_rows(self, variable: Any) -> Any:
+        """Returns which rows are trained, or `None` if no part of a table is frozen.
+
+        A `FeatureEmbedding` may freeze some of the tables in a variable.
+        """
+        # On TensorFlow, Keras passes its variables without their attributes.
+        variable = self._trainable_variables[self._get_variable_index(variable)]
+        views = getattr(variable, "views", ())
+        if all(view.trainable for view in views):
+            return None
+        return np.concatenate(
+            [np.full(view.num_rows, view.trainable) for view in views]
+        )
 
     def _step_whole(
         self,
@@ -230,14 +249,18 @@ class RowWise(keras.optimizers.Optimizer):
 
         Finds duplicates without a sort or a pass over the table: each occurrence of an
         id writes its position to the row of the id, and the one that is read back
-        represents all of them.
+        represents all of them. In a graph, tables of the same ids, such as the vectors
+        and the first-order weights of a feature, share the search.
         """
         import tensorflow as tf
 
-        writers = self._writers[self._get_variable_index(variable)]
-        places = tf.range(tf.size(indices), dtype=tf.float32)
-        writers.scatter_update(tf.IndexedSlices(places, indices))
-        return tf.gather(writers, indices)
+        def search() -> Any:
+            writers = self._writers[self._get_variable_index(variable)]
+            places = tf.range(tf.size(indices), dtype=tf.float32)
+            writers.scatter_update(tf.IndexedSlices(places, indices))
+            return tf.gather(writers, indices)
+
+        return self._values.once(search, variable.shape[0], indices)
 
     def _clip_gradients(self, grads: Sequence[Any]) -> list[Any]:
         if not (self.clipnorm or self.clipvalue or self.global_clipnorm):

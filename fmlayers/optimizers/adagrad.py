@@ -21,11 +21,12 @@ class Adagrad(RowWise, keras.optimizers.Adagrad):
     one by one, so with duplicate ids its results differ from those on JAX and PyTorch
     and from the paper. The results of this optimizer are the same on all backends.
 
-    On TensorFlow, and on JAX in subclasses of `ScoringModel`, the cost of a step depends
-    on the number of ids in the batch, not on the number of rows in the table. Clipping,
-    `weight_decay` and `loss_scale_factor` apply to the summed gradients of the rows in
-    the batch; `weight_decay` leaves other rows unchanged. Otherwise, and with
-    `gradient_accumulation_steps`, the gradients are dense and the step is that of Keras.
+    On TensorFlow, and on JAX in subclasses of `ScoringModel`, the cost of a step
+    depends on the number of ids in the batch, not on the number of rows in the table.
+    Clipping, `weight_decay` and `loss_scale_factor` apply to the summed gradients of
+    the rows in the batch; `weight_decay` leaves other rows unchanged. Otherwise, and
+    with `gradient_accumulation_steps`, the gradients are dense and the step is that of
+    Keras.
 
     With `row_wise=True`, a row of a table has one accumulator instead of one per
     dimension:
