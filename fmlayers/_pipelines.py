@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 PIECE = 8  # batches that are assembled at once, to make the overhead of each small
+GATHERED_ROWS = 65_536  # that TensorFlow gathers at once, if they are more batches
 Array = npt.NDArray[Any]
 
 
@@ -46,12 +47,13 @@ def shuffled(columns: Any, batch_size: int, order: Callable[[], Array]) -> Any:
     columns = tf.nest.map_structure(tf.constant, columns)
     rows = len(tf.nest.flatten(columns)[0])
     whole = rows - rows % batch_size
+    piece = max(PIECE, GATHERED_ROWS // batch_size)
 
     def chosen() -> Iterator[Array]:
         shuffled_rows = order()
         batches = shuffled_rows[:whole].reshape(-1, batch_size)
-        for first in range(0, len(batches), PIECE):
-            yield batches[first : first + PIECE]
+        for first in range(0, len(batches), piece):
+            yield batches[first : first + piece]
         if whole < rows:
             yield shuffled_rows[None, whole:]
 
