@@ -9,7 +9,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 
 from fmlayers._execution import (
     Execution,
@@ -18,8 +17,8 @@ from fmlayers._execution import (
     sees_batches,
     steps_per_execution,
 )
+from fmlayers._pipelines import Array, in_order, shuffled
 
-Array = npt.NDArray[Any]
 DEFAULT_BATCH_SIZE = 32  # that of Keras
 
 
@@ -175,8 +174,6 @@ def _prepared(
         A tuple of the arguments, the steps per epoch, the batch size, and whether the
         last batch is smaller. `None` if Keras should handle the arguments.
     """
-    from fmlayers.data.pipelines import in_order, shuffled
-
     if given["y"] is None or not isinstance(given["shuffle"], bool):
         return None
     data = _arrays(given["x"], given["y"], given["sample_weight"])

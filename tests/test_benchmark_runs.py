@@ -26,7 +26,12 @@ SIZES = [
     ),
     ("sampling", {}, [300], ["300"]),
     ("serving", {"ITEMS": 200, "QUERIES": 4}, [], ["LiteRT", "int8", "usearch"]),
-    ("tables", {"BATCH": 64, "STEPS": 2}, None, ["fused / separate"]),
+    (
+        "small_tables",
+        {"SIZES": (9, 7)},
+        "--rows 70 --batch 32 --epochs 1 --rounds 1",
+        ["fmlayers, as written", "Keras Embedding, Adam"],
+    ),
     ("top_n", {}, ["--items", "500"], ["500 items"]),
     (
         "training",

@@ -209,3 +209,12 @@ def test_a_trained_model_is_exported_and_runs_without_its_class(model, tmp_path)
     loaded = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_allclose(numpy(loaded(BATCH)), expected, rtol=1e-6)
     assert tf.executing_eagerly()
+
+
+def test_a_compiled_function_scores_a_few_rows(model):
+    """`predict_on_batch`, for any number of rows and the current weights."""
+    for rows in (1, 3, 2, 1):
+        batch = {name: x[:rows] for name, x in BATCH.items()}
+        found = model.predict_on_batch(batch)
+        np.testing.assert_allclose(found, numpy(model(batch)), rtol=1e-5)
+        model.set_weights([weight * 1.1 for weight in model.get_weights()])

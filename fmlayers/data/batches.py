@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from fmlayers._checks import integer
 from fmlayers._history_index import HistoryIndex
-from fmlayers.data.pipelines import PIECE, stream
+from fmlayers._pipelines import PIECE
+from fmlayers.data.pipelines import stream
 from fmlayers.data.ragged import Batch, Column, batch_of, check_lengths, take
 
 Rows = npt.NDArray[np.int64]

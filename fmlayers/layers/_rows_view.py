@@ -15,7 +15,8 @@ class RowsView:
     inspected and set, and converts to arrays and tensors.
 
     Args:
-        variable: The `keras.Variable` of shape `(rows, dim)`.
+        variable: The `keras.Variable` of shape `(rows, dim)`. Its attribute `views` is
+            a list of the views of all of its rows.
         name: String, the name of the weight.
         shape: `(rows, dim)`, or `(dim,)` for a single row.
         start: Integer, the position of the first row in the variable.
@@ -23,7 +24,7 @@ class RowsView:
     Attributes:
         path: String, the path that the weight would have as a variable.
         dtype: String.
-        neighbors: The views of all weights in the variable.
+        num_rows: Integer, the number of rows in the variable.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class RowsView:
         self.shape = shape
         self.dtype = variable.dtype
         self.start = start
-        self.neighbors: Sequence[RowsView] = (self,)
+        self.num_rows = shape[0] if len(shape) == 2 else 1
         self._trainable = True
 
     @property
@@ -50,13 +51,13 @@ class RowsView:
     @trainable.setter
     def trainable(self, value: bool) -> None:
         self._trainable = bool(value)
-        self.variable.trainable = any(view._trainable for view in self.neighbors)
+        views: Sequence[RowsView] = self.variable.views
+        self.variable.trainable = any(view._trainable for view in views)
 
     @property
     def value(self) -> Tensor:
         """The values as a tensor."""
-        count = self.shape[0] if len(self.shape) == 2 else 1
-        rows = read_rows(self.variable, self.start, self.start + count)
+        rows = read_rows(self.variable, self.start, self.start + self.num_rows)
         return ops.reshape(rows, self.shape)
 
     def numpy(self) -> npt.NDArray[Any]:

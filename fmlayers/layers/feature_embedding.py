@@ -46,10 +46,13 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
       layer turns off `jit_compile="auto"`, and with `jit_compile=True` the vector of
       such an id is NaN.
 
-    Each feature has a separate table unless features share one by name. A single fused
-    table with offsets trains at the same speed within 15 %
-    (`python -m benchmarks.tables`), but could not be shared, inspected or regularized
-    by name.
+    Each feature has a separate table unless features share one by name. The tables are
+    rows of one variable, so that a batch needs one lookup, and an optimizer one search
+    for duplicate ids; the vectors of numbers are rows of another. A table of a
+    `History` is a variable by itself. `tables`, `vectors` and `biases` are dicts from a
+    name to the weight: a `keras.Variable`, or a view of its rows with the same `name`,
+    `path`, `shape`, `dtype`, `value`, `numpy()`, `assign()` and `trainable`. Files have
+    each weight by its name.
 
     Args:
         features: List of `Categorical`, `MultiCategorical`, `Numeric`, `Vector` and
@@ -74,7 +77,11 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
             config has NaN in their place until its weights are loaded.
         trainable: Boolean, or a dict from the name of a feature or a table to a
             Boolean (`True` for missing names). A table that is `False`, including its
-            row of unknown ids, is never updated. Defaults to `True`.
+            row of unknown ids, is never updated. Defaults to `True`. To freeze a weight
+            later, set `layer.tables[name].trainable = False` and compile the model
+            again. Its rows then have no gradient, but an optimizer of Keras may still
+            move them by weight decay or by the momentum of earlier steps; those of
+            `fmlayers.optimizers` do not.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from fmlayers._checks import boolean, plain
@@ -158,15 +159,18 @@ class RowWise(keras.optimizers.Optimizer):
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         gradient = map_values(_widened, gradient)
         decay = self._decay(gradient, variable, learning_rate)
+        trained = self._trained_rows(variable)
         if is_sliced(gradient):
             if variable.shape[0] > max(gradient.indices.shape[0] or 0, MAX_DENSE_ROWS):
                 self._step_rows(gradient, variable, learning_rate, decay)
             else:
                 self._step_table(gradient, variable, learning_rate, decay)
-        elif self._shrinks(variable.shape) or (
-            keras.backend.standardize_dtype(variable.dtype) in NARROW_DTYPES
+        elif (
+            self._shrinks(variable.shape)
+            or keras.backend.standardize_dtype(variable.dtype) in NARROW_DTYPES
+            or trained is not None
         ):
-            self._step_whole(gradient, variable, learning_rate, decay)
+            self._step_whole(gradient, variable, learning_rate, decay, trained)
         else:
             if decay is not None:
                 self.assign_sub(variable, decay * variable)
@@ -177,6 +181,20 @@ class RowWise(keras.optimizers.Optimizer):
         if self.weight_decay is None or not self._use_weight_decay(variable):
             return None
         return ops.cast(learning_rate, gradient.dtype) * self.weight_decay
+
+    def _trained_rows(self, variable: Any) -> Any:
+        """Returns which rows are trained, or `None` if no part of a table is frozen.
+
+        A `FeatureEmbedding` may freeze some of the tables in a variable.
+        """
+        # On TensorFlow, Keras passes its variables without their attributes.
+        variable = self._trainable_variables[self._get_variable_index(variable)]
+        views = getattr(variable, "views", ())
+        if all(view.trainable for view in views):
+            return None
+        return np.concatenate(
+            [np.full(view.num_rows, view.trainable) for view in views]
+        )
 
     def _step_whole(
         self,

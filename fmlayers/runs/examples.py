@@ -9,10 +9,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from fmlayers._history_index import HistoryIndex
+from fmlayers._pipelines import in_order
 from fmlayers.data import Dataset, Encoder, ShuffledBatches
 from fmlayers.data.errors import named_places
 from fmlayers.data.kind_names import Kind
-from fmlayers.data.pipelines import in_order
 from fmlayers.data.ragged import Batch, batch_of
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.sampled_batches import SampledBatches

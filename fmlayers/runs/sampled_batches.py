@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from fmlayers._checks import integer
 from fmlayers._history_index import HistoryIndex
+from fmlayers._pipelines import PIECE
 from fmlayers.data import ShuffledBatches
 from fmlayers.data.batches import (
     endless,
@@ -15,7 +16,7 @@ from fmlayers.data.batches import (
     weight_of_each,
     with_histories,
 )
-from fmlayers.data.pipelines import PIECE, stream
+from fmlayers.data.pipelines import stream
 from fmlayers.data.ragged import (
     Batch,
     Column,

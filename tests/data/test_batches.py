@@ -2,8 +2,9 @@ import keras
 import numpy as np
 import pytest
 
+from fmlayers._history_index import HistoryIndex
+from fmlayers._pipelines import in_order
 from fmlayers.data import ShuffledBatches, without_padding
-from fmlayers.data.pipelines import in_order
 
 
 def batches(rows=10, batch_size=4, seed=0, epoch=0):
@@ -216,3 +217,28 @@ def test_inputs_of_other_lengths():
         ShuffledBatches(
             {"ids": without_padding(np.ones((2, 3)))}, np.arange(3), 2, seed=0
         )
+
+
+def test_resumed_batches_bring_the_same_histories_along():
+    index = HistoryIndex(
+        "user", "item", 5, np.array([0, 0, 2, 3, 5, 5]), np.array([1, 3, 2, 1, 4]),
+        pads=False,
+    )  # fmt: skip
+    inputs = {"user": np.array([1, 1, 2, 3, 3]), "item": np.array([1, 3, 2, 1, 2])}
+    ratings = np.arange(5, dtype="float32")
+    options = {"group_by": ("user",), "groups": 2, "histories": {"rated": index}}
+    first = ShuffledBatches(inputs, ratings, 2, seed=3, **options)
+    first.on_epoch_end()
+    resumed = ShuffledBatches(inputs, ratings, 2, seed=3, epoch=1, **options)
+    for i in range(len(first)):
+        (a, y), (b, resumed_y) = first[i], resumed[i]
+        np.testing.assert_array_equal(y, resumed_y)
+        for x, resumed_x in zip(a["rated"], b["rated"], strict=True):
+            np.testing.assert_array_equal(x, resumed_x)
+        lists = a["rated"]
+        for row, user in enumerate(a["user"]):
+            at = lists.owners == lists.index[row]
+            values = lists.rows[lists.values[at]]
+            np.testing.assert_array_equal(values, {1: [1, 3], 2: [2], 3: [1, 4]}[user])
+            is_own = a["item"][row] in values
+            assert lists.own[row] == (a["item"][row] if is_own else 0)

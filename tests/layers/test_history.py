@@ -5,6 +5,9 @@ from checks import check_error
 from keras import ops
 
 from fmlayers import Categorical, FeatureEmbedding, History
+from fmlayers.data import ShuffledBatches
+from fmlayers.models import FactorizationMachine
+from fmlayers.optimizers import Adagrad, LazyAdam
 
 # Films 2, 5 of user 1; 1, 2, 3 of user 2; 4 of user 3; none of users 0 and 4.
 KEYS = [2, 1, 3, 2, 1, 2]
@@ -88,7 +91,8 @@ def test_values(combiner, table, rng):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_gradients(rng, compiled):
+@pytest.mark.parametrize("prepared", [False, True])
+def test_gradients(rng, compiled, prepared):
     layer = randomize(make_layer(), rng)
     target = rng.normal(size=(10, 2, 3)).astype("float32")
 
@@ -114,7 +118,12 @@ def test_gradients(rng, compiled):
     probe.compile(
         keras.optimizers.SGD(1.0), run_eagerly=not compiled, jit_compile=False
     )
-    probe.train_on_batch(BATCH, target)
+    if prepared:
+        lists = {"rated": layer.histories["rated"].index()}
+        batches = ShuffledBatches(BATCH, target, 10, seed=0, histories=lists)
+        probe.fit(batches, shuffle=False, verbose=0)
+    else:
+        probe.train_on_batch(BATCH, target)
     after = layer.get_weights()
     (table,) = (i for i, w in enumerate(before) if w.ndim == 2)
     for index in np.ndindex(before[table].shape):
@@ -188,6 +197,98 @@ def test_own_value_is_excluded_from_a_long_history(rng):
     has = [pair in given for pair in zip(key.tolist(), own.tolist(), strict=True)]
     found = ops.convert_to_numpy(lists(key.astype("int32"), own.astype("int32")).own)
     np.testing.assert_array_equal(found, np.where(has, own, 0))
+
+
+@pytest.mark.parametrize("combiner", ["sum", "mean", "sqrtn"])
+@pytest.mark.parametrize("groups", [None, [0, 1, 1, 0, 1, 0]])
+def test_a_batch_may_bring_its_histories_along(combiner, groups, rng):
+    layer = randomize(make_layer(combiner), rng)
+    index = layer.histories["rated"].index()
+    groups = None if groups is None else np.array(groups)
+    for rows in (slice(None), slice(0, 1), slice(5, 9), [9, 1, 1, 0]):
+        part = {name: ids[rows] for name, ids in BATCH.items()}
+        own = index.own_values(part["user"], part["item"])
+        prepared = index.of_batch(part["user"], own, groups)
+        expected = ops.convert_to_numpy(layer(part))
+        losses = [float(ops.convert_to_numpy(loss)) for loss in layer.losses]
+        output = ops.convert_to_numpy(layer({**part, "rated": prepared}))
+        np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            [float(ops.convert_to_numpy(loss)) for loss in layer.losses], losses
+        )
+
+
+def test_a_column_of_the_name_of_a_history_is_ignored(rng):
+    layer = randomize(make_layer(), rng)
+    column = {"rated": np.zeros(len(BATCH["user"]), "int32")}
+    np.testing.assert_array_equal(
+        ops.convert_to_numpy(layer({**BATCH, **column})),
+        ops.convert_to_numpy(layer(BATCH)),
+    )
+
+
+def make_model(rng, optimizer="sgd", **options):
+    users, films = np.nonzero(rng.random((40, 60)) < 0.3)
+    users, films = users[films > 0], films[films > 0]
+    sizes = {"num_keys": 40, "num_pairs": len(films)}
+    features = [
+        Categorical("user", 40),
+        Categorical("item", 60),
+        History("rated", 60, of="user", values="item", **sizes),
+    ]
+    keras.utils.set_random_seed(0)
+    model = FactorizationMachine(features, 4, l2=0.1, linear_l2=0.2)
+    model.set_history("rated", users, films)
+    model.compile(optimizer, "mse", **options)
+    inputs = {"user": users.astype("int32"), "item": films.astype("int32")}
+    return model, inputs, rng.normal(size=len(users)).astype("float32")
+
+
+def fit_grouped(model, inputs, targets, histories):
+    batches = ShuffledBatches(
+        inputs,
+        targets,
+        64,
+        seed=0,
+        group_by=("user", "item"),
+        groups=2,
+        histories=histories,
+    )
+    data = batches.stream() if keras.backend.backend() == "tensorflow" else batches
+    model.fit(data, steps_per_epoch=len(batches), epochs=2, shuffle=False, verbose=0)
+    return model.get_weights()
+
+
+@pytest.mark.parametrize("optimizer", [Adagrad, LazyAdam])
+def test_training_is_the_same_with_prepared_histories(optimizer):
+    fitted = []
+    for prepared in (False, True):
+        model, *data = make_model(np.random.default_rng(0), optimizer(0.05))
+        histories = model.history_indexes() if prepared else None
+        fitted.append(fit_grouped(model, *data, histories))
+    for a, b in zip(*fitted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="splits no step")
+@pytest.mark.parametrize("optimizer", [Adagrad, LazyAdam])
+def test_steps_compile_all_but_the_sums(optimizer):
+    fitted, steps = [], []
+    for jit_compile in (False, True):
+        rng = np.random.default_rng(0)
+        model, *data = make_model(rng, optimizer(0.05), jit_compile=jit_compile)
+        split = model._split_step
+
+        def record(*args, split=split, jit_compile=jit_compile):
+            steps.append(jit_compile)
+            return split(*args)
+
+        model._split_step = record
+        fitted.append(fit_grouped(model, *data, model.history_indexes()))
+    assert set(steps) == {True}
+    for a, b in zip(*fitted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
 def test_ids_outside_the_range_have_no_history_and_no_own_value():

@@ -59,13 +59,15 @@ def test_histories_are_those_of_the_table():
     rows = encoder.transform(pd.DataFrame({"user": ["a", "c", "b"], "item": ["z"] * 3}))
     lists = model.factors.histories["user_history"](ops.convert_to_tensor(rows["user"]))
     values, owners, index = (
-        ops.convert_to_numpy(x) for x in (lists.values, lists.owners, lists.index)
+        ops.convert_to_numpy(x)
+        for x in (ops.take(lists.rows, lists.values), lists.owners, lists.index)
     )
     found = [set(encoder.decode("item", values[owners == i].tolist())) for i in index]
     assert found == [{"x", "y"}, {"x", "z", "w"}, {"x"}]
     lists = model.factors.histories["item_history"](ops.convert_to_tensor(rows["item"]))
     values, owners, index = (
-        ops.convert_to_numpy(x) for x in (lists.values, lists.owners, lists.index)
+        ops.convert_to_numpy(x)
+        for x in (ops.take(lists.rows, lists.values), lists.owners, lists.index)
     )
     assert encoder.decode("user", values[owners == index[0]].tolist()) == ["c"]
 

@@ -73,11 +73,10 @@ def _add_group(layer: "FeatureEmbedding", weights: list[Weight]) -> list[Any]:
         autocast=False,
         name="_".join(weights[0].group),
     )
-    starts = [sum(counts[:i]) for i in range(len(counts))]
-    views = [
-        RowsView(variable, weight.name, weight.shape, start)
-        for weight, start in zip(weights, starts, strict=True)
-    ]
-    for view in views:
-        view.neighbors = views
-    return list(views)
+    variable.views = []
+    start = 0
+    for weight in weights:
+        view = RowsView(variable, weight.name, weight.shape, start)
+        variable.views.append(view)
+        start += view.num_rows
+    return list(variable.views)
