@@ -254,6 +254,8 @@ class RowWise(keras.optimizers.Optimizer):
         """
         import tensorflow as tf
 
+        indices = tf.convert_to_tensor(indices)
+
         def search() -> Any:
             writers = self._writers[self._get_variable_index(variable)]
             places = tf.range(tf.size(indices), dtype=tf.float32)
