@@ -22,7 +22,7 @@ import tensorflow as tf
 import fmlayers
 from benchmarks._report import parser_with_json, print_machine, write_figures
 from benchmarks._torch_fm import Worker
-from fmlayers._pipelines import without_tuning
+from fmlayers._training.array_pipelines import without_tuning
 from fmlayers.models import FactorizationMachine
 
 DIM, BATCH = 16, 8192

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from fmlayers import runs as runs
     from fmlayers import scoring_model as scoring_model
     from fmlayers import tuning as tuning
-    from fmlayers._array_fit import fit
     from fmlayers._inputs import select_inputs
+    from fmlayers._training.array_fit import fit
     from fmlayers.features import (
         Categorical,
         History,
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 else:
     _UNREGISTERED = {
         "ScoringModel": "fmlayers.scoring_model",
-        "fit": "fmlayers._array_fit",
+        "fit": "fmlayers._training.array_fit",
         "select_inputs": "fmlayers._inputs",
     }
     _SUBPACKAGES = (

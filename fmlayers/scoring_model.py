@@ -7,20 +7,20 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from fmlayers._array_fit import FitsArrays
 from fmlayers._backend import accumulation_dtype
 from fmlayers._exportable import Exportable
-from fmlayers._history_index import HistoryIndex
-from fmlayers._history_sums import (
+from fmlayers._histories.index import HistoryIndex
+from fmlayers._histories.sums import (
     HistoryField,
     SharedHistory,
     shared_histories,
     with_history_sums,
 )
 from fmlayers._inputs import ChecksInputs, batch_size, shape_of
-from fmlayers._row_gradients import train_step
 from fmlayers._saved_state import restore, state_config
-from fmlayers._split_step import SplitStep
+from fmlayers._training.array_fit import FitsArrays
+from fmlayers._training.row_gradients import train_step
+from fmlayers._training.split_step import SplitStep
 from fmlayers._types import Tensor
 from fmlayers.features import Feature, History
 from fmlayers.layers import FeatureEmbedding

@@ -7,7 +7,7 @@ import pytest
 from keras import ops
 
 import fmlayers
-from fmlayers import _execution
+from fmlayers._training import execution
 from fmlayers.models import Ensemble, FactorizationMachine
 
 pytestmark = pytest.mark.skipif(
@@ -112,9 +112,9 @@ def test_results_are_those_of_keras(name):
 @pytest.mark.parametrize("options", [{}, {"jit_compile": True}])
 @pytest.mark.parametrize("batch_size", [20, 30])
 def test_results_with_xla_are_those_of_keras(options, batch_size, monkeypatch):
-    monkeypatch.setattr(_execution, "MIN_XLA_VALUES", 0)
+    monkeypatch.setattr(execution, "MIN_XLA_VALUES", 0)
     traces: list[int | None] = []
-    original = _execution._with_xla
+    original = execution._with_xla
 
     def counted(step, rows):
         def once(data):
@@ -123,7 +123,7 @@ def test_results_with_xla_are_those_of_keras(options, batch_size, monkeypatch):
 
         return original(once, rows)
 
-    monkeypatch.setattr(_execution, "_with_xla", counted)
+    monkeypatch.setattr(execution, "_with_xla", counted)
     inputs, targets = data()
     arguments = {"x": inputs, "y": targets, "epochs": 2, "batch_size": batch_size}
     same(Product.fit, arguments, **options)
@@ -193,8 +193,8 @@ def test_callbacks_see_every_batch():
 )
 def test_which_callbacks_see_batches(callback, sees):
     is_list = isinstance(callback, keras.callbacks.CallbackList)
-    assert _execution.sees_batches(callback if is_list else [callback]) is sees
-    assert not _execution.sees_batches(None)
+    assert execution.sees_batches(callback if is_list else [callback]) is sees
+    assert not execution.sees_batches(None)
 
 
 def test_steps_are_executed_together():
@@ -208,9 +208,9 @@ def test_steps_are_executed_together():
     compiled().fit(inputs, targets, 4, verbose=0, callbacks=[Counted()])
     compiled().fit(inputs, targets, 4, verbose=0, callbacks=[Counted(), Batches()])
     assert executions == [19, 1]  # of 38 steps
-    assert _execution.steps_per_execution(67) == 23
-    assert _execution.steps_per_execution(67, exact=True) == 1
-    assert _execution.steps_per_execution(60, exact=True) == 30
+    assert execution.steps_per_execution(67) == 23
+    assert execution.steps_per_execution(67, exact=True) == 1
+    assert execution.steps_per_execution(60, exact=True) == 30
 
 
 def test_the_order_of_the_rows():
@@ -360,11 +360,11 @@ def test_histories_and_errors_run_without_xla():
         "seen", 9, of="user", num_keys=9, values="user", num_pairs=4
     )
     plain = FactorizationMachine(FEATURES, 3)
-    assert _execution.pays_with_xla(plain, 2_000_000)
-    assert not _execution.pays_with_xla(plain, 1_900_000)
+    assert execution.pays_with_xla(plain, 2_000_000)
+    assert not execution.pays_with_xla(plain, 1_900_000)
     for model in (
         FactorizationMachine([*FEATURES, history], 3),
         FactorizationMachine(FEATURES, 3, out_of_range="error"),
         keras.Sequential([keras.layers.StringLookup(vocabulary=["a"])]),
     ):
-        assert not _execution.pays_with_xla(model, 10**8)
+        assert not execution.pays_with_xla(model, 10**8)

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fmlayers._checks import integer
-from fmlayers._history_index import HistoryIndex
-from fmlayers._pipelines import PIECE
+from fmlayers._histories.index import HistoryIndex
+from fmlayers._training.array_pipelines import PIECE
 from fmlayers.data.pipelines import stream
 from fmlayers.data.ragged import Batch, Column, batch_of, check_lengths, take
 

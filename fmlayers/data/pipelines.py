@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from fmlayers._history_index import BatchHistories
-from fmlayers._pipelines import PIECE, without_tuning
+from fmlayers._histories.index import BatchHistories
+from fmlayers._training.array_pipelines import PIECE, without_tuning
 from fmlayers.data.ragged import Batch
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmlayers._checks import integer
-from fmlayers._pipelines import PIECE
+from fmlayers._training.array_pipelines import PIECE
 from fmlayers.data.errors import DataError
 from fmlayers.data.pipelines import stream
 from fmlayers.data.ragged import Batch, Column, length, take

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from keras import ops
 
 from fmlayers._backend import distinct, pairs_contain, spans_of_batch
-from fmlayers._history_index import BatchHistories, HistoryIndex
+from fmlayers._histories.index import BatchHistories, HistoryIndex
 from fmlayers._named_weights import LastMessage
 from fmlayers._types import Tensor
 from fmlayers.features import History

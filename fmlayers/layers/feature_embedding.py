@@ -6,7 +6,7 @@ import numpy.typing as npt
 from keras import ops
 
 from fmlayers._checks import choice, coefficient, integer
-from fmlayers._history_sums import with_history_sums
+from fmlayers._histories.sums import with_history_sums
 from fmlayers._inputs import ChecksInputs, batch_size, check, shape_of
 from fmlayers._saved_state import freeze, restore, state_config
 from fmlayers._types import OutOfRange, Tensor

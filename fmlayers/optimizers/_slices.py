@@ -10,7 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from fmlayers._row_gradients import RowGradients
+from fmlayers._training.row_gradients import RowGradients
 
 # Up to this number of rows per id, clearing a number per row is faster than a sort.
 MAX_SCRATCH_ROWS = 100

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fmlayers._history_index import HistoryIndex
-from fmlayers._pipelines import in_order
+from fmlayers._histories.index import HistoryIndex
+from fmlayers._training.array_pipelines import in_order
 from fmlayers.data import Dataset, Encoder, ShuffledBatches
 from fmlayers.data.errors import named_places
 from fmlayers.data.kind_names import Kind

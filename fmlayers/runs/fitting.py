@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from fmlayers._execution import build_ahead, pays_with_xla, steps_per_execution
+from fmlayers._training.execution import build_ahead, pays_with_xla, steps_per_execution
 from fmlayers.losses import BPR, BalancedCrossentropy, MeanLoss, SquaredLogError
 from fmlayers.optimizers import Adagrad, LazyAdam
 from fmlayers.runs.config import TrainingConfig

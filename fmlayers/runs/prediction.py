@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from fmlayers._pipelines import in_order
+from fmlayers._training.array_pipelines import in_order
 from fmlayers.runs.folder import DivergenceError
 from fmlayers.runs.memory import memory_errors
 

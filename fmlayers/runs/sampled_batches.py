@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fmlayers._checks import integer
-from fmlayers._history_index import HistoryIndex
-from fmlayers._pipelines import PIECE
+from fmlayers._histories.index import HistoryIndex
+from fmlayers._training.array_pipelines import PIECE
 from fmlayers.data import ShuffledBatches
 from fmlayers.data.batches import (
     endless,

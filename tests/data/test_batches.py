@@ -2,8 +2,8 @@ import keras
 import numpy as np
 import pytest
 
-from fmlayers._history_index import HistoryIndex
-from fmlayers._pipelines import in_order
+from fmlayers._histories.index import HistoryIndex
+from fmlayers._training.array_pipelines import in_order
 from fmlayers.data import ShuffledBatches, without_padding
 
 

@@ -4,7 +4,7 @@ from typing import Any, Self
 import numpy as np
 from keras import ops
 
-from fmlayers._row_gradients import look_up
+from fmlayers._training.row_gradients import look_up
 from fmlayers._types import Tensor
 from fmlayers.features import Categorical
 from fmlayers.layers._fields.field import over_batch

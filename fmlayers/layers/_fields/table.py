@@ -5,7 +5,7 @@ from keras import ops
 
 from fmlayers._backend import raise_where
 from fmlayers._names import safe_name
-from fmlayers._row_gradients import look_up
+from fmlayers._training.row_gradients import look_up
 from fmlayers._types import Tensor
 from fmlayers.features import Categorical, History, MultiCategorical
 from fmlayers.layers._fields.field import Field, Key

@@ -10,14 +10,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from fmlayers._execution import (
+from fmlayers._training.array_pipelines import Array, in_order, shuffled
+from fmlayers._training.execution import (
     Execution,
     build_ahead,
     pays_with_xla,
     sees_batches,
     steps_per_execution,
 )
-from fmlayers._pipelines import Array, in_order, shuffled
 
 DEFAULT_BATCH_SIZE = 32  # that of Keras
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 from keras import ops
 
 from fmlayers._backend import sum_rows
-from fmlayers._history_index import BatchHistories
+from fmlayers._histories.index import BatchHistories
 from fmlayers._types import Tensor
 from fmlayers.features import History
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import keras
 
-from fmlayers._history_index import BatchHistories
-from fmlayers._history_sums import rows, with_sums
+from fmlayers._histories.index import BatchHistories
+from fmlayers._histories.sums import rows, with_sums
 from fmlayers.features import History
 
 

@@ -1,0 +1,1 @@
+"""The histories of a batch: their index, and their sums."""

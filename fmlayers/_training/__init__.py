@@ -1,0 +1,1 @@
+"""Training steps: `fit` on arrays, how steps execute, and gradients of rows."""
