@@ -19,6 +19,7 @@ from fmlayers._histories.sums import (
 from fmlayers._inputs import ChecksInputs, batch_size, shape_of
 from fmlayers._saved_state import restore, state_config
 from fmlayers._training.array_fit import FitsArrays
+from fmlayers._training.mode import training_mode
 from fmlayers._training.row_gradients import train_step
 from fmlayers._training.split_step import SplitStep
 from fmlayers._types import Tensor
@@ -337,6 +338,12 @@ class ScoringModel(ChecksInputs, FitsArrays, SplitStep, Exportable, keras.Model)
         self, inputs: Mapping[str, Tensor], training: bool | None = None
     ) -> Tensor:
         return self.rating(self.score(self.with_histories(inputs), training))
+
+    def stateless_call(self, *args: Any, **kwargs: Any) -> Any:
+        # On JAX, Keras evaluates a model by its `call`. The layers in it would not know
+        # that they do not train.
+        with training_mode(kwargs.get("training")):
+            return super().stateless_call(*args, **kwargs)
 
     def train_step(self, *args: Any) -> Any:
         # On JAX, the arguments are the state and a batch.

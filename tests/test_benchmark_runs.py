@@ -1,6 +1,6 @@
 """Each benchmark runs to its end on small sizes and generated data."""
 
-import importlib
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import pytest
 from fmlayers.data import synthetic
 
 ROOT = Path(__file__).parents[1]
+HAS_TORCH = importlib.util.find_spec("torch") is not None
 # Name of a benchmark, its sizes, its arguments, and what it prints for each variant.
 SIZES = [
     (
@@ -24,6 +25,12 @@ SIZES = [
         None,
         ["square of sum", "keras-rs"],
     ),
+    (
+        "histories",
+        {"DIM": 2},
+        "--users 30 --items 20 --ratings 300 --batch 32 --steps 2 --rounds 1",
+        ["no histories, XLA", "prepared, XLA"],
+    ),
     ("sampling", {}, [300], ["300"]),
     ("serving", {"ITEMS": 200, "QUERIES": 4}, [], ["LiteRT", "int8", "usearch"]),
     (
@@ -36,8 +43,8 @@ SIZES = [
     (
         "training",
         {"BATCH": 32},
-        ["--rows", "110", "--rounds", "1", "--torch"],
-        ["Keras Adam, XLA", "torch SparseAdam"],
+        ["--rows", "110", "--rounds", "1", *(["--torch"] if HAS_TORCH else [])],
+        ["Keras Adam, XLA", *(["torch SparseAdam"] if HAS_TORCH else [])],
     ),
     (
         "wide_tables",
@@ -123,7 +130,7 @@ OF_DATA = [
         ["100k", "--only", "Adagrad", "--most", "5"],
         "Adagrad",
     ),
-    ("top_n", {}, ["--items", "500"], "positions with the same item as NumPy"),
+    ("top_n", {"K": 5}, ["--items", "500"], "positions with the same item as NumPy"),
 ]
 
 

@@ -9,6 +9,7 @@ from fmlayers._checks import choice, coefficient, integer
 from fmlayers._histories.sums import with_history_sums
 from fmlayers._inputs import ChecksInputs, batch_size, check, shape_of
 from fmlayers._saved_state import freeze, restore, state_config
+from fmlayers._training.mode import is_training
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Feature, History
 from fmlayers.layers._by_name import initializers_of, key_of, trainable_of
@@ -227,7 +228,8 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
         self, inputs: Mapping[str, Tensor], training: bool | None = None
     ) -> Tensor:
         inputs = with_history_sums(self.history_fields, inputs)
-        vectors, norms = embed(self._fields, inputs, with_norms=training is not False)
+        with_norms = is_training(training) is not False
+        vectors, norms = embed(self._fields, inputs, with_norms=with_norms)
         losses = []
         for field, norm in zip(self._fields, norms, strict=True):
             if field.l2 and norm is not None:

@@ -120,7 +120,8 @@ def shards(folder, make):
 
 def read_shards(path):
     data = ShardedBatches(path, 1, seed=0)
-    return [data._read([group], np.arange(group[2])) for group in data._groups]
+    files = data._files
+    return [files.read([group], np.arange(group.rows)) for group in files.groups]
 
 
 def shown_dataset(dataset):
