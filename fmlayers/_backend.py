@@ -30,6 +30,11 @@ def portable_graph() -> Iterator[None]:
         _PORTABLE.reset(token)
 
 
+def is_portable() -> bool:
+    """Returns whether a graph of LiteRT or ONNX is traced."""
+    return _PORTABLE.get()
+
+
 def accumulation_dtype(dtype: str) -> str:
     """Returns the dtype to sum in: float32, or float64 if `dtype` is float64."""
     return "float64" if dtype == "float64" else "float32"

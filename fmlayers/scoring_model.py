@@ -306,6 +306,8 @@ class ScoringModel(ChecksInputs, FitsArrays, SplitStep, Exportable, keras.Model)
         Args:
             inputs: Dict, same as in `call`.
         """
+        if any(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(inputs)):
+            return dict(inputs)  # in a functional model, each layer is on its own
         return with_history_sums(self._history_fields(), inputs)
 
     def shared_histories(self, inputs: Mapping[str, Any]) -> list[SharedHistory]:

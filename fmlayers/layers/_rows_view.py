@@ -60,6 +60,13 @@ class RowsView:
         rows = read_rows(self.variable, self.start, self.start + self.num_rows)
         return ops.reshape(rows, self.shape)
 
+    def constant(self) -> npt.NDArray[Any]:
+        """Returns the values as an array, also while TensorFlow traces a graph."""
+        import tensorflow as tf
+
+        with tf.init_scope():
+            return self.numpy()
+
     def numpy(self) -> npt.NDArray[Any]:
         """Returns the values as an array."""
         values: npt.NDArray[Any] = ops.convert_to_numpy(self.value)

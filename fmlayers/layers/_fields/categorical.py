@@ -4,6 +4,7 @@ from typing import Any, Self
 import numpy as np
 from keras import ops
 
+from fmlayers._backend import is_portable
 from fmlayers._training.row_gradients import look_up
 from fmlayers._types import Tensor
 from fmlayers.features import Categorical
@@ -23,7 +24,7 @@ class CategoricalField(TableField[Categorical]):
     def embed_all(
         cls, fields: Sequence[Self], inputs: Mapping[str, Tensor], with_norms: bool
     ) -> tuple[Tensor, list[Any]]:
-        if len(fields) == 1:
+        if len(fields) == 1 or is_portable():
             return super().embed_all(fields, inputs, with_norms)
         policy = fields[0].layer.out_of_range
         ids = ops.stack([field._ids(inputs) for field in fields], axis=1)

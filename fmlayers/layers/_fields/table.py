@@ -3,7 +3,7 @@ from typing import Any, TypeVar
 
 from keras import ops
 
-from fmlayers._backend import raise_where
+from fmlayers._backend import is_portable, raise_where
 from fmlayers._names import safe_name
 from fmlayers._training.row_gradients import look_up
 from fmlayers._types import Tensor
@@ -108,4 +108,7 @@ def rows_of(table: Any, rows: Tensor) -> Tensor:
     """Returns rows of a table, without a gradient if it is frozen."""
     if not isinstance(table, RowsView):
         return look_up(table, rows, table.trainable)
+    if is_portable():
+        # As a constant of its own, which is quantized by its own range.
+        return ops.take(table.constant(), rows, axis=0)
     return look_up(table.variable, rows + table.start, table.trainable)
