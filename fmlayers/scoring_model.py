@@ -342,8 +342,8 @@ class ScoringModel(ChecksInputs, FitsArrays, SplitStep, Exportable, keras.Model)
         return self.rating(self.score(self.with_histories(inputs), training))
 
     def stateless_call(self, *args: Any, **kwargs: Any) -> Any:
-        # On JAX, Keras evaluates a model by its `call`. The layers in it would not know
-        # that they do not train.
+        # On JAX, Keras evaluates a model by its `call`, outside of which its layers
+        # find no `training`.
         with training_mode(kwargs.get("training")):
             return super().stateless_call(*args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""Whether a model trains, for layers that Keras does not tell."""
+"""Whether a model trains, for layers to which Keras does not pass it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -88,6 +88,15 @@ def test_learns_what_it_can_express(jit_compile, rng):
     assert rmse < 0.05 * ratings.std()
 
 
+def test_is_evaluated_without_the_l2():
+    model = FactorizationMachine(FEATURES, 3, l2=0.5, embeddings_initializer="ones")
+    targets = np.arange(len(BATCH["user"]), dtype="float32")
+    model.compile("sgd", loss="mse")
+    error = ops.convert_to_numpy(model(BATCH))[:, 0] - targets
+    loss = model.evaluate(BATCH, targets, verbose=0)
+    np.testing.assert_allclose(loss, np.mean(error**2), rtol=1e-5)
+
+
 def test_training_step_is_that_of_every_scoring_model():
     assert FactorizationMachine.train_step is ScoringModel.train_step
     assert MatrixFactorization.train_step is ScoringModel.train_step

@@ -9,7 +9,7 @@ from fmlayers._training.row_gradients import look_up
 from fmlayers._types import Tensor
 from fmlayers.features import Categorical
 from fmlayers.layers._fields.field import over_batch
-from fmlayers.layers._fields.table import TableField
+from fmlayers.layers._fields.table import TableField, look_up_known
 
 
 class CategoricalField(TableField[Categorical]):
@@ -26,7 +26,7 @@ class CategoricalField(TableField[Categorical]):
     ) -> tuple[Tensor, list[Any]]:
         if len(fields) == 1 or is_portable():
             return super().embed_all(fields, inputs, with_norms)
-        policy = fields[0].layer.out_of_range
+        layer, dtype, table = fields[0].layer, fields[0].dtype, fields[0].table
         ids = ops.stack([field._ids(inputs) for field in fields], axis=1)
         sizes, starts = (
             ops.cast(np.array(numbers), ids.dtype)
@@ -35,20 +35,13 @@ class CategoricalField(TableField[Categorical]):
                 [field.table.start for field in fields],
             )
         )
-        inside = ops.logical_and(ids >= 0, ids < sizes)
-        present = inside if policy == "zero" else None
+
+        def take(rows: Tensor) -> Tensor:
+            vectors = look_up(table.variable, rows + starts, table.trainable)
+            return ops.cast(vectors, dtype)
+
         mask_zero = np.array([field.feature.mask_zero for field in fields])
-        if mask_zero.any():
-            known = ops.logical_or(ids != 0, np.logical_not(mask_zero))
-            present = known if present is None else ops.logical_and(present, known)
-        rows = ops.where(inside, ids, sizes if policy == "unknown" else 0) + starts
-        table = fields[0].table
-        vectors = look_up(table.variable, rows, table.trainable)
-        vectors = ops.cast(vectors, fields[0].dtype)
-        if policy == "error":
-            vectors = ops.where(ops.expand_dims(inside, -1), vectors, float("nan"))
-        if present is not None:
-            vectors = ops.where(ops.expand_dims(present, -1), vectors, 0.0)
+        vectors, _ = look_up_known(ids, sizes, mask_zero, layer.out_of_range, take)
         if not with_norms or not any(field.l2 for field in fields):
             return vectors, [None] * len(fields)
         norms = ops.sum(ops.square(vectors), axis=(0, 2))

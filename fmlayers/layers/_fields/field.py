@@ -66,9 +66,10 @@ class Field(ABC, Generic[F]):
         The order is that of `build`: files of version 0.1.0 have weights by position.
         """
 
-    @abstractmethod
     def embed(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Returns the vectors of a batch, and the squared norms for the L2.
+
+        A class must define this method or `embed_all`.
 
         Args:
             inputs: The input dict, already checked.
@@ -77,6 +78,7 @@ class Field(ABC, Generic[F]):
             The vectors `(batch, dim)` and the squared norms `(batch,)` or `(batch, 1)`,
             both in `dtype`.
         """
+        raise NotImplementedError
 
     @classmethod
     def embed_all(

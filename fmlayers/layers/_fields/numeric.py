@@ -30,9 +30,6 @@ class NumericField(Field[Numeric]):
     def source(self) -> Hashable:
         return "numeric"
 
-    def embed(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
-
     @classmethod
     def embed_all(
         cls, fields: Sequence[Self], inputs: Mapping[str, Tensor], with_norms: bool

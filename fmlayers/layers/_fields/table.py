@@ -1,12 +1,13 @@
 from collections.abc import Callable, Container, Hashable, Iterator
 from typing import Any, TypeVar
 
+import numpy as np
 from keras import ops
 
 from fmlayers._backend import is_portable, raise_where
 from fmlayers._names import safe_name
 from fmlayers._training.row_gradients import look_up
-from fmlayers._types import Tensor
+from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Categorical, History, MultiCategorical
 from fmlayers.layers._fields.field import Field, Key
 from fmlayers.layers._fields.weights import Weight
@@ -63,23 +64,15 @@ class TableField(Field[F]):
             The rows `(..., dim)`, and Booleans of the shape of `ids` that are `False`
             for missing values, or `None` if no value can be missing.
         """
-        size, policy = self.feature.vocabulary_size, self.layer.out_of_range
-        inside = ops.logical_and(ids >= 0, ids < size)
-        present = None
-        if policy == "zero":
-            present = inside
-        elif policy == "error":
+        if self.layer.out_of_range == "error":
             ids = self.checked(ids)
-        if mask_zero:
-            nonzero = ids != 0
-            present = nonzero if present is None else ops.logical_and(present, nonzero)
-        rows = ops.where(inside, ids, size if policy == "unknown" else 0)
-        vectors = ops.cast(rows_of(self.table, rows), self.dtype)
-        if policy == "error":
-            vectors = ops.where(ops.expand_dims(inside, -1), vectors, float("nan"))
-        if present is not None:
-            vectors = ops.where(ops.expand_dims(present, -1), vectors, 0.0)
-        return vectors, present
+        return look_up_known(
+            ids,
+            self.feature.vocabulary_size,
+            mask_zero,
+            self.layer.out_of_range,
+            lambda rows: ops.cast(rows_of(self.table, rows), self.dtype),
+        )
 
     def checked(self, ids: Tensor) -> Tensor:
         """Returns `ids`, or raises an error if one is outside the vocabulary."""
@@ -102,6 +95,41 @@ class TableField(Field[F]):
             return ops.concatenate([rows, ops.zeros((1, dim), dtype=dtype)])
 
         return initialize
+
+
+def look_up_known(
+    ids: Tensor,
+    sizes: Any,
+    mask_zero: Any,
+    policy: OutOfRange,
+    take: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Tensor | None]:
+    """Returns the rows of ids by the policy for ids outside the vocabulary.
+
+    Args:
+        ids: Integers of any shape.
+        sizes: The vocabulary size, or one for each of the last axis of `ids`.
+        mask_zero: Whether the id 0 marks a missing value, or an array of Booleans as
+            for `sizes`.
+        policy: The policy.
+        take: Function from positions in the tables, of the shape of `ids`, to rows.
+
+    Returns:
+        As `TableField.look_up`.
+    """
+    inside = ops.logical_and(ids >= 0, ids < sizes)
+    present = inside if policy == "zero" else None
+    if np.any(mask_zero):
+        known = ids != 0
+        if not np.all(mask_zero):
+            known = ops.logical_or(known, np.logical_not(mask_zero))
+        present = known if present is None else ops.logical_and(present, known)
+    vectors = take(ops.where(inside, ids, sizes if policy == "unknown" else 0))
+    if policy == "error":
+        vectors = ops.where(ops.expand_dims(inside, -1), vectors, float("nan"))
+    if present is not None:
+        vectors = ops.where(ops.expand_dims(present, -1), vectors, 0.0)
+    return vectors, present
 
 
 def rows_of(table: Any, rows: Tensor) -> Tensor:
