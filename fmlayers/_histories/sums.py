@@ -131,4 +131,5 @@ def _batch(field: HistoryField, inputs: Mapping[str, Any]) -> BatchHistories:
         return entry
     key, value = field.feature.entries
     own = value.read(inputs) if value.is_in(inputs) else None
-    return BatchHistories(*field.lists(key.read(inputs), own))
+    batch: BatchHistories = field.lists(key.read(inputs), own)
+    return batch

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from keras import ops
 
 from fmlayers._backend import distinct, pairs_contain, spans_of_batch
-from fmlayers._histories.index import HistoryIndex
+from fmlayers._histories.index import BatchHistories, HistoryIndex
 from fmlayers._named_weights import LastMessage
 from fmlayers._types import Tensor
 from fmlayers.features import History
@@ -98,8 +98,7 @@ class HistoryLists(keras.layers.Layer):
         self.offsets.assign(np.concatenate([[0], np.cumsum(lengths)]).astype("int32"))
         self.values.assign(v.astype("int32"))
 
-    def call(self, keys: Tensor, own: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Returns the first attributes of `BatchHistories`, without the sorted ones."""
+    def call(self, keys: Tensor, own: Tensor | None = None) -> BatchHistories:
         last = self.feature.num_keys
         inside = ops.logical_and(keys >= 0, keys < last)
         keys = ops.cast(ops.where(inside, keys, last), "int32")
@@ -121,7 +120,7 @@ class HistoryLists(keras.layers.Layer):
             else:
                 own = ops.where(is_in, own, 0)
         rows, values = distinct(values, size)
-        return index, own, lengths, rows, values, owners
+        return BatchHistories(index, own, lengths, rows, values, owners)
 
     def index(self) -> HistoryIndex:
         """Returns the histories in the form in which batches look them up."""

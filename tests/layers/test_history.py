@@ -195,7 +195,7 @@ def test_own_value_is_excluded_from_a_long_history(rng):
     key, own = (x.ravel() for x in np.meshgrid(np.arange(40), np.arange(300)))
     given = set(zip(users.tolist(), films.tolist(), strict=True))
     has = [pair in given for pair in zip(key.tolist(), own.tolist(), strict=True)]
-    found = ops.convert_to_numpy(lists(key.astype("int32"), own.astype("int32"))[1])
+    found = ops.convert_to_numpy(lists(key.astype("int32"), own.astype("int32")).own)
     np.testing.assert_array_equal(found, np.where(has, own, 0))
 
 
