@@ -1,6 +1,6 @@
 """Runs lines of a console in one process, since each start of the command takes seconds.
 
-    python run_commands.py < lines
+python run_commands.py < lines
 """
 
 import re
