@@ -1,4 +1,4 @@
-"""Runs lines of a console in one process, since each start of the command takes seconds.
+"""Runs lines of a console in one process, since each start takes seconds.
 
 python run_commands.py < lines
 """
