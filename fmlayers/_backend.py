@@ -229,6 +229,8 @@ def take_rows(variable: Any, rows: Tensor) -> Tensor:
         variable: A `keras.Variable` of shape `(rows, ...)`.
         rows: Integers of any shape, within the variable.
     """
+    if hasattr(variable, "spread"):
+        return variable.spread.take(variable.value, rows)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -238,6 +240,8 @@ def take_rows(variable: Any, rows: Tensor) -> Tensor:
 
 def read_rows(variable: Any, start: int, stop: int) -> Tensor:
     """Returns the rows `start` to `stop - 1` of a variable."""
+    if hasattr(variable, "spread"):
+        return variable.spread.read(variable.value, start, stop)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -247,6 +251,9 @@ def read_rows(variable: Any, start: int, stop: int) -> Tensor:
 
 def assign_rows(variable: Any, start: int, values: Tensor) -> None:
     """Assigns rows of a variable, beginning with row `start`."""
+    if hasattr(variable, "spread"):
+        variable.spread.assign(variable, start, values)
+        return
     backend, value = keras.backend.backend(), variable.value
     stop = start + values.shape[0]
     if backend == "torch":

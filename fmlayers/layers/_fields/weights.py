@@ -4,8 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from keras import ops
 
+from fmlayers._spread_rows import SpreadRows, spread_rows
+from fmlayers.layers._fields.initial_rows import InitialRows
 from fmlayers.layers._rows_view import RowsView
 
 if TYPE_CHECKING:
@@ -19,13 +22,14 @@ class Weight:
     Attributes:
         name: String, the name of its variable or view.
         shape: `(rows, dim)`, or `(dim,)` for a single row.
-        initializer: Function of a shape and a dtype that returns the initial values.
+        initializer: Function of a shape and a dtype that returns the initial values. An
+            `InitialRows` for tables that a batch looks up.
         group: Weights of an equal group are rows of one variable.
     """
 
     name: str
     shape: tuple[int, ...]
-    initializer: Callable[..., Any]
+    initializer: Callable[..., Any] | InitialRows
     group: tuple[str, ...]
 
 
@@ -52,7 +56,13 @@ def add_weights(layer: "FeatureEmbedding", weights: Sequence[Weight]) -> list[An
 
 
 def _add_group(layer: "FeatureEmbedding", weights: list[Weight]) -> list[Any]:
-    if len(weights) == 1:
+    counts = [weight.shape[0] if len(weight.shape) == 2 else 1 for weight in weights]
+    name = "_".join(weights[0].group)
+    is_looked_up = weights[0].group[0] == "embeddings"
+    spread = spread_rows(sum(counts)) if is_looked_up else None
+    if spread is not None:
+        variable = _spread_variable(layer, weights, spread, name)
+    elif len(weights) == 1:
         (weight,) = weights
         variable = layer.add_weight(
             shape=weight.shape,
@@ -61,18 +71,8 @@ def _add_group(layer: "FeatureEmbedding", weights: list[Weight]) -> list[Any]:
             name=weight.name,
         )
         return [variable]
-    counts = [weight.shape[0] if len(weight.shape) == 2 else 1 for weight in weights]
-
-    def initialize(shape: tuple[int, int], dtype: Any) -> Any:
-        values = [weight.initializer(weight.shape, dtype=dtype) for weight in weights]
-        return ops.concatenate([ops.reshape(rows, (-1, shape[1])) for rows in values])
-
-    variable = layer.add_weight(
-        shape=(sum(counts), layer.dim),
-        initializer=initialize,
-        autocast=False,
-        name="_".join(weights[0].group),
-    )
+    else:
+        variable = _joined_variable(layer, weights, sum(counts), name)
     variable.views = []
     start = 0
     for weight in weights:
@@ -80,3 +80,36 @@ def _add_group(layer: "FeatureEmbedding", weights: list[Weight]) -> list[Any]:
         variable.views.append(view)
         start += view.num_rows
     return list(variable.views)
+
+
+def _joined_variable(
+    layer: "FeatureEmbedding", weights: list[Weight], rows: int, name: str
+) -> Any:
+    def initialize(shape: tuple[int, int], dtype: Any) -> Any:
+        values = [weight.initializer(weight.shape, dtype=dtype) for weight in weights]
+        return ops.concatenate([ops.reshape(rows, (-1, shape[1])) for rows in values])
+
+    return layer.add_weight(
+        shape=(rows, layer.dim), initializer=initialize, autocast=False, name=name
+    )
+
+
+def _spread_variable(
+    layer: "FeatureEmbedding", weights: list[Weight], spread: SpreadRows, name: str
+) -> Any:
+    dtype = layer.variable_dtype
+
+    def rows_of(host: int, hosts: int) -> Any:
+        parts, start = [], 0
+        for weight in weights:
+            initial, first = weight.initializer, (host - start) % hosts
+            assert isinstance(initial, InitialRows)
+            parts.append(initial.every(hosts, first, weight.shape, dtype))
+            start += weight.shape[0]
+        return np.concatenate(parts)
+
+    variable = spread.variable(
+        layer.dim, rows_of, dtype=dtype, autocast=False, name=name
+    )
+    setattr(layer, f"_{name}", variable)  # by which Keras tracks it
+    return variable
