@@ -1,4 +1,5 @@
 import os
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -10,9 +11,11 @@ import pandas as pd
 from fmlayers._checks import integer
 from fmlayers._json_files import read_json, write_json
 from fmlayers.data.errors import DataError
+from fmlayers.data.file_counts import FileCounts, write_counts
 from fmlayers.data.kind_names import Kind
 from fmlayers.data.kinds import ColumnEncoder, Options, column_encoder
 from fmlayers.data.ragged import Column, without_padding
+from fmlayers.data.tables_on_disk import TableFiles
 from fmlayers.features import Feature
 
 # The entries of a saved encoder with what was learned. Those of the first group are
@@ -123,7 +126,7 @@ class Encoder:
         self.min_count = min_count
         self.separator = separator
         self.weights = dict(weights or {})
-        self._encoders = self._new_encoders()
+        self._encoders = self.new_columns()
         self._check_weights()
 
     @property
@@ -136,24 +139,59 @@ class Encoder:
         self._require_fitted()
         return [encoder.feature for encoder in self._encoders.values()]
 
-    def fit(self, table: pd.DataFrame | Iterable[pd.DataFrame]) -> Self:
+    def fit(self, table: pd.DataFrame | Iterable[pd.DataFrame] | TableFiles) -> Self:
         """Learns the vocabularies, means, standard deviations and quantiles.
 
         Args:
-            table: `DataFrame` of the training rows or, for data larger than memory, an
-                iterable of `DataFrame`s, such as
-                `pd.read_csv(path, chunksize=1_000_000)`.
+            table: `DataFrame` of the training rows. For data larger than memory,
+                `TableFiles`, or an iterable of `DataFrame`s such as
+                `pd.read_csv(path, chunksize=1_000_000)`. The values of `TableFiles` are
+                counted in bounded memory, by DuckDB; those of an iterable are counted
+                in memory. The result is the same.
 
         Returns:
             The encoder.
         """
-        encoders = self._new_encoders()
+        if isinstance(table, TableFiles):
+            return self._fit_files(table)
+        encoders = self.new_columns()
         for part in [table] if isinstance(table, pd.DataFrame) else table:
             self._require_columns(part)
             for encoder in encoders.values():
                 encoder.learn(*(part[name] for name in encoder.columns))
         for encoder in encoders.values():
             encoder.finish()
+        self._encoders = encoders
+        return self
+
+    def fit_counts(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        memory_limit: str = "1GB",
+        temp_folder: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """Learns from the counts that `write_counts` has written.
+
+        The result is that of `fit` on the rows of all files.
+
+        Args:
+            folder: The folder of the counts of all files.
+            memory_limit: See `TableFiles`. Defaults to `"1GB"`.
+            temp_folder: See `TableFiles`.
+
+        Returns:
+            The encoder.
+
+        Raises:
+            DataError: If the folder lacks the counts of a file, or they are of other
+                columns.
+            ImportError: If pyarrow or DuckDB is not installed.
+        """
+        temp_folder = None if temp_folder is None else Path(temp_folder)
+        counts = FileCounts(Path(folder), self, memory_limit, temp_folder)
+        encoders = self.new_columns()
+        counts.learn(encoders, self.min_count)
         self._encoders = encoders
         return self
 
@@ -316,7 +354,8 @@ class Encoder:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise DataError(f"{path} is not a saved encoder: {error}") from error
 
-    def _new_encoders(self) -> dict[str, ColumnEncoder]:
+    def new_columns(self) -> dict[str, ColumnEncoder]:
+        """Returns new encoders of the columns, which have learned nothing."""
         options = Options(self.min_count, self.separator, self.weights)
         encoders = {}
         for column, kind in self.columns.items():
@@ -328,6 +367,15 @@ class Encoder:
                     f"{column!r}."
                 ) from None
         return encoders
+
+    def _fit_files(self, files: TableFiles) -> Self:
+        with tempfile.TemporaryDirectory(dir=files.temp_folder) as folder:
+            write_counts(files, folder, self)
+            return self.fit_counts(
+                folder,
+                memory_limit=files.memory_limit,
+                temp_folder=files.temp_folder,
+            )
 
     def _restore(self, records: Mapping[str, Mapping[str, Any]]) -> None:
         for name, record in records.items():

@@ -3,7 +3,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fmlayers.data.kinds.column import MISSING, Array, ColumnEncoder, Options
+from fmlayers.data.kinds.column import (
+    MISSING,
+    Array,
+    ColumnEncoder,
+    Options,
+    ValueCounts,
+)
 from fmlayers.data.kinds.distinct_cells import DistinctCells, single_values
 from fmlayers.data.kinds.vocabulary import (
     Counts,
@@ -45,8 +51,15 @@ class CategoricalColumn(ColumnEncoder):
         return Categorical(self.name, self.vocabulary.size + 1, mask_zero=True)
 
     def learn(self, *cells: "pd.Series[Any]") -> None:
-        if self.number is None:
-            self._counts.add(self.cells(*cells))
+        counts = self.counts(*cells)
+        if counts is not None:
+            self.add_counts(counts)
+
+    def counts(self, *cells: "pd.Series[Any]") -> ValueCounts | None:
+        return None if self.number is not None else self.cells(*cells).value_counts()
+
+    def add_counts(self, counts: ValueCounts) -> None:
+        self._counts.add(counts)
 
     def finish(self) -> None:
         if self.number is None:

@@ -9,7 +9,9 @@ import pandas as pd
 from pandas.api.types import infer_dtype
 
 from fmlayers.data.cells import as_text, refuse, text_of, texts_of
+from fmlayers.data.kinds.column import ValueCounts
 
+_FLOATS = (np.dtype("float32"), np.dtype("float64"))
 # What `infer_dtype` calls columns whose equal values have equal texts.
 UNIFORM = ("boolean", "bytes", "empty", "integer", "string")
 
@@ -32,6 +34,13 @@ class DistinctCells(NamedTuple):
         """The values of all cells, as text."""
         return [value for cell in self.texts for value in cell]
 
+    def value_counts(self) -> ValueCounts:
+        """Returns the values of all cells with the numbers of their rows."""
+        known = self.codes[self.codes >= 0]
+        repeats = np.bincount(known, minlength=len(self.texts))
+        lengths = [len(cell) for cell in self.texts]
+        return ValueCounts(self.values, np.repeat(repeats, lengths))
+
     def padded(self, values: npt.NDArray[Any], padding: int) -> npt.NDArray[Any]:
         """Returns a padded row per code, from the values of all cells."""
         lengths = [len(cell) for cell in self.texts]
@@ -49,12 +58,11 @@ def single_values(column: str, values: "pd.Series[Any]") -> DistinctCells:
     Raises:
         DataError: If a cell is not a single value.
     """
-    cells = values.to_numpy(dtype=object)
     try:
         if is_mixed(values):
-            codes, distinct = _factorized(cells, text_of)
+            codes, distinct = _factorized(values, text_of)
             return DistinctCells(codes, [list(cell) for cell in distinct])
-        codes, distinct = pd.factorize(cells)
+        codes, distinct = factorized(values)
         return DistinctCells(codes, [[as_text(cell)] for cell in distinct])
     except (TypeError, ValueError):
         _refuse_cells(column, values, text_of, "a single value")
@@ -69,9 +77,11 @@ def several_values(
     Raises:
         DataError: If a cell is not a value or a list of values.
     """
-    cells = values.to_numpy(dtype=object)
     try:
-        codes, distinct = _factorized(cells, texts_of)
+        if _is_text(values):
+            codes, distinct = factorized(values)
+        else:
+            codes, distinct = _factorized(values, texts_of)
     except (TypeError, ValueError):
         _refuse_cells(column, values, texts_of, "a value or a list of values")
         raise
@@ -83,9 +93,29 @@ def is_mixed(values: "pd.Series[Any]") -> bool:
     return values.dtype == object and infer_dtype(values) not in UNIFORM
 
 
-def _factorized(
-    cells: npt.NDArray[Any], text: Callable[[Any], Any]
+def factorized(
+    values: "pd.Series[Any]",
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[Any]]:
+    """Returns the code of each cell, -1 for a missing one, and the distinct cells."""
+    dtype = values.dtype
+    if isinstance(dtype, np.dtype) and (dtype.kind in "biu" or dtype in _FLOATS):
+        return pd.factorize(values.to_numpy())
+    if _is_text(values):
+        # Only the distinct cells become Python's strings.
+        codes, distinct = pd.factorize(values)
+        return codes, np.asarray(distinct, dtype=object)
+    return pd.factorize(values.to_numpy(dtype=object))
+
+
+def _is_text(values: "pd.Series[Any]") -> bool:
+    """Returns whether a column has a type of its own for text."""
+    return isinstance(values.dtype, pd.StringDtype)
+
+
+def _factorized(
+    values: "pd.Series[Any]", text: Callable[[Any], Any]
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[Any]]:
+    cells = values.to_numpy(dtype=object)
     keys = np.fromiter(map(text, cells), object, count=len(cells))
     return pd.factorize(keys)
 

@@ -6,8 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from fmlayers.data.kinds.column import MISSING, UNKNOWN, Ids
-from fmlayers.data.kinds.distinct_cells import DistinctCells
+from fmlayers.data.kinds.column import MISSING, UNKNOWN, Ids, ValueCounts
 from fmlayers.data.siphash import siphash
 
 
@@ -77,14 +76,12 @@ class Counts:
     """Counts of the values of rows that arrive in batches."""
 
     def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
+        self.counts: dict[Any, int] = {}
 
-    def add(self, cells: DistinctCells) -> None:
-        codes, known = cells.codes, self.counts
-        repeats = np.bincount(codes[codes >= 0], minlength=len(cells.texts))
-        for cell, count in zip(cells.texts, repeats.tolist(), strict=True):
-            for value in cell:
-                known[value] = known.get(value, 0) + count
+    def add(self, counts: ValueCounts) -> None:
+        known = self.counts
+        for value, count in zip(counts.values, counts.counts.tolist(), strict=True):
+            known[value] = known.get(value, 0) + count
 
     def vocabulary(self, min_count: int) -> KnownValues:
         """Returns the values that occur at least `min_count` times."""
