@@ -241,12 +241,37 @@ def take_rows(variable: Any, rows: Tensor) -> Tensor:
 def read_rows(variable: Any, start: int, stop: int) -> Tensor:
     """Returns the rows `start` to `stop - 1` of a variable."""
     if hasattr(variable, "spread"):
-        return variable.spread.read(variable.value, start, stop)
+        return variable.spread.read(variable, start, stop)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         return take_rows(variable, tf.range(start, stop))
     return variable.value[start:stop]
+
+
+def saved_shape(variable: Any) -> tuple[int, ...]:
+    """Returns the shape that a variable has in files."""
+    return tuple(getattr(variable, "spread", variable).shape)
+
+
+def all_rows(variable: Any) -> Any:
+    """Returns the values of a variable as an array of its shape in files."""
+    if hasattr(variable, "spread"):
+        return variable.spread.read(variable, 0, variable.spread.shape[0])
+    return variable.numpy()
+
+
+def assign_all_rows(variable: Any, values: Any) -> None:
+    """Assigns the values of a variable, of its shape in files."""
+    if not hasattr(variable, "spread"):
+        variable.assign(values)
+        return
+    if tuple(values.shape) != saved_shape(variable):
+        raise ValueError(
+            f"`values` must have the shape {saved_shape(variable)} of "
+            f"{variable.path!r}. Received: shape {tuple(values.shape)}."
+        )
+    variable.spread.assign(variable, 0, values)
 
 
 def assign_rows(variable: Any, start: int, values: Tensor) -> None:

@@ -5,10 +5,11 @@ contiguous ranges, one host would have all frequent ones.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -17,7 +18,11 @@ import numpy.typing as npt
 
 from fmlayers import _hosts
 
+PIECE = 65_536  # rows that are read at once
 _MIN_ROWS: ContextVar[int | None] = ContextVar("min_rows", default=None)
+_GATHERED: ContextVar[Mapping[int, Any]] = ContextVar(
+    "gathered", default=MappingProxyType({})
+)
 
 
 @contextmanager
@@ -30,12 +35,34 @@ def spreading(min_rows: int) -> Iterator[None]:
         _MIN_ROWS.reset(token)
 
 
-def spread_rows(num_rows: int) -> "SpreadRows | None":
+@contextmanager
+def gathered(variables: Sequence[Any], keep: bool) -> Iterator[None]:
+    """Gathers the rows of variables, from which this process reads in the block.
+
+    All processes must enter it. In the block, no process waits for others.
+
+    Args:
+        variables: The variables of a model. Those that are not spread are ignored.
+        keep: Whether this process reads in the block.
+    """
+    rows = {
+        id(variable): variable.spread.gather(variable, keep)
+        for variable in variables
+        if hasattr(variable, "spread")
+    }
+    token = _GATHERED.set(rows)
+    try:
+        yield
+    finally:
+        _GATHERED.reset(token)
+
+
+def spread_rows(num_rows: int, dim: int) -> "SpreadRows | None":
     """Returns where the rows of a new variable are, or `None` if on every host."""
-    min_rows = _MIN_ROWS.get()
-    if min_rows is None or num_rows < min_rows:
+    min_rows, mesh = _MIN_ROWS.get(), _hosts.mesh()
+    if min_rows is None or num_rows < min_rows or mesh is None:
         return None
-    return SpreadRows(num_rows, _hosts.mesh())
+    return SpreadRows((num_rows, dim), mesh)
 
 
 @dataclass(frozen=True)
@@ -46,12 +73,16 @@ class SpreadRows:
     the same number. Files don't have them. It has an attribute `spread`, which is this.
 
     Attributes:
-        num_rows: Positive integer, the number of rows without the spare ones.
+        shape: `(rows, dim)` without the spare rows.
         mesh: The `jax.sharding.Mesh` of the hosts.
     """
 
-    num_rows: int
+    shape: tuple[int, int]
     mesh: Any
+
+    @property
+    def num_rows(self) -> int:
+        return self.shape[0]
 
     @property
     def num_hosts(self) -> int:
@@ -63,35 +94,49 @@ class SpreadRows:
         return -(-self.num_rows // self.num_hosts)
 
     def variable(
-        self, dim: int, rows_of: Callable[[int, int], npt.NDArray[Any]], **kwargs: Any
+        self,
+        dtype: str,
+        pieces_of: Callable[[int, int], Iterable[npt.NDArray[Any]]],
+        **kwargs: Any,
     ) -> keras.Variable:
         """Returns a new variable, of which each host computes its rows.
 
         Args:
-            dim: Positive integer.
-            rows_of: Function of a host h and the number of hosts n, which returns the
-                rows h, h + n, h + 2n, ... as an array.
+            dtype: String.
+            pieces_of: Function of a host h and the number of hosts n. Its results,
+                joined, are the rows h, h + n, h + 2n, ...
             **kwargs: Arguments of `keras.Variable`.
         """
         import jax
 
         mesh = keras.distribution.distribution().device_mesh
         layout = keras.distribution.TensorLayout((_hosts.AXIS, None), mesh)
-        shape = (self.num_hosts * self.num_places, dim)
+        shape = (self.num_hosts * self.num_places, self.shape[1])
 
         def of_host(index: tuple[slice, ...]) -> npt.NDArray[Any]:
-            rows = rows_of(self._host(index), self.num_hosts)
-            spare = self.num_places - len(rows)
-            return np.pad(rows, ((0, spare), (0, 0))) if spare else rows
+            rows = np.zeros((self.num_places, self.shape[1]), jax.numpy.dtype(dtype))
+            start = 0
+            for piece in pieces_of(self._host(index), self.num_hosts):
+                rows[start : start + len(piece)] = piece
+                start += len(piece)
+            return rows
 
         with jax.ensure_compile_time_eval():
             values = jax.make_array_from_callback(shape, layout.backend_layout, of_host)
         # With this argument, Keras leaves the layout to the initializer.
         variable = keras.Variable(
-            lambda shape, dtype, layout: values, shape=shape, layout=layout, **kwargs
+            lambda shape, dtype, layout: values,
+            shape=shape,
+            dtype=dtype,
+            layout=layout,
+            **kwargs,
         )
         variable.spread = self
         return variable
+
+    def like(self, slot: Any) -> "SpreadRows":
+        """Returns where the rows of a slot are, which are spread like these."""
+        return SpreadRows((self.num_rows, slot.shape[1]), self.mesh)
 
     def take(self, table: Any, rows: Any) -> Any:
         """Returns rows of a table: every host answers those that it has.
@@ -105,10 +150,43 @@ class SpreadRows:
         rows = _hosts.on_every_host(rows) if is_shared else rows
         return _compiled_take()(self, is_shared, table, rows)
 
-    def read(self, table: Any, start: int, stop: int) -> Any:
-        """Returns the rows `start` to `stop - 1` of a table, on every host."""
+    def read(self, variable: Any, start: int, stop: int) -> Any:
+        """Returns the rows `start` to `stop - 1` of a variable.
+
+        Outside of a compiled step, it is an array, read in pieces by all processes.
+        """
+        import jax
+
+        whole = _GATHERED.get().get(id(variable))
+        if whole is not None:
+            return whole[start:stop]
+        if isinstance(variable.value, jax.core.Tracer):
+            return self._on_every_host(variable, start, stop)
+        rows = np.empty((stop - start, *variable.shape[1:]), variable.value.dtype)
+        for first in range(start, stop, PIECE):
+            last = min(first + PIECE, stop)
+            rows[first - start : last - start] = self._on_every_host(
+                variable, first, last
+            )
+        return rows
+
+    def gather(self, variable: Any, keep: bool) -> npt.NDArray[Any] | None:
+        """Returns all rows of a variable, read in pieces by all processes.
+
+        Args:
+            variable: The variable.
+            keep: Whether this process needs the rows. If not, it returns `None`.
+        """
+        if keep:
+            rows: npt.NDArray[Any] = self.read(variable, 0, self.num_rows)
+            return rows
+        for first in range(0, self.num_rows, PIECE):
+            self._on_every_host(variable, first, min(first + PIECE, self.num_rows))
+        return None
+
+    def _on_every_host(self, variable: Any, start: int, stop: int) -> Any:
         rows = np.arange(start, stop, dtype="int32")
-        return _compiled_take()(self, False, table, rows)
+        return _compiled_take()(self, False, variable.value, rows)
 
     def assign(self, variable: Any, start: int, values: Any) -> None:
         """Assigns rows of a variable; every host takes those that it has.
@@ -170,6 +248,34 @@ class SpreadRows:
 
     def _host(self, index: tuple[slice, ...]) -> int:
         return (index[0].start or 0) // self.num_places
+
+
+class SpreadValues:
+    """The values of a variable whose rows are spread, without gathering them.
+
+    It has the shape of the whole table, and converts to an array of it.
+
+    Args:
+        variable: The variable.
+    """
+
+    def __init__(self, variable: Any) -> None:
+        self.spread: SpreadRows = variable.spread
+        self.shape = (self.spread.num_rows, *variable.shape[1:])
+        self.dtype = variable.dtype
+        # A copy, since a training step writes to the buffers of the variables.
+        self.value = variable.value.copy()
+
+    def assign_to(self, variable: Any) -> bool:
+        """Assigns them to a variable that is spread alike, or returns `False`."""
+        if getattr(variable, "spread", None) != self.spread:
+            return False
+        variable.assign(self.value.copy())
+        return True
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        rows = self.spread.read(self, 0, self.spread.num_rows)
+        return rows if dtype is None else rows.astype(dtype)
 
 
 @functools.cache

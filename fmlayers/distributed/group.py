@@ -83,11 +83,7 @@ def start(
             f"{jax.process_index()}. Call `fmlayers.distributed.start` before "
             "anything else initializes JAX."
         )
-    devices = keras.distribution.list_devices()
-    mesh = keras.distribution.DeviceMesh((len(devices),), (_hosts.AXIS,), devices)
-    keras.distribution.set_distribution(
-        keras.distribution.DataParallel(device_mesh=mesh, auto_shard_dataset=False)
-    )
+    _hosts.join()
 
 
 def _integer(
@@ -110,7 +106,8 @@ def _required(name: str, parts: dict[str, environment.Part]) -> Any:
 
 def _address(parts: dict[str, environment.Part]) -> str:
     address = _required("coordinator", parts)
-    if not re.fullmatch(r"\S+:\d{1,5}", str(address)):
+    match = re.fullmatch(r"\S+:(\d{1,5})", str(address))
+    if match is None or not 0 < int(match[1]) < 65_536:
         raise ValueError(
             '`coordinator` must be "HOST:PORT", the address of process 0. Received: '
             f"{address!r} from {parts['coordinator'].source}."

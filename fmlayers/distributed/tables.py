@@ -38,7 +38,7 @@ def tables_over_hosts(min_rows: int = 100_000) -> Iterator[None]:
     ...     model = fmlayers.models.FactorizationMachine(features, dim=16)
     """
     min_rows = integer("min_rows", min_rows)
-    if _hosts.mesh() is None:
+    if not _hosts.is_joined():
         raise RuntimeError(
             "`tables_over_hosts` needs a group of processes: call "
             "`fmlayers.distributed.start` before."

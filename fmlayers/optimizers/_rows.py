@@ -13,6 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from fmlayers._backend import all_rows, assign_all_rows, saved_shape
 from fmlayers._checks import boolean, plain
 from fmlayers.optimizers._joined_slots import joined_slots
 from fmlayers.optimizers._slices import (
@@ -111,6 +112,10 @@ class RowWise(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
+        for variable in variables:
+            if hasattr(variable, "spread"):
+                for slot in self._slots(variable):
+                    slot.spread = variable.spread.like(slot)
         self._writers: dict[int, Any] = {}
         if keras.backend.backend() != "tensorflow":
             return
@@ -331,12 +336,20 @@ class RowWise(keras.optimizers.Optimizer):
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
         """Leaves it to `update_step`, which applies it to the rows in the batch."""
 
+    def save_own_variables(self, store: Any) -> None:
+        for i, variable in enumerate(self.variables):
+            store[str(i)] = all_rows(variable)
+
     def load_own_variables(self, store: Any) -> None:
         if self.built and len(store.keys()) != len(self.variables):
             store = self._joined(store) or store
         saved = [store[str(i)] for i in range(len(store.keys()))]
         self._check_kind(saved)
-        super().load_own_variables(store)
+        if len(saved) != len(self.variables):
+            super().load_own_variables(store)  # warns
+            return
+        for variable, value in zip(self.variables, saved, strict=True):
+            assign_all_rows(variable, value)
 
     def _joined(self, store: Any) -> dict[str, Any] | None:
         """Returns the state from a file with slots for each table, if it is one."""
@@ -356,7 +369,7 @@ class RowWise(keras.optimizers.Optimizer):
         if len(saved) != len(self.variables):
             return  # of other variables
         for variable, value in zip(self.variables, saved, strict=True):
-            mine, other = tuple(variable.shape), tuple(value.shape)
+            mine, other = saved_shape(variable), tuple(value.shape)
             wide, narrow = (other, mine) if self.row_wise else (mine, other)
             if wide != narrow and _per_row(wide) == narrow:
                 raise ValueError(

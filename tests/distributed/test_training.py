@@ -1,5 +1,6 @@
 import json
 
+import keras
 import numpy as np
 import pytest
 
@@ -18,9 +19,13 @@ MODES = {
 
 
 @pytest.fixture(scope="module")
-def group(tmp_path_factory):
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("group")
+
+
+@pytest.fixture(scope="module")
+def group(folder):
     """The results of each process, and facts about it."""
-    folder = tmp_path_factory.mktemp("group")
     names = [f"{name},{optimizer},{rows}" for name, (optimizer, rows) in MODES.items()]
     run_group("training.py", folder, PROCESSES, *names)
     return [
@@ -69,3 +74,52 @@ def test_no_collective_is_of_the_size_of_a_table(group):
         # Those of the step with all weights on every host are seen, too.
         dense = facts["deepfm"]["collectives"]
         assert "all-reduce" in {kind for kind, _ in dense}
+
+
+def test_each_process_predicts_its_rows(group, folder):
+    x, _ = cases.of_process(cases.data(), 0, PROCESSES)
+    saved = keras.saving.load_model(folder / "saved.keras")
+    few = {name: values[:3] for name, values in x.items()}
+    # As saved, after more training; `few` was predicted before.
+    assert saved.predict(few, verbose=0).shape == (3, 1)
+    assert [len(facts["few"]) for _, facts in group] == [3, 0]
+    model = cases.compiled("fm", "adagrad")
+    for name, weight in cases.weights(model).items():
+        weight.assign(group[0][0]["fm"][name])
+    expected = model.predict(few, verbose=0).ravel()
+    np.testing.assert_allclose(group[0][1]["few"], expected, atol=1e-6)
+
+
+def test_a_saved_model_is_that_of_one_process(group, folder):
+    saved = keras.saving.load_model(folder / "saved.keras")
+    for name, weight in cases.weights(saved).items():
+        np.testing.assert_array_equal(np.asarray(weight), group[0][0]["fm"][name])
+    x, y = cases.data()
+    loss = saved.fit(x, y, batch_size=cases.BATCH, shuffle=False, verbose=0)
+    for _, facts in group:
+        assert facts["saved"]["difference"] == 0.0
+        # Of the model, and of the one loaded in both processes.
+        for losses in facts["saved"]["next losses"]:
+            np.testing.assert_allclose(losses, loss.history["loss"], rtol=1e-5)
+
+
+def test_early_stopping_agrees(group):
+    (_, first), (_, second) = group
+    assert first["early"] == second["early"]
+    assert first["early"]["restored"] == min(first["early"]["losses"])
+    assert len(first["early"]["losses"]) < 5
+    assert first["early"]["moved"] > 0.01
+
+
+def test_errors_reach_all_processes(group):
+    (_, first), (_, second) = group
+    for facts in (first, second):
+        errors = facts["errors"]
+        assert "padded with 0" in errors["pairs"] and "'genres'" in errors["pairs"]
+        assert "`rows` must be equal on all processes" in errors["rows"]
+        assert "[10, 11]" in errors["rows"]
+        assert "`steps` must be equal" in errors["steps"]
+        assert "must have 3 processes" in errors["group"]
+    assert "FileNotFoundError" in first["errors"]["path"]
+    assert "`save` failed on process 0" in second["errors"]["path"]
+    assert "`save_weights` must be called by all" in first["errors"]["alone"]

@@ -1,10 +1,9 @@
 """The weights of fields, several of which are rows of one variable."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from keras import ops
 
 from fmlayers._spread_rows import SpreadRows, spread_rows
@@ -33,6 +32,20 @@ class Weight:
     group: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Joined:
+    """The initial values of weights that are rows of one variable.
+
+    An object, since Keras cannot compile a function for a variable over hosts.
+    """
+
+    weights: tuple[Weight, ...]
+
+    def __call__(self, shape: tuple[int, int], dtype: Any) -> Any:
+        values = [each.initializer(each.shape, dtype=dtype) for each in self.weights]
+        return ops.concatenate([ops.reshape(rows, (-1, shape[1])) for rows in values])
+
+
 def add_weights(layer: "FeatureEmbedding", weights: Sequence[Weight]) -> list[Any]:
     """Adds weights to a layer, with one variable per group.
 
@@ -59,7 +72,7 @@ def _add_group(layer: "FeatureEmbedding", weights: list[Weight]) -> list[Any]:
     counts = [weight.shape[0] if len(weight.shape) == 2 else 1 for weight in weights]
     name = "_".join(weights[0].group)
     is_looked_up = weights[0].group[0] == "embeddings"
-    spread = spread_rows(sum(counts)) if is_looked_up else None
+    spread = spread_rows(sum(counts), layer.dim) if is_looked_up else None
     if spread is not None:
         variable = _spread_variable(layer, weights, spread, name)
     elif len(weights) == 1:
@@ -72,7 +85,12 @@ def _add_group(layer: "FeatureEmbedding", weights: list[Weight]) -> list[Any]:
         )
         return [variable]
     else:
-        variable = _joined_variable(layer, weights, sum(counts), name)
+        variable = layer.add_weight(
+            shape=(sum(counts), layer.dim),
+            initializer=_Joined(tuple(weights)),
+            autocast=False,
+            name=name,
+        )
     variable.views = []
     start = 0
     for weight in weights:
@@ -82,34 +100,19 @@ def _add_group(layer: "FeatureEmbedding", weights: list[Weight]) -> list[Any]:
     return list(variable.views)
 
 
-def _joined_variable(
-    layer: "FeatureEmbedding", weights: list[Weight], rows: int, name: str
-) -> Any:
-    def initialize(shape: tuple[int, int], dtype: Any) -> Any:
-        values = [weight.initializer(weight.shape, dtype=dtype) for weight in weights]
-        return ops.concatenate([ops.reshape(rows, (-1, shape[1])) for rows in values])
-
-    return layer.add_weight(
-        shape=(rows, layer.dim), initializer=initialize, autocast=False, name=name
-    )
-
-
 def _spread_variable(
     layer: "FeatureEmbedding", weights: list[Weight], spread: SpreadRows, name: str
 ) -> Any:
     dtype = layer.variable_dtype
 
-    def rows_of(host: int, hosts: int) -> Any:
-        parts, start = [], 0
+    def pieces_of(host: int, hosts: int) -> Iterator[Any]:
+        start = 0
         for weight in weights:
             initial, first = weight.initializer, (host - start) % hosts
             assert isinstance(initial, InitialRows)
-            parts.append(initial.every(hosts, first, weight.shape, dtype))
+            yield from initial.every(hosts, first, weight.shape, dtype)
             start += weight.shape[0]
-        return np.concatenate(parts)
 
-    variable = spread.variable(
-        layer.dim, rows_of, dtype=dtype, autocast=False, name=name
-    )
+    variable = spread.variable(dtype, pieces_of, autocast=False, name=name)
     setattr(layer, f"_{name}", variable)  # by which Keras tracks it
     return variable
