@@ -14,6 +14,7 @@ from fmlayers.data.errors import DataError
 from fmlayers.data.file_counts import FileCounts, write_counts
 from fmlayers.data.kind_names import Kind
 from fmlayers.data.kinds import ColumnEncoder, Options, column_encoder
+from fmlayers.data.manifest import digest_of_config
 from fmlayers.data.ragged import Column, without_padding
 from fmlayers.data.tables_on_disk import TableFiles
 from fmlayers.features import Feature
@@ -245,6 +246,13 @@ class Encoder:
         """List of the names of the inputs that `transform` returns."""
         return [name for encoder in self._encoders.values() for name in encoder.inputs]
 
+    @property
+    def table_columns(self) -> list[str]:
+        """List of the names of the columns of a table that `transform` reads."""
+        read = [encoder.columns for encoder in self._encoders.values()]
+        # The columns, and then those of their weights.
+        return [*(x[0] for x in read), *(name for x in read for name in x[1:])]
+
     def column(self, name: str) -> ColumnEncoder:
         """Returns the encoder of a column."""
         return self._encoders[name]
@@ -319,6 +327,10 @@ class Encoder:
         if any(records.values()):
             encoder._restore(records)
         return encoder
+
+    def digest(self) -> str:
+        """Returns a SHA-256 digest of what the encoder has learned."""
+        return digest_of_config(self.get_config())
 
     def select(self, columns: Iterable[str]) -> Self:
         """Returns an encoder of some of the columns, with the same vocabularies.
@@ -410,10 +422,9 @@ class Encoder:
     def _require_columns(
         self, table: pd.DataFrame, columns: Sequence[str] | None = None
     ) -> None:
-        chosen = self.columns if columns is None else columns
-        read = [self._encoders[column].columns for column in chosen]
-        # The columns, and then those of their weights.
-        names = [*(x[0] for x in read), *(name for x in read for name in x[1:])]
+        names = self.table_columns
+        if columns is not None:
+            names = [name for x in columns for name in self._encoders[x].columns]
         absent = [name for name in names if name not in table.columns]
         if absent:
             raise DataError(

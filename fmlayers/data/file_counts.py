@@ -209,7 +209,7 @@ def _write_parts(
     kinds = {"column": text, "value": pa.string(), "number": pa.float64()}
     schema = pa.schema({**kinds, "count": pa.int64()})
     encoders = encoder.new_columns()
-    names = [name for x in encoders.values() for name in x.columns]
+    names = encoder.table_columns
     start = 0
     with parquet.ParquetWriter(path, schema) as writer:
         for part in files.parts(number, names):
