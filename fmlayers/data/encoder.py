@@ -1,6 +1,6 @@
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -169,6 +169,7 @@ class Encoder:
         self,
         folder: str | os.PathLike[str],
         *,
+        vocabularies: str | os.PathLike[str] | None = None,
         memory_limit: str = "1GB",
         temp_folder: str | os.PathLike[str] | None = None,
     ) -> Self:
@@ -178,6 +179,10 @@ class Encoder:
 
         Args:
             folder: The folder of the counts of all files.
+            vocabularies: Optional folder for the vocabularies, as Parquet files. The
+                encoder then looks up values in these files, and does not hold the
+                vocabularies in memory, unless it or a model with it is saved. Files of
+                an earlier call with the same counts are used again.
             memory_limit: See `TableFiles`. Defaults to `"1GB"`.
             temp_folder: See `TableFiles`.
 
@@ -192,7 +197,8 @@ class Encoder:
         temp_folder = None if temp_folder is None else Path(temp_folder)
         counts = FileCounts(Path(folder), self, memory_limit, temp_folder)
         encoders = self.new_columns()
-        counts.learn(encoders, self.min_count)
+        stored = None if vocabularies is None else Path(vocabularies)
+        counts.learn(encoders, self.min_count, stored)
         self._encoders = encoders
         return self
 
@@ -300,17 +306,7 @@ class Encoder:
         return [values[i - 1] if 1 <= i <= len(values) else None for i in ids]
 
     def get_config(self) -> dict[str, Any]:
-        records: dict[str, dict[str, Any]] = {record: {} for record in RECORDS}
-        for column, encoder in self._encoders.items():
-            for record, content in encoder.record().items():
-                records[record][column] = content
-        return {
-            "columns": self.columns,
-            "min_count": self.min_count,
-            "separator": self.separator,
-            **({"weights": self.weights} if self.weights else {}),
-            **{name: x for name, x in records.items() if x or RECORDS[name]},
-        }
+        return self._config(lambda encoder: encoder.record())
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
@@ -330,7 +326,7 @@ class Encoder:
 
     def digest(self) -> str:
         """Returns a SHA-256 digest of what the encoder has learned."""
-        return digest_of_config(self.get_config())
+        return digest_of_config(self._config(lambda encoder: encoder.digest_record()))
 
     def select(self, columns: Iterable[str]) -> Self:
         """Returns an encoder of some of the columns, with the same vocabularies.
@@ -379,6 +375,19 @@ class Encoder:
                     f"{column!r}."
                 ) from None
         return encoders
+
+    def _config(self, record_of: Callable[[ColumnEncoder], Any]) -> dict[str, Any]:
+        records: dict[str, dict[str, Any]] = {record: {} for record in RECORDS}
+        for column, encoder in self._encoders.items():
+            for record, content in record_of(encoder).items():
+                records[record][column] = content
+        return {
+            "columns": self.columns,
+            "min_count": self.min_count,
+            "separator": self.separator,
+            **({"weights": self.weights} if self.weights else {}),
+            **{name: x for name, x in records.items() if x or RECORDS[name]},
+        }
 
     def _fit_files(self, files: TableFiles) -> Self:
         with tempfile.TemporaryDirectory(dir=files.temp_folder) as folder:
