@@ -229,6 +229,8 @@ def take_rows(variable: Any, rows: Tensor) -> Tensor:
         variable: A `keras.Variable` of shape `(rows, ...)`.
         rows: Integers of any shape, within the variable.
     """
+    if hasattr(variable, "spread"):
+        return variable.spread.take(variable.value, rows)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -238,6 +240,8 @@ def take_rows(variable: Any, rows: Tensor) -> Tensor:
 
 def read_rows(variable: Any, start: int, stop: int) -> Tensor:
     """Returns the rows `start` to `stop - 1` of a variable."""
+    if hasattr(variable, "spread"):
+        return variable.spread.read(variable, start, stop)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -245,8 +249,36 @@ def read_rows(variable: Any, start: int, stop: int) -> Tensor:
     return variable.value[start:stop]
 
 
+def saved_shape(variable: Any) -> tuple[int, ...]:
+    """Returns the shape that a variable has in files."""
+    return tuple(getattr(variable, "spread", variable).shape)
+
+
+def all_rows(variable: Any) -> Any:
+    """Returns the values of a variable as an array of its shape in files."""
+    if hasattr(variable, "spread"):
+        return variable.spread.read(variable, 0, variable.spread.shape[0])
+    return variable.numpy()
+
+
+def assign_all_rows(variable: Any, values: Any) -> None:
+    """Assigns the values of a variable, of its shape in files."""
+    if not hasattr(variable, "spread"):
+        variable.assign(values)
+        return
+    if tuple(values.shape) != saved_shape(variable):
+        raise ValueError(
+            f"`values` must have the shape {saved_shape(variable)} of "
+            f"{variable.path!r}. Received: shape {tuple(values.shape)}."
+        )
+    variable.spread.assign(variable, 0, values)
+
+
 def assign_rows(variable: Any, start: int, values: Tensor) -> None:
     """Assigns rows of a variable, beginning with row `start`."""
+    if hasattr(variable, "spread"):
+        variable.spread.assign(variable, start, values)
+        return
     backend, value = keras.backend.backend(), variable.value
     stop = start + values.shape[0]
     if backend == "torch":
