@@ -304,7 +304,9 @@ def fit_grouped(model, inputs, targets, histories, batch_size=64):
 
 @pytest.mark.parametrize("optimizer", [Adagrad, LazyAdam])
 @pytest.mark.parametrize("batch_size", [5, 64])  # few keys, and most keys
-def test_training_is_the_same_with_prepared_histories(optimizer, batch_size):
+def test_training_is_the_same_with_prepared_histories(optimizer, batch_size, backend):
+    if backend == "jax" and optimizer is LazyAdam and batch_size == 5:
+        pytest.skip("without preparation, a history has a dense gradient")
     fitted = []
     for prepared in (False, True):
         model, *data = make_model(np.random.default_rng(0), optimizer(0.05))
