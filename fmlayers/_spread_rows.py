@@ -48,13 +48,18 @@ def gathered(variables: Sequence[Any], keep: bool) -> Iterator[None]:
     rows = {
         id(variable): variable.spread.gather(variable, keep)
         for variable in variables
-        if hasattr(variable, "spread")
+        if is_spread(variable)
     }
     token = _GATHERED.set(rows)
     try:
         yield
     finally:
         _GATHERED.reset(token)
+
+
+def is_spread(variable: Any) -> bool:
+    """Returns whether the rows of a variable are spread over hosts."""
+    return hasattr(variable, "spread")
 
 
 def spread_rows(num_rows: int, dim: int) -> "SpreadRows | None":
@@ -125,7 +130,7 @@ class SpreadRows:
             values = jax.make_array_from_callback(shape, layout.backend_layout, of_host)
         # With this argument, Keras leaves the layout to the initializer.
         variable = keras.Variable(
-            lambda shape, dtype, layout: values,
+            lambda shape, dtype=None, layout=None: values,
             shape=shape,
             dtype=dtype,
             layout=layout,
@@ -137,6 +142,12 @@ class SpreadRows:
     def like(self, slot: Any) -> "SpreadRows":
         """Returns where the rows of a slot are, which are spread like these."""
         return SpreadRows((self.num_rows, slot.shape[1]), self.mesh)
+
+    def in_places(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Returns values of rows, and zeros of the spare ones, as they are in memory."""
+        spare = self.num_hosts * self.num_places - self.num_rows
+        rows = np.pad(values, (0, spare)).reshape(self.num_places, self.num_hosts)
+        return rows.T.ravel()
 
     def take(self, table: Any, rows: Any) -> Any:
         """Returns rows of a table: every host answers those that it has.

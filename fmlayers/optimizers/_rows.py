@@ -14,6 +14,7 @@ import numpy as np
 from keras import ops
 
 from fmlayers._backend import all_rows, assign_all_rows, saved_shape
+from fmlayers._spread_rows import is_spread
 from fmlayers._checks import boolean, plain
 from fmlayers.optimizers._joined_slots import joined_slots
 from fmlayers.optimizers._slices import (
@@ -113,7 +114,7 @@ class RowWise(keras.optimizers.Optimizer):
             return
         super().build(variables)
         for variable in variables:
-            if hasattr(variable, "spread"):
+            if is_spread(variable):
                 for slot in self._slots(variable):
                     slot.spread = variable.spread.like(slot)
         self._writers: dict[int, Any] = {}
@@ -165,7 +166,7 @@ class RowWise(keras.optimizers.Optimizer):
         gradient = map_values(_widened, gradient)
         decay = self._decay(gradient, variable, learning_rate)
         trained = self._trained_rows(variable)
-        if is_sliced(gradient) and hasattr(variable, "spread"):
+        if is_sliced(gradient) and is_spread(variable):
             self._step_spread(gradient, variable, learning_rate, decay)
         elif is_sliced(gradient):
             if variable.shape[0] > max(gradient.indices.shape[0] or 0, MAX_DENSE_ROWS):
@@ -199,9 +200,10 @@ class RowWise(keras.optimizers.Optimizer):
         views = getattr(variable, "views", ())
         if all(view.trainable for view in views):
             return None
-        return np.concatenate(
+        rows = np.concatenate(
             [np.full(view.num_rows, view.trainable) for view in views]
         )
+        return variable.spread.in_places(rows) if is_spread(variable) else rows
 
     def _step_whole(
         self,
