@@ -144,7 +144,7 @@ class SpreadRows:
         return SpreadRows((self.num_rows, slot.shape[1]), self.mesh)
 
     def in_places(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Returns values of rows, and zeros of the spare ones, as they are in memory."""
+        """Returns a value per row in the order of memory, with zeros for spare rows."""
         spare = self.num_hosts * self.num_places - self.num_rows
         rows = np.pad(values, (0, spare)).reshape(self.num_places, self.num_hosts)
         return rows.T.ravel()
@@ -261,7 +261,7 @@ class SpreadRows:
         return (index[0].start or 0) // self.num_places
 
 
-class SpreadValues:
+class HeldRows:
     """The values of a variable whose rows are spread, without gathering them.
 
     It has the shape of the whole table, and converts to an array of it.

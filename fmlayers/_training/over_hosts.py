@@ -10,7 +10,7 @@ import numpy as np
 
 from fmlayers import _hosts
 from fmlayers._backend import assign_all_rows
-from fmlayers._spread_rows import SpreadValues, gathered, is_spread
+from fmlayers._spread_rows import HeldRows, gathered, is_spread
 
 _BY_DEVICES = ("rows", "validation_rows", "batch_size")
 
@@ -99,7 +99,7 @@ class OverHosts:
 
     def get_weights(self) -> list[Any]:
         model: Any = self
-        return [SpreadValues(v) if is_spread(v) else v.numpy() for v in model.weights]
+        return [HeldRows(v) if is_spread(v) else v.numpy() for v in model.weights]
 
     def set_weights(self, weights: list[Any]) -> None:
         model: Any = self
@@ -108,7 +108,7 @@ class OverHosts:
             super().set_weights(weights)  # type: ignore[misc]
             return
         for variable, value in zip(model.weights, weights, strict=True):
-            if not (isinstance(value, SpreadValues) and value.assign_to(variable)):
+            if not (isinstance(value, HeldRows) and value.assign_to(variable)):
                 assign_all_rows(variable, value)
 
     @functools.wraps(keras.Model.save)

@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from fmlayers._digests import check_digest, digest_of_arrays
 from fmlayers._json_files import read_json, write_json
+from fmlayers._state_files import VERSION
 from fmlayers.bayes.chain_runs import Problem
 from fmlayers.bayes.designs import Field
-from fmlayers.bayes.state_files import VERSION
 
 FIT = "fit.json"
 MIN_SECONDS = 5.0  # between two backups

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from fmlayers._digests import digest_of
+from fmlayers._state_files import read_state, write_state
 from fmlayers.bayes.blocks import Block
 from fmlayers.bayes.chain import Chain, Sample
 from fmlayers.bayes.designs import Field, Floats
@@ -18,7 +19,6 @@ from fmlayers.bayes.likelihoods import LikelihoodName
 from fmlayers.bayes.posterior import PosteriorMean
 from fmlayers.bayes.priors import Hyperprior, Matrix
 from fmlayers.bayes.scores import Scores
-from fmlayers.bayes.state_files import read_state, write_state
 from fmlayers.bayes.thinned import Thinned
 
 WARM_UP = 10  # first sweeps, in which the prior scale is at least 1

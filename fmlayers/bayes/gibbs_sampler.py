@@ -7,6 +7,7 @@ import keras
 import numpy.typing as npt
 
 from fmlayers._checks import boolean, choice, integer, positive
+from fmlayers._state_files import read_state, write_state
 from fmlayers.bayes.arguments import (
     burn_in_of,
     check_callbacks,
@@ -24,7 +25,6 @@ from fmlayers.bayes.fitted import Fitted
 from fmlayers.bayes.likelihoods import LikelihoodName
 from fmlayers.bayes.priors import Hyperprior
 from fmlayers.bayes.scores import mean_variance
-from fmlayers.bayes.state_files import read_state, write_state
 from fmlayers.bayes.sweeps import Callback, sweep_all
 from fmlayers.bayes.without_own import split_blocks
 from fmlayers.features import Feature

@@ -39,6 +39,8 @@ class Queries:
         query: str,
         path: Path,
         metadata: Mapping[str, str] | None = None,
+        *,
+        ordered: bool = False,
         **values: Any,
     ) -> None:
         """Writes the result of a query to a Parquet file.
@@ -47,6 +49,8 @@ class Queries:
             query: Same as in `table`.
             path: The file.
             metadata: Optional entries of the metadata of the file.
+            ordered: Whether the rows of the file must have the order of the query.
+                Defaults to `False`.
             **values: Same as in `table`.
         """
         options = "format parquet, compression zstd, use_tmp_file false"
@@ -55,6 +59,7 @@ class Queries:
             options += f", kv_metadata {{{', '.join(entries)}}}"
         params = {name: _plain(value) for name, value in values.items()}
         with memory_errors():
+            self._connection.execute(f"SET preserve_insertion_order = {ordered}")
             self._connection.execute(
                 f"COPY ({query}) TO {_quoted(str(path))} ({options})", params
             )

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fmlayers._files import whole_file
-from fmlayers.data.duckdb_queries import queries
+from fmlayers.data.duckdb_queries import Queries, queries
 from fmlayers.data.errors import CellError, DataError
 from fmlayers.data.kinds import ColumnEncoder
+from fmlayers.data.kinds.categorical import CategoricalColumn
 from fmlayers.data.kinds.column import ValueCounts
+from fmlayers.data.kinds.quantiles import QuantilesColumn
+from fmlayers.data.kinds.stored_values import StoredValues
 from fmlayers.data.manifest import digest_of_config
 from fmlayers.data.shard_files import pyarrow
 from fmlayers.data.tables_on_disk import TableFiles
@@ -142,17 +145,33 @@ class FileCounts:
             raise DataError(f"{folder} has no counts: write them with `write_counts`.")
         self._check(_digest_of(encoder))
 
-    def learn(self, encoders: Mapping[str, ColumnEncoder], min_count: int) -> None:
-        """Teaches new encoders of the columns all that was counted."""
+    def learn(
+        self,
+        encoders: Mapping[str, ColumnEncoder],
+        min_count: int,
+        vocabularies: Path | None = None,
+    ) -> None:
+        """Teaches new encoders of the columns all that was counted.
+
+        Args:
+            encoders: Dict from the columns to their encoders.
+            min_count: Integer, the number of rows that a value of a vocabulary needs.
+            vocabularies: Optional folder in which to keep the vocabularies.
+        """
         metadata = [_metadata(path) for path in self.paths]
         with queries(self.memory_limit, self.temp_folder) as run:
-            for name, encoder in encoders.items():
+            for number, (name, encoder) in enumerate(encoders.items()):
                 values: dict[str, Any] = {"paths": self.paths, "column": name}
-                if "vocabularies" in encoder.records:
-                    table = run.table(_VOCABULARY, min_count=min_count, **values)
-                    encoder.restore({"vocabularies": table["value"].to_pylist()})
+                if isinstance(encoder, CategoricalColumn) and encoder.number is None:
+                    values["min_count"] = min_count
+                    if vocabularies is None:
+                        table = run.table(_VOCABULARY, **values)
+                        encoder.restore({"vocabularies": table["value"].to_pylist()})
+                    else:
+                        path = vocabularies / f"{number:05}.parquet"
+                        encoder.store(self._stored(run, path, values))
                     continue
-                if "edges" in encoder.records:
+                if isinstance(encoder, QuantilesColumn):
                     table = run.table(_NUMBERS, **values)
                     numbers = table["number"].to_numpy()
                     counts = ValueCounts(numbers, table["count"].to_numpy())
@@ -161,6 +180,24 @@ class FileCounts:
                     if sums is not None:
                         encoder.add_sums(sums)
                 encoder.finish()
+
+    def _stored(
+        self, run: Queries, path: Path, values: Mapping[str, Any]
+    ) -> StoredValues:
+        """Returns a vocabulary in a file, which is written unless it is there."""
+        needed = [values["column"], values["min_count"]]
+        source = {"counts": _source(self.paths[0]), "vocabulary": needed}
+        if path.exists() and _source(path) != source:
+            raise DataError(
+                f"{path} is not the vocabulary of these counts and `min_count`. Choose "
+                "another folder for the vocabularies."
+            )
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as written:
+                metadata = {_KEY: json.dumps({"source": source})}
+                run.write(_VOCABULARY, written, metadata, ordered=True, **values)
+        return StoredValues(path, self.memory_limit, self.temp_folder)
 
     def _check(self, encoder: str) -> None:
         first = _source(self.paths[0])
@@ -209,7 +246,7 @@ def _write_parts(
     kinds = {"column": text, "value": pa.string(), "number": pa.float64()}
     schema = pa.schema({**kinds, "count": pa.int64()})
     encoders = encoder.new_columns()
-    names = [name for x in encoders.values() for name in x.columns]
+    names = encoder.table_columns
     start = 0
     with parquet.ParquetWriter(path, schema) as writer:
         for part in files.parts(number, names):

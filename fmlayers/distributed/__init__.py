@@ -4,13 +4,18 @@ from typing import TYPE_CHECKING
 
 from fmlayers import _lazy
 
-__all__ = ["start", "tables_over_hosts"]
+__all__ = ["Checkpoints", "Place", "fit", "start", "tables_over_hosts"]
 
 if TYPE_CHECKING:
+    from fmlayers.distributed.checkpoints import Checkpoints, Place
+    from fmlayers.distributed.fitting import fit
     from fmlayers.distributed.group import start
     from fmlayers.distributed.tables import tables_over_hosts
 else:
     _MODULES = {
+        "Checkpoints": "fmlayers.distributed.checkpoints",
+        "Place": "fmlayers.distributed.checkpoints",
+        "fit": "fmlayers.distributed.fitting",
         "start": "fmlayers.distributed.group",
         "tables_over_hosts": "fmlayers.distributed.tables",
     }

@@ -11,6 +11,9 @@ from fmlayers import _hosts
 from fmlayers._checks import integer, number
 from fmlayers.distributed import environment
 
+# After a process is killed, the others fail at the next step, and end within this time.
+MAX_SILENT_SECONDS = 20
+
 
 def start(
     coordinator: str | None = None,
@@ -24,7 +27,8 @@ def start(
     Call it in every process before anything is computed. It initializes
     `jax.distributed` and sets the global `keras.distribution`: from then on, a batch
     consists of the rows that each process passes to `fit`, and every process has all
-    weights, apart from the tables of `tables_over_hosts`.
+    weights, apart from the tables of `tables_over_hosts`. If a process is killed, the
+    others end within half a minute: start all of them again.
 
     An argument that is omitted is read from the environment: from
     `FMLAYERS_COORDINATOR`, `FMLAYERS_PROCESSES` and `FMLAYERS_PROCESS`, or from the
@@ -121,7 +125,11 @@ def _join(address: str, processes: int, process: int, timeout: float) -> None:
         _await_coordinator(address, timeout)
     try:
         jax.distributed.initialize(
-            address, processes, process, initialization_timeout=max(1, int(timeout))
+            address,
+            processes,
+            process,
+            initialization_timeout=max(1, int(timeout)),
+            heartbeat_timeout_seconds=MAX_SILENT_SECONDS,
         )
     except jax.errors.JaxRuntimeError as error:
         raise RuntimeError(

@@ -237,7 +237,7 @@ def test_errors_of_writing(tmp_path, table, encoder):
         write_shards(parts, tmp_path / "b", encoder, target="age")
     assert not [*(tmp_path / "b").iterdir()]  # nothing of the first table either
     words = table.assign(rating="good")
-    with pytest.raises(DataError, match="'rating', row 0: must be a finite number"):
+    with pytest.raises(DataError, match="row 0: column 'rating' must be a finite"):
         write_shards(words, tmp_path / "b", encoder)
     assert write_shards(table, tmp_path / "b", encoder) == 400
     write_shards(table, tmp_path / "c", encoder)

@@ -28,8 +28,10 @@ from fmlayers.data import (
     read_table,
     write_counts,
     write_csv,
+    write_shards,
 )
 from fmlayers.data.exact_sums import ExactSums
+from fmlayers.data.kinds.stored_values import StoredValues
 
 pytest.importorskip("duckdb")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -466,3 +468,62 @@ def test_sums_are_exact(rng):
         variance = sum((x - mean) ** 2 for x in exact) / 999
         assert sums.mean == float(mean)
         np.testing.assert_allclose(sums.deviation, math.sqrt(variance), rtol=1e-15)
+
+
+def test_vocabularies_in_files_give_the_same_ids(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    kinds = {"user": "categorical", "genres": "multi_categorical", "age": "numeric"}
+    table = pd.DataFrame(
+        {
+            "user": rng.choice([*USER, None], 300),
+            "genres": rng.choice([*CELLS["genres"], "A|x"], 300),
+            "age": rng.normal(size=300),
+            "rating": 1,
+        }
+    )
+    files = TableFiles(write_files(split(table, [90, 200]), tmp_path / "in", "parquet"))
+    counts, stored = tmp_path / "counts", tmp_path / "stored"
+    write_counts(files, counts, Encoder(kinds))
+    for min_count in (1, 40):
+        expected = Encoder(kinds, min_count=min_count).fit(table)
+        encoder = Encoder(kinds, min_count=min_count)
+        for _ in range(2):
+            folder = stored / str(min_count)
+            encoder.fit_counts(counts, vocabularies=folder)
+            unknown = pd.Series(["?", "\ud800"], dtype=object)
+            rare = table.head(2).assign(user=unknown)
+            other = pd.concat([table.astype(object), rare])
+            inputs = encoder.transform(other)
+            for name, x in expected.transform(other).items():
+                np.testing.assert_array_equal(inputs[name], x)
+        assert encoder.features == expected.features
+        assert config_of(encoder) == config_of(expected)
+        assert encoder.vocabulary("user") == expected.vocabulary("user")
+    with pytest.raises(DataError, match="is not the vocabulary of these counts"):
+        Encoder(kinds, min_count=2).fit_counts(counts, vocabularies=stored / "1")
+    # Shards are written without the vocabularies in memory.
+    monkeypatch.delattr(StoredValues, "texts")
+    write_shards(files, tmp_path / "shards", encoder)
+    write_shards([*files], tmp_path / "memory", expected)
+    for path in (tmp_path / "shards").glob("*.parquet"):
+        one, other = (
+            parquet.read_table(folder / path.name)
+            for folder in (tmp_path / "shards", tmp_path / "memory")
+        )
+        assert one.equals(other)
+
+
+@pytest.mark.slow
+def test_a_large_vocabulary_in_a_file_keeps_its_order(tmp_path):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"user": rng.integers(0, 500_000, 600_000).astype(str)})
+    files = TableFiles(write_files([table], tmp_path / "in", "parquet"))
+    write_counts(files, tmp_path / "counts", Encoder({"user": "categorical"}))
+    encoder = Encoder({"user": "categorical"})
+    encoder.fit_counts(tmp_path / "counts", vocabularies=tmp_path / "stored")
+    expected = Encoder({"user": "categorical"}).fit(table)
+    assert encoder.vocabulary("user") == expected.vocabulary("user")
+    sample = pd.concat([table.sample(5000, random_state=0), table.assign(user="x")[:9]])
+    np.testing.assert_array_equal(
+        encoder.transform(sample)["user"], expected.transform(sample)["user"]
+    )

@@ -70,6 +70,12 @@ def weights(model):
     return {**named, **{f"other/{i}": v for i, v in enumerate(others)}}
 
 
+def set_weights(model):
+    rng = np.random.default_rng(1)
+    for weight in weights(model).values():
+        weight.assign(rng.normal(size=weight.shape).astype("float32") / 10)
+
+
 def compiled(name, optimizer_name):
     """Return a compiled model whose weights do not depend on how it was built."""
     keras.utils.set_random_seed(0)
@@ -77,9 +83,7 @@ def compiled(name, optimizer_name):
 
 
 def _compiled(built, optimizer_name):
-    rng = np.random.default_rng(1)
-    for weight in weights(built).values():
-        weight.assign(rng.normal(size=weight.shape).astype("float32") / 10)
+    set_weights(built)
     built.compile(optimizer(optimizer_name), loss="mse")
     return built
 

@@ -39,6 +39,18 @@ def run_group(script, folder, processes, *args, seconds=120):
 
     Raise if a process fails. None of them outlives the limit.
     """
+    codes, outputs = end_of_group(script, folder, processes, *args, seconds=seconds)
+    assert not any(codes), f"exit codes {codes}:\n" + "\n".join(
+        text[-4000:] for text in outputs
+    )
+    return outputs
+
+
+def end_of_group(script, folder, processes, *args, seconds=120):
+    """Run a script as `run_group`, and return the exit codes and the outputs.
+
+    The code of a process that reaches the limit is -9, that of SIGKILL.
+    """
     address = f"127.0.0.1:{free_port()}"
     running = []
     for process in range(processes):
@@ -69,8 +81,4 @@ def run_group(script, folder, processes, *args, seconds=120):
                 os.killpg(each.pid, signal.SIGKILL)
                 each.wait()
     outputs = [path.read_text("utf-8", errors="replace") for _, path in running]
-    codes = [each.returncode for each, _ in running]
-    assert not any(codes), f"exit codes {codes}:\n" + "\n".join(
-        text[-4000:] for text in outputs
-    )
-    return outputs
+    return [each.returncode for each, _ in running], outputs

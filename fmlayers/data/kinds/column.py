@@ -127,6 +127,10 @@ class ColumnEncoder(ABC):
     def record(self) -> dict[str, Any]:
         """Returns JSON content for each of the `records`."""
 
+    def digest_record(self) -> dict[str, Any]:
+        """Returns a record from which a digest of what was learned is computed."""
+        return self.record()
+
     @abstractmethod
     def restore(self, record: dict[str, Any]) -> None:
         """Takes over what `record` returned.

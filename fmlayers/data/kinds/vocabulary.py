@@ -20,6 +20,9 @@ class Vocabulary(Protocol):
     def ids(self, texts: Sequence[str]) -> Ids:
         """Returns the id of each text."""
 
+    def texts(self) -> list[str] | None:
+        """Returns the text of each id from 1, `None` without a list."""
+
 
 class KnownValues:
     """The values of the training rows, in order of descending frequency.
@@ -38,6 +41,9 @@ class KnownValues:
     def ids(self, texts: Sequence[str]) -> Ids:
         index = self.values.get_indexer(pd.Index(texts, dtype=object))
         return np.where(index >= 0, index + 1, UNKNOWN).astype(np.int32)
+
+    def texts(self) -> list[str]:
+        return list(self.values)
 
     @classmethod
     def checked(cls, column: str, values: Any) -> "KnownValues":
@@ -70,6 +76,9 @@ class HashedValues:
         ids = (siphash(texts) % np.uint64(self.size)).astype(np.int32) + 1
         ids[np.fromiter((not text for text in texts), bool, count=len(texts))] = MISSING
         return ids
+
+    def texts(self) -> None:
+        return None
 
 
 class Counts:

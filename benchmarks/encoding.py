@@ -1,0 +1,157 @@
+"""Compares ways to fit an encoder and to write shards.
+
+    python -m benchmarks.encoding [--files 8] [--rows 500000] [--values 400000]
+        [--rounds 3] [--only NAME ...] [--json FILE]
+
+The data are Parquet files with `--rows` rows each: a text column with up to `--values`
+distinct values, another with a seventh of them, and a rating. The values have the
+frequencies of a Pareto distribution. Each way runs in a process of its own. Figures are
+rows per second of CPU time, and the peak of the memory above what the imports take, as
+medians of rounds in which all take turns.
+
+The ways are: all rows in memory; an iterable of one `DataFrame` per file; `TableFiles`,
+whose values DuckDB counts; and the same with the vocabularies in files.
+`fmlayers[scale]` installs what they need.
+"""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from benchmarks._report import parser_with_json, print_machine, write_figures
+from fmlayers.data import Encoder, TableFiles, write_counts, write_shards
+
+COLUMNS = {"user": "categorical", "item": "categorical"}
+MEMORY_LIMIT = "500MB"
+
+
+def in_memory(folder: Path, out: Path) -> Encoder:
+    table = pd.read_parquet(folder)
+    encoder = Encoder(COLUMNS).fit(table)
+    write_shards(table, out, encoder)
+    return encoder
+
+
+def iterable(folder: Path, out: Path) -> Encoder:
+    paths = sorted(folder.glob("*.parquet"))
+    encoder = Encoder(COLUMNS).fit(map(pd.read_parquet, paths))
+    write_shards(map(pd.read_parquet, paths), out, encoder)
+    return encoder
+
+
+def files(folder: Path, out: Path) -> Encoder:
+    tables = TableFiles(folder, memory_limit=MEMORY_LIMIT)
+    encoder = Encoder(COLUMNS).fit(tables)
+    write_shards(tables, out, encoder)
+    return encoder
+
+
+def stored(folder: Path, out: Path) -> Encoder:
+    tables = TableFiles(folder, memory_limit=MEMORY_LIMIT)
+    counts, vocabularies = out.with_name("counts"), out.with_name("vocabularies")
+    write_counts(tables, counts, Encoder(COLUMNS))
+    encoder = Encoder(COLUMNS).fit_counts(
+        counts, vocabularies=vocabularies, memory_limit=MEMORY_LIMIT
+    )
+    write_shards(tables, out, encoder)
+    return encoder
+
+
+WAYS: dict[str, Callable[[Path, Path], Encoder]] = {
+    "all rows in memory": in_memory,
+    "iterable of tables": iterable,
+    "TableFiles": files,
+    "vocabularies in files": stored,
+}
+
+
+def generate(folder: Path, count: int, rows: int, values: int) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        users = (rng.pareto(1.1, rows) * 3000).astype("int64") % values
+        items = (rng.pareto(1.2, rows) * 300).astype("int64") % (values // 7)
+        table = pd.DataFrame(
+            {
+                "user": "user-" + pd.Series(users).astype("str").str.zfill(9),
+                "item": "item-" + pd.Series(items).astype("str").str.zfill(7),
+                "rating": rng.integers(1, 6, rows).astype("float32"),
+            }
+        )
+        table.to_parquet(folder / f"{number}.parquet", index=False)
+
+
+def peak() -> int:
+    """Returns the highest memory of this process so far, in kilobytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def measured(name: str, folder: Path) -> dict[str, float]:
+    """Runs a way in this process."""
+    with tempfile.TemporaryDirectory() as out:
+        before, start = peak(), time.process_time()
+        encoder = WAYS[name](folder, Path(out, "shards"))
+        cpu, memory = time.process_time() - start, peak() - before
+    return {
+        "cpu": cpu,
+        "mb": memory / 1024,
+        "users": encoder.column("user").facts()["values"],
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = parser_with_json()
+    parser.add_argument("--files", type=int, default=8)
+    parser.add_argument("--rows", type=int, default=500_000)
+    parser.add_argument("--values", type=int, default=400_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--folder", type=Path, help="run one way here, for --only")
+    options = parser.parse_args([] if arguments is None else arguments)
+    if options.folder is not None:
+        print(json.dumps(measured(options.only[0], options.folder)))
+        return
+    taken: dict[str, list[dict[str, float]]] = {name: [] for name in options.only}
+    with tempfile.TemporaryDirectory() as folder:
+        generate(Path(folder), options.files, options.rows, options.values)
+        for _ in range(options.rounds):
+            for name, results in taken.items():
+                words = [
+                    "-m",
+                    "benchmarks.encoding",
+                    "--only",
+                    name,
+                    "--folder",
+                    folder,
+                ]
+                done = subprocess.run(
+                    [sys.executable, *words], check=True, capture_output=True, text=True
+                )
+                results.append(json.loads(done.stdout.splitlines()[-1]))
+    rows = options.files * options.rows
+    figures = {}
+    print(f"{rows:,} rows in {options.files} files, 2 text columns")
+    print(f"{'':24}{'rows/s of CPU':>15}{'relative':>10}{'peak MB':>9}")
+    for name, results in taken.items():
+        cpu = statistics.median(each["cpu"] for each in results)
+        memory = statistics.median(each["mb"] for each in results)
+        figures[name] = {"rows_per_second": rows / cpu, "mb": memory}
+        first = next(iter(figures.values()))["rows_per_second"]
+        print(f"{name:24}{rows / cpu:15,.0f}{rows / cpu / first:9.2f}x{memory:9.0f}")
+    users = {each["users"] for results in taken.values() for each in results}
+    assert len(users) == 1, users
+    write_figures(options.json, figures)
+
+
+if __name__ == "__main__":
+    if "--folder" not in sys.argv:
+        print_machine()
+    main(sys.argv[1:])
