@@ -15,6 +15,7 @@ from keras import ops
 
 from fmlayers._backend import all_rows, assign_all_rows, saved_shape
 from fmlayers._checks import boolean, plain
+from fmlayers._spread_rows import is_spread
 from fmlayers.optimizers._joined_slots import joined_slots
 from fmlayers.optimizers._slices import (
     add_rows,
@@ -116,7 +117,7 @@ class RowWise(keras.optimizers.Optimizer):
             return
         super().build(variables)
         for variable in variables:
-            if hasattr(variable, "spread"):
+            if is_spread(variable):
                 for slot in self._slots(variable):
                     slot.spread = variable.spread.like(slot)
         self._writers: dict[int, Any] = {}
@@ -197,9 +198,10 @@ class RowWise(keras.optimizers.Optimizer):
         views = getattr(variable, "views", ())
         if all(view.trainable for view in views):
             return None
-        return np.concatenate(
+        rows = np.concatenate(
             [np.full(view.num_rows, view.trainable) for view in views]
         )
+        return variable.spread.in_places(rows) if is_spread(variable) else rows
 
     def _step_whole(
         self,
@@ -224,7 +226,7 @@ class RowWise(keras.optimizers.Optimizer):
     ) -> None:
         """Takes a step of the rows or of the table, whichever is faster."""
         arguments = gradient, variable, learning_rate, decay
-        if hasattr(variable, "spread"):
+        if is_spread(variable):
             self._step_spread(*arguments)
             return
         rows, ids = variable.shape[0], ops.shape(gradient.indices)[0]
