@@ -384,6 +384,7 @@ def test_a_killed_count_goes_on_with_the_file_at_which_it_stopped(tmp_path):
             assert len([*(tmp_path / "counts").iterdir()]) == 3
     assert kept == {0, 1, 2, 3}
     assert points >= 12
+    print(f"kills: {points}, each call completed later")
 
 
 @pytest.mark.slow
