@@ -181,10 +181,11 @@ class FileCounts:
                         encoder.store(self._stored(run, path, values))
                     continue
                 if isinstance(encoder, QuantilesColumn):
-                    table = run.table(_NUMBERS, **values)
-                    numbers = table["number"].to_numpy()
-                    counts = ValueCounts(numbers, table["count"].to_numpy())
-                    encoder.add_counts(counts)
+                    for batch in run.batches(_NUMBERS, **values):
+                        counts = ValueCounts(
+                            batch["number"].to_numpy(), batch["count"].to_numpy()
+                        )
+                        encoder.add_counts(counts)
                 for sums in (each["sums"][name] for each in metadata):
                     if sums is not None:
                         encoder.add_sums(sums)
