@@ -15,6 +15,8 @@ import numpy as np
 from keras import ops
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
+from fmlayers import _hosts
+from fmlayers._spread_rows import is_spread
 from fmlayers._types import Tensor
 
 _PORTABLE = ContextVar("portable", default=False)
@@ -229,7 +231,7 @@ def take_rows(variable: Any, rows: Tensor) -> Tensor:
         variable: A `keras.Variable` of shape `(rows, ...)`.
         rows: Integers of any shape, within the variable.
     """
-    if hasattr(variable, "spread"):
+    if is_spread(variable):
         return variable.spread.take(variable.value, rows)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -240,7 +242,7 @@ def take_rows(variable: Any, rows: Tensor) -> Tensor:
 
 def read_rows(variable: Any, start: int, stop: int) -> Tensor:
     """Returns the rows `start` to `stop - 1` of a variable."""
-    if hasattr(variable, "spread"):
+    if is_spread(variable):
         return variable.spread.read(variable, start, stop)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
@@ -256,14 +258,14 @@ def saved_shape(variable: Any) -> tuple[int, ...]:
 
 def all_rows(variable: Any) -> Any:
     """Returns the values of a variable as an array of its shape in files."""
-    if hasattr(variable, "spread"):
+    if is_spread(variable):
         return variable.spread.read(variable, 0, variable.spread.shape[0])
     return variable.numpy()
 
 
 def assign_all_rows(variable: Any, values: Any) -> None:
     """Assigns the values of a variable, of its shape in files."""
-    if not hasattr(variable, "spread"):
+    if not is_spread(variable):
         variable.assign(values)
         return
     if tuple(values.shape) != saved_shape(variable):
@@ -276,7 +278,7 @@ def assign_all_rows(variable: Any, values: Any) -> None:
 
 def assign_rows(variable: Any, start: int, values: Tensor) -> None:
     """Assigns rows of a variable, beginning with row `start`."""
-    if hasattr(variable, "spread"):
+    if is_spread(variable):
         variable.spread.assign(variable, start, values)
         return
     backend, value = keras.backend.backend(), variable.value
@@ -311,7 +313,8 @@ def raise_where(invalid: Tensor, ids: Tensor, message: str) -> Tensor:
 
     Eager code raises `ValueError` on every backend. Compiled code raises an error of
     its runtime with the same message, except for XLA programs of TensorFlow, which
-    cannot raise and drop the check.
+    cannot raise and drop the check, and for programs over hosts, where the others would
+    wait for the one that raises.
 
     Args:
         invalid: Boolean tensor, of the same shape as `ids`.
@@ -341,6 +344,8 @@ def raise_where(invalid: Tensor, ids: Tensor, message: str) -> Tensor:
         import jax
 
         if isinstance(ids, jax.core.Tracer):
+            if _hosts.mesh() is not None:
+                return ids
             spec = jax.ShapeDtypeStruct(ids.shape, ids.dtype)
             return jax.pure_callback(check, spec, ids, invalid)
     check(ops.convert_to_numpy(ids), ops.convert_to_numpy(invalid))

@@ -48,13 +48,18 @@ def gathered(variables: Sequence[Any], keep: bool) -> Iterator[None]:
     rows = {
         id(variable): variable.spread.gather(variable, keep)
         for variable in variables
-        if hasattr(variable, "spread")
+        if is_spread(variable)
     }
     token = _GATHERED.set(rows)
     try:
         yield
     finally:
         _GATHERED.reset(token)
+
+
+def is_spread(variable: Any) -> bool:
+    """Returns whether the rows of a variable are spread over hosts."""
+    return hasattr(variable, "spread")
 
 
 def spread_rows(num_rows: int, dim: int) -> "SpreadRows | None":
@@ -125,7 +130,7 @@ class SpreadRows:
             values = jax.make_array_from_callback(shape, layout.backend_layout, of_host)
         # With this argument, Keras leaves the layout to the initializer.
         variable = keras.Variable(
-            lambda shape, dtype, layout: values,
+            lambda shape, dtype=None, layout=None: values,
             shape=shape,
             dtype=dtype,
             layout=layout,
@@ -137,6 +142,12 @@ class SpreadRows:
     def like(self, slot: Any) -> "SpreadRows":
         """Returns where the rows of a slot are, which are spread like these."""
         return SpreadRows((self.num_rows, slot.shape[1]), self.mesh)
+
+    def in_places(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Returns a value per row in the order of memory, with zeros for spare rows."""
+        spare = self.num_hosts * self.num_places - self.num_rows
+        rows = np.pad(values, (0, spare)).reshape(self.num_places, self.num_hosts)
+        return rows.T.ravel()
 
     def take(self, table: Any, rows: Any) -> Any:
         """Returns rows of a table: every host answers those that it has.
@@ -250,7 +261,7 @@ class SpreadRows:
         return (index[0].start or 0) // self.num_places
 
 
-class SpreadValues:
+class HeldRows:
     """The values of a variable whose rows are spread, without gathering them.
 
     It has the shape of the whole table, and converts to an array of it.

@@ -6,12 +6,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fmlayers._histories.stacked_lists import power_of_two, stacked_lists
+
 Integers = npt.NDArray[Any]
 
 # A batch within one group of users and one of items shares its lists with others.
 MAX_CACHED = 16
 # XLA compiles once for each number of pairs: with padding, there are few of them.
 SHARES = 16
+# If the rows of a batch are at most a quarter of the keys, several batches are formed
+# together, each with the histories of its own keys alone.
+MIN_KEYS_PER_ROW = 4
 
 
 class BatchHistories(NamedTuple):
@@ -69,6 +74,7 @@ class HistoryIndex:
         self.value = value
         self.vocabulary_size = vocabulary_size
         self.pads = pads
+        self.starts = offsets[:-1]
         self.lengths = np.diff(offsets).astype(np.int32)
         self.num_keys = len(self.lengths)
         self.values = values.astype(np.int32)
@@ -81,16 +87,29 @@ class HistoryIndex:
     def of_batch(
         self, keys: Integers, own: Integers | None, groups: Integers | None = None
     ) -> BatchHistories:
-        """Returns the histories of a batch.
+        """Returns the histories of a batch, or of several, stacked.
 
         Args:
-            keys: Integers `(batch,)`.
-            own: Optional integers `(batch,)`, as returned by `own_values`.
+            keys: Integers `(batch,)`, or `(batches, batch)` if `has_many_keys`.
+            own: Optional integers of this shape, as returned by `own_values`.
             groups: Optional integers `(keys,)`, the group of each key. The histories
                 are then those of all keys in the groups of the batch, which successive
                 batches share.
         """
         keys = self._known(keys)
+        if own is None:
+            own = np.zeros(keys.shape, np.int32)
+        if groups is None and self.has_many_keys(keys.shape[-1]):
+            index, *stacks = stacked_lists(
+                np.atleast_2d(keys),
+                self.starts,
+                self.lengths,
+                self.values,
+                self.vocabulary_size,
+            )
+            if keys.ndim == 1:
+                index, *stacks = (x[0] for x in (index, *stacks))
+            return BatchHistories(index, own, *stacks)
         if groups is None:
             chosen = np.zeros(self.num_keys, bool)
             chosen[keys] = True
@@ -100,10 +119,11 @@ class HistoryIndex:
             chosen = present[groups]
         chosen[-1] = True
         positions, *lists = self._lists(chosen)
-        index = positions[keys]
-        return BatchHistories(
-            index, np.zeros_like(index) if own is None else own, *lists
-        )
+        return BatchHistories(positions[keys], own, *lists)
+
+    def has_many_keys(self, rows: int) -> bool:
+        """Returns whether there are many keys, compared to the rows of a batch."""
+        return self.num_keys >= MIN_KEYS_PER_ROW * rows
 
     def own_values(self, keys: Integers, own: Integers) -> Integers:
         """Returns the own value of each example whose history contains it, else 0.
@@ -153,7 +173,7 @@ class HistoryIndex:
         if self.pads:
             step = -(-len(self.values) // SHARES)
             more = -len(values) % step
-            last = min(_power_of_two(len(lengths)), self.num_keys) - 1
+            last = min(power_of_two(len(lengths)), self.num_keys) - 1
             lengths = _padded(lengths, last + 1, 0)
             values, sorted_values = (
                 np.append(x, np.full(more, max(len(rows) - 1, 0), np.int32))
@@ -163,7 +183,7 @@ class HistoryIndex:
                 np.append(x, np.full(more, last, np.int32))
                 for x in (owners, sorted_owners)
             )
-        size = min(_power_of_two(len(rows)), self.vocabulary_size)
+        size = min(power_of_two(len(rows)), self.vocabulary_size)
         rows = _padded(rows, size, rows[-1] if len(rows) else 0)
         lists = (lengths, rows, values, owners, sorted_values, sorted_owners)
         self._cached[name] = (positions, *lists)
@@ -173,10 +193,6 @@ class HistoryIndex:
         """Returns numbers that are in the order of the pairs."""
         codes: npt.NDArray[np.int64] = keys.astype(np.int64) * self.vocabulary_size
         return codes + values
-
-
-def _power_of_two(size: int) -> int:
-    return 1 << max(size - 1, 0).bit_length()
 
 
 def _padded(x: Integers, size: int, value: Any) -> Integers:

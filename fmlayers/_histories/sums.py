@@ -1,4 +1,4 @@
-"""The sums of the histories of a batch, one sum for all layers that share them."""
+"""The pooled histories of a batch, one sum for all layers that share them."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -9,6 +9,10 @@ from fmlayers._backend import sum_rows
 from fmlayers._histories.index import BatchHistories
 from fmlayers._types import Tensor
 from fmlayers.features import History
+
+# What a combiner divides the sum of n vectors by. A power would take longer than the
+# sum: in XLA, it is computed for each column.
+_DIVISORS = {"sum": ops.ones_like, "sqrtn": ops.sqrt, "mean": lambda n: n}
 
 
 class HistorySums(NamedTuple):
@@ -23,6 +27,22 @@ class HistorySums(NamedTuple):
     own: Tensor
     length: Tensor
     total: Tensor
+
+    def pooled(self, fields: list["HistoryField"]) -> tuple[Tensor, Tensor]:
+        """Returns the combined rows without the own values, and what divided the sums.
+
+        Returns:
+            Floats `(batch, columns)` and `(batch, 1)`.
+        """
+        dtype = self.total.dtype
+        has_own = ops.expand_dims(self.own > 0, -1)
+        length = ops.cast(ops.expand_dims(self.length, -1), dtype)
+        length = length - ops.cast(has_own, dtype)
+        divisor = _DIVISORS[fields[0].feature.combiner](ops.maximum(length, 1.0))
+        own = ops.where(has_own, rows(fields, self.own), 0.0)
+        # The sum of an empty history is 0 only up to rounding.
+        pooled = ops.where(length > 0.0, (self.total - own) * (1.0 / divisor), 0.0)
+        return pooled, divisor
 
 
 class HistoryField(Protocol):
@@ -76,10 +96,10 @@ class SharedHistory(NamedTuple):
 def with_history_sums(
     fields: Iterable[HistoryField], inputs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Returns the inputs with the sums of the histories of some fields.
+    """Returns the inputs with the pooled histories of some fields.
 
-    The sums are in the entry of the name of the feature, by layer. Before, the entry
-    may have the `BatchHistories` of the batch.
+    They are in the entry of the name of the feature, by layer. Before, the entry may
+    have the `BatchHistories` of the batch.
     """
     inputs = dict(inputs)
     for shared in shared_histories(fields, inputs):
@@ -98,15 +118,16 @@ def rows(fields: list[HistoryField], ids: Tensor) -> Tensor:
 def with_sums(
     inputs: Mapping[str, Any], fields: list[HistoryField], sums: HistorySums
 ) -> dict[str, Any]:
-    """Returns the inputs with the sums of fields that share a history."""
+    """Returns the inputs with the pooled rows of fields that share a history."""
     name = fields[0].feature.name
+    pooled, divisor = sums.pooled(fields)
     entry = inputs.get(name)
     by_layer = dict(entry) if isinstance(entry, dict) else {}
     start = 0
     for field in fields:
         end = start + field.num_columns
-        total = ops.cast(sums.total[:, start:end], field.dtype)
-        by_layer[field.layer.pooling_key] = sums._replace(total=total)
+        each = pooled[:, start:end], divisor
+        by_layer[field.layer.pooling_key] = [ops.cast(x, field.dtype) for x in each]
         start = end
     return {**inputs, name: by_layer}
 
@@ -120,7 +141,8 @@ def shared_histories(
         entry = inputs.get(field.feature.name)
         if not (isinstance(entry, dict) and field.layer.pooling_key in entry):
             is_prepared = isinstance(entry, BatchHistories)
-            key = field.feature.name if is_prepared else id(field.lists)
+            source = field.feature.name if is_prepared else id(field.lists)
+            key = source, field.feature.combiner
             sharing.setdefault(key, []).append(field)
     return [SharedHistory(each, _batch(each[0], inputs)) for each in sharing.values()]
 

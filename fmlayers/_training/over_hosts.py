@@ -10,7 +10,7 @@ import numpy as np
 
 from fmlayers import _hosts
 from fmlayers._backend import assign_all_rows
-from fmlayers._spread_rows import SpreadValues, gathered
+from fmlayers._spread_rows import HeldRows, gathered, is_spread
 
 _BY_DEVICES = ("rows", "validation_rows", "batch_size")
 
@@ -99,19 +99,16 @@ class OverHosts:
 
     def get_weights(self) -> list[Any]:
         model: Any = self
-        return [
-            SpreadValues(v) if hasattr(v, "spread") else v.numpy()
-            for v in model.weights
-        ]
+        return [HeldRows(v) if is_spread(v) else v.numpy() for v in model.weights]
 
     def set_weights(self, weights: list[Any]) -> None:
         model: Any = self
-        spread = [v for v in model.weights if hasattr(v, "spread")]
+        spread = [v for v in model.weights if is_spread(v)]
         if not spread or len(model.weights) != len(weights):
             super().set_weights(weights)  # type: ignore[misc]
             return
         for variable, value in zip(model.weights, weights, strict=True):
-            if not (isinstance(value, SpreadValues) and value.assign_to(variable)):
+            if not (isinstance(value, HeldRows) and value.assign_to(variable)):
                 assign_all_rows(variable, value)
 
     @functools.wraps(keras.Model.save)
@@ -203,7 +200,7 @@ def _lengthened(x: Any, rows: int) -> Any:
 def _check_slots(model: Any) -> None:
     """Raises `ValueError` if the optimizer saves its state by the places of rows."""
     optimizer = model.optimizer
-    if not any(hasattr(v, "spread") for v in model.trainable_variables):
+    if not any(is_spread(v) for v in model.trainable_variables):
         return
     if optimizer is not None and not hasattr(optimizer, "accepts_row_gradients"):
         raise ValueError(

@@ -58,6 +58,7 @@ def description_of(
         held_out = digest_of_arrays([*arrays, problem.held_out_targets])
     return {
         **json.loads(json.dumps(settings)),
+        "dim": problem.dim,
         "prior_scale": problem.prior.scale,
         "burn_in": problem.burn_in,
         **{

@@ -93,15 +93,17 @@ class ShuffledBatches(keras.utils.PyDataset):
         self.groups = integer("groups", groups)
         self.histories = histories or {}
         self._own = own_values(self.histories, inputs)
+        self._is_stacked = all(
+            index.has_many_keys(self.batch_size * self.groups)
+            for index in self.histories.values()
+        )
         self._shuffle()
 
     def __len__(self) -> int:
         return math.ceil(len(self.targets) / self.batch_size)
 
     def __getitem__(self, index: int) -> Batch:
-        rows = self._rows(index)
-        own = {name: x[rows] for name, x in self._own.items()}
-        return with_histories(self._take(rows), self.histories, own, self.dealt)
+        return self._take(self._rows(index))
 
     def on_epoch_end(self) -> None:
         self.epoch += 1
@@ -114,7 +116,7 @@ class ShuffledBatches(keras.utils.PyDataset):
         avoid a warning of Keras. If the model has `steps_per_execution`, choose a
         divisor of `steps_per_epoch`: otherwise Keras runs more steps per epoch.
         """
-        if self.histories:
+        if not self._is_stacked:
             return stream(lambda: endless(copy.copy(self)), self[0], stacked=False)
         return stream(self._pieces, self[0])
 
@@ -136,9 +138,12 @@ class ShuffledBatches(keras.utils.PyDataset):
     def _take(self, rows: npt.NDArray[np.int64]) -> Batch:
         inputs = {name: take(x, rows) for name, x in self.inputs.items()}
         weights = self.sample_weight
-        return batch_of(
+        batch = batch_of(
             inputs, self.targets[rows], None if weights is None else weights[rows]
         )
+        own = {name: x[rows] for name, x in self._own.items()}
+        dealt = {} if self._is_stacked else self.dealt
+        return with_histories(batch, self.histories, own, dealt)
 
     def _shuffle(self) -> None:
         rng = np.random.default_rng((self.seed, self.epoch))

@@ -27,7 +27,8 @@ def stream(
     def spec(x: Any) -> Any:
         if isinstance(x, BatchHistories):
             # The batch size of the first two is fixed.
-            sizes = [x.index.shape, x.own.shape, *((None,) for _ in x[2:])]
+            sizes = [spec(x.index).shape, spec(x.own).shape]
+            sizes += [(*first, None) for _ in x[2:]]
             specs = map(tf.TensorSpec, sizes, (each.dtype for each in x))
             return BatchHistories(*specs)
         if isinstance(x, tuple):

@@ -3,16 +3,17 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import keras
 import numpy as np
 import numpy.typing as npt
+
+from fmlayers import _hosts
 
 T = TypeVar("T")
 
 
 def processes() -> int:
     """Returns the number of processes, 1 without a group."""
-    if keras.backend.backend() != "jax":
+    if not _hosts.is_joined():
         return 1
     import jax
 
@@ -21,11 +22,7 @@ def processes() -> int:
 
 def process() -> int:
     """Returns the index of this process."""
-    if processes() == 1:
-        return 0
-    import jax
-
-    return int(jax.process_index())
+    return _hosts.process() if _hosts.is_joined() else 0
 
 
 def gathered(x: npt.ArrayLike) -> npt.NDArray[Any]:

@@ -15,7 +15,7 @@ from fmlayers._digests import check_digest, digest_of
 from fmlayers._json_files import read_json, write_json
 from fmlayers._state_files import read_state, write_state
 from fmlayers.distributed.agreement import gathered, process, processes, together
-from fmlayers.distributed.spread_values import SpreadValue, is_spread
+from fmlayers.distributed.spread_values import SpreadValue, is_over_hosts
 
 MANIFEST = "checkpoint.json"
 KIND, FORMAT = "a part of a checkpoint", 1
@@ -294,7 +294,7 @@ def _described(variable: tuple[str, Shape] | None) -> str:
 def _shape(variable: Any) -> Shape:
     """Returns the shape without spare rows; `None` for an unknown number of rows."""
     shape = tuple(variable.shape)
-    if not is_spread(variable):
+    if not is_over_hosts(variable):
         return shape
     rows = variable.spread.num_rows if hasattr(variable, "spread") else None
     return (rows, *shape[1:])
@@ -305,5 +305,5 @@ def _own_values(variables: Sequence[Any]) -> dict[str, Any]:
     return {
         str(i): SpreadValue.of(variable).state()
         for i, variable in enumerate(variables)
-        if process() == 0 or is_spread(variable)
+        if process() == 0 or is_over_hosts(variable)
     }

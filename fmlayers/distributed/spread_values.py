@@ -13,7 +13,7 @@ from fmlayers import _hosts
 Array = npt.NDArray[Any]
 
 
-def is_spread(variable: Any) -> bool:
+def is_over_hosts(variable: Any) -> bool:
     """Returns whether the rows of a variable are spread over hosts."""
     if _hosts.mesh() is None:
         return False
@@ -35,7 +35,7 @@ class SpreadValue:
     @classmethod
     def of(cls, variable: Any) -> Self:
         """Returns the value of a variable, for the hosts of this process."""
-        if not is_spread(variable):
+        if not is_over_hosts(variable):
             return cls(1, {0: np.asarray(ops.convert_to_numpy(variable.value))})
         value, hosts = variable.value, int(_hosts.mesh().size)
         return cls(
@@ -85,7 +85,7 @@ class SpreadValue:
 
     def assign_to(self, variable: Any) -> None:
         """Assigns the value to a variable that is spread alike."""
-        if not is_spread(variable):
+        if not is_over_hosts(variable):
             variable.assign(self.rows[0])
             return
         import jax

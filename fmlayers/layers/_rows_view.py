@@ -6,6 +6,7 @@ import numpy.typing as npt
 from keras import ops
 
 from fmlayers._backend import assign_rows, read_rows
+from fmlayers._spread_rows import is_spread
 from fmlayers._types import Tensor
 
 
@@ -80,7 +81,7 @@ class RowsView:
         Args:
             value: Array or tensor of the shape of the weight.
         """
-        if not hasattr(self.variable, "spread"):
+        if not is_spread(self.variable):
             value = ops.convert_to_tensor(value, dtype=self.dtype)
         elif not hasattr(value, "shape"):
             value = np.asarray(value)

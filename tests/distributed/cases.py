@@ -79,9 +79,41 @@ def set_weights(model):
 def compiled(name, optimizer_name):
     """Return a compiled model whose weights do not depend on how it was built."""
     keras.utils.set_random_seed(0)
-    built = model(name)
+    return _compiled(model(name), optimizer_name)
+
+
+def _compiled(built, optimizer_name):
     set_weights(built)
     built.compile(optimizer(optimizer_name), loss="mse")
+    return built
+
+
+def history_model():
+    """Return a compiled model of users, items and the items of each user."""
+    keras.utils.set_random_seed(0)
+    x, _ = data()
+    pairs = sorted({*zip(x["user"] % 50, np.maximum(x["item"], 1), strict=True)})
+    features = [
+        fmlayers.Categorical("user", USERS),
+        fmlayers.Categorical("item", ITEMS),
+        fmlayers.History(
+            "seen", ITEMS, of="user", num_keys=50, values="item", num_pairs=len(pairs)
+        ),
+    ]
+    built = fmlayers.models.FactorizationMachine(features, 3)
+    built.set_history("seen", *np.transpose(pairs))
+    return _compiled(built, "adagrad")
+
+
+def partly_frozen():
+    """Return a compiled model with dense gradients, and momentum for frozen rows."""
+    keras.utils.set_random_seed(0)
+    built = model("fm")
+    built.factors.tables["user"].trainable = False
+    built = _compiled(built, "adagrad")
+    optimizer = fmlayers.optimizers.LazyAdam(0.01, gradient_accumulation_steps=2)
+    optimizer.weight_decay = 0.5
+    built.compile(optimizer, loss="mse")
     return built
 
 

@@ -115,7 +115,8 @@ def test_errors_reach_all_processes(group):
     (_, first), (_, second) = group
     for facts in (first, second):
         errors = facts["errors"]
-        assert "padded with 0" in errors["pairs"] and "'genres'" in errors["pairs"]
+        assert "padded with 0" in errors["pairs"]
+        assert "'genres'" in errors["pairs"]
         assert "`rows` must be equal on all processes" in errors["rows"]
         assert "[10, 11]" in errors["rows"]
         assert "`steps` must be equal" in errors["steps"]

@@ -472,3 +472,43 @@ def test_the_defaults_train(kind, batch_size, rng):
     model.fit(ids, ratings, batch_size=batch_size, epochs=epochs, verbose=0)
     error = model.evaluate(ids, ratings, verbose=0, batch_size=8192)
     assert error < 0.81 * ratings.var()
+
+
+@on_tensorflow
+@pytest.mark.parametrize(("rows", "is_sparse"), [(32, False), (33, True)])
+def test_a_table_with_few_rows_per_id_has_a_dense_step(rows, is_sparse, rng):
+    import tensorflow as tf
+
+    optimizer = Adagrad()
+    table = keras.Variable(np.zeros((rows, DIM), "float32"))
+    optimizer.build([table])
+
+    @tf.function
+    def step(ids, values):
+        optimizer.apply([tf.IndexedSlices(values, ids, table.shape)], [table])
+
+    arguments = tf.zeros(BATCH, "int64"), tf.ones((BATCH, DIM))
+    graph = step.get_concrete_function(*arguments).graph
+    kinds = [op.type for op in graph.get_operations()]
+    assert ("ResourceScatterAdd" in kinds) == is_sparse
+
+
+@on_tensorflow
+@pytest.mark.parametrize("rows", [7, 100, MAX_DENSE_ROWS + 1])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_steps_of_batches_of_unknown_size(rows, jit_compile, rng):
+    import tensorflow as tf
+
+    optimizer = LazyAdam(RATE)
+    model = make(optimizer, rows, jit_compile=jit_compile)
+    reference = Reference(optimizer, model.get_weights()[0])
+    steps = list(batches(rng))
+    for ids, target in steps:
+        reference.step(ids, target[:, 0])
+    ids, targets = map(np.concatenate, zip(*steps, strict=True))
+    data = tf.data.Dataset.from_tensor_slices(({"user": ids}, targets)).batch(BATCH)
+    assert data.element_spec[1].shape[0] is None
+    model.fit(data, shuffle=False, verbose=0)
+    np.testing.assert_allclose(
+        model.get_weights()[0], reference.table, rtol=2e-4, atol=2e-6
+    )

@@ -8,10 +8,6 @@ from fmlayers.features import History
 from fmlayers.layers._fields.table import TableField, rows_of
 from fmlayers.layers._history_lists import HistoryLists
 
-# What a combiner divides the sum of n vectors by. A power would take longer than the
-# sum: in XLA, it is computed for each column.
-_DIVISORS = {"sum": ops.ones_like, "sqrtn": ops.sqrt, "mean": lambda n: n}
-
 
 class HistoryField(TableField[History]):
     """The pooled table rows of the history of an id, without the example's own value.
@@ -37,19 +33,9 @@ class HistoryField(TableField[History]):
             self.layer.histories[name] = histories
 
     def embed(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        sums = inputs[self.feature.name][self.layer.pooling_key]
-        dim, has_own = self.layer.dim, sums.own > 0
-        own = ops.cast(rows_of(self.table, sums.own), self.dtype)
-        own = ops.where(ops.expand_dims(has_own, -1), own, 0.0)
-        length = ops.cast(sums.length, self.dtype) - ops.cast(has_own, self.dtype)
-        divisor = _DIVISORS[self.feature.combiner](ops.maximum(length, 1.0))
-        is_empty = length <= 0.0  # such a sum is 0 only up to rounding
-        vectors = (sums.total[:, :dim] - own) / ops.expand_dims(divisor, -1)
-        vectors = ops.where(ops.expand_dims(is_empty, -1), 0.0, vectors)
-        if not self.l2:
-            return vectors, divisor
-        squares = sums.total[:, dim] - ops.sum(ops.square(own), axis=-1)
-        return vectors, ops.where(is_empty, 0.0, squares / divisor)
+        pooled, divisor = inputs[self.feature.name][self.layer.pooling_key]
+        dim = self.layer.dim
+        return pooled[:, :dim], pooled[:, dim] if self.l2 else divisor
 
     def rows(self, ids: Tensor) -> Tensor:
         """Returns the rows of ids, with their squared norms if there is an L2."""
