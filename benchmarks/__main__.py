@@ -6,6 +6,7 @@ from types import ModuleType
 from benchmarks import (
     batches,
     cold_start,
+    encoding,
     epoch,
     fm_interaction,
     histories,
@@ -23,6 +24,7 @@ OF_NOTHING: tuple[ModuleType, ...] = (
     cold_start,
     fm_interaction,
     batches,
+    encoding,
     training,
     histories,
     small_tables,

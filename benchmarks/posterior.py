@@ -17,7 +17,6 @@ from benchmarks._report import print_rmse
 from fmlayers.bayes import GibbsSampler
 from fmlayers.data import Encoder, split_rows
 
-DIM = 20
 SIDE = {
     "user": "categorical",
     "item": "categorical",
@@ -57,7 +56,7 @@ def rmse(name: str, seed: int, columns: dict[str, str], *, histories: bool) -> f
                     num_pairs=len(train),
                 )
             )
-    sampler = GibbsSampler(features, DIM, seed=seed)
+    sampler = GibbsSampler(features, seed=seed)
     sampler.fit(encoder.transform(train), train["rating"])
     model = sampler.to_model(encoder=encoder)
     predicted = model.predict(encoder.transform(test), batch_size=4096, verbose=0)

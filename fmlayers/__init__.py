@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fmlayers import bayes as bayes
     from fmlayers import cli as cli
     from fmlayers import data as data
+    from fmlayers import distributed as distributed
     from fmlayers import explain as explain
     from fmlayers import export as export
     from fmlayers import features as features
@@ -64,6 +65,7 @@ else:
         "bayes",
         "cli",
         "data",
+        "distributed",
         "explain",
         "export",
         "features",

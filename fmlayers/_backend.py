@@ -15,6 +15,8 @@ import numpy as np
 from keras import ops
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
+from fmlayers import _hosts
+from fmlayers._spread_rows import is_spread
 from fmlayers._types import Tensor
 
 _PORTABLE = ContextVar("portable", default=False)
@@ -229,6 +231,8 @@ def take_rows(variable: Any, rows: Tensor) -> Tensor:
         variable: A `keras.Variable` of shape `(rows, ...)`.
         rows: Integers of any shape, within the variable.
     """
+    if is_spread(variable):
+        return variable.spread.take(variable.value, rows)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -238,6 +242,8 @@ def take_rows(variable: Any, rows: Tensor) -> Tensor:
 
 def read_rows(variable: Any, start: int, stop: int) -> Tensor:
     """Returns the rows `start` to `stop - 1` of a variable."""
+    if is_spread(variable):
+        return variable.spread.read(variable, start, stop)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -245,8 +251,36 @@ def read_rows(variable: Any, start: int, stop: int) -> Tensor:
     return variable.value[start:stop]
 
 
+def saved_shape(variable: Any) -> tuple[int, ...]:
+    """Returns the shape that a variable has in files."""
+    return tuple(getattr(variable, "spread", variable).shape)
+
+
+def all_rows(variable: Any) -> Any:
+    """Returns the values of a variable as an array of its shape in files."""
+    if is_spread(variable):
+        return variable.spread.read(variable, 0, variable.spread.shape[0])
+    return variable.numpy()
+
+
+def assign_all_rows(variable: Any, values: Any) -> None:
+    """Assigns the values of a variable, of its shape in files."""
+    if not is_spread(variable):
+        variable.assign(values)
+        return
+    if tuple(values.shape) != saved_shape(variable):
+        raise ValueError(
+            f"`values` must have the shape {saved_shape(variable)} of "
+            f"{variable.path!r}. Received: shape {tuple(values.shape)}."
+        )
+    variable.spread.assign(variable, 0, values)
+
+
 def assign_rows(variable: Any, start: int, values: Tensor) -> None:
     """Assigns rows of a variable, beginning with row `start`."""
+    if is_spread(variable):
+        variable.spread.assign(variable, start, values)
+        return
     backend, value = keras.backend.backend(), variable.value
     stop = start + values.shape[0]
     if backend == "torch":
@@ -279,7 +313,8 @@ def raise_where(invalid: Tensor, ids: Tensor, message: str) -> Tensor:
 
     Eager code raises `ValueError` on every backend. Compiled code raises an error of
     its runtime with the same message, except for XLA programs of TensorFlow, which
-    cannot raise and drop the check.
+    cannot raise and drop the check, and for programs over hosts, where the others would
+    wait for the one that raises.
 
     Args:
         invalid: Boolean tensor, of the same shape as `ids`.
@@ -309,6 +344,8 @@ def raise_where(invalid: Tensor, ids: Tensor, message: str) -> Tensor:
         import jax
 
         if isinstance(ids, jax.core.Tracer):
+            if _hosts.mesh() is not None:
+                return ids
             spec = jax.ShapeDtypeStruct(ids.shape, ids.dtype)
             return jax.pure_callback(check, spec, ids, invalid)
     check(ops.convert_to_numpy(ids), ops.convert_to_numpy(invalid))

@@ -20,6 +20,7 @@ from fmlayers._inputs import ChecksInputs, batch_size, shape_of
 from fmlayers._saved_state import restore, state_config
 from fmlayers._training.array_fit import FitsArrays
 from fmlayers._training.mode import training_mode, uses_xla, xla_mode
+from fmlayers._training.over_hosts import OverHosts
 from fmlayers._training.row_gradients import train_step
 from fmlayers._training.split_step import SplitStep
 from fmlayers._types import Tensor
@@ -81,7 +82,9 @@ class Terms:
         )
 
 
-class ScoringModel(ChecksInputs, FitsArrays, SplitStep, Exportable, keras.Model):
+class ScoringModel(  # type: ignore[misc]
+    ChecksInputs, OverHosts, FitsArrays, SplitStep, Exportable, keras.Model
+):
     """Base class of models that score an example by its features.
 
         rating = scaler(score)

@@ -368,3 +368,12 @@ def test_histories_and_errors_run_without_xla():
         keras.Sequential([keras.layers.StringLookup(vocabulary=["a"])]),
     ):
         assert not execution.pays_with_xla(model, 10**8)
+
+
+def test_strategies_of_several_machines():
+    import tensorflow as tf
+
+    with tf.distribute.MultiWorkerMirroredStrategy().scope():
+        model = compiled()
+    with pytest.raises(RuntimeError, match=r"Use `fmlayers.distributed` with the JAX"):
+        model.fit(*data(), verbose=0)

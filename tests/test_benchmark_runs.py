@@ -20,6 +20,12 @@ SIZES = [
     ),
     ("cold_start", {}, ["--rounds", "1"], ["import keras", "exported.serve(row)"]),
     (
+        "encoding",
+        {},
+        "--files 2 --rows 50 --values 70 --rounds 1 --only TableFiles",
+        ["100 rows in 2 files", "TableFiles"],
+    ),
+    (
         "fm_interaction",
         {"BATCH": 16, "FIELDS": (3,), "REPEATS": 2},
         None,

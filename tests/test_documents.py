@@ -59,9 +59,14 @@ def test_commands(document, tmp_path):
     text = document.read_text("utf-8")
     blocks = re.findall(r"<!-- run -->\n```console\n(.*?)```", text, re.S)
     lines = [line.removeprefix("$ ") for line in "".join(blocks).splitlines()]
+    # Those of the README are run by a shell, each in a process.
+    command = [sys.executable, str(ROOT / "tests" / "run_commands.py")]
+    if document.name == "README.md":
+        command = ["bash", "-eu"]
     commands = Path(sys.executable).parent
     result = subprocess.run(
-        ["bash", "-euc", "\n".join(lines)],
+        command,
+        input="\n".join(lines),
         cwd=tmp_path,
         env={**os.environ, "PATH": f"{commands}:{os.environ['PATH']}"},
         capture_output=True,

@@ -17,6 +17,7 @@ import keras
 from keras import ops
 
 from fmlayers._backend import take_rows
+from fmlayers._hosts import on_every_host
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def train_step(model: Any, state: Any, data: Any) -> Any:
     owners = [i for i, _, _ in draft.lookups if i in by_rows]
     for i in by_rows:
         parts = [
-            (values.reshape(-1, *values.shape[rows.ndim :]), rows.reshape(-1))
+            _flat(*map(on_every_host, (values, rows)))
             for owner, rows, values in zip(owners, ids, of_taps, strict=True)
             if owner == i
         ]
@@ -163,6 +164,11 @@ def train_step(model: Any, state: Any, data: Any) -> Any:
         metrics, loss, x, y, predictions, weights
     )
     return logs, (trainable, fixed, optimizer, metrics)
+
+
+def _flat(values: Any, rows: Any) -> tuple[Any, Any]:
+    """Returns vectors and the ids of their rows, with one axis of occurrences."""
+    return values.reshape(-1, *values.shape[rows.ndim :]), rows.reshape(-1)
 
 
 def _positions_read(program: Any) -> set[int]:

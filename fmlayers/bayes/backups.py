@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from fmlayers._digests import check_digest, digest_of_arrays
 from fmlayers._json_files import read_json, write_json
+from fmlayers._state_files import VERSION
 from fmlayers.bayes.chain_runs import Problem
 from fmlayers.bayes.designs import Field
-from fmlayers.bayes.state_files import VERSION
 
 FIT = "fit.json"
 MIN_SECONDS = 5.0  # between two backups
@@ -58,6 +58,7 @@ def description_of(
         held_out = digest_of_arrays([*arrays, problem.held_out_targets])
     return {
         **json.loads(json.dumps(settings)),
+        "dim": problem.dim,
         "prior_scale": problem.prior.scale,
         "burn_in": problem.burn_in,
         **{

@@ -141,14 +141,6 @@ class Chain:
             tables[name] = table
         return Sample(self.bias, self.alpha, tables)
 
-    def key_parts(self) -> dict[str, tuple[Floats, Floats]]:
-        """Returns the part of each block of several fields, by the block's root."""
-        return {
-            block.root: (ops.convert_to_numpy(part[0]), ops.convert_to_numpy(part[1]))
-            for block, part in zip(self.blocks, self.parts, strict=True)
-            if len(block.designs) > 1
-        }
-
     def state(self) -> dict[str, Any]:
         """Returns everything that further sweeps depend on."""
         names = [n for b in self.blocks if b.keys is not None for n in b.designs]
@@ -188,6 +180,8 @@ class Chain:
         block = self.blocks[i]
         if block.keys is None:
             self._draw_table(i)
+        elif block.by_example:
+            self._draw_by_example(i)
         else:
             self._draw_fields(i)
         new = self._part_of(block)
@@ -215,6 +209,19 @@ class Chain:
                 self._draw_prior(name),
                 self._noise(name),
             )
+
+    def _draw_by_example(self, i: int) -> None:
+        (name,) = self.blocks[i].designs
+        noise = self.rng.standard_normal(self.examples.count, np.float32)
+        self.tables[name], self._fields[name] = self.draws.draw(
+            name,
+            self.tables[name],
+            self.examples.terms(i, self.parts, self.residuals, noise),
+            [],
+            self.alpha,
+            self._draw_prior(name),
+            self._noise(name),
+        )
 
     def _draw_table(self, i: int) -> None:
         (name,) = self.blocks[i].designs

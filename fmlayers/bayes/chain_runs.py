@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from fmlayers._digests import digest_of
+from fmlayers._state_files import read_state, write_state
 from fmlayers.bayes.blocks import Block
 from fmlayers.bayes.chain import Chain, Sample
 from fmlayers.bayes.designs import Field, Floats
@@ -18,7 +19,6 @@ from fmlayers.bayes.likelihoods import LikelihoodName
 from fmlayers.bayes.posterior import PosteriorMean
 from fmlayers.bayes.priors import Hyperprior, Matrix
 from fmlayers.bayes.scores import Scores
-from fmlayers.bayes.state_files import read_state, write_state
 from fmlayers.bayes.thinned import Thinned
 
 WARM_UP = 10  # first sweeps, in which the prior scale is at least 1
@@ -45,6 +45,8 @@ class Problem:
         prior: The `Hyperprior`.
         likelihood: The distribution of the targets.
         seed: Integer.
+        sampled_blocks: The blocks of the chains. They differ from `blocks` if the
+            histories exclude the values of the examples.
     """
 
     blocks: Sequence[Block]
@@ -59,6 +61,7 @@ class Problem:
     prior: Hyperprior
     likelihood: LikelihoodName
     seed: int
+    sampled_blocks: Sequence[Block]
 
     @cached_property
     def bounds(self) -> tuple[float, float]:
@@ -97,11 +100,15 @@ class ChainRun:
     Args:
         chain: The `Chain`.
         problem: The `Problem`.
+        draws: The `Draws` of its blocks.
         scores: Optional `Scores` of the validation rows.
     """
 
-    def __init__(self, chain: Chain, problem: Problem, scores: Scores | None) -> None:
+    def __init__(
+        self, chain: Chain, problem: Problem, draws: Draws, scores: Scores | None
+    ) -> None:
         self.chain = chain
+        self._draws = draws
         self.mean = PosteriorMean(problem.blocks, problem.max_dim)
         self.samples = Thinned(max(MAX_SAMPLES // problem.chains, 2))
         self._burn_in = problem.burn_in
@@ -117,7 +124,7 @@ class ChainRun:
         if chain.sweeps <= self._burn_in:
             return Report(chain.alpha, 1, fitted, None)
         sample = chain.sample()
-        self.mean.add(sample, chain.key_parts())
+        self.mean.add(sample, self._draws.key_parts(chain.tables))
         self.samples.add(sample)
         self._fitted = _sum(self._fitted, fitted)
         if self._scores is not None:
@@ -156,8 +163,10 @@ class ChainRuns:
     """
 
     def __init__(self, problem: Problem, indices: Sequence[int]) -> None:
-        examples = Examples(problem.blocks, problem.weights)
-        draws = Draws(problem.blocks, problem.dim)
+        examples = Examples(problem.sampled_blocks, problem.weights)
+        draws = Draws(problem.sampled_blocks, problem.dim)
+        same = problem.sampled_blocks is problem.blocks
+        of_keys = draws if same else Draws(problem.blocks, problem.dim)
         held_out = problem.held_out
         scores = None if held_out is None else Scores(held_out)
         generators = np.random.default_rng(problem.seed).spawn(problem.chains)
@@ -173,6 +182,7 @@ class ChainRuns:
                     likelihood=problem.likelihood,
                 ),
                 problem,
+                of_keys,
                 scores,
             )
             for i in indices

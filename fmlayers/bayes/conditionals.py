@@ -21,6 +21,7 @@ from keras import ops
 from fmlayers._types import Tensor
 from fmlayers.bayes.priors import Natural
 from fmlayers.bayes.products import Products
+from fmlayers.bayes.without_own import ProductsWithoutOwn
 
 # Up to this many unknowns, a table whose rows occur together is drawn from one system.
 MAX_DENSE = 700
@@ -42,6 +43,20 @@ class Sums(NamedTuple):
     squares: Tensor
     products: Tensor
     noise: Tensor | None = None
+
+    def times(self, fields: Tensor) -> Tensor:
+        """Returns the sums of q q' times the field of each key."""
+        return ops.squeeze(ops.matmul(self.squares, ops.expand_dims(fields, 2)), 2)
+
+    @property
+    def total(self) -> Tensor:
+        """The sum of q q' over all examples."""
+        return ops.sum(self.squares, axis=0)
+
+    @property
+    def counts(self) -> Tensor:
+        """The weights of the examples, summed over each key, `(keys, 1)`."""
+        return self.squares[:, :1, 0]
 
     def given(self, constant: Tensor, vector: Tensor) -> "Sums":
         """Returns the sums for a field, given the block's other fields.
@@ -83,6 +98,43 @@ class Sums(NamedTuple):
                 [noise[:, :1], noise[:, 1:] + vector * noise[:, :1]], axis=1
             )
         return Sums(squares, ops.concatenate([first, others], axis=1), noise)
+
+
+class Terms(NamedTuple):
+    """The terms of `Sums`, if each example is a key.
+
+    Attributes:
+        q: Tensor `(examples, dim + 1)`.
+        weights: Tensor `(examples, 1)`.
+        residuals: Tensor `(examples, 1)`.
+        errors: Tensor `(examples, 1)`, standard normal noise.
+    """
+
+    q: Tensor
+    weights: Tensor
+    residuals: Tensor
+    errors: Tensor
+
+    def times(self, fields: Tensor) -> Tensor:
+        """Returns q q' times the field of each example."""
+        return self.weights * self.q * ops.sum(self.q * fields, axis=1, keepdims=True)
+
+    @property
+    def products(self) -> Tensor:
+        return self.weights * self.residuals * self.q
+
+    @property
+    def noise(self) -> Tensor:
+        return ops.sqrt(self.weights) * self.errors * self.q
+
+    @property
+    def total(self) -> Tensor:
+        """The sum of q q'."""
+        return ops.matmul(ops.transpose(self.weights * self.q), self.q)
+
+    @property
+    def counts(self) -> Tensor:
+        return self.weights
 
 
 def draw_rows(
@@ -176,8 +228,8 @@ def sums_of_columns(sums: Sums, z: Products, columns: int) -> Sums:
 
 def draw_by_gradients(
     start: Tensor,
-    sums: Sums,
-    z: Products,
+    sums: Sums | Terms,
+    z: Products | ProductsWithoutOwn,
     alpha: Tensor,
     prior: Natural,
     noise: Tensor,
@@ -203,25 +255,23 @@ def draw_by_gradients(
         Papandreou, G. and Yuille, A. (2010). Gaussian Sampling by Local Perturbations.
         NIPS, section 2.
     """
-    keys, columns = sums.products.shape[0], start.shape[0]
-    shift = z.back(alpha * sums.products + ops.sqrt(alpha) * sums.noise, columns)
+    products, columns = sums.products, start.shape[0]
+    keys = products.shape[0]
+    shift = z.back(alpha * products + ops.sqrt(alpha) * sums.noise, columns)
     shift = shift + prior.shift + ops.matmul(noise, ops.transpose(prior.root))
-    squares = alpha * sums.squares
 
     def times(x: Tensor) -> Tensor:
-        y = ops.matmul(squares, ops.expand_dims(z.forth(x, keys), 2))
-        y = z.back(ops.squeeze(y, 2), columns)
+        y = z.back(alpha * sums.times(z.forth(x, keys)), columns)
         return y + ops.matmul(x, prior.precision)
 
     # The preconditioner of row j is (Lambda + c_j M)^-1, in the basis R in which Lambda
     # and the mean M of the squares are both diagonal.
-    total = ops.sum(squares, axis=0)
-    mean = total / total[0, 0]
+    mean = sums.total / ops.sum(sums.counts)
     half = ops.solve_triangular(prior.root, mean, lower=True)
     whole = ops.solve_triangular(prior.root, ops.transpose(half), lower=True)
     sizes, basis = ops.linalg.eigh(0.5 * (whole + ops.transpose(whole)))
     basis = ops.solve_triangular(ops.transpose(prior.root), basis, lower=False)
-    shares = z.back_squared(squares[:, :1, 0], columns)
+    shares = z.back_squared(alpha * sums.counts, columns)
     scale = 1.0 / (1.0 + shares * ops.maximum(sizes, 0.0))
 
     def preconditioned(x: Tensor) -> Tensor:

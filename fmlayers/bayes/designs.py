@@ -127,6 +127,17 @@ def histories_of(
     }
 
 
+def own_values_of(
+    features: Sequence[Feature], inputs: Mapping[str, Any]
+) -> dict[str, Ids]:
+    """Returns the value of each example, for each `History`."""
+    return {
+        feature.name: _read(feature.entries[1].read(inputs)).astype(np.int64)
+        for feature in features
+        if isinstance(feature, History)
+    }
+
+
 def fields_of(
     features: Sequence[Feature],
     inputs: Mapping[str, Any],

@@ -10,16 +10,18 @@ from fmlayers.bayes.blocks import Block
 from fmlayers.bayes.conditionals import (
     MAX_DENSE,
     Sums,
+    Terms,
     draw_by_gradients,
     draw_dense,
     draw_rows,
     draw_system,
     sums_of_columns,
 )
-from fmlayers.bayes.designs import Floats
+from fmlayers.bayes.designs import Design, Floats
 from fmlayers.bayes.examples import Part
 from fmlayers.bayes.priors import Gaussian, Natural
 from fmlayers.bayes.products import Products
+from fmlayers.bayes.without_own import DesignWithoutOwn, ProductsWithoutOwn
 
 
 class Draws:
@@ -34,16 +36,18 @@ class Draws:
 
     def __init__(self, blocks: Sequence[Block], dim: int) -> None:
         self.dim = dim
+        self.blocks = blocks
         self.designs = {
             name: design for block in blocks for name, design in block.designs.items()
         }
         self.products = {
-            name: Products.of(design) for name, design in self.designs.items()
+            name: _products_of(design) for name, design in self.designs.items()
         }
         self.by_gradients = {
             name
             for name, design in self.designs.items()
-            if not design.is_one_hot and design.num_columns * (dim + 1) > MAX_DENSE
+            if isinstance(design, DesignWithoutOwn)
+            or not (design.is_one_hot or design.num_columns * (dim + 1) <= MAX_DENSE)
         }
         self._dense = {
             name: ops.convert_to_tensor(design.dense())
@@ -71,11 +75,24 @@ class Draws:
             for name, design in self.designs.items()
         }
 
+    def key_parts(self, tables: dict[str, Tensor]) -> dict[str, tuple[Floats, Floats]]:
+        """Returns the part of each block of several fields, by the block's root."""
+        fields = self.fields(tables)
+        parts = {
+            block.root: self.part_of({name: fields[name] for name in block.designs})
+            for block in self.blocks
+            if len(block.designs) > 1
+        }
+        return {
+            root: (ops.convert_to_numpy(constants), ops.convert_to_numpy(vectors))
+            for root, (constants, vectors) in parts.items()
+        }
+
     def draw(
         self,
         name: str,
         table: Tensor,
-        sums: Sums,
+        sums: Sums | Terms,
         rest: Sequence[Tensor],
         alpha: float,
         prior: Gaussian,
@@ -86,7 +103,8 @@ class Draws:
         Args:
             name: The name of the field.
             table: The table to start from.
-            sums: The sums over the examples of each key of the block.
+            sums: The sums over the examples of each key of the block, or their terms
+                if each example is a key.
             rest: The other fields of the block, `(keys, dim + 1)` each.
             alpha: Float, the precision of the errors.
             prior: The prior of the rows.
@@ -146,6 +164,12 @@ def part_of(fields: Sequence[Tensor]) -> Part:
         pairs = ops.sum(vectors**2, axis=1, keepdims=True) - squares
         constants = constants + 0.5 * pairs
     return constants, vectors
+
+
+def _products_of(design: Design | DesignWithoutOwn) -> Products | ProductsWithoutOwn:
+    if isinstance(design, DesignWithoutOwn):
+        return ProductsWithoutOwn.of(design)
+    return Products.of(design)
 
 
 def _after_given(draw: Callable[..., Tensor]) -> Callable[..., Any]:

@@ -15,6 +15,7 @@ from keras import ops
 from fmlayers._backend import compiled, sum_spans
 from fmlayers._types import Tensor
 from fmlayers.bayes.blocks import Block
+from fmlayers.bayes.conditionals import Terms
 from fmlayers.bayes.designs import Floats
 from fmlayers.bayes.priors import Matrix
 
@@ -38,13 +39,16 @@ class Examples:
         self._roots = _padded(np.sqrt(weights))
         self._lookups = [_lookup(block) for block in blocks]
         self._orders = [
-            None if block.keys is None else _Chunks(block, blocks, weights)
+            None
+            if block.keys is None or block.by_example
+            else _Chunks(block, blocks, weights)
             for block in blocks
         ]
         self._starts = range(0, self.count + 1, CHUNK * SLICE)
         # A function for each block, since TensorFlow warns about many shapes in one.
         self._chunk_sums = [compiled(_chunk_sums) for _ in blocks]
         self._row_sums = [compiled(_row_sums) for _ in blocks]
+        self._terms = [compiled(_q_and_residuals) for _ in blocks]
         self._changes = [compiled(_changes) for _ in blocks]
         self._scores = compiled(_scores)
 
@@ -111,6 +115,37 @@ class Examples:
         for each in sums[1:]:
             total = total + each
         return total[:-1, :-1], total[:-1, -1]
+
+    def terms(
+        self, i: int, parts: Sequence[Part], residuals: Tensor, noise: Floats
+    ) -> Terms:
+        """Returns the terms of the sums for a block of which each example is a key.
+
+        Args:
+            i: Integer.
+            parts: The part of each block.
+            residuals: Tensor `(examples + 1,)`.
+            noise: Array `(examples,)`, standard normal.
+        """
+        others = [j for j in range(len(parts)) if j != i]
+        pieces = [
+            self._terms[i](
+                residuals[rows],
+                self._lookups[i][rows],
+                parts[i],
+                [self._lookups[j][rows] for j in others],
+                [parts[j] for j in others],
+            )
+            for rows in self._slices()
+        ]
+        q, residual = (
+            ops.concatenate(x)[: self.count] for x in zip(*pieces, strict=True)
+        )
+        columns = (self.weights, noise)
+        weights, errors = (
+            ops.convert_to_tensor(x[:, np.newaxis], "float32") for x in columns
+        )
+        return Terms(q, weights, ops.expand_dims(residual, 1), errors)
 
     def changed_residuals(
         self, i: int, parts: Sequence[Part], new: Part, residuals: Tensor
@@ -278,15 +313,26 @@ def _row_sums(
     lookups: Sequence[Tensor],
     others: Sequence[Part],
 ) -> Tensor:
-    constants, vectors = _at(lookup, part)
-    o = _sum_of(lookups, others, vectors)
-    residual = residuals + constants[:, 0] + ops.sum(vectors * o, axis=1)
-    q = ops.concatenate([ops.ones_like(o[:, :1]), o], axis=1)
+    q, residual = _q_and_residuals(residuals, lookup, part, lookups, others)
     h = ops.expand_dims(lookup, 2) * ops.expand_dims(q, 1)
     h = ops.reshape(h, (-1, lookup.shape[1] * q.shape[1]))
     z = ops.concatenate([h, ops.expand_dims(residual, 1)], axis=1)
     z = z * ops.expand_dims(roots, 1)
     return ops.matmul(ops.transpose(z), z)
+
+
+def _q_and_residuals(
+    residuals: Tensor,
+    lookup: Tensor,
+    part: Part,
+    lookups: Sequence[Tensor],
+    others: Sequence[Part],
+) -> tuple[Tensor, Tensor]:
+    """Returns q and the residuals without a block, of each example."""
+    constants, vectors = _at(lookup, part)
+    o = _sum_of(lookups, others, vectors)
+    residual = residuals + constants[:, 0] + ops.sum(vectors * o, axis=1)
+    return ops.concatenate([ops.ones_like(o[:, :1]), o], axis=1), residual
 
 
 def _changes(

@@ -7,6 +7,7 @@ import keras
 import numpy.typing as npt
 
 from fmlayers._checks import boolean, choice, integer, positive
+from fmlayers._state_files import read_state, write_state
 from fmlayers.bayes.arguments import (
     burn_in_of,
     check_callbacks,
@@ -18,14 +19,14 @@ from fmlayers.bayes.arguments import (
 from fmlayers.bayes.backups import Backups, Figures, description_of
 from fmlayers.bayes.blocks import find_blocks
 from fmlayers.bayes.chain_runs import Problem
-from fmlayers.bayes.defaults import default_scale
-from fmlayers.bayes.designs import Floats, fields_of, histories_of
+from fmlayers.bayes.defaults import default_dim, default_scale
+from fmlayers.bayes.designs import Floats, fields_of, histories_of, own_values_of
 from fmlayers.bayes.fitted import Fitted
 from fmlayers.bayes.likelihoods import LikelihoodName
 from fmlayers.bayes.priors import Hyperprior
 from fmlayers.bayes.scores import mean_variance
-from fmlayers.bayes.state_files import read_state, write_state
 from fmlayers.bayes.sweeps import Callback, sweep_all
+from fmlayers.bayes.without_own import split_blocks
 from fmlayers.features import Feature
 from fmlayers.layers import RatingScaler
 
@@ -51,8 +52,7 @@ class GibbsSampler:
 
     Fields that are functions of a `Categorical`, such as the age of a user, are
     detected, and drawn from one pass over the examples together. The histories are the
-    pairs of the examples. During `fit`, a `History` includes the value of the example
-    itself, as in libFM.
+    pairs of the examples.
 
     With the likelihood `"probit"`, the targets are labels. A label is 1 if the
     unobserved target of the equation above, with alpha = 1, is positive. The
@@ -61,7 +61,8 @@ class GibbsSampler:
     Args:
         features: List of `Categorical`, `MultiCategorical`, `Numeric`, `Vector` and
             `History`, each with a separate table.
-        dim: Positive integer, the embedding dimension of a sample.
+        dim: Optional positive integer, the embedding dimension of a sample. Defaults to
+            `None`: 20, or 32 for at least 500,000 examples.
         chains: Positive integer. Several short chains estimate a mean better than a
             long one of the same cost. Defaults to 4.
         prior_scale: Optional positive float. A priori, the precision matrices have a
@@ -71,6 +72,10 @@ class GibbsSampler:
         likelihood: `"normal"` or `"probit"`, the distribution of a target given its
             score: a number with a normally distributed error, or a label 0 or 1.
             Defaults to `"normal"`.
+        exclude_own: Whether a `History` excludes the value of the example itself during
+            `fit`, too, as in the model. A fit takes two to three times as long, and
+            memory of `dim` floats per example and history. Defaults to `False`: the
+            histories of `fit` include it, as in libFM.
         max_dim: Positive integer, the maximum dimension of the mean over the samples,
             which bounds the memory. Defaults to 256.
         seed: Nonnegative integer. Defaults to 0.
@@ -103,23 +108,25 @@ class GibbsSampler:
     def __init__(
         self,
         features: Sequence[Feature],
-        dim: int,
+        dim: int | None = None,
         *,
         chains: int = 4,
         prior_scale: float | None = None,
         likelihood: LikelihoodName = "normal",
+        exclude_own: bool = False,
         max_dim: int = 256,
         seed: int = 0,
     ) -> None:
         self.features = list(features)
         check_tables(self.features)
-        self.dim = integer("dim", dim)
+        self.dim = None if dim is None else integer("dim", dim)
         self.chains = integer("chains", chains)
         if prior_scale is not None:
             prior_scale = positive("prior_scale", prior_scale)
         self.prior_scale = prior_scale
         names = get_args(LikelihoodName)
         self.likelihood: LikelihoodName = choice("likelihood", likelihood, names)
+        self.exclude_own = boolean("exclude_own", exclude_own)
         self.max_dim = integer("max_dim", max_dim)
         self.seed = integer("seed", seed, "a nonnegative integer", least=0)
         self.history: list[Figures] = []
@@ -132,6 +139,7 @@ class GibbsSampler:
             "chains": self.chains,
             "prior_scale": self.prior_scale,
             "likelihood": self.likelihood,
+            "exclude_own": self.exclude_own,
             "max_dim": self.max_dim,
             "seed": self.seed,
         }
@@ -207,7 +215,10 @@ class GibbsSampler:
             rows, labels = pair_of(name, validation_data)
             y_held_out = targets_of(name, labels, self.likelihood)
             held_out = fields_of(self.features, rows, histories, len(y_held_out), name)
-        blocks = find_blocks(self.features, fields)
+        blocks = sampled = find_blocks(self.features, fields)
+        if self.exclude_own:
+            own = own_values_of(self.features, inputs)
+            sampled = split_blocks(blocks, self.features, own)
         scale = self.prior_scale
         problem = Problem(
             blocks,
@@ -215,13 +226,14 @@ class GibbsSampler:
             weights,
             held_out,
             y_held_out,
-            self.dim,
+            default_dim(len(y)) if self.dim is None else self.dim,
             self.max_dim,
             self.chains,
             burn_in,
             Hyperprior(default_scale(blocks) if scale is None else scale),
             self.likelihood,
             self.seed,
+            sampled,
         )
         backups = None
         if backup_dir is not None:

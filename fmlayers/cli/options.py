@@ -2,12 +2,15 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from fmlayers.models.specs import registered
 from fmlayers.runs.config import FILE_SETTINGS, SETTINGS
 from fmlayers.runs.settings import Group, Setting, coefficients
 from fmlayers.runs.settings_text import models_of
+
+if TYPE_CHECKING:
+    from fmlayers.runs.share import Share
 
 
 class Pairs(argparse.Action):
@@ -96,6 +99,41 @@ def add_escape_option(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="put an apostrophe before texts that a spreadsheet would run as a formula",
     )
+
+
+def add_share_options(parser: argparse.ArgumentParser, rows: str) -> None:
+    """Adds the options of a process among several.
+
+    Args:
+        parser: The parser of a command.
+        rows: What the processes share.
+    """
+    group = parser.add_argument_group("several processes")
+    group.add_argument(
+        "--worker",
+        type=int,
+        metavar="I",
+        help=f"score a part of the {rows}, the Ith of --workers, from 0, and write it "
+        "to a file with the number in its name, such as out-0-of-4.csv",
+    )
+    group.add_argument(
+        "--workers", type=int, metavar="N", help="the number of processes"
+    )
+
+
+def share_in(options: argparse.Namespace) -> "Share":
+    """Returns the share that the options of a process name.
+
+    Raises:
+        ValueError: If one of the options is missing or out of range.
+    """
+    from fmlayers.runs.share import Share
+
+    if (options.worker is None) != (options.workers is None):
+        raise ValueError("`--worker` and `--workers` must be used together.")
+    if options.workers is None:
+        return Share()
+    return Share(options.worker, options.workers)
 
 
 def _options(name: str, setting: Setting) -> list[str]:

@@ -5,7 +5,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from fmlayers.cli.options import add_escape_option, add_file_options, format_in
+from fmlayers.cli.options import (
+    add_escape_option,
+    add_file_options,
+    add_share_options,
+    format_in,
+    share_in,
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "was trained with --method gibbs",
     )
     add_escape_option(parser)
+    add_share_options(parser, "rows")
     add_file_options(parser)
 
 
@@ -38,11 +45,14 @@ def run(options: argparse.Namespace) -> int:
         and Path(options.out).resolve() == Path(options.data).resolve()
     ):
         raise ValueError(f"`--out` must not be the input file {options.data}.")
+    share = share_in(options)
+    if share.workers > 1 and options.out is None:
+        raise ValueError("`--workers` must be used with `--out`.")
     finished = Run(options.run)
     table_format = replace(finished.config.table_format, **format_in(options))
     stddev = PosteriorSamples(finished).stddev if options.std else None
     table, unknown_rows = finished.predicted_rows(
-        options.data, table_format=table_format, stddev=stddev
+        options.data, table_format=table_format, stddev=stddev, share=share
     )
     for column, unknown in unknown_rows.items():
         if unknown:
@@ -58,5 +68,5 @@ def run(options: argparse.Namespace) -> int:
     if options.out is None:
         print_csv(table, sys.stdout, **written)
     else:
-        write_csv(table, Path(options.out), **written)
+        write_csv(table, share.path(options.out), **written)
     return 0

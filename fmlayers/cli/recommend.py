@@ -5,7 +5,13 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fmlayers.cli.options import add_escape_option, add_file_options, format_in
+from fmlayers.cli.options import (
+    add_escape_option,
+    add_file_options,
+    add_share_options,
+    format_in,
+    share_in,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,6 +19,7 @@ if TYPE_CHECKING:
 
     from fmlayers.runs import Run
     from fmlayers.runs.recommender import Recommender
+    from fmlayers.runs.share import Share
 
 MAX_HISTORY = 5
 
@@ -105,6 +112,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--data", metavar="SOURCE", help="source of the run's data, if they have moved")
     add_escape_option(parser)
+    add_share_options(parser, "users")
     add_file_options(parser)
 
 
@@ -113,6 +121,9 @@ def run(options: argparse.Namespace) -> int:
 
     if (options.users is None) != (options.csv is None):
         raise ValueError("`--users` and `--csv` must be used together.")
+    share = share_in(options)
+    if share.workers > 1 and options.users is None:
+        raise ValueError("`--workers` must be used with `--users`.")
     if not (options.user or options.users or options.liked or options.features):
         raise ValueError(
             "Use `--user` or `--users` or, for a new user, `--liked` or `--features`."
@@ -142,7 +153,7 @@ def run(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     if options.users is not None:
-        _write(options, finished, recommender, allowed)
+        _write(options, finished, recommender, allowed, share)
     elif options.user is not None:
         _show_known(options, recommender, allowed)
     else:
@@ -207,6 +218,7 @@ def _write(
     finished: "Run",
     recommender: "Recommender",
     allowed: "npt.NDArray[np.bool_] | None",
+    share: "Share",
 ) -> None:
     from rich.console import Console
     from rich.progress import Progress
@@ -218,13 +230,14 @@ def _write(
         table_format = replace(finished.config.table_format, **format_in(options))
         rows = finished.read_rows(options.users, table_format=table_format)
         users = recommender.queries.users_in(rows)
+    path = share.path(options.csv)
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("users", total=len(users))
-        write_recommendations(
+        task = bar.add_task("users", total=len(users) // share.workers)
+        count = write_recommendations(
             recommender,
             users,
-            options.csv,
+            path,
             options.top,
             layout=options.layout,
             escape_formulas=options.escape_formulas,
@@ -232,8 +245,9 @@ def _write(
             allowed=allowed,
             known=dict(options.features),
             on_batch=lambda count: bar.advance(task, count),
+            share=share,
         )
-    print(f"wrote the recommendations for {len(users):,} users to {options.csv}")
+    print(f"wrote the recommendations for {count:,} users to {path}")
 
 
 def _assignment(text: str) -> tuple[str, str]:

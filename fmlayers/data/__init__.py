@@ -13,6 +13,7 @@ __all__ = [
     "Split",
     "SyntheticClicks",
     "SyntheticDataset",
+    "TableFiles",
     "TableFormat",
     "download_movielens",
     "infer_columns",
@@ -27,6 +28,7 @@ __all__ = [
     "time_split",
     "user_split",
     "without_padding",
+    "write_counts",
     "write_csv",
     "write_shards",
     "write_sparse",
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from fmlayers.data.dataset import Dataset, split_rows
     from fmlayers.data.encoder import Encoder
     from fmlayers.data.errors import DataError
+    from fmlayers.data.file_counts import write_counts
     from fmlayers.data.generated_clicks import SyntheticClicks, synthetic_clicks
     from fmlayers.data.generated_ratings import SyntheticDataset, synthetic
     from fmlayers.data.movielens import download_movielens, load_movielens
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     from fmlayers.data.splits import Split, random_split, time_split, user_split
     from fmlayers.data.table_format import TableFormat
     from fmlayers.data.tables import read_table, write_csv
+    from fmlayers.data.tables_on_disk import TableFiles
 else:
     __getattr__, __dir__ = _lazy.lazy_names(
         __name__,
@@ -61,6 +65,7 @@ else:
             "Split": "fmlayers.data.splits",
             "SyntheticClicks": "fmlayers.data.generated_clicks",
             "SyntheticDataset": "fmlayers.data.generated_ratings",
+            "TableFiles": "fmlayers.data.tables_on_disk",
             "TableFormat": "fmlayers.data.table_format",
             "download_movielens": "fmlayers.data.movielens",
             "infer_columns": "fmlayers.data.sources",
@@ -75,6 +80,7 @@ else:
             "time_split": "fmlayers.data.splits",
             "user_split": "fmlayers.data.splits",
             "without_padding": "fmlayers.data.ragged",
+            "write_counts": "fmlayers.data.file_counts",
             "write_csv": "fmlayers.data.tables",
             "write_shards": "fmlayers.data.shards",
             "write_sparse": "fmlayers.data.sparse_export",

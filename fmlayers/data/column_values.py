@@ -75,7 +75,7 @@ def labels(
     markers = source.table_format.missing
     if markers is None and numbers.notna().any():
         markers = NUMBER_MARKERS
-    missing = column.isna().to_numpy() | _is_one_of(column, markers or ())
+    missing = column.isna().to_numpy() | is_one_of(column, markers or ())
     if missing.any():
         place = source.place(int(missing.argmax()))
         raise DataError(f"{place}: the label in column {name!r} is missing")
@@ -232,7 +232,7 @@ def feature(
     missing = source.table_format.missing
     count = 0
     if missing is not None and not is_id:
-        is_marker = _is_one_of(column, missing)
+        is_marker = is_one_of(column, missing)
         column, count = column.mask(is_marker), int(is_marker.sum())
     if text or is_id or (source.is_typed and not number):
         return column, count
@@ -240,7 +240,7 @@ def feature(
     finite = np.isfinite(numeric.to_numpy(np.float64, na_value=np.nan))
     other = column.notna().to_numpy() & ~finite
     if missing is None:
-        is_marker = other & _is_one_of(column, NUMBER_MARKERS)
+        is_marker = other & is_one_of(column, NUMBER_MARKERS)
         other &= ~is_marker
         count = int(is_marker.sum())
     if number and other.any():
@@ -262,7 +262,7 @@ def _would_lose_zeros(column: pd.Series[Any]) -> bool:
     return any(map(has_leading_zeros, cells))
 
 
-def _is_one_of(column: pd.Series[Any], texts: Sequence[str]) -> npt.NDArray[np.bool_]:
+def is_one_of(column: pd.Series[Any], texts: Sequence[str]) -> npt.NDArray[np.bool_]:
     """Returns which cells are one of some texts, apart from blanks around them."""
     if pd.api.types.infer_dtype(column) != "string":
         return np.zeros(len(column), bool)

@@ -23,6 +23,7 @@ MAX_BYTES = 16 * 2**30  # of one uncompressed file
 MAX_RATIO = 200
 MIN_LIMITED_BYTES = 64 * 2**20
 _PIECE = 2**20
+_MAX_START = 10  # bytes by which a format is recognized
 _MAX_END_BYTES = 22 + 2**16  # the last record of a zip file, with its comment
 # What the standard library raises for damaged, encrypted and unsupported files.
 _DAMAGE = (
@@ -52,12 +53,31 @@ def uncompressed(data: bytes, name: str) -> bytes:
         DataError: If the file is damaged or exceeds the limits.
         ImportError: If it is a Zstandard file, and pyarrow is not installed.
     """
-    opened = next((f for start, f in _OPENED.items() if re.match(start, data)), None)
+    contents = io.BytesIO()
+    is_compressed = uncompress(io.BytesIO(data), len(data), name, contents)
+    return contents.getvalue() if is_compressed else data
+
+
+def uncompress(file: IO[bytes], size: int, name: str, into: IO[bytes]) -> bool:
+    """Writes the contents of a compressed file to another; see `uncompressed`.
+
+    Args:
+        file: The file.
+        size: Integer, its size in bytes.
+        name: Name of the file, for error messages.
+        into: The file to write to.
+
+    Returns:
+        Whether the file is compressed. Otherwise, nothing is written.
+    """
+    start = file.read(_MAX_START)
+    file.seek(0)
+    opened = next((f for x, f in _OPENED.items() if re.match(x, start)), None)
     if opened is None:
-        return data
+        return False
     try:
-        with opened(io.BytesIO(data)) as stream:
-            return _within_limits(stream, len(data), name)
+        with opened(file) as stream:
+            _write_within_limits(stream, size, name, into)
     except DataError:
         raise
     except ImportError as error:
@@ -65,9 +85,12 @@ def uncompressed(data: bytes, name: str) -> bytes:
             f"{name} needs pyarrow: install it with `pip install fmlayers[parquet]`."
         ) from error
     except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # such as a full disk
         raise DataError(
             f"{name} is truncated or damaged ({error}). Download it again."
         ) from error
+    return True
 
 
 def _open_zstandard(file: IO[bytes]) -> Any:
@@ -168,14 +191,22 @@ def fault_of_zip(path: Path) -> str | None:
 
 
 def _within_limits(stream: Any, compressed: int, name: str) -> bytes:
+    contents = io.BytesIO()
+    _write_within_limits(stream, compressed, name, contents)
+    return contents.getvalue()
+
+
+def _write_within_limits(
+    stream: Any, compressed: int, name: str, into: IO[bytes]
+) -> None:
     """Reads a stream piece by piece, so that a bomb stops at the limit."""
     most = min(MAX_BYTES, max(MIN_LIMITED_BYTES, MAX_RATIO * compressed))
-    contents = io.BytesIO()
+    size = 0
     while piece := stream.read(_PIECE):
-        contents.write(piece)
-        if contents.tell() > most:
+        into.write(piece)
+        size += len(piece)
+        if size > most:
             raise DataError(
                 f"{name} is larger than {most:,} bytes, the limit for {compressed:,} "
                 "compressed bytes. If you trust it, unpack it and pass the result."
             )
-    return contents.getvalue()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
+from typing import Any
 
 import pandas as pd
 
@@ -15,7 +16,19 @@ from fmlayers.data.quotes import check_quotes
 from fmlayers.data.records import check_width, decode, one_line, records
 from fmlayers.data.table_format import TableFormat
 
-_LONE_RETURN = re.compile(rb"\r(?!\n)")
+LONE_RETURN = re.compile(rb"\r(?!\n)")
+
+
+# The line of each record, and its fields.
+Records = Iterator[tuple[int, list[str]]]
+# What pandas must be passed to read every cell as text.
+AS_TEXT: Mapping[str, Any] = {
+    # Read as a row, the first line determines the number of fields of each row.
+    "header": None,
+    "dtype": str,
+    "keep_default_na": False,
+    "na_values": [""],
+}
 
 
 def read_csv(data: bytes, name: str, table_format: TableFormat) -> pd.DataFrame:
@@ -35,11 +48,11 @@ def read_csv(data: bytes, name: str, table_format: TableFormat) -> pd.DataFrame:
         width = None if columns is None else len(columns)
         strict = table_format.quoting == "auto"
         check_quotes(data, name, table_format.separator, width, strict=strict)
-    names = _header(data, name, table_format)
+    names = names_of(_records(data, name, table_format), name, table_format)
     cells = _cells(data, name, table_format)
     # pandas pads short rows, so a row is complete unless its last cell is empty.
     if cells.iloc[:, -1].isna().any() or cells.shape[1] != len(names):
-        _check_widths(data, name, table_format)
+        check_widths(_records(data, name, table_format), name, table_format)
     rows = cells.iloc[int(table_format.has_header) :].reset_index(drop=True)
     if rows.empty:
         raise DataError(f"{name} has a header and no rows.")
@@ -48,9 +61,9 @@ def read_csv(data: bytes, name: str, table_format: TableFormat) -> pd.DataFrame:
 
 def _cells(data: bytes, name: str, table_format: TableFormat) -> pd.DataFrame:
     """Returns all records, also the header, as rows of text."""
-    if _LONE_RETURN.search(data):
+    if LONE_RETURN.search(data):
         # After a blank line that ends with a carriage return, pandas drops a separator.
-        _check_widths(data, name, table_format)
+        check_widths(_records(data, name, table_format), name, table_format)
         rows = [fields for _, fields in _records(data, name, table_format)]
         cells = pd.DataFrame(rows, dtype=str)
         return cells.mask(cells == "")
@@ -66,7 +79,7 @@ def _cells(data: bytes, name: str, table_format: TableFormat) -> pd.DataFrame:
             quoting=csv.QUOTE_MINIMAL if table_format.quoted else csv.QUOTE_NONE,
         )
     except ValueError as error:
-        _check_widths(data, name, table_format)
+        check_widths(_records(data, name, table_format), name, table_format)
         raise DataError(f"{name}: {one_line(error)}") from error
 
 
@@ -76,9 +89,18 @@ def line_of(data: bytes, name: str, table_format: TableFormat, row: int) -> int:
     return next(islice(_records(data, name, table_format), first, None))[0]
 
 
-def _header(data: bytes, name: str, table_format: TableFormat) -> list[str]:
-    """Returns the names of the columns."""
-    first = next(_records(data, name, table_format), None)
+def names_of(rows: Records, name: str, table_format: TableFormat) -> list[str]:
+    """Returns the names of the columns.
+
+    Args:
+        rows: The records of the file.
+        name: Name of the file, for error messages.
+        table_format: The format.
+
+    Raises:
+        DataError: If the file has no records, or the header is not one of a table.
+    """
+    first = next(rows, None)
     if first is None:
         raise DataError(f"{name} is empty.")
     line, fields = first
@@ -100,16 +122,14 @@ def _header(data: bytes, name: str, table_format: TableFormat) -> list[str]:
     return fields
 
 
-def _check_widths(data: bytes, name: str, table_format: TableFormat) -> None:
+def check_widths(rows: Records, name: str, table_format: TableFormat) -> None:
     """Raises `DataError` for the first line with another width than the first one."""
     width = 0
-    for line, fields in _records(data, name, table_format):
+    for line, fields in rows:
         width = width or len(fields)
         check_width(name, line, fields, width, table_format.separator)
 
 
-def _records(
-    data: bytes, name: str, table_format: TableFormat
-) -> Iterator[tuple[int, list[str]]]:
+def _records(data: bytes, name: str, table_format: TableFormat) -> Records:
     separator = table_format.separator
     return records(decode(data, name), name, separator, quoted=table_format.quoted)

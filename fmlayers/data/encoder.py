@@ -1,5 +1,6 @@
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,9 +11,12 @@ import pandas as pd
 from fmlayers._checks import integer
 from fmlayers._json_files import read_json, write_json
 from fmlayers.data.errors import DataError
+from fmlayers.data.file_counts import FileCounts, write_counts
 from fmlayers.data.kind_names import Kind
 from fmlayers.data.kinds import ColumnEncoder, Options, column_encoder
+from fmlayers.data.manifest import digest_of_config
 from fmlayers.data.ragged import Column, without_padding
+from fmlayers.data.tables_on_disk import TableFiles
 from fmlayers.features import Feature
 
 # The entries of a saved encoder with what was learned. Those of the first group are
@@ -123,7 +127,7 @@ class Encoder:
         self.min_count = min_count
         self.separator = separator
         self.weights = dict(weights or {})
-        self._encoders = self._new_encoders()
+        self._encoders = self.new_columns()
         self._check_weights()
 
     @property
@@ -136,24 +140,65 @@ class Encoder:
         self._require_fitted()
         return [encoder.feature for encoder in self._encoders.values()]
 
-    def fit(self, table: pd.DataFrame | Iterable[pd.DataFrame]) -> Self:
+    def fit(self, table: pd.DataFrame | Iterable[pd.DataFrame] | TableFiles) -> Self:
         """Learns the vocabularies, means, standard deviations and quantiles.
 
         Args:
-            table: `DataFrame` of the training rows or, for data larger than memory, an
-                iterable of `DataFrame`s, such as
-                `pd.read_csv(path, chunksize=1_000_000)`.
+            table: `DataFrame` of the training rows. For data larger than memory,
+                `TableFiles`, or an iterable of `DataFrame`s such as
+                `pd.read_csv(path, chunksize=1_000_000)`. The values of `TableFiles` are
+                counted in bounded memory, by DuckDB; those of an iterable are counted
+                in memory. The result is the same.
 
         Returns:
             The encoder.
         """
-        encoders = self._new_encoders()
+        if isinstance(table, TableFiles):
+            return self._fit_files(table)
+        encoders = self.new_columns()
         for part in [table] if isinstance(table, pd.DataFrame) else table:
             self._require_columns(part)
             for encoder in encoders.values():
                 encoder.learn(*(part[name] for name in encoder.columns))
         for encoder in encoders.values():
             encoder.finish()
+        self._encoders = encoders
+        return self
+
+    def fit_counts(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        vocabularies: str | os.PathLike[str] | None = None,
+        memory_limit: str = "1GB",
+        temp_folder: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """Learns from the counts that `write_counts` has written.
+
+        The result is that of `fit` on the rows of all files.
+
+        Args:
+            folder: The folder of the counts of all files.
+            vocabularies: Optional folder for the vocabularies, as Parquet files. The
+                encoder then looks up values in these files, and does not hold the
+                vocabularies in memory, unless it or a model with it is saved. Files of
+                an earlier call with the same counts are used again.
+            memory_limit: See `TableFiles`. Defaults to `"1GB"`.
+            temp_folder: See `TableFiles`.
+
+        Returns:
+            The encoder.
+
+        Raises:
+            DataError: If the folder lacks the counts of a file, or they are of other
+                columns.
+            ImportError: If pyarrow or DuckDB is not installed.
+        """
+        temp_folder = None if temp_folder is None else Path(temp_folder)
+        counts = FileCounts(Path(folder), self, memory_limit, temp_folder)
+        encoders = self.new_columns()
+        stored = None if vocabularies is None else Path(vocabularies)
+        counts.learn(encoders, self.min_count, stored)
         self._encoders = encoders
         return self
 
@@ -207,6 +252,13 @@ class Encoder:
         """List of the names of the inputs that `transform` returns."""
         return [name for encoder in self._encoders.values() for name in encoder.inputs]
 
+    @property
+    def table_columns(self) -> list[str]:
+        """List of the names of the columns of a table that `transform` reads."""
+        read = [encoder.columns for encoder in self._encoders.values()]
+        # The columns, and then those of their weights.
+        return [*(x[0] for x in read), *(name for x in read for name in x[1:])]
+
     def column(self, name: str) -> ColumnEncoder:
         """Returns the encoder of a column."""
         return self._encoders[name]
@@ -254,17 +306,7 @@ class Encoder:
         return [values[i - 1] if 1 <= i <= len(values) else None for i in ids]
 
     def get_config(self) -> dict[str, Any]:
-        records: dict[str, dict[str, Any]] = {record: {} for record in RECORDS}
-        for column, encoder in self._encoders.items():
-            for record, content in encoder.record().items():
-                records[record][column] = content
-        return {
-            "columns": self.columns,
-            "min_count": self.min_count,
-            "separator": self.separator,
-            **({"weights": self.weights} if self.weights else {}),
-            **{name: x for name, x in records.items() if x or RECORDS[name]},
-        }
+        return self._config(lambda encoder: encoder.record())
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
@@ -281,6 +323,10 @@ class Encoder:
         if any(records.values()):
             encoder._restore(records)
         return encoder
+
+    def digest(self) -> str:
+        """Returns a SHA-256 digest of what the encoder has learned."""
+        return digest_of_config(self._config(lambda encoder: encoder.digest_record()))
 
     def select(self, columns: Iterable[str]) -> Self:
         """Returns an encoder of some of the columns, with the same vocabularies.
@@ -316,7 +362,8 @@ class Encoder:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise DataError(f"{path} is not a saved encoder: {error}") from error
 
-    def _new_encoders(self) -> dict[str, ColumnEncoder]:
+    def new_columns(self) -> dict[str, ColumnEncoder]:
+        """Returns new encoders of the columns, which have learned nothing."""
         options = Options(self.min_count, self.separator, self.weights)
         encoders = {}
         for column, kind in self.columns.items():
@@ -328,6 +375,28 @@ class Encoder:
                     f"{column!r}."
                 ) from None
         return encoders
+
+    def _config(self, record_of: Callable[[ColumnEncoder], Any]) -> dict[str, Any]:
+        records: dict[str, dict[str, Any]] = {record: {} for record in RECORDS}
+        for column, encoder in self._encoders.items():
+            for record, content in record_of(encoder).items():
+                records[record][column] = content
+        return {
+            "columns": self.columns,
+            "min_count": self.min_count,
+            "separator": self.separator,
+            **({"weights": self.weights} if self.weights else {}),
+            **{name: x for name, x in records.items() if x or RECORDS[name]},
+        }
+
+    def _fit_files(self, files: TableFiles) -> Self:
+        with tempfile.TemporaryDirectory(dir=files.temp_folder) as folder:
+            write_counts(files, folder, self)
+            return self.fit_counts(
+                folder,
+                memory_limit=files.memory_limit,
+                temp_folder=files.temp_folder,
+            )
 
     def _restore(self, records: Mapping[str, Mapping[str, Any]]) -> None:
         for name, record in records.items():
@@ -362,10 +431,9 @@ class Encoder:
     def _require_columns(
         self, table: pd.DataFrame, columns: Sequence[str] | None = None
     ) -> None:
-        chosen = self.columns if columns is None else columns
-        read = [self._encoders[column].columns for column in chosen]
-        # The columns, and then those of their weights.
-        names = [*(x[0] for x in read), *(name for x in read for name in x[1:])]
+        names = self.table_columns
+        if columns is not None:
+            names = [name for x in columns for name in self._encoders[x].columns]
         absent = [name for name in names if name not in table.columns]
         if absent:
             raise DataError(

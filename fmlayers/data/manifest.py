@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fmlayers._digests import digest_of
 from fmlayers._json_files import read_json, write_json
 from fmlayers.data.errors import DataError
 
 MANIFEST = "manifest.json"
+# Of the record of a file in an incomplete set that several processes write.
+RECORD_SUFFIX = ".shard.json"
 # The key of the identifier of its set in the metadata of each Parquet file.
 SET_KEY = b"fmlayers.set"
 _FORMAT = "fmlayers.shards"
@@ -32,6 +35,11 @@ class Shard:
     rows: int
     sha256: str
     footer: str
+
+    @classmethod
+    def of(cls, path: Path, rows: int) -> "Shard":
+        """Returns the shard of a file with this number of rows."""
+        return cls(rows, digest_of(path), footer_digest(path))
 
 
 @dataclass(frozen=True)
@@ -128,6 +136,8 @@ def remove_incomplete(folder: Path, manifest: Manifest) -> None:
     for path in folder.glob("*.parquet"):
         if set_of(path) == manifest.set:
             path.unlink()
+    for path in folder.glob(f"*{RECORD_SUFFIX}"):
+        path.unlink()
     with suppress(FileNotFoundError):
         (folder / MANIFEST).unlink()
 

@@ -10,10 +10,9 @@ from pandas.api.types import is_complex_dtype, is_numeric_dtype
 
 from fmlayers.data.cells import as_number, refuse
 from fmlayers.data.errors import DataError
+from fmlayers.data.exact_sums import ExactSums, Floats
 
 MAX_DISTINCT = 2_000_000  # numbers from which quantiles are computed exactly
-
-Floats = npt.NDArray[np.float64]
 
 
 def as_numbers(column: str, values: "pd.Series[Any]") -> Floats:
@@ -34,38 +33,47 @@ def as_numbers(column: str, values: "pd.Series[Any]") -> Floats:
 class Moments:
     """Mean and standard deviation of numbers that arrive in batches.
 
-    References:
-        Chan, T., Golub, G. and LeVeque, R. (1983). Algorithms for Computing the
-        Sample Variance. The American Statistician 37(3), equation 2.1.
+    They do not depend on the order of the numbers, nor on the batches.
     """
 
     def __init__(self) -> None:
-        self.count = 0
-        self.mean = 0.0
-        self.squares = 0.0
+        self.sums = ExactSums()
         self.least, self.most = math.inf, -math.inf
 
     def add(self, numbers: Floats) -> None:
         known = numbers[~np.isnan(numbers)]
         if not known.size:
             return
-        count = self.count + known.size
-        shift = float(known.mean()) - self.mean
-        self.squares += float(known.var()) * known.size
-        self.squares += shift**2 * self.count * known.size / count
-        self.mean += shift * known.size / count
-        self.count = count
+        self.sums.add(known)
         self.least = min(self.least, float(known.min()))
         self.most = max(self.most, float(known.max()))
 
+    def record(self) -> dict[str, Any]:
+        """Returns what was added, as JSON content."""
+        ends = [self.least.hex(), self.most.hex()]
+        return {"sums": self.sums.record(), "ends": ends}
+
+    def add_record(self, record: dict[str, Any]) -> None:
+        """Adds the numbers of another `Moments`, from its record."""
+        self.sums.merge(ExactSums.restored(record["sums"]))
+        least, most = map(float.fromhex, record["ends"])
+        self.least, self.most = min(self.least, least), max(self.most, most)
+
     def scale(self) -> tuple[float, float]:
         """Returns mean and standard deviation, the latter 1 for constant values."""
-        if not self.count:
+        if not self.sums.count:
             return 0.0, 1.0
-        if self.least == self.most:  # the computed deviation may be a rounding error
+        if self.least == self.most:
             return self.least, 1.0
+        deviation = self.sums.deviation
         # Of tiny numbers, the square underflows to 0.
-        return self.mean, math.sqrt(self.squares / self.count) or 1.0
+        return self.sums.mean, deviation if deviation * deviation else 1.0
+
+
+def counted(numbers: Floats) -> tuple[Floats, npt.NDArray[np.int64]]:
+    """Returns the distinct numbers, in ascending order, and how often each occurs."""
+    known, counts = np.unique(numbers[~np.isnan(numbers)], return_counts=True)
+    return known, counts.astype(np.int64)
 
 
 class Distribution:
@@ -84,7 +92,10 @@ class Distribution:
         self.counts: npt.NDArray[np.int64] = np.empty(0, np.int64)
 
     def add(self, numbers: Floats) -> None:
-        known, counts = np.unique(numbers[~np.isnan(numbers)], return_counts=True)
+        self.merge(*counted(numbers))
+
+    def merge(self, known: Floats, counts: npt.NDArray[np.int64]) -> None:
+        """Adds distinct numbers, each with the number of its rows."""
         merged, places = np.unique(
             np.concatenate([self.numbers, known]), return_inverse=True
         )

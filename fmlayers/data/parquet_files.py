@@ -82,7 +82,7 @@ def read_folder(
     names = [f"{folder.name}/{path.relative_to(folder).as_posix()}" for path in parts]
     for path, name in zip(parts, names, strict=True):
         frame = _table(read(path), name)
-        for key, value in _keys(path.relative_to(folder)):
+        for key, value in keys_of(path.relative_to(folder)):
             if key in frame:
                 raise DataError(f"{name} has a column {key!r}, as its folder has.")
             frame[key] = pd.Series([value] * len(frame), index=frame.index, dtype="str")
@@ -163,7 +163,7 @@ def _table(data: bytes, name: str) -> pd.DataFrame:
         if column in indexes and column.startswith("__index_level_"):
             continue  # an index without a name
         try:
-            series[column] = _series(values)
+            series[column] = series_of(values)
         except (pa.ArrowException, ValueError, OverflowError) as error:
             raise DataError(
                 f"{name}: column {column!r} of the type {values.type} cannot be read: "
@@ -177,7 +177,7 @@ def _table(data: bytes, name: str) -> pd.DataFrame:
     )
 
 
-def _series(column: Any) -> pd.Series[Any]:
+def series_of(column: Any) -> pd.Series[Any]:
     """Returns the values of an Arrow column."""
     import pyarrow as pa
     import pyarrow.compute
@@ -221,7 +221,7 @@ def _simpler(kind: Any) -> Any:
     return kind
 
 
-def _keys(path: Path) -> list[tuple[str, str | None]]:
+def keys_of(path: Path) -> list[tuple[str, str | None]]:
     """Returns the columns and values in the names of a file's folders."""
     pairs = [part.partition("=") for part in path.parts[:-1] if "=" in part]
     return [

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
+from mmap import mmap
 
 from fmlayers.data.errors import DataError
 from fmlayers.data.records import line_at
@@ -16,7 +19,7 @@ _REMEDY = 'If quotation marks are ordinary characters here, set `quoting` to "ne
 
 
 def check_quotes(
-    data: bytes,
+    data: bytes | mmap,
     name: str,
     separator: str,
     width: int | None = None,
@@ -50,7 +53,7 @@ def check_quotes(
     line = re.compile(
         rb'(?:(?:"(?:[^"\r\n]++|"")*+"|%s)(?:%s|(?=[\r\n])|\Z))*+' % (plain, between)
     )
-    start = end = len(_BYTE_ORDER) if data.startswith(_BYTE_ORDER) else 0
+    start = end = len(_BYTE_ORDER) if data[:3] == _BYTE_ORDER else 0
     position = data.find(b'"', end)
     while position >= 0:
         last = max(data.rfind(x, end, position) for x in (b"\n", b"\r"))
@@ -62,12 +65,17 @@ def check_quotes(
                 if width is None:
                     first = _end(_BLANK, data, start)
                     width = len(_record(data, first, name, mark, rest)[0])
-                _refuse_rows(fields, name, line_at(data, begin), separator, width)
+                place = partial(line_at, data, begin)
+                _refuse_rows(fields, name, place, separator, width)
         position = data.find(b'"', end)
 
 
 def _record(
-    data: bytes, begin: int, name: str, separator: bytes, rest: re.Pattern[bytes]
+    data: bytes | mmap,
+    begin: int,
+    name: str,
+    separator: bytes,
+    rest: re.Pattern[bytes],
 ) -> tuple[list[bytes], int]:
     """Returns the fields of the record that begins at a position, and its end."""
     fields = []
@@ -94,7 +102,11 @@ def _record(
 
 
 def _refuse_rows(
-    fields: list[bytes], name: str, line: int, separator: str, width: int
+    fields: list[bytes],
+    name: str,
+    line: Callable[[], int],
+    separator: str,
+    width: int,
 ) -> None:
     """Raises `DataError` if each line of a record has the number of fields of a row."""
     parts = []
@@ -104,12 +116,12 @@ def _refuse_rows(
     lines = _LINE_END.split(separator.encode().join(parts))
     if len(lines) > 1 and all(x.count(separator.encode()) + 1 == width for x in lines):
         raise DataError(
-            f"{name}, line {line}: a field in quotation marks spans {len(lines)} lines "
-            f"that may be rows, since each has {width} fields. {_REMEDY} If the field "
-            'has line breaks, set it to "always".'
+            f"{name}, line {line()}: a field in quotation marks spans {len(lines)} "
+            f"lines that may be rows, since each has {width} fields. {_REMEDY} If the "
+            'field has line breaks, set it to "always".'
         )
 
 
-def _end(pattern: re.Pattern[bytes], data: bytes, begin: int) -> int:
+def _end(pattern: re.Pattern[bytes], data: bytes | mmap, begin: int) -> int:
     match = pattern.match(data, begin)
     return match.end() if match else begin

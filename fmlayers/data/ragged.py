@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fmlayers._row_splits import check_row_splits
+from fmlayers.data.errors import DataError
 
 Array = npt.NDArray[Any]
 # An array with the rows as first axis or, if ragged, a pair of values and row splits.
@@ -85,6 +86,35 @@ def take(column: Column, rows: Array) -> Column:
     taken_splits[:, -1] = capacity
     shape = rows.shape[:-1]
     return taken.reshape(*shape, -1), taken_splits.reshape(*shape, -1)
+
+
+def take_padded(column: Column, rows: Array, length: int, name: str) -> Array:
+    """Returns the selected rows of a column, ragged ones padded with 0.
+
+    Args:
+        column: An array, or a pair of values and row splits.
+        rows: Integers of any shape.
+        length: Positive integer, the values per row of the result.
+        name: String, the name of the column, for the error.
+
+    Raises:
+        DataError: If a row has more values.
+    """
+    if not isinstance(column, tuple):
+        return column[rows]
+    values, splits = column
+    starts = np.expand_dims(splits[rows], -1)
+    lengths = np.expand_dims(splits[rows + 1], -1) - starts
+    longest = int(lengths.max(initial=0))
+    if longest > length:
+        raise DataError(
+            f"{name!r} has a row of {longest} values, more than `list_length`, {length}"
+        )
+    places = np.arange(length)
+    padded: Array = np.zeros((*rows.shape, length), values.dtype)
+    present = places < lengths
+    padded[present] = values[(starts + places)[present]]
+    return padded
 
 
 def stacked(batches: Sequence[Batch]) -> Batch:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import codecs
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from mmap import mmap
+from pathlib import Path
 
 from fmlayers.data.errors import DataError
 
@@ -61,29 +63,57 @@ def as_utf_8(data: bytes, name: str, encoding: str) -> bytes:
     """
     if codecs.lookup(encoding).name not in _UTF_8:
         data = decode(data, name, encoding).encode()
-    if b"\0" in data:
-        raise DataError(
-            f"{name}, line {line_at(data, data.index(0))}: a null character. Name the "
-            "encoding of the file with `encoding`, such as utf-16, unless the file is "
-            "damaged."
-        )
+    check_null(data, name)
     return data
 
 
-def line_at(data: bytes, position: int) -> int:
+def check_null(data: bytes | mmap, name: str) -> None:
+    """Raises `DataError` if a text file contains a null character."""
+    position = data.find(b"\0")
+    if position >= 0:
+        raise DataError(
+            f"{name}, line {line_at(data, position)}: a null character. Name the "
+            "encoding of the file with `encoding`, such as utf-16, unless the file is "
+            "damaged."
+        )
+
+
+def line_at(data: bytes | mmap, position: int) -> int:
     """Returns the number of the line that contains a position."""
     return len(_LINE_ENDS.findall(data, 0, position)) + 1
 
 
+def lines_of(path: Path, name: str) -> Iterator[str]:
+    """Yields the lines of a file in UTF-8 with their ends, without a byte order mark.
+
+    Raises:
+        DataError: If the file is not in UTF-8. The message names the line.
+    """
+    # Each byte that is not UTF-8 becomes a surrogate, which no text has.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.isascii():
+                try:
+                    line.encode()
+                except UnicodeEncodeError as error:
+                    byte = ord(line[error.start]) - 0xDC00
+                    raise DataError(
+                        f"{name}, line {number}: expected UTF-8, read the byte "
+                        f"0x{byte:02x}. Save the file as UTF-8, or name its encoding "
+                        "with `encoding`."
+                    ) from None
+            yield line
+
+
 def records(
-    text: str, name: str, separator: str, *, quoted: bool = True
+    text: str | Iterable[str], name: str, separator: str, *, quoted: bool = True
 ) -> Iterator[tuple[int, list[str]]]:
     """Yields the line on which each record starts, and its fields.
 
     Blank lines are skipped, as in pandas.
 
     Args:
-        text: The contents of the file.
+        text: The contents of the file, or its lines.
         name: Name of the file, for error messages.
         separator: Delimiter between two fields; one character if `quoted`.
         quoted: Whether quotation marks may enclose a field, which can then contain
@@ -93,7 +123,9 @@ def records(
     Raises:
         DataError: If a record is not valid CSV.
     """
-    lines = (match.group() for match in _LINES.finditer(text))
+    lines = iter(text)
+    if isinstance(text, str):
+        lines = (match.group() for match in _LINES.finditer(text))
     if not quoted:
         for line, written in enumerate(lines, start=1):
             if not _is_blank(written, separator):
@@ -107,7 +139,7 @@ def records(
             last = content
             yield content
 
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # 131,072 by default
+    csv.field_size_limit(2**31 - 1)  # 131,072 by default
     reader = csv.reader(remembered(), delimiter=separator)
     line = 1
     while True:

@@ -11,7 +11,7 @@ from fmlayers._checks import integer
 from fmlayers._training.array_pipelines import PIECE
 from fmlayers.data.errors import DataError
 from fmlayers.data.pipelines import stream
-from fmlayers.data.ragged import Batch, Column, length, take
+from fmlayers.data.ragged import Array, Batch, Column, length, take, take_padded
 from fmlayers.data.shard_files import ShardFiles
 
 
@@ -43,10 +43,14 @@ class ShardedBatches:
             to 16.
         worker: Index of this worker, from 0 to `workers - 1`. Defaults to 0.
         workers: Positive integer, the number of workers. Defaults to 1.
+        list_length: Optional positive integer. If set, lists of ids are padded with 0
+            to this length, as training over hosts requires. Defaults to `None` (pairs
+            of ids and row splits).
 
     Raises:
-        DataError: If a file cannot be used (the message names it), or the files
-            contain less than one batch per worker.
+        DataError: If a file cannot be used (the message names it), if the files
+            contain less than one batch per worker, or if a list is longer than
+            `list_length`.
         ValueError: If an argument violates its constraint.
         ImportError: If pyarrow is not installed.
 
@@ -78,7 +82,10 @@ class ShardedBatches:
         mixed: int = 16,
         worker: int = 0,
         workers: int = 1,
+        list_length: int | None = None,
     ) -> None:
+        if list_length is not None:
+            list_length = integer("list_length", list_length)
         batch_size, mixed, workers = (
             integer(name, value, "at least 1")
             for name, value in (
@@ -102,6 +109,7 @@ class ShardedBatches:
         self.mixed = mixed
         self.worker = worker
         self.workers = workers
+        self.list_length = list_length
         # In some epoch a worker may get the smallest groups.
         sizes = sorted(group.rows for group in self._files.groups)
         self._batches = sum(sizes[: len(sizes) // workers]) // batch_size
@@ -151,7 +159,9 @@ class ShardedBatches:
             pieces = rows[: whole * self.batch_size].reshape(whole, self.batch_size)
             for start in range(0, whole, PIECE):
                 piece = pieces[start : start + PIECE]
-                taken: Any = {name: take(x, piece) for name, x in columns.items()}
+                taken: Any = {
+                    name: self._taken(name, x, piece) for name, x in columns.items()
+                }
                 targets = taken.pop(self.target)
                 yield taken, targets
             missing -= whole
@@ -159,6 +169,11 @@ class ShardedBatches:
                 return
             over = rows[whole * self.batch_size :]
             rest = {name: _from(x, over) for name, x in columns.items()}
+
+    def _taken(self, name: str, column: Column, rows: Array) -> Column:
+        if self.list_length is None:
+            return take(column, rows)
+        return take_padded(column, rows, self.list_length, name)
 
     def _pools(self, epoch: int, skipped: int) -> Iterator[dict[str, Column]]:
         """Yields the shuffled rows of `mixed` row groups at a time.

@@ -4,35 +4,35 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from fmlayers._checks import integer
-from fmlayers._digests import digest_of
 from fmlayers._files import whole_files
+from fmlayers.data.arrow_tables import arrow_table, types_of
 from fmlayers.data.encoder import Encoder
-from fmlayers.data.errors import DataError
+from fmlayers.data.errors import DataError, named_places
+from fmlayers.data.file_shards import FileShards
 from fmlayers.data.manifest import (
     MANIFEST,
     SET_KEY,
     Manifest,
     Shard,
-    digest_of_config,
-    footer_digest,
     prepare_folder,
     remove_incomplete,
 )
-from fmlayers.data.numbers import as_numbers
 from fmlayers.data.shard_files import pyarrow
+from fmlayers.data.tables_on_disk import TableFiles
 
 
 def write_shards(
-    tables: pd.DataFrame | Iterable[pd.DataFrame],
+    tables: pd.DataFrame | Iterable[pd.DataFrame] | TableFiles,
     folder: str | os.PathLike[str],
     encoder: Encoder,
     *,
     target: str = "rating",
     group_size: int = 65_536,
+    worker: int = 0,
+    workers: int = 1,
 ) -> int:
     """Encodes tables and writes them to Parquet files, for `ShardedBatches`.
 
@@ -40,48 +40,65 @@ def write_shards(
     column is stored as a list column without padding, and a vector as a list of a fixed
     size.
 
+    The set exists when `manifest.json` says that it is complete: `ShardedBatches`
+    refuses what an interrupted call has left behind.
+
+    For an iterable, all files appear at the end, and a call after an interruption
+    starts over. For `TableFiles`, each file of the input becomes one file of the set,
+    which appears when it is complete. A call after an interruption writes only the
+    files that are left, and several processes write different files. The last one
+    completes the set. Repeat a call with the same arguments: another encoder is another
+    set.
+
     Args:
-        tables: A `DataFrame` or, for data larger than memory, an iterable of
-            `DataFrame`s, such as `pd.read_csv(path, chunksize=1_000_000)`. Each
-            `DataFrame` is written to one file.
-        folder: Output folder, created if necessary. It must not contain Parquet files,
-            except those of an interrupted call, which are removed: the new call starts
-            over. The files appear there once all of them are written, and last
-            `manifest.json`, without which the set does not exist.
+        tables: A `DataFrame` or, for data larger than memory, `TableFiles` or an
+            iterable of `DataFrame`s, such as `pd.read_csv(path, chunksize=1_000_000)`.
+            Each `DataFrame` is written to one file.
+        folder: Output folder, created if necessary. It must not contain other Parquet
+            files than those of an interrupted call.
         encoder: An `Encoder`, fitted on the training rows.
         target: Name of the target column. Defaults to `"rating"`.
         group_size: Positive integer, rows per row group, the unit of reading.
             Defaults to 65,536.
+        worker: Index of this process, from 0 to `workers - 1`, for `TableFiles`.
+            Defaults to 0.
+        workers: Positive integer, the number of processes. Defaults to 1.
 
     Returns:
-        The number of rows written.
+        The number of rows in the files of this process.
 
     Raises:
-        DataError: If the folder contains Parquet files, a table lacks a column, or a
-            target is missing or not a number.
+        DataError: If the folder contains other Parquet files, a table lacks a column,
+            or a target is missing or not a number.
         ImportError: If pyarrow is not installed.
     """
-    pa, parquet = pyarrow()
+    _, parquet = pyarrow()
     group_size = integer("group_size", group_size)
     folder = Path(folder)
+    if isinstance(tables, TableFiles):
+        share = tables.share(worker, workers)
+        return FileShards(tables, folder, encoder, target, group_size).write(share)
+    if (worker, workers) != (0, 1):
+        raise ValueError(
+            "`worker` and `workers` need `TableFiles`, whose files the processes share."
+            f" Received: worker={worker!r}, workers={workers!r} and tables in memory."
+        )
     prepare_folder(folder)
     tables = [tables] if isinstance(tables, pd.DataFrame) else tables
-    manifest = Manifest.start(digest_of_config(encoder.get_config()))
+    manifest = Manifest.start(encoder.digest())
     manifest.write(folder / MANIFEST)
     shards, schema = {}, {}
     try:
         with whole_files(folder / MANIFEST) as last:
             for number, table in enumerate(tables):
-                columns = pa.table(_encoded(f"table {number}", table, encoder, target))
-                schema = _types(columns.schema)
+                columns = _columns(number, table, encoder, target)
+                schema = types_of(columns.schema)
                 columns = columns.replace_schema_metadata({SET_KEY: manifest.set})
                 path = last.with_name(f"{number:05}.parquet")
                 parquet.write_table(
                     columns, path, row_group_size=group_size, write_page_checksum=True
                 )
-                shards[path.name] = Shard(
-                    len(table), digest_of(path), footer_digest(path)
-                )
+                shards[path.name] = Shard.of(path, len(table))
             whole = replace(manifest, complete=True, shards=shards, schema=schema)
             whole.write(last)
     except BaseException:
@@ -90,32 +107,9 @@ def write_shards(
     return whole.rows
 
 
-def _encoded(
-    name: str, table: pd.DataFrame, encoder: Encoder, target: str
-) -> dict[str, Any]:
-    """Returns the encoded columns of a table as Arrow arrays."""
-    import pyarrow as pa
-
+def _columns(number: int, table: pd.DataFrame, encoder: Encoder, target: str) -> Any:
+    """Returns the encoded columns of the table of this number."""
     if target not in table:
-        raise DataError(f"The {name} lacks the column {target!r}.")
-    targets = as_numbers(target, table[target]).astype(np.float32)
-    if np.isnan(targets).any():
-        row = int(np.flatnonzero(np.isnan(targets))[0])
-        raise DataError(f"The {name}, row {row}: column {target!r} is missing.")
-    columns: dict[str, Any] = {}
-    for column, x in encoder.without_padding(encoder.transform(table)).items():
-        if isinstance(x, tuple):
-            values, splits = x
-            columns[column] = pa.ListArray.from_arrays(
-                pa.array(splits, pa.int32()), pa.array(values)
-            )
-        elif x.ndim == 2:
-            vectors = pa.array(np.ravel(x))
-            columns[column] = pa.FixedSizeListArray.from_arrays(vectors, x.shape[1])
-        else:
-            columns[column] = pa.array(x)
-    return {**columns, target: pa.array(targets)}
-
-
-def _types(schema: Any) -> dict[str, str]:
-    return {field.name: str(field.type) for field in schema}
+        raise DataError(f"The table {number} lacks the column {target!r}.")
+    with named_places(lambda _, row: f"The table {number}, row {row}"):
+        return arrow_table(table, encoder, target)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from fmlayers.data.cells import LISTS, NUMBERS, as_number, shown
 from fmlayers.data.errors import CellError, DataError
+from fmlayers.data.exact_sums import ExactSums
 
 MAX_SHOWN = 80  # characters of a cell in an error
 
@@ -63,20 +64,20 @@ class Norms:
 
     def __init__(self) -> None:
         self.size: int | None = None
-        self.count = 0
-        self.squares = 0.0
+        self.sums = ExactSums()
 
     def add(self, vectors: Floats) -> None:
         if not vectors.shape[1]:
             return
         self.size = vectors.shape[1]
         known = vectors[~np.isnan(vectors).any(axis=1)]
-        self.count += len(known)
-        self.squares += float(np.square(known, dtype=np.float64).sum())
+        self.sums.add(known.astype(np.float64))
 
     def scale(self) -> float:
         """Returns the number to divide by, 1 if all vectors are zero or missing."""
-        return math.sqrt(self.squares / max(self.count, 1)) or 1.0
+        if not self.sums.count or self.size is None:
+            return 1.0
+        return self.sums.root_mean_square(self.size) or 1.0
 
 
 def _vector(cell: Any, separator: str) -> Floats | None:

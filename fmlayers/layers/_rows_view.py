@@ -1,10 +1,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 from keras import ops
 
 from fmlayers._backend import assign_rows, read_rows
+from fmlayers._spread_rows import is_spread
 from fmlayers._types import Tensor
 
 
@@ -69,8 +71,9 @@ class RowsView:
 
     def numpy(self) -> npt.NDArray[Any]:
         """Returns the values as an array."""
-        values: npt.NDArray[Any] = ops.convert_to_numpy(self.value)
-        return values
+        rows = read_rows(self.variable, self.start, self.start + self.num_rows)
+        values: npt.NDArray[Any] = ops.convert_to_numpy(rows)
+        return values.reshape(self.shape)
 
     def assign(self, value: Any) -> None:
         """Sets the values.
@@ -78,13 +81,16 @@ class RowsView:
         Args:
             value: Array or tensor of the shape of the weight.
         """
-        value = ops.convert_to_tensor(value, dtype=self.dtype)
+        if not is_spread(self.variable):
+            value = ops.convert_to_tensor(value, dtype=self.dtype)
+        elif not hasattr(value, "shape"):
+            value = np.asarray(value)
         if tuple(value.shape) != self.shape:
             raise ValueError(
                 f"`value` must have the shape {self.shape} of {self.path!r}. "
                 f"Received: shape {tuple(value.shape)}."
             )
-        rows = ops.reshape(value, (-1, self.shape[-1]))
+        rows = value if len(self.shape) == 2 else ops.expand_dims(value, 0)
         assign_rows(self.variable, self.start, rows)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from fmlayers._backend import saved_shape
+
 
 def joined_slots(
     store: Mapping[str, Any],
@@ -38,9 +40,10 @@ def joined_slots(
     joined = [store[str(i)] for i in range(head)]
     for each, arrays in zip(slots, parts, strict=True):
         for slot, flat in zip(each, map(np.concatenate, arrays), strict=True):
-            if flat.size != np.prod(slot.shape):
+            shape = saved_shape(slot)
+            if flat.size != np.prod(shape):
                 return None
-            joined.append(flat.reshape(slot.shape))
+            joined.append(flat.reshape(shape))
     return {str(i): array for i, array in enumerate(joined)}
 
 

@@ -13,7 +13,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from fmlayers._backend import all_rows, assign_all_rows, saved_shape
 from fmlayers._checks import boolean, plain
+from fmlayers._spread_rows import is_spread
 from fmlayers.optimizers._joined_slots import joined_slots
 from fmlayers.optimizers._slices import (
     add_rows,
@@ -114,6 +116,10 @@ class RowWise(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
+        for variable in variables:
+            if is_spread(variable):
+                for slot in self._slots(variable):
+                    slot.spread = variable.spread.like(slot)
         self._writers: dict[int, Any] = {}
         if keras.backend.backend() != "tensorflow":
             return
@@ -193,9 +199,10 @@ class RowWise(keras.optimizers.Optimizer):
         views = getattr(variable, "views", ())
         if all(view.trainable for view in views):
             return None
-        return np.concatenate(
+        rows = np.concatenate(
             [np.full(view.num_rows, view.trainable) for view in views]
         )
+        return variable.spread.in_places(rows) if is_spread(variable) else rows
 
     def _step_whole(
         self,
@@ -220,6 +227,9 @@ class RowWise(keras.optimizers.Optimizer):
     ) -> None:
         """Takes a step of the rows or of the table, whichever is faster."""
         arguments = gradient, variable, learning_rate, decay
+        if is_spread(variable):
+            self._step_spread(*arguments)
+            return
         rows, ids = variable.shape[0], ops.shape(gradient.indices)[0]
         if not isinstance(ids, int) and rows <= MAX_DENSE_ROWS:
             ops.cond(
@@ -250,17 +260,68 @@ class RowWise(keras.optimizers.Optimizer):
             chosen = self._representatives(indices, variable)
         else:
             chosen = representatives(indices, variable.shape[0])
+        variables = [variable, *self._slots(variable)]
+        changes = self._changes_of_rows(
+            gradient.values, indices, chosen, variables, learning_rate, decay
+        )
+        for each, change in zip(variables, changes, strict=True):
+            add_rows(each, indices, change)
+
+    def _step_spread(
+        self, gradient: Any, variable: Any, learning_rate: Any, decay: Any
+    ) -> None:
+        """As `_step_rows`, on each host for its rows of the variable."""
+
+        def step(tables: Sequence[Any], places: Any, values: Any) -> list[Any]:
+            chosen = representatives(places, len(tables[0]) + 1)
+            changes = self._changes_of_rows(
+                values, places, chosen, tables, learning_rate, decay
+            )
+            return [
+                table.at[places].add(change.astype(table.dtype), mode="drop")
+                for table, change in zip(tables, changes, strict=True)
+            ]
+
+        variables = [variable, *self._slots(variable)]
+        tables = variable.spread.update(
+            step, [v.value for v in variables], gradient.indices, gradient.values
+        )
+        for each, table in zip(variables, tables, strict=True):
+            each.assign(table)
+
+    def _changes_of_rows(
+        self,
+        values: Any,
+        indices: Any,
+        chosen: Any,
+        tables: Sequence[Any],
+        learning_rate: Any,
+        decay: Any,
+    ) -> list[Any]:
+        """Returns the increments of rows of a variable and of its slots.
+
+        Args:
+            values: Float tensor `(occurrences, ...)`, the slices of the gradient.
+            indices: Integers `(occurrences,)`, their rows.
+            chosen: Integers `(occurrences,)`, the position of the occurrence that
+                represents all those of its row.
+            tables: The variable and its slots.
+            learning_rate: Float scalar.
+            decay: The weight decay, or `None`.
+
+        Returns:
+            For each table a tensor `(occurrences, ...)`, which is zero except for the
+            chosen occurrences.
+        """
         count = ops.shape(indices)[0]
         first = chosen == ops.arange(count, dtype=chosen.dtype)
         chosen = ops.cast(chosen, "int32")
-        total = ops.segment_sum(gradient.values, chosen, num_segments=count)
-        variables = [variable, *self._slots(variable)]
-        slots = [gather_rows(v, indices, total.dtype) for v in variables[1:]]
+        total = ops.segment_sum(values, chosen, num_segments=count)
+        slots = [gather_rows(v, indices, total.dtype) for v in tables[1:]]
         changes = self._changes(total, slots, learning_rate)
         if decay is not None:
-            changes[0] -= decay * gather_rows(variable, indices, total.dtype)
-        for each, change in zip(variables, changes, strict=True):
-            add_rows(each, indices, ops.where(as_rows(first, change), change, 0))
+            changes[0] -= decay * gather_rows(tables[0], indices, total.dtype)
+        return [ops.where(as_rows(first, change), change, 0) for change in changes]
 
     def _representatives(self, indices: Any, variable: Any) -> Any:
         """Returns the position of one occurrence of each id, for all its occurrences.
@@ -298,12 +359,20 @@ class RowWise(keras.optimizers.Optimizer):
     def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
         """Leaves it to `update_step`, which applies it to the rows in the batch."""
 
+    def save_own_variables(self, store: Any) -> None:
+        for i, variable in enumerate(self.variables):
+            store[str(i)] = all_rows(variable)
+
     def load_own_variables(self, store: Any) -> None:
         if self.built and len(store.keys()) != len(self.variables):
             store = self._joined(store) or store
         saved = [store[str(i)] for i in range(len(store.keys()))]
         self._check_kind(saved)
-        super().load_own_variables(store)
+        if len(saved) != len(self.variables):
+            super().load_own_variables(store)  # warns
+            return
+        for variable, value in zip(self.variables, saved, strict=True):
+            assign_all_rows(variable, value)
 
     def _joined(self, store: Any) -> dict[str, Any] | None:
         """Returns the state from a file with slots for each table, if it is one."""
@@ -323,7 +392,7 @@ class RowWise(keras.optimizers.Optimizer):
         if len(saved) != len(self.variables):
             return  # of other variables
         for variable, value in zip(self.variables, saved, strict=True):
-            mine, other = tuple(variable.shape), tuple(value.shape)
+            mine, other = saved_shape(variable), tuple(value.shape)
             wide, narrow = (other, mine) if self.row_wise else (mine, other)
             if wide != narrow and _per_row(wide) == narrow:
                 raise ValueError(

@@ -2,6 +2,7 @@
 
 from fmlayers.retrieval.fold_in import fold_in
 from fmlayers.retrieval.item_search import ItemSearch, rerank, retrieve, score_all
+from fmlayers.retrieval.merge_top_n import merge_top_n
 from fmlayers.retrieval.seen_items import SeenItems
 from fmlayers.retrieval.top_n import TopN
 
@@ -10,6 +11,7 @@ __all__ = [
     "SeenItems",
     "TopN",
     "fold_in",
+    "merge_top_n",
     "rerank",
     "retrieve",
     "score_all",

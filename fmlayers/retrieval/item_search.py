@@ -157,6 +157,13 @@ class ItemSearch:
         if "top_n" in vars(self):
             self.top_n.index(self.catalog)
 
+    def skip(self, queries: int) -> None:
+        """Passes over queries that another process searches.
+
+        A search that draws random numbers then draws for the next queries what it would
+        draw after these.
+        """
+
     def best(
         self,
         queries: Mapping[str, Any],

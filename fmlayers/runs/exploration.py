@@ -57,6 +57,9 @@ class ExploringSearch(ItemSearch):
         self._view = TopN(samples.model, names, self._size)
         self._items = [self._decomposed(catalog, names) for _ in samples.models()]
 
+    def skip(self, queries: int) -> None:
+        self._draw(queries)
+
     def best(
         self,
         queries: Mapping[str, Any],
@@ -68,7 +71,7 @@ class ExploringSearch(ItemSearch):
     ) -> TopItems:
         k = integer("k", k)
         count = len(next(iter(queries.values())))
-        chosen = self._rng.integers(len(self.samples), size=count)
+        chosen = self._draw(count)
         size = max(1, min(batch_size, MAX_SCORES // self._size))
         parts = []
         for start in range(0, count, size):
@@ -85,6 +88,9 @@ class ExploringSearch(ItemSearch):
             np.concatenate([scores for scores, _ in parts]),
             np.concatenate([positions for _, positions in parts]),
         )
+
+    def _draw(self, queries: int) -> npt.NDArray[np.int64]:
+        return self._rng.integers(len(self.samples), size=queries)
 
     def _scores(
         self, queries: Mapping[str, Any], chosen: npt.NDArray[np.int64]

@@ -8,6 +8,7 @@ from fmlayers._training.array_pipelines import in_order
 from fmlayers.runs.folder import DivergenceError
 from fmlayers.runs.memory import memory_errors
 
+BATCH_SIZE = 8192
 _REMEDY = (
     "The weights are too large, and the run must be trained again with a lower "
     "`learning_rate`, or a number in the inputs is too large."
@@ -15,7 +16,9 @@ _REMEDY = (
 
 
 def predict(
-    model: keras.Model, inputs: dict[str, npt.NDArray[Any]], batch_size: int = 8192
+    model: keras.Model,
+    inputs: dict[str, npt.NDArray[Any]],
+    batch_size: int = BATCH_SIZE,
 ) -> npt.NDArray[np.float32]:
     """Returns the predictions of a model, `(rows,)`.
 

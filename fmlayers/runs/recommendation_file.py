@@ -10,7 +10,8 @@ from fmlayers._checks import choice
 from fmlayers._files import whole_file
 from fmlayers.data import DataError
 from fmlayers.data.tables import escaped
-from fmlayers.runs.recommender import Recommender
+from fmlayers.runs.recommender import BATCH_SIZE, Recommender
+from fmlayers.runs.share import Share
 
 Layout = Literal["wide", "long"]
 _COLUMNS = {"wide": ["user_id", "item_ids"], "long": ["user", "item", "rank", "score"]}
@@ -28,7 +29,8 @@ def write_recommendations(
     allowed: npt.NDArray[np.bool_] | None = None,
     known: Mapping[str, Any] | None = None,
     on_batch: Callable[[int], None] = lambda count: None,
-) -> None:
+    share: Share | None = None,
+) -> int:
     """Writes the top-N recommendations of users to a CSV file.
 
     In the wide layout, the file has the columns `user_id` and `item_ids` and one row
@@ -48,6 +50,10 @@ def write_recommendations(
         allowed: See `Recommender.top_n`.
         known: See `Recommender.top_n`.
         on_batch: Called after each batch with its number of users.
+        share: Optional `Share`, to write a part of the users. Defaults to all users.
+
+    Returns:
+        The number of users in the file.
 
     Raises:
         DataError: If the folder does not exist, or the id of an item contains a space
@@ -65,13 +71,19 @@ def write_recommendations(
             f"The ids of the items must not contain spaces, which separate the ids in "
             f"{path}. Received: {spaced[0]!r}. Use the long layout."
         )
-    remaining = iter(users)
+    part = (share or Share()).rows(len(users), BATCH_SIZE)
+    remaining = iter(users[part])
     cell = escaped if escape_formulas else str
     with whole_file(path) as written, written.open("w", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS[layout])
         for scores, batch in recommender.batches(
-            users, k, include_seen=include_seen, allowed=allowed, known=known
+            users,
+            k,
+            include_seen=include_seen,
+            allowed=allowed,
+            known=known,
+            share=share,
         ):
             for of_user, positions in zip(scores, batch, strict=True):
                 user, items = next(remaining), keys[positions[positions >= 0]]
@@ -83,3 +95,4 @@ def write_recommendations(
                 ):
                     writer.writerow([cell(user), cell(item), rank, f"{score:.7g}"])
             on_batch(len(batch))
+    return len(range(part.start, part.stop))

@@ -19,6 +19,7 @@ from fmlayers.runs.catalog import Catalog
 from fmlayers.runs.prediction import check_scores
 from fmlayers.runs.queries import Queries
 from fmlayers.runs.rated_items import RatedItems
+from fmlayers.runs.share import Share
 
 BATCH_SIZE = 1024
 
@@ -153,10 +154,16 @@ class Recommender:
         include_seen: bool = False,
         allowed: npt.NDArray[np.bool_] | None = None,
         known: Mapping[str, Any] | None = None,
+        share: Share | None = None,
     ) -> Iterator[TopItems]:
-        """Yields the results of `top_n` in batches of up to 1,024 users."""
+        """Yields the results of `top_n` in batches of up to 1,024 users.
+
+        With a `Share`, those of a part of the users; see `Share.rows`.
+        """
         k = integer("k", k)
-        for start in range(0, len(users), BATCH_SIZE):
+        part = (share or Share()).rows(len(users), BATCH_SIZE)
+        self.search.skip(part.start)
+        for start in range(part.start, part.stop, BATCH_SIZE):
             batch = users[start : start + BATCH_SIZE]
             exclude = None
             if not include_seen and self.rated is not None:

@@ -26,9 +26,10 @@ from fmlayers.features import Feature, Vector
 from fmlayers.runs.checkpoint import is_finite
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.folder import DivergenceError, RunError, is_run, partial_path
-from fmlayers.runs.prediction import predict, probabilities
+from fmlayers.runs.prediction import BATCH_SIZE, predict, probabilities
 from fmlayers.runs.run_data import Data, RunData, Tables
 from fmlayers.runs.run_files import RunFiles
+from fmlayers.runs.share import Share
 from fmlayers.scoring_model import ScoringModel
 
 # The columns that `history.csv` must have, by method.
@@ -227,6 +228,7 @@ class SavedRun:
         *,
         table_format: TableFormat | None = None,
         stddev: Callable[[dict[str, Any]], Any] | None = None,
+        share: Share | None = None,
     ) -> tuple[pd.DataFrame, dict[str, int]]:
         """Returns the rows of a file with their predictions.
 
@@ -236,6 +238,8 @@ class SavedRun:
             table_format: See `read_rows`.
             stddev: Optional function of the model's inputs that returns a number per
                 row, for a column `std`, such as `PosteriorSamples(run).stddev`.
+            share: Optional `Share`, to predict and return a part of the rows. Defaults
+                to all rows.
 
         Returns:
             The rows under the names that the columns have in the file, with a column
@@ -255,11 +259,14 @@ class SavedRun:
                 )
         separator_of_lists = self._format(table_format).list_separator
         rows = split_lists(self._renamed(table, path), self.encoder, separator_of_lists)
+        part = (share or Share()).rows(len(rows), BATCH_SIZE)
+        # All rows are encoded, since the length of padded lists depends on them.
         with named_places(lambda _, row: place(row)):
-            result = table.assign(prediction=self.predict(rows))
-            if stddev is not None:
-                result["std"] = stddev(self.inputs(rows))
-        return result, self.count_unknown(rows)
+            inputs = {name: x[part] for name, x in self.inputs(rows).items()}
+        result = table.iloc[part].assign(prediction=self._predict(inputs))
+        if stddev is not None:
+            result["std"] = stddev(inputs)
+        return result, self.count_unknown(rows.iloc[part])
 
     def with_side_columns(self, table: pd.DataFrame) -> pd.DataFrame:
         """Returns a table with all columns that the model needs.
@@ -307,9 +314,7 @@ class SavedRun:
         Raises:
             DataError: See `with_side_columns`.
         """
-        if self.config.task == "binary":
-            return probabilities(self.model, self.inputs(table))
-        return predict(self.model, self.inputs(table))
+        return self._predict(self.inputs(table))
 
     def is_unknown(self, column: str, table: pd.DataFrame) -> npt.NDArray[np.bool_]:
         """Returns whether the value of each row is missing or not in the vocabulary.
@@ -332,6 +337,10 @@ class SavedRun:
             column: int(self.is_unknown(column, table).sum())
             for column in ("user", "item")
         }
+
+    def _predict(self, inputs: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+        is_binary = self.config.task == "binary"
+        return (probabilities if is_binary else predict)(self.model, inputs)
 
     def _format(self, table_format: TableFormat | None) -> TableFormat:
         return self.config.table_format if table_format is None else table_format

@@ -7,8 +7,9 @@ import pytest
 from checks import check_error
 from small_fits import ROWS, USERS, assert_equal, data, fit
 
-from fmlayers.bayes import GibbsSampler, backups, state_files
-from fmlayers.bayes.state_files import read_state, write_state
+from fmlayers import _state_files
+from fmlayers._state_files import read_state, write_state
+from fmlayers.bayes import GibbsSampler, backups
 
 
 class Stop(Exception):
@@ -157,7 +158,7 @@ def test_errors_of_files(tmp_path, monkeypatch):
     check_error("sampler.npz must be a file of", lambda: GibbsSampler.load(path))
     write_state(path, "a Gibbs sampler", {})
     check_error("sampler.npz is damaged", lambda: GibbsSampler.load(path))
-    monkeypatch.setattr(state_files, "VERSION", 2)
+    monkeypatch.setattr(_state_files, "VERSION", 2)
     write_state(path, "a Gibbs sampler", {})
     monkeypatch.undo()
     check_error("newer version of fmlayers", lambda: GibbsSampler.load(path))

@@ -9,10 +9,11 @@ from fmlayers.bayes import conditionals, draws
 from fmlayers.bayes.blocks import find_blocks
 from fmlayers.bayes.chain import Chain
 from fmlayers.bayes.conditionals import Sums
-from fmlayers.bayes.designs import field_of
+from fmlayers.bayes.designs import field_of, own_values_of
 from fmlayers.bayes.draws import Draws
 from fmlayers.bayes.examples import Examples
 from fmlayers.bayes.priors import Gaussian, Hyperprior
+from fmlayers.bayes.without_own import split_blocks
 
 DIM = 2
 ALPHA = 1.7
@@ -25,7 +26,12 @@ def max_dense():
 
 
 @pytest.fixture
-def problem(rng, max_dense, monkeypatch):
+def exclude_own():
+    return False
+
+
+@pytest.fixture
+def problem(rng, max_dense, exclude_own, monkeypatch):
     """A chain over fields of all kinds, and their rows for each example, dense."""
     monkeypatch.setattr(draws, "MAX_DENSE", max_dense)
     monkeypatch.setattr(conditionals, "TOLERANCE", 1e-4)
@@ -68,6 +74,9 @@ def problem(rng, max_dense, monkeypatch):
     weights = rng.uniform(0.2, 3.0, EXAMPLES)
     targets = rng.normal(size=EXAMPLES)
     blocks = find_blocks(features, fields)
+    if exclude_own:
+        own = own_values_of(features, inputs)
+        blocks = split_blocks(blocks, features, own)
     chain = Chain(
         Examples(blocks, weights),
         Draws(blocks, DIM),
@@ -80,7 +89,19 @@ def problem(rng, max_dense, monkeypatch):
         name: field.design.dense()[field.index].astype("float64")
         for name, field in fields.items()
     }
+    if exclude_own:
+        rows["history"] = histories_without_own(user, item)
     return chain, rows, targets, weights
+
+
+def histories_without_own(users, items):
+    """Returns the other items of the user, dense, for each example."""
+    rows = np.zeros((len(users), ITEMS + 2))
+    for n, (user, item) in enumerate(zip(users, items, strict=True)):
+        rest = set(items[users == user]) - {item}
+        for other in rest:
+            rows[n, other] = 1 / np.sqrt(len(rest))
+    return rows
 
 
 def test_the_blocks(problem):
@@ -136,6 +157,16 @@ def drawer(problem, name, prior):
     if chain.blocks[i].keys is None:
         sums = chain.examples.row_sums(*state)
         return lambda _, x: chain.draws.draw_system(name, *sums, ALPHA, prior, x)
+    if chain.blocks[i].by_example:
+
+        def draw_by_example(row_noise, noise):
+            terms = chain.examples.terms(*state, row_noise)
+            table, _ = chain.draws.draw(
+                name, chain.tables[name], terms, [], ALPHA, prior, noise
+            )
+            return table
+
+        return draw_by_example
     fields = chain.draws.fields(chain.tables)
     rest = [fields[other] for other in chain.blocks[i].designs if other != name]
 
@@ -159,8 +190,15 @@ NAMES = [
 
 
 @pytest.mark.parametrize(
-    ("name", "max_dense"),
-    [*((name, 17) for name in NAMES), ("history", 700), ("tags", 700)],
+    ("name", "max_dense", "exclude_own"),
+    [
+        *((name, 17, False) for name in NAMES),
+        ("history", 700, False),
+        ("tags", 700, False),
+        ("user", 17, True),
+        ("history", 17, True),
+        ("text", 17, True),
+    ],
 )
 def test_mean_and_covariance(name, problem, prior):
     """A draw is linear in the noise, so that unit noise shows its covariance."""
@@ -186,6 +224,7 @@ def test_mean_and_covariance(name, problem, prior):
     np.testing.assert_allclose(roots @ roots.T, expected, atol=2e-3 * scale)
 
 
+@pytest.mark.parametrize("exclude_own", [False, True])
 def test_residuals_follow_the_draws(problem):
     chain, rows, targets, _ = problem
     for _ in range(3):

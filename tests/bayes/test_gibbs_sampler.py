@@ -6,7 +6,7 @@ from keras import ops
 from small_fits import features_of, inputs_of
 
 import fmlayers
-from fmlayers.bayes import GibbsSampler
+from fmlayers.bayes import GibbsSampler, defaults
 from fmlayers.bayes.designs import fields_of
 from fmlayers.bayes.likelihoods import normal_cdf
 from fmlayers.bayes.scores import Scores
@@ -114,6 +114,18 @@ def test_validation_and_callbacks(rng):
         np.testing.assert_allclose(last[name], rmse, rtol=1e-4)
     assert last["val_rmse"] < 0.5 * np.std(targets)
     np.testing.assert_allclose(last["alpha"], 1 / 0.6**2, rtol=0.4)
+
+
+def test_the_default_dimension_depends_on_the_rows(rng, monkeypatch):
+    monkeypatch.setattr(defaults, "MANY", 70)
+    inputs, targets = planted(rng, 80)
+    for count, dim in ((69, 20), (70, 32)):
+        fitted = rows(inputs, np.arange(count))
+        sampler = GibbsSampler(features_of(fitted, USERS, ITEMS), chains=1)
+        sampler.fit(fitted, targets[:count], sweeps=2)
+        model, _ = next(sampler.draws())
+        assert model.dim == dim
+        assert GibbsSampler.from_config(sampler.get_config()).dim is None
 
 
 def test_equal_seeds_give_equal_samples(rng):

@@ -3,8 +3,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fmlayers.data.kinds.column import MISSING, Array, ColumnEncoder, Options
+from fmlayers.data.kinds.column import (
+    MISSING,
+    Array,
+    ColumnEncoder,
+    Options,
+    ValueCounts,
+)
 from fmlayers.data.kinds.distinct_cells import DistinctCells, single_values
+from fmlayers.data.kinds.stored_values import StoredValues
 from fmlayers.data.kinds.vocabulary import (
     Counts,
     HashedValues,
@@ -45,8 +52,15 @@ class CategoricalColumn(ColumnEncoder):
         return Categorical(self.name, self.vocabulary.size + 1, mask_zero=True)
 
     def learn(self, *cells: "pd.Series[Any]") -> None:
-        if self.number is None:
-            self._counts.add(self.cells(*cells))
+        counts = self.counts(*cells)
+        if counts is not None:
+            self.add_counts(counts)
+
+    def counts(self, *cells: "pd.Series[Any]") -> ValueCounts | None:
+        return None if self.number is not None else self.cells(*cells).value_counts()
+
+    def add_counts(self, counts: ValueCounts) -> None:
+        self._counts.add(counts)
 
     def finish(self) -> None:
         if self.number is None:
@@ -62,15 +76,22 @@ class CategoricalColumn(ColumnEncoder):
         """Returns the distinct cells of the column."""
         return single_values(self.name, cells[0])
 
+    def store(self, vocabulary: StoredValues) -> None:
+        """Takes over a vocabulary that is in a file."""
+        self._vocabulary = vocabulary
+
     def record(self) -> dict[str, Any]:
+        values = self.values()
+        return {} if values is None else {"vocabularies": values}
+
+    def digest_record(self) -> dict[str, Any]:
         known = self._vocabulary
-        if isinstance(known, KnownValues):
-            return {"vocabularies": list(known.values)}
-        return {}
+        if isinstance(known, StoredValues):
+            return {"vocabularies": known.digest()}
+        return self.record()
 
     def facts(self) -> dict[str, Any]:
-        known = self._vocabulary
-        return {"values": known.size} if isinstance(known, KnownValues) else {}
+        return {"values": self.vocabulary.size} if self.number is None else {}
 
     def restore(self, record: dict[str, Any]) -> None:
         if self.number is None:
@@ -78,8 +99,7 @@ class CategoricalColumn(ColumnEncoder):
             self._vocabulary = KnownValues.checked(self.name, values)
 
     def values(self) -> list[str] | None:
-        known = self._vocabulary
-        return list(known.values) if isinstance(known, KnownValues) else None
+        return None if self._vocabulary is None else self._vocabulary.texts()
 
     def same_ids(self, other: ColumnEncoder) -> tuple[Array, Array]:
         if self.number is None or self.number != other.number:

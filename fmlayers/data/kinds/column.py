@@ -1,6 +1,7 @@
 """What the encoders of all kinds of columns have in common."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -28,6 +29,18 @@ class Options(NamedTuple):
     min_count: int
     separator: str
     weights: dict[str, str]
+
+
+class ValueCounts(NamedTuple):
+    """Values, which may repeat, and how often each of them occurs.
+
+    Attributes:
+        values: The values, as texts for a vocabulary and numbers for quantiles.
+        counts: The counts.
+    """
+
+    values: Sequence[str] | npt.NDArray[np.float64]
+    counts: npt.NDArray[np.int64]
 
 
 class ColumnEncoder(ABC):
@@ -87,6 +100,25 @@ class ColumnEncoder(ABC):
     def finish(self) -> None:
         """Ends the learning."""
 
+    def counts(self, *cells: "pd.Series[Any]") -> ValueCounts | None:
+        """Returns what a column that counts values learns from a part of the rows.
+
+        Other columns return `None`: they learn sums.
+        """
+        return None
+
+    def add_counts(self, counts: ValueCounts) -> None:
+        """Learns what `counts` returned for some parts of the rows."""
+        raise NotImplementedError
+
+    def sums(self) -> Any:
+        """Returns what was learned so far, as JSON content, `None` without any."""
+        return None
+
+    def add_sums(self, sums: Any) -> None:
+        """Learns what `sums` returned for other rows."""
+        raise NotImplementedError
+
     @abstractmethod
     def transform(self, *cells: "pd.Series[Any]") -> dict[str, Array]:
         """Returns the inputs of the model for the rows of a table."""
@@ -94,6 +126,10 @@ class ColumnEncoder(ABC):
     @abstractmethod
     def record(self) -> dict[str, Any]:
         """Returns JSON content for each of the `records`."""
+
+    def digest_record(self) -> dict[str, Any]:
+        """Returns a record from which a digest of what was learned is computed."""
+        return self.record()
 
     @abstractmethod
     def restore(self, record: dict[str, Any]) -> None:

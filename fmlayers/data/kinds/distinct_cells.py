@@ -1,6 +1,7 @@
 """The distinct cells of a column of values."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,9 @@ import pandas as pd
 from pandas.api.types import infer_dtype
 
 from fmlayers.data.cells import as_text, refuse, text_of, texts_of
+from fmlayers.data.kinds.column import ValueCounts
 
+_FLOATS = (np.dtype("float32"), np.dtype("float64"))
 # What `infer_dtype` calls columns whose equal values have equal texts.
 UNIFORM = ("boolean", "bytes", "empty", "integer", "string")
 
@@ -19,26 +22,37 @@ class DistinctCells(NamedTuple):
 
     Attributes:
         codes: Integers, the index of each row's cell, -1 for a missing value.
-        texts: The values of each cell, as text.
+        values: The values of all cells, as text, one cell after the other.
+        lengths: Integers, the number of values of each cell.
         weights: The weights of the values, `None` unless the column is weighted.
     """
 
     codes: npt.NDArray[np.intp]
-    texts: list[list[str]]
-    weights: list[list[float]] | None = None
+    values: list[str]
+    lengths: npt.NDArray[np.int64]
+    weights: list[float] | None = None
 
-    @property
-    def values(self) -> list[str]:
-        """The values of all cells, as text."""
-        return [value for cell in self.texts for value in cell]
+    @classmethod
+    def of(
+        cls, codes: npt.NDArray[np.intp], texts: Sequence[Sequence[str]]
+    ) -> "DistinctCells":
+        """Returns the cells with some texts each."""
+        lengths = np.fromiter(map(len, texts), np.int64, count=len(texts))
+        return cls(codes, list(chain.from_iterable(texts)), lengths)
+
+    def value_counts(self) -> ValueCounts:
+        """Returns the values of all cells with the numbers of their rows."""
+        known = self.codes[self.codes >= 0]
+        repeats = np.bincount(known, minlength=len(self.lengths))
+        return ValueCounts(self.values, np.repeat(repeats, self.lengths))
 
     def padded(self, values: npt.NDArray[Any], padding: int) -> npt.NDArray[Any]:
         """Returns a padded row per code, from the values of all cells."""
-        lengths = [len(cell) for cell in self.texts]
         # One row per distinct cell and, last, one for missing cells (code -1).
-        shape = (len(lengths) + 1, max(lengths, default=1) or 1)
+        width = int(self.lengths.max(initial=0)) if len(self.lengths) else 1
+        shape = (len(self.lengths) + 1, width or 1)
         padded = np.full(shape, padding, values.dtype)
-        padded[:-1][np.arange(shape[1]) < np.array(lengths)[:, None]] = values
+        padded[:-1][np.arange(shape[1]) < self.lengths[:, None]] = values
         rows: npt.NDArray[Any] = padded[self.codes]
         return rows
 
@@ -49,13 +63,14 @@ def single_values(column: str, values: "pd.Series[Any]") -> DistinctCells:
     Raises:
         DataError: If a cell is not a single value.
     """
-    cells = values.to_numpy(dtype=object)
     try:
         if is_mixed(values):
-            codes, distinct = _factorized(cells, text_of)
-            return DistinctCells(codes, [list(cell) for cell in distinct])
-        codes, distinct = pd.factorize(cells)
-        return DistinctCells(codes, [[as_text(cell)] for cell in distinct])
+            codes, distinct = _factorized(values, text_of)
+            return DistinctCells.of(codes, distinct.tolist())
+        codes, distinct = factorized(values)
+        # A list of lists would keep Python's garbage collector busy.
+        texts = distinct.tolist() if _is_text(values) else list(map(as_text, distinct))
+        return DistinctCells(codes, texts, np.ones(len(texts), np.int64))
     except (TypeError, ValueError):
         _refuse_cells(column, values, text_of, "a single value")
         raise
@@ -69,13 +84,15 @@ def several_values(
     Raises:
         DataError: If a cell is not a value or a list of values.
     """
-    cells = values.to_numpy(dtype=object)
     try:
-        codes, distinct = _factorized(cells, texts_of)
+        if _is_text(values):
+            codes, distinct = factorized(values)
+        else:
+            codes, distinct = _factorized(values, texts_of)
     except (TypeError, ValueError):
         _refuse_cells(column, values, texts_of, "a value or a list of values")
         raise
-    return DistinctCells(codes, [_split(cell, separator) for cell in distinct])
+    return DistinctCells.of(codes, [_split(cell, separator) for cell in distinct])
 
 
 def is_mixed(values: "pd.Series[Any]") -> bool:
@@ -83,16 +100,36 @@ def is_mixed(values: "pd.Series[Any]") -> bool:
     return values.dtype == object and infer_dtype(values) not in UNIFORM
 
 
-def _factorized(
-    cells: npt.NDArray[Any], text: Callable[[Any], Any]
+def factorized(
+    values: "pd.Series[Any]",
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[Any]]:
+    """Returns the code of each cell, -1 for a missing one, and the distinct cells."""
+    dtype = values.dtype
+    if isinstance(dtype, np.dtype) and (dtype.kind in "biu" or dtype in _FLOATS):
+        return pd.factorize(values.to_numpy())
+    if _is_text(values):
+        # Only the distinct cells become Python's strings.
+        codes, distinct = pd.factorize(values)
+        return codes, np.asarray(distinct, dtype=object)
+    return pd.factorize(values.to_numpy(dtype=object))
+
+
+def _is_text(values: "pd.Series[Any]") -> bool:
+    """Returns whether a column has a type of its own for text."""
+    return isinstance(values.dtype, pd.StringDtype)
+
+
+def _factorized(
+    values: "pd.Series[Any]", text: Callable[[Any], Any]
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[Any]]:
+    cells = values.to_numpy(dtype=object)
     keys = np.fromiter(map(text, cells), object, count=len(cells))
     return pd.factorize(keys)
 
 
-def _split(cell: str | tuple[str, ...], separator: str) -> list[str]:
+def _split(cell: str | tuple[str, ...], separator: str) -> Sequence[str]:
     if isinstance(cell, tuple):
-        return list(cell)
+        return cell
     return [value for value in cell.split(separator) if value]
 
 

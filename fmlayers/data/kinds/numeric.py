@@ -5,9 +5,10 @@ import numpy as np
 import pandas as pd
 
 from fmlayers.data.cells import refuse
+from fmlayers.data.exact_sums import Floats
 from fmlayers.data.kinds.column import Array, ColumnEncoder, Options
 from fmlayers.data.kinds.scale import checked_scale
-from fmlayers.data.numbers import Floats, Moments, as_numbers
+from fmlayers.data.numbers import Moments, as_numbers
 from fmlayers.features import Feature, Numeric
 
 
@@ -39,6 +40,12 @@ class NumericColumn(ColumnEncoder):
 
     def learn(self, *cells: "pd.Series[Any]") -> None:
         self._moments.add(self.numbers(cells[0]))
+
+    def sums(self) -> Any:
+        return self._moments.record()
+
+    def add_sums(self, sums: Any) -> None:
+        self._moments.add_record(sums)
 
     def finish(self) -> None:
         self._scale = self._moments.scale()

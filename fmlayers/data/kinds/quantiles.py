@@ -5,8 +5,15 @@ import numpy as np
 import pandas as pd
 
 from fmlayers._checks import is_number
-from fmlayers.data.kinds.column import MISSING, Array, ColumnEncoder, Options
-from fmlayers.data.numbers import Distribution, Floats, as_numbers
+from fmlayers.data.exact_sums import Floats
+from fmlayers.data.kinds.column import (
+    MISSING,
+    Array,
+    ColumnEncoder,
+    Options,
+    ValueCounts,
+)
+from fmlayers.data.numbers import Distribution, as_numbers, counted
 from fmlayers.features import Categorical, Feature
 
 
@@ -41,7 +48,14 @@ class QuantilesColumn(ColumnEncoder):
         return Categorical(self.name, len(self.edges) + 2, mask_zero=True)
 
     def learn(self, *cells: "pd.Series[Any]") -> None:
-        self._distribution.add(as_numbers(self.name, cells[0]))
+        self.add_counts(self.counts(*cells))
+
+    def counts(self, *cells: "pd.Series[Any]") -> ValueCounts:
+        return ValueCounts(*counted(as_numbers(self.name, cells[0])))
+
+    def add_counts(self, counts: ValueCounts) -> None:
+        numbers = np.asarray(counts.values, np.float64)
+        self._distribution.merge(numbers, counts.counts)
 
     def finish(self) -> None:
         assert self.number is not None

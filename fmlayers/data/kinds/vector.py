@@ -4,6 +4,7 @@ import pandas as pd
 
 from fmlayers._checks import integer
 from fmlayers.data.errors import DataError
+from fmlayers.data.exact_sums import ExactSums
 from fmlayers.data.kinds.column import Array, ColumnEncoder, Options
 from fmlayers.data.kinds.scale import checked_scale
 from fmlayers.data.vectors import Norms, as_vectors
@@ -44,6 +45,20 @@ class VectorColumn(ColumnEncoder):
     def learn(self, *cells: "pd.Series[Any]") -> None:
         separator, size = self.options.separator, self._norms.size
         self._norms.add(as_vectors(self.name, cells[0], separator, size))
+
+    def sums(self) -> Any:
+        norms = self._norms
+        return None if norms.size is None else [norms.size, norms.sums.record()]
+
+    def add_sums(self, sums: Any) -> None:
+        size, record = sums
+        if self._norms.size not in (None, size):
+            raise DataError(
+                f"Column {self.name!r} must have vectors of one length. Received: "
+                f"{self._norms.size} numbers in some files and {size} in others."
+            )
+        self._norms.size = size
+        self._norms.sums.merge(ExactSums.restored(record))
 
     def finish(self) -> None:
         if self._norms.size is None:

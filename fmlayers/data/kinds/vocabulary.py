@@ -6,8 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from fmlayers.data.kinds.column import MISSING, UNKNOWN, Ids
-from fmlayers.data.kinds.distinct_cells import DistinctCells
+from fmlayers.data.kinds.column import MISSING, UNKNOWN, Ids, ValueCounts
 from fmlayers.data.siphash import siphash
 
 
@@ -20,6 +19,9 @@ class Vocabulary(Protocol):
 
     def ids(self, texts: Sequence[str]) -> Ids:
         """Returns the id of each text."""
+
+    def texts(self) -> list[str] | None:
+        """Returns the text of each id from 1, `None` without a list."""
 
 
 class KnownValues:
@@ -39,6 +41,9 @@ class KnownValues:
     def ids(self, texts: Sequence[str]) -> Ids:
         index = self.values.get_indexer(pd.Index(texts, dtype=object))
         return np.where(index >= 0, index + 1, UNKNOWN).astype(np.int32)
+
+    def texts(self) -> list[str]:
+        return list(self.values)
 
     @classmethod
     def checked(cls, column: str, values: Any) -> "KnownValues":
@@ -72,19 +77,20 @@ class HashedValues:
         ids[np.fromiter((not text for text in texts), bool, count=len(texts))] = MISSING
         return ids
 
+    def texts(self) -> None:
+        return None
+
 
 class Counts:
     """Counts of the values of rows that arrive in batches."""
 
     def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
+        self.counts: dict[Any, int] = {}
 
-    def add(self, cells: DistinctCells) -> None:
-        codes, known = cells.codes, self.counts
-        repeats = np.bincount(codes[codes >= 0], minlength=len(cells.texts))
-        for cell, count in zip(cells.texts, repeats.tolist(), strict=True):
-            for value in cell:
-                known[value] = known.get(value, 0) + count
+    def add(self, counts: ValueCounts) -> None:
+        known = self.counts
+        for value, count in zip(counts.values, counts.counts.tolist(), strict=True):
+            known[value] = known.get(value, 0) + count
 
     def vocabulary(self, min_count: int) -> KnownValues:
         """Returns the values that occur at least `min_count` times."""

@@ -46,8 +46,7 @@ class WeightedColumn(MultiCategoricalColumn):
         ids = self.vocabulary.ids(distinct.values)
         inputs = {self.name: distinct.padded(ids, MISSING)}
         if distinct.weights is not None:
-            numbers = [weight for cell in distinct.weights for weight in cell]
-            weights = np.array(numbers, np.float32)
+            weights = np.array(distinct.weights, np.float32)
             inputs[self.weights] = distinct.padded(weights, 0)
         return inputs
 
@@ -68,5 +67,5 @@ class WeightedColumn(MultiCategoricalColumn):
                 row = int(np.flatnonzero(codes == code)[0])
                 raise CellError(self.name, row, str(error)) from None
         texts = [[text for text, _ in cell] for cell in pairs]
-        weights = [[weight for _, weight in cell] for cell in pairs]
-        return DistinctCells(codes, texts, weights)
+        weights = [weight for cell in pairs for _, weight in cell]
+        return DistinctCells.of(codes, texts)._replace(weights=weights)

@@ -10,6 +10,7 @@ from fmlayers._training.row_gradients import look_up
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Categorical, History, MultiCategorical
 from fmlayers.layers._fields.field import Field, Key
+from fmlayers.layers._fields.initial_rows import InitialRows
 from fmlayers.layers._fields.weights import Weight
 from fmlayers.layers._rows_view import RowsView
 
@@ -47,8 +48,8 @@ class TableField(Field[F]):
         elif not self.is_trainable:
             group = ("embeddings", "frozen")
         weight_name = f"{safe_name(name)}_embeddings"
-        initialize = self._initializer_of_rows()
-        yield ("table", name), Weight(weight_name, (size, layer.dim), initialize, group)
+        initial = InitialRows(self.fresh_initializer(), layer.out_of_range == "unknown")
+        yield ("table", name), Weight(weight_name, (size, layer.dim), initial, group)
 
     def weights(self) -> Iterator[tuple[Key, Any]]:
         yield ("table", self.feature.table_name), self.table
@@ -82,19 +83,6 @@ class TableField(Field[F]):
             'Correct the ids, or set `out_of_range` to "unknown" or "zero".'
         )
         return raise_where(ops.logical_or(ids < 0, ids >= size), ids, message)
-
-    def _initializer_of_rows(self) -> Callable[..., Tensor]:
-        initializer = self.fresh_initializer()
-        has_unknown = self.layer.out_of_range == "unknown"
-
-        def initialize(shape: tuple[int, int], dtype: Any) -> Tensor:
-            size, dim = shape
-            if not has_unknown:
-                return initializer(shape, dtype=dtype)
-            rows = initializer((size - 1, dim), dtype=dtype)
-            return ops.concatenate([rows, ops.zeros((1, dim), dtype=dtype)])
-
-        return initialize
 
 
 def look_up_known(

@@ -1,11 +1,13 @@
 """The weights of fields, several of which are rows of one variable."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from keras import ops
 
+from fmlayers._spread_rows import SpreadRows, spread_rows
+from fmlayers.layers._fields.initial_rows import InitialRows
 from fmlayers.layers._rows_view import RowsView
 
 if TYPE_CHECKING:
@@ -19,14 +21,29 @@ class Weight:
     Attributes:
         name: String, the name of its variable or view.
         shape: `(rows, dim)`, or `(dim,)` for a single row.
-        initializer: Function of a shape and a dtype that returns the initial values.
+        initializer: Function of a shape and a dtype that returns the initial values. An
+            `InitialRows` for tables that a batch looks up.
         group: Weights of an equal group are rows of one variable.
     """
 
     name: str
     shape: tuple[int, ...]
-    initializer: Callable[..., Any]
+    initializer: Callable[..., Any] | InitialRows
     group: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """The initial values of weights that are rows of one variable.
+
+    An object, since Keras cannot compile a function for a variable over hosts.
+    """
+
+    weights: tuple[Weight, ...]
+
+    def __call__(self, shape: tuple[int, int], dtype: Any) -> Any:
+        values = [each.initializer(each.shape, dtype=dtype) for each in self.weights]
+        return ops.concatenate([ops.reshape(rows, (-1, shape[1])) for rows in values])
 
 
 def add_weights(layer: "FeatureEmbedding", weights: Sequence[Weight]) -> list[Any]:
@@ -52,7 +69,13 @@ def add_weights(layer: "FeatureEmbedding", weights: Sequence[Weight]) -> list[An
 
 
 def _add_group(layer: "FeatureEmbedding", weights: list[Weight]) -> list[Any]:
-    if len(weights) == 1:
+    counts = [weight.shape[0] if len(weight.shape) == 2 else 1 for weight in weights]
+    name = "_".join(weights[0].group)
+    is_looked_up = weights[0].group[0] == "embeddings"
+    spread = spread_rows(sum(counts), layer.dim) if is_looked_up else None
+    if spread is not None:
+        variable = _spread_variable(layer, weights, spread, name)
+    elif len(weights) == 1:
         (weight,) = weights
         variable = layer.add_weight(
             shape=weight.shape,
@@ -61,18 +84,13 @@ def _add_group(layer: "FeatureEmbedding", weights: list[Weight]) -> list[Any]:
             name=weight.name,
         )
         return [variable]
-    counts = [weight.shape[0] if len(weight.shape) == 2 else 1 for weight in weights]
-
-    def initialize(shape: tuple[int, int], dtype: Any) -> Any:
-        values = [weight.initializer(weight.shape, dtype=dtype) for weight in weights]
-        return ops.concatenate([ops.reshape(rows, (-1, shape[1])) for rows in values])
-
-    variable = layer.add_weight(
-        shape=(sum(counts), layer.dim),
-        initializer=initialize,
-        autocast=False,
-        name="_".join(weights[0].group),
-    )
+    else:
+        variable = layer.add_weight(
+            shape=(sum(counts), layer.dim),
+            initializer=_Joined(tuple(weights)),
+            autocast=False,
+            name=name,
+        )
     variable.views = []
     start = 0
     for weight in weights:
@@ -80,3 +98,21 @@ def _add_group(layer: "FeatureEmbedding", weights: list[Weight]) -> list[Any]:
         variable.views.append(view)
         start += view.num_rows
     return list(variable.views)
+
+
+def _spread_variable(
+    layer: "FeatureEmbedding", weights: list[Weight], spread: SpreadRows, name: str
+) -> Any:
+    dtype = layer.variable_dtype
+
+    def pieces_of(host: int, hosts: int) -> Iterator[Any]:
+        start = 0
+        for weight in weights:
+            initial, first = weight.initializer, (host - start) % hosts
+            assert isinstance(initial, InitialRows)
+            yield from initial.every(hosts, first, weight.shape, dtype)
+            start += weight.shape[0]
+
+    variable = spread.variable(dtype, pieces_of, autocast=False, name=name)
+    setattr(layer, f"_{name}", variable)  # by which Keras tracks it
+    return variable

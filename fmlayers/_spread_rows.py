@@ -1,0 +1,315 @@
+"""Variables whose rows are spread over hosts: the only module that knows where.
+
+Row r is on host r mod n, at place r // n. Ids are often sorted by frequency, and in
+contiguous ranges, one host would have all frequent ones.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+
+from fmlayers import _hosts
+
+PIECE = 65_536  # rows that are read at once
+_MIN_ROWS: ContextVar[int | None] = ContextVar("min_rows", default=None)
+_GATHERED: ContextVar[Mapping[int, Any]] = ContextVar(
+    "gathered", default=MappingProxyType({})
+)
+
+
+@contextmanager
+def spreading(min_rows: int) -> Iterator[None]:
+    """Spreads the variables of at least `min_rows` rows that the block creates."""
+    token = _MIN_ROWS.set(min_rows)
+    try:
+        yield
+    finally:
+        _MIN_ROWS.reset(token)
+
+
+@contextmanager
+def gathered(variables: Sequence[Any], keep: bool) -> Iterator[None]:
+    """Gathers the rows of variables, from which this process reads in the block.
+
+    All processes must enter it. In the block, no process waits for others.
+
+    Args:
+        variables: The variables of a model. Those that are not spread are ignored.
+        keep: Whether this process reads in the block.
+    """
+    rows = {
+        id(variable): variable.spread.gather(variable, keep)
+        for variable in variables
+        if is_spread(variable)
+    }
+    token = _GATHERED.set(rows)
+    try:
+        yield
+    finally:
+        _GATHERED.reset(token)
+
+
+def is_spread(variable: Any) -> bool:
+    """Returns whether the rows of a variable are spread over hosts."""
+    return hasattr(variable, "spread")
+
+
+def spread_rows(num_rows: int, dim: int) -> "SpreadRows | None":
+    """Returns where the rows of a new variable are, or `None` if on every host."""
+    min_rows, mesh = _MIN_ROWS.get(), _hosts.mesh()
+    if min_rows is None or num_rows < min_rows or mesh is None:
+        return None
+    return SpreadRows((num_rows, dim), mesh)
+
+
+@dataclass(frozen=True)
+class SpreadRows:
+    """The rows of a variable, spread over hosts.
+
+    The variable has rows to spare at the end of each host's, so that all hosts have
+    the same number. Files don't have them. It has an attribute `spread`, which is this.
+
+    Attributes:
+        shape: `(rows, dim)` without the spare rows.
+        mesh: The `jax.sharding.Mesh` of the hosts.
+    """
+
+    shape: tuple[int, int]
+    mesh: Any
+
+    @property
+    def num_rows(self) -> int:
+        return self.shape[0]
+
+    @property
+    def num_hosts(self) -> int:
+        return int(self.mesh.size)
+
+    @property
+    def num_places(self) -> int:
+        """The number of rows of each host."""
+        return -(-self.num_rows // self.num_hosts)
+
+    def variable(
+        self,
+        dtype: str,
+        pieces_of: Callable[[int, int], Iterable[npt.NDArray[Any]]],
+        **kwargs: Any,
+    ) -> keras.Variable:
+        """Returns a new variable, of which each host computes its rows.
+
+        Args:
+            dtype: String.
+            pieces_of: Function of a host h and the number of hosts n. Its results,
+                joined, are the rows h, h + n, h + 2n, ...
+            **kwargs: Arguments of `keras.Variable`.
+        """
+        import jax
+
+        mesh = keras.distribution.distribution().device_mesh
+        layout = keras.distribution.TensorLayout((_hosts.AXIS, None), mesh)
+        shape = (self.num_hosts * self.num_places, self.shape[1])
+
+        def of_host(index: tuple[slice, ...]) -> npt.NDArray[Any]:
+            rows = np.zeros((self.num_places, self.shape[1]), jax.numpy.dtype(dtype))
+            start = 0
+            for piece in pieces_of(self._host(index), self.num_hosts):
+                rows[start : start + len(piece)] = piece
+                start += len(piece)
+            return rows
+
+        with jax.ensure_compile_time_eval():
+            values = jax.make_array_from_callback(shape, layout.backend_layout, of_host)
+        # With this argument, Keras leaves the layout to the initializer.
+        variable = keras.Variable(
+            lambda shape, dtype=None, layout=None: values,
+            shape=shape,
+            dtype=dtype,
+            layout=layout,
+            **kwargs,
+        )
+        variable.spread = self
+        return variable
+
+    def like(self, slot: Any) -> "SpreadRows":
+        """Returns where the rows of a slot are, which are spread like these."""
+        return SpreadRows((self.num_rows, slot.shape[1]), self.mesh)
+
+    def in_places(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Returns a value per row in the order of memory, with zeros for spare rows."""
+        spare = self.num_hosts * self.num_places - self.num_rows
+        rows = np.pad(values, (0, spare)).reshape(self.num_places, self.num_hosts)
+        return rows.T.ravel()
+
+    def take(self, table: Any, rows: Any) -> Any:
+        """Returns rows of a table: every host answers those that it has.
+
+        Args:
+            table: Tensor of shape `(rows, dim)`, the value of the variable.
+            rows: Integers of any shape. If the hosts can share the first axis evenly,
+                so does the result; otherwise every host has all of it.
+        """
+        is_shared = _hosts.share(rows)
+        rows = _hosts.on_every_host(rows) if is_shared else rows
+        return _compiled_take()(self, is_shared, table, rows)
+
+    def read(self, variable: Any, start: int, stop: int) -> Any:
+        """Returns the rows `start` to `stop - 1` of a variable.
+
+        Outside of a compiled step, it is an array, read in pieces by all processes.
+        """
+        import jax
+
+        whole = _GATHERED.get().get(id(variable))
+        if whole is not None:
+            return whole[start:stop]
+        if isinstance(variable.value, jax.core.Tracer):
+            return self._on_every_host(variable, start, stop)
+        rows = np.empty((stop - start, *variable.shape[1:]), variable.value.dtype)
+        for first in range(start, stop, PIECE):
+            last = min(first + PIECE, stop)
+            rows[first - start : last - start] = self._on_every_host(
+                variable, first, last
+            )
+        return rows
+
+    def gather(self, variable: Any, keep: bool) -> npt.NDArray[Any] | None:
+        """Returns all rows of a variable, read in pieces by all processes.
+
+        Args:
+            variable: The variable.
+            keep: Whether this process needs the rows. If not, it returns `None`.
+        """
+        if keep:
+            rows: npt.NDArray[Any] = self.read(variable, 0, self.num_rows)
+            return rows
+        for first in range(0, self.num_rows, PIECE):
+            self._on_every_host(variable, first, min(first + PIECE, self.num_rows))
+        return None
+
+    def _on_every_host(self, variable: Any, start: int, stop: int) -> Any:
+        rows = np.arange(start, stop, dtype="int32")
+        return _compiled_take()(self, False, variable.value, rows)
+
+    def assign(self, variable: Any, start: int, values: Any) -> None:
+        """Assigns rows of a variable; every host takes those that it has.
+
+        Args:
+            variable: The variable.
+            start: Integer, the first of the rows.
+            values: Array or HDF5 dataset, equal on all hosts.
+        """
+        import jax
+
+        old, n = variable.value, self.num_hosts
+        shards = {self._host(x.index): x.data for x in old.addressable_shards}
+
+        def of_host(index: tuple[slice, ...]) -> npt.NDArray[Any]:
+            host = self._host(index)
+            rows = np.array(shards[host])
+            first = (host - start) % n
+            if first < len(values):
+                place, count = (start + first) // n, -(-(len(values) - first) // n)
+                rows[place : place + count] = values[first::n]
+            return rows
+
+        variable.assign(jax.make_array_from_callback(old.shape, old.sharding, of_host))
+
+    def update(
+        self, step: Callable[..., Any], tables: Sequence[Any], rows: Any, values: Any
+    ) -> Any:
+        """Returns updated tables, of which every host updates its rows.
+
+        Args:
+            step: Function of the rows of a host in all tables, the places of `rows` in
+                them and `values`. It returns the host's updated rows. A row of another
+                host has the place behind the last, and must be left out.
+            tables: Tensors of shape `(rows, ...)`, spread alike.
+            rows: Integers of shape `(occurrences,)`. They may repeat.
+            values: Tensor of shape `(occurrences, ...)`.
+        """
+        import jax
+        from jax.sharding import PartitionSpec
+
+        def of_host(tables: Sequence[Any], rows: Any, values: Any) -> Any:
+            places = jax.numpy.where(
+                self._is_here(rows), rows // self.num_hosts, self.num_places
+            )
+            return step(tables, places, values)
+
+        return jax.shard_map(
+            of_host,
+            mesh=self.mesh,
+            in_specs=(_hosts.split(), PartitionSpec(), PartitionSpec()),
+            out_specs=_hosts.split(),
+        )(tables, rows, values)
+
+    def _is_here(self, rows: Any) -> Any:
+        import jax
+
+        return rows % self.num_hosts == jax.lax.axis_index(_hosts.AXIS)
+
+    def _host(self, index: tuple[slice, ...]) -> int:
+        return (index[0].start or 0) // self.num_places
+
+
+class HeldRows:
+    """The values of a variable whose rows are spread, without gathering them.
+
+    It has the shape of the whole table, and converts to an array of it.
+
+    Args:
+        variable: The variable.
+    """
+
+    def __init__(self, variable: Any) -> None:
+        self.spread: SpreadRows = variable.spread
+        self.shape = (self.spread.num_rows, *variable.shape[1:])
+        self.dtype = variable.dtype
+        # A copy, since a training step writes to the buffers of the variables.
+        self.value = variable.value.copy()
+
+    def assign_to(self, variable: Any) -> bool:
+        """Assigns them to a variable that is spread alike, or returns `False`."""
+        if getattr(variable, "spread", None) != self.spread:
+            return False
+        variable.assign(self.value.copy())
+        return True
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        rows = self.spread.read(self, 0, self.spread.num_rows)
+        return rows if dtype is None else rows.astype(dtype)
+
+
+@functools.cache
+def _compiled_take() -> Callable[..., Any]:
+    import jax
+    from jax import numpy as jnp
+    from jax.sharding import PartitionSpec
+
+    def take(spread: SpreadRows, is_shared: bool, table: Any, rows: Any) -> Any:
+        def of_host(table: Any, rows: Any) -> Any:
+            is_here = spread._is_here(rows)
+            here = table[jnp.where(is_here, rows // spread.num_hosts, 0)]
+            here = jnp.where(jnp.expand_dims(is_here, -1), here, 0)
+            if is_shared:
+                return jax.lax.psum_scatter(here, _hosts.AXIS, tiled=True)
+            return jax.lax.psum(here, _hosts.AXIS)
+
+        return jax.shard_map(
+            of_host,
+            mesh=spread.mesh,
+            in_specs=(_hosts.split(), PartitionSpec()),
+            out_specs=_hosts.split() if is_shared else PartitionSpec(),
+        )(table, rows)
+
+    compiled: Callable[..., Any] = jax.jit(take, static_argnums=(0, 1))
+    return compiled

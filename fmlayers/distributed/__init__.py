@@ -1,0 +1,22 @@
+"""Training over several hosts, with large tables spread over them, on JAX."""
+
+from typing import TYPE_CHECKING
+
+from fmlayers import _lazy
+
+__all__ = ["Checkpoints", "Place", "fit", "start", "tables_over_hosts"]
+
+if TYPE_CHECKING:
+    from fmlayers.distributed.checkpoints import Checkpoints, Place
+    from fmlayers.distributed.fitting import fit
+    from fmlayers.distributed.group import start
+    from fmlayers.distributed.tables import tables_over_hosts
+else:
+    _MODULES = {
+        "Checkpoints": "fmlayers.distributed.checkpoints",
+        "Place": "fmlayers.distributed.checkpoints",
+        "fit": "fmlayers.distributed.fitting",
+        "start": "fmlayers.distributed.group",
+        "tables_over_hosts": "fmlayers.distributed.tables",
+    }
+    __getattr__, __dir__ = _lazy.lazy_names(__name__, _MODULES)

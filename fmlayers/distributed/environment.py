@@ -1,0 +1,71 @@
+"""The environment variables by which launchers describe a group to a process."""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+# For each part, the variables in the order in which they count: those of fmlayers, of
+# SLURM, of Open MPI and of MPICH. A Kubernetes job with `completionMode: Indexed` has
+# only the index of the process.
+_PROCESSES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+_PROCESS = (
+    *("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"),
+    "JOB_COMPLETION_INDEX",
+)
+_FIRST_PORT, _PORTS = 61_440, 4_096
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the description of a group.
+
+    Attributes:
+        value: The value, or `None` if it is missing.
+        source: String, where it comes from: an argument or a variable.
+    """
+
+    value: str | int | None
+    source: str
+
+
+def coordinator(environ: Mapping[str, str] = os.environ) -> Part:
+    """Returns the address of process 0, `HOST:PORT`."""
+    part = _first(("FMLAYERS_COORDINATOR",), environ)
+    if part.value is not None:
+        return part
+    for name in ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"):
+        if name in environ and "SLURM_JOB_ID" in environ:
+            # All processes of a job choose the same port, and other jobs another.
+            port = _FIRST_PORT + int(environ["SLURM_JOB_ID"]) % _PORTS
+            return Part(f"{_first_node(environ[name])}:{port}", name)
+    return part
+
+
+def processes(environ: Mapping[str, str] = os.environ) -> Part:
+    """Returns the number of processes."""
+    return _first(("FMLAYERS_PROCESSES", *_PROCESSES), environ)
+
+
+def process(environ: Mapping[str, str] = os.environ) -> Part:
+    """Returns the index of this process."""
+    return _first(("FMLAYERS_PROCESS", *_PROCESS), environ)
+
+
+PARTS: dict[str, Callable[[], Part]] = {
+    "coordinator": coordinator,
+    "processes": processes,
+    "process": process,
+}
+
+
+def _first(names: tuple[str, ...], environ: Mapping[str, str]) -> Part:
+    for name in names:
+        if environ.get(name):
+            return Part(environ[name], name)
+    return Part(None, names[0])
+
+
+def _first_node(nodes: str) -> str:
+    """Returns the first of SLURM's nodes, such as `node03` of `node[03-05,7],x1`."""
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", re.split(r",(?![^\[]*\])", nodes)[0])

@@ -1,0 +1,162 @@
+"""The group of processes that train a model together."""
+
+import re
+import socket
+import time
+from typing import Any
+
+import keras
+
+from fmlayers import _hosts
+from fmlayers._checks import integer, number
+from fmlayers.distributed import environment
+
+# After a process is killed, the others fail at the next step, and end within this time.
+MAX_SILENT_SECONDS = 20
+
+
+def start(
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    *,
+    timeout: float = 300.0,
+) -> None:
+    """Joins the processes that train a model together, one or more per host.
+
+    Call it in every process before anything is computed. It initializes
+    `jax.distributed` and sets the global `keras.distribution`: from then on, a batch
+    consists of the rows that each process passes to `fit`, and every process has all
+    weights, apart from the tables of `tables_over_hosts`. If a process is killed, the
+    others end within half a minute: start all of them again.
+
+    An argument that is omitted is read from the environment: from
+    `FMLAYERS_COORDINATOR`, `FMLAYERS_PROCESSES` and `FMLAYERS_PROCESS`, or from the
+    variables of SLURM, of Open MPI, of MPICH, or of a Kubernetes job with
+    `completionMode: Indexed`. SLURM has all three. The others lack the coordinator, and
+    Kubernetes the number of processes.
+
+    Args:
+        coordinator: String `"HOST:PORT"`, the address at which process 0 listens. It
+            must be reachable by all processes. Not needed for a single process.
+        processes: Positive integer, the number of processes. A single one is a group,
+            too, of all devices of its machine.
+        process: Index of this process, from 0 to `processes - 1`.
+        timeout: Positive number, the seconds to wait for the other processes. Defaults
+            to 300.
+
+    Raises:
+        ValueError: If an argument is missing in the environment, too, or violates its
+            constraint.
+        RuntimeError: If the backend is not JAX, if JAX was used before, or if the group
+            is not complete in time.
+
+    Example:
+
+    >>> fmlayers.distributed.start(processes=1, process=0)  # doctest: +SKIP
+    """
+    if keras.backend.backend() != "jax":
+        raise RuntimeError(
+            "Training over hosts needs Keras' JAX backend: set the environment "
+            'variable KERAS_BACKEND to "jax" before Keras is imported. Received: '
+            f"{keras.backend.backend()!r}."
+        )
+    import jax
+
+    arguments = (coordinator, processes, process)
+    parts = {
+        name: read() if argument is None else environment.Part(argument, f"`{name}`")
+        for (name, read), argument in zip(
+            environment.PARTS.items(), arguments, strict=True
+        )
+    }
+    processes = _integer("processes", parts, "a positive integer", least=1)
+    rule = f"one of 0 ... {processes - 1}, below `processes`"
+    process = _integer("process", parts, rule, least=0, most=processes - 1)
+    timeout = number("timeout", timeout, "a positive number", lambda x: x > 0)
+    if processes > 1 and not jax.distributed.is_initialized():
+        _join(_address(parts), processes, process, timeout)
+    if (jax.process_count(), jax.process_index()) != (processes, process):
+        raise RuntimeError(
+            f"The group must have {processes} processes, of which this is {process}. "
+            f"Received: JAX has {jax.process_count()}, of which this is "
+            f"{jax.process_index()}. Call `fmlayers.distributed.start` before "
+            "anything else initializes JAX."
+        )
+    _hosts.join()
+
+
+def _integer(
+    name: str, parts: dict[str, environment.Part], rule: str, **bounds: int
+) -> int:
+    value = _required(name, parts)
+    if isinstance(value, str) and re.fullmatch(r"\s*-?\d+\s*", value):
+        value = int(value)
+    return integer(name, value, rule, of=f" from {parts[name].source}", **bounds)
+
+
+def _required(name: str, parts: dict[str, environment.Part]) -> Any:
+    if parts[name].value is None:
+        raise ValueError(
+            f"`{name}` must be an argument of `fmlayers.distributed.start`, or the "
+            f"environment variable {parts[name].source}. Received: neither."
+        )
+    return parts[name].value
+
+
+def _address(parts: dict[str, environment.Part]) -> str:
+    address = _required("coordinator", parts)
+    match = re.fullmatch(r"\S+:(\d{1,5})", str(address))
+    if match is None or not 0 < int(match[1]) < 65_536:
+        raise ValueError(
+            '`coordinator` must be "HOST:PORT", the address of process 0. Received: '
+            f"{address!r} from {parts['coordinator'].source}."
+        )
+    return str(address)
+
+
+def _join(address: str, processes: int, process: int, timeout: float) -> None:
+    import jax
+
+    # As `keras.distribution.initialize`, which has no limit of time.
+    from keras.src.backend.jax.distribution_lib import initialize_rng
+
+    if process > 0:
+        _await_coordinator(address, timeout)
+    try:
+        jax.distributed.initialize(
+            address,
+            processes,
+            process,
+            initialization_timeout=max(1, int(timeout)),
+            heartbeat_timeout_seconds=MAX_SILENT_SECONDS,
+        )
+    except jax.errors.JaxRuntimeError as error:
+        raise RuntimeError(
+            f"The group of {processes} processes was not complete at {address} within "
+            f"{timeout:g} s: {error}"
+        ) from error
+    except RuntimeError as error:
+        raise RuntimeError(
+            "`fmlayers.distributed.start` must be called before JAX computes anything, "
+            f"such as the weights of a model. Received: {error}"
+        ) from error
+    initialize_rng()
+
+
+def _await_coordinator(address: str, timeout: float) -> None:
+    """Waits until process 0 listens. JAX would end the process if it does not."""
+    host, port = address.rsplit(":", 1)
+    end = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host, int(port)), timeout=timeout).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise RuntimeError(
+                    f"`coordinator` must be the address at which process 0 listens. "
+                    f"Received: {address}, which did not answer within {timeout:g} s "
+                    f"({error})."
+                ) from error
+        time.sleep(0.1)

@@ -1,0 +1,103 @@
+"""Values of variables, as the rows of each host; a copy on every host counts as one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+from fmlayers import _hosts
+
+Array = npt.NDArray[Any]
+
+
+def is_over_hosts(variable: Any) -> bool:
+    """Returns whether the rows of a variable are spread over hosts."""
+    if _hosts.mesh() is None:
+        return False
+    return not variable.value.sharding.is_fully_replicated
+
+
+@dataclass(frozen=True)
+class SpreadValue:
+    """Rows of a variable; row r is on host r mod n, at place r // n.
+
+    Attributes:
+        hosts: Positive integer, n.
+        rows: Dict from the index of a host to its rows, for the hosts of this process.
+    """
+
+    hosts: int
+    rows: dict[int, Array]
+
+    @classmethod
+    def of(cls, variable: Any) -> Self:
+        """Returns the value of a variable, for the hosts of this process."""
+        if not is_over_hosts(variable):
+            return cls(1, {0: np.asarray(ops.convert_to_numpy(variable.value))})
+        value, hosts = variable.value, int(_hosts.mesh().size)
+        return cls(
+            hosts,
+            {
+                _host(shard.index, value.shape[0] // hosts): np.asarray(shard.data)
+                for shard in value.addressable_shards
+            },
+        )
+
+    @classmethod
+    def empty_like(cls, variable: Any) -> Self:
+        """Returns zeros in place of the value of a variable."""
+        value = cls.of(variable)
+        return cls(value.hosts, {h: np.zeros_like(x) for h, x in value.rows.items()})
+
+    @classmethod
+    def of_state(cls, state: Array | Mapping[str, Array], hosts: int) -> Self:
+        """Returns the value of a state.
+
+        Args:
+            state: A dict from the index of a host to its rows, or the whole value.
+            hosts: Integer, the number of hosts, unless the value is whole.
+        """
+        if isinstance(state, Mapping):
+            return cls(hosts, {int(host): rows for host, rows in state.items()})
+        return cls(1, {0: state})
+
+    def state(self) -> Array | dict[str, Array]:
+        """Returns the argument of `of_state`."""
+        if self.hosts == 1:
+            return self.rows[0]
+        return {str(host): rows for host, rows in self.rows.items()}
+
+    def fill(self, source: "SpreadValue") -> None:
+        """Copies the rows of a value that is spread over other hosts."""
+        for host, rows in self.rows.items():
+            for other, new in source.rows.items():
+                if self.hosts == source.hosts:
+                    if host == other:
+                        rows[...] = new
+                    continue
+                ids = other + source.hosts * np.arange(len(new))
+                places = ids // self.hosts
+                here = (ids % self.hosts == host) & (places < len(rows))
+                rows[places[here]] = new[here]
+
+    def assign_to(self, variable: Any) -> None:
+        """Assigns the value to a variable that is spread alike."""
+        if not is_over_hosts(variable):
+            variable.assign(self.rows[0])
+            return
+        import jax
+
+        old = variable.value
+        places = old.shape[0] // self.hosts
+        variable.assign(
+            jax.make_array_from_callback(
+                old.shape, old.sharding, lambda index: self.rows[_host(index, places)]
+            )
+        )
+
+
+def _host(index: tuple[slice, ...], places: int) -> int:
+    return (index[0].start or 0) // places
