@@ -118,6 +118,7 @@ def _fit(
         kwargs: Its keyword arguments.
         jit_compile: Same as in `fit`, or `None` to do what the model was compiled for.
     """
+    _check_strategy(model)
     if not _is_plain(model):
         return keras_fit(*args, **kwargs)
     bound = inspect.signature(keras_fit).bind(*args, **kwargs)
@@ -135,6 +136,29 @@ def _fit(
     xla_rows = batch_size if use_xla or (model.jit_compile and is_partial) else 0
     with Execution(_steps_at_once(model, given, steps), xla_rows).of(model):
         return keras_fit(**arguments)
+
+
+def _check_strategy(model: Any) -> None:
+    """Raises `RuntimeError` for strategies of TensorFlow under which `fit` fails.
+
+    Keras would report that it cannot convert a dict to a tensor.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return
+    import tensorflow as tf
+
+    strategy = model._distribute_strategy or tf.distribute.get_strategy()
+    several_machines = (
+        tf.distribute.MultiWorkerMirroredStrategy,
+        tf.distribute.ParameterServerStrategy,
+    )
+    if isinstance(strategy, several_machines):
+        raise RuntimeError(
+            "`fit` of Keras 3 does not support TensorFlow's strategies for several "
+            "machines, `MultiWorkerMirroredStrategy` and `ParameterServerStrategy`. "
+            "Use `fmlayers.distributed` with the JAX backend, or `MirroredStrategy` on "
+            f"a single machine. Received: {type(strategy).__name__}."
+        )
 
 
 def _is_plain(model: Any) -> bool:

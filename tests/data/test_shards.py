@@ -387,3 +387,27 @@ def test_each_flipped_bit_is_noticed_or_changes_nothing(tmp_path):
             assert read() == expected, (position, bit)
     assert refused > 0.8 * len(whole) * len(bits) > 3000
     print(f"flipped bits: {len(whole) * len(bits)}, refused: {refused}")
+
+
+def test_lists_are_padded_to_a_length(shards):
+    pairs = ShardedBatches(shards, 16, seed=0)
+    padded = ShardedBatches(shards, 16, seed=0, list_length=4)
+    for (pair, y), (row, same) in zip(
+        batches(pairs, 30), batches(padded, 30), strict=True
+    ):
+        np.testing.assert_array_equal(same, y)
+        assert row["genres"].shape == (16, 4)
+        assert row["genres"].dtype == pair["genres"][0].dtype
+        values, splits = pair["genres"]
+        for i, ids in enumerate(row["genres"]):
+            expected = values[splits[i] : splits[i + 1]]
+            np.testing.assert_array_equal(ids[ids > 0], expected[expected > 0])
+            assert not ids[3:].any()
+
+
+def test_longer_lists_are_an_error(shards):
+    message = "'genres' has a row of 3 values, more than `list_length`, 2"
+    with pytest.raises(DataError, match=message):
+        ShardedBatches(shards, 16, seed=0, mixed=100, list_length=2).stream()
+    with pytest.raises(ValueError, match="`list_length` must be a positive integer"):
+        ShardedBatches(shards, 16, seed=0, list_length=0)

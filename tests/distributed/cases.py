@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pandas as pd
 
 import fmlayers
 
@@ -28,6 +29,36 @@ def of_process(x, process, processes, batch=BATCH):
     size = batch // processes
     rows = np.arange(ROWS).reshape(-1, processes, size)[:, process].ravel()
     return keras.tree.map_structure(lambda x: x[rows], x)
+
+
+def write_shards(folder):
+    """Write a table with lists of up to three genres, and its encoder."""
+    rng = np.random.default_rng(3)
+    table = pd.DataFrame(
+        {
+            "user": rng.integers(0, 2_000, ROWS),
+            "genres": [tuple("abc"[: rng.integers(4)]) for _ in range(ROWS)],
+            "rating": rng.normal(size=ROWS),
+        }
+    )
+    encoder = fmlayers.data.Encoder(
+        {"user": "categorical", "genres": "multi_categorical"}
+    ).fit(table)
+    fmlayers.data.write_shards(table, folder, encoder, group_size=20)
+    encoder.save(folder / "encoder.json")
+
+
+def sharded_model(folder):
+    """Return a compiled model of the features of `write_shards`."""
+    features = fmlayers.data.Encoder.load(folder / "encoder.json").features
+    keras.utils.set_random_seed(0)
+    return _compiled(fmlayers.models.FactorizationMachine(features, 3), "adagrad")
+
+
+def batches_of(folder, worker, workers):
+    return fmlayers.data.ShardedBatches(
+        folder, 20, seed=0, worker=worker, workers=workers, list_length=3
+    )
 
 
 def model(name):

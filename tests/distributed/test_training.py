@@ -8,6 +8,7 @@ from tests.distributed import cases
 from tests.distributed.groups import run_group
 
 pytest.importorskip("jax")
+pytest.importorskip("pyarrow")
 pytestmark = pytest.mark.slow
 
 PROCESSES = 2
@@ -26,6 +27,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def group(folder):
     """The results of each process, and facts about it."""
+    (folder / "shards").mkdir()
+    cases.write_shards(folder / "shards")
     names = [f"{name},{optimizer},{rows}" for name, (optimizer, rows) in MODES.items()]
     run_group("training.py", folder, PROCESSES, *names)
     return [
@@ -101,6 +104,21 @@ def test_a_saved_model_is_that_of_one_process(group, folder):
         # Of the model, and of the one loaded in both processes.
         for losses in facts["saved"]["next losses"]:
             np.testing.assert_allclose(losses, loss.history["loss"], rtol=1e-5)
+
+
+def test_processes_train_on_shards_as_one(group, folder):
+    """A batch consists of the batches of all workers."""
+    workers = [cases.batches_of(folder / "shards", i, PROCESSES) for i in range(2)]
+    steps = len(workers[0])
+    model, losses = cases.sharded_model(folder / "shards"), []
+    for batches in zip(*(x.stream().take(2 * steps) for x in workers), strict=True):
+        x, y = keras.tree.map_structure(lambda *x: np.concatenate(x), *batches)
+        losses += model.fit(x, y, batch_size=len(y), verbose=0).history["loss"]
+    assert steps > 3
+    expected = np.reshape(losses, (2, steps)).mean(axis=1)
+    for _, facts in group:
+        np.testing.assert_allclose(facts["shards"]["losses"], expected, rtol=1e-5)
+        assert "set `list_length` of `ShardedBatches`" in facts["shards"]["pairs"]
 
 
 def test_early_stopping_agrees(group):

@@ -10,7 +10,16 @@ from pathlib import Path
 import jax
 import keras
 import numpy as np
-from cases import BATCH, compiled, data, of_process, results, weights
+from cases import (
+    BATCH,
+    batches_of,
+    compiled,
+    data,
+    of_process,
+    results,
+    sharded_model,
+    weights,
+)
 from programs import collectives, step_of
 
 import fmlayers
@@ -90,6 +99,27 @@ def saved_and_loaded(model):
     }
 
 
+def trained_on_shards():
+    shards = folder / "shards"
+    batches = batches_of(shards, process, processes)
+    with fmlayers.distributed.tables_over_hosts(100):
+        model = sharded_model(shards)
+    losses = model.fit(
+        batches.stream(),
+        steps_per_epoch=len(batches),
+        epochs=2,
+        shuffle=False,
+        verbose=0,
+    ).history["loss"]
+    pairs = fmlayers.data.ShardedBatches(
+        shards, 20, seed=0, worker=process, workers=processes
+    )
+    return {
+        "losses": losses,
+        **errors_of(pairs=lambda: model.fit(pairs.stream(), steps_per_epoch=1)),
+    }
+
+
 folder, cases = Path(sys.argv[1]), sys.argv[2:]
 fmlayers.distributed.start()
 processes, process = jax.process_count(), jax.process_index()
@@ -104,6 +134,7 @@ for case in cases:
 few = first_rows(3 if process == 0 else 0)[0]
 facts["few"] = chosen.predict(few, batch_size=2, verbose=0).ravel().tolist()
 facts["saved"] = saved_and_loaded(chosen)
+facts["shards"] = trained_on_shards()
 facts["early"] = stopped_early(chosen)
 pairs = {**x, "genres": fmlayers.data.without_padding(x["genres"])}
 _hosts.MEETING_SECONDS = 1.0
