@@ -1,19 +1,19 @@
 """Compares ways to fit an encoder and to write shards.
 
-    python -m benchmarks.encoding [--files 8] [--rows 500000] [--values 400000]
-        [--rounds 3] [--only NAME ...] [--json FILE]
+    python -m benchmarks.encoding [--files 8] [--rows 500000] [--values 2000000]
+        [--ids pareto uniform] [--rounds 3] [--only NAME ...] [--json FILE]
 
 The data are Parquet files with `--rows` rows each: a text column with up to `--values`
-distinct values, another with a seventh of them, and a rating. The values have the
-frequencies of a Pareto distribution. Each way runs in a process of its own. Figures are
-rows per second of CPU time, and the peak of the memory above what the imports take, as
-medians of rounds in which all take turns.
+distinct values, another with a seventh of them, and a rating. Each way runs in a
+process of its own. Figures are rows per second of CPU time, and the peak of the memory
+above what the imports take, as medians of rounds in which all take turns.
 
 The ways are: all rows in memory; an iterable of one `DataFrame` per file; `TableFiles`,
 whose values DuckDB counts; and the same with the vocabularies in files.
 `fmlayers[scale]` installs what they need.
 """
 
+import contextlib
 import json
 import resource
 import statistics
@@ -31,7 +31,8 @@ from benchmarks._report import parser_with_json, print_machine, write_figures
 from fmlayers.data import Encoder, TableFiles, write_counts, write_shards
 
 COLUMNS = {"user": "categorical", "item": "categorical"}
-MEMORY_LIMIT = "500MB"
+IDS = ("pareto", "uniform")
+MEMORY_LIMIT = "300MB"
 
 
 def in_memory(folder: Path, out: Path) -> Encoder:
@@ -74,11 +75,17 @@ WAYS: dict[str, Callable[[Path, Path], Encoder]] = {
 }
 
 
-def generate(folder: Path, count: int, rows: int, values: int) -> None:
+def generate(folder: Path, ids: str, count: int, rows: int, values: int) -> None:
     rng = np.random.default_rng(0)
+
+    def column(shape: float, scale: int, size: int):
+        if ids == "uniform":
+            return rng.integers(0, size, rows)
+        return (rng.pareto(shape, rows) * scale).astype("int64") % size
+
     for number in range(count):
-        users = (rng.pareto(1.1, rows) * 3000).astype("int64") % values
-        items = (rng.pareto(1.2, rows) * 300).astype("int64") % (values // 7)
+        users = column(1.1, 3000, values)
+        items = column(1.2, 300, values // 7)
         table = pd.DataFrame(
             {
                 "user": "user-" + pd.Series(users).astype("str").str.zfill(9),
@@ -90,13 +97,24 @@ def generate(folder: Path, count: int, rows: int, values: int) -> None:
 
 
 def peak() -> int:
-    """Returns the highest memory of this process so far, in kilobytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Returns the highest memory of this process since `reset_peak`, in kilobytes."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0])
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def reset_peak() -> None:
+    """Makes the memory of now the highest, on Linux."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def measured(name: str, folder: Path) -> dict[str, float]:
     """Runs a way in this process."""
     with tempfile.TemporaryDirectory() as out:
+        reset_peak()
         before, start = peak(), time.process_time()
         encoder = WAYS[name](folder, Path(out, "shards"))
         cpu, memory = time.process_time() - start, peak() - before
@@ -109,9 +127,10 @@ def measured(name: str, folder: Path) -> dict[str, float]:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = parser_with_json()
+    parser.add_argument("--ids", nargs="+", choices=IDS, default=IDS)
     parser.add_argument("--files", type=int, default=8)
     parser.add_argument("--rows", type=int, default=500_000)
-    parser.add_argument("--values", type=int, default=400_000)
+    parser.add_argument("--values", type=int, default=2_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--folder", type=Path, help="run one way here, for --only")
@@ -119,36 +138,52 @@ def main(arguments: list[str] | None = None) -> None:
     if options.folder is not None:
         print(json.dumps(measured(options.only[0], options.folder)))
         return
-    taken: dict[str, list[dict[str, float]]] = {name: [] for name in options.only}
-    with tempfile.TemporaryDirectory() as folder:
-        generate(Path(folder), options.files, options.rows, options.values)
-        for _ in range(options.rounds):
-            for name, results in taken.items():
-                words = [
-                    "-m",
-                    "benchmarks.encoding",
-                    "--only",
-                    name,
-                    "--folder",
-                    folder,
-                ]
-                done = subprocess.run(
-                    [sys.executable, *words], check=True, capture_output=True, text=True
-                )
-                results.append(json.loads(done.stdout.splitlines()[-1]))
-    rows = options.files * options.rows
     figures = {}
-    print(f"{rows:,} rows in {options.files} files, 2 text columns")
+    for ids in options.ids:
+        with tempfile.TemporaryDirectory() as folder:
+            sizes = options.files, options.rows, options.values
+            generate(Path(folder), ids, *sizes)
+            results = compared(folder, options.only, options.rounds)
+        rows = options.files * options.rows
+        users = {
+            each["users"] for results_of in results.values() for each in results_of
+        }
+        assert len(users) == 1, users
+        print(
+            f"{rows:,} rows in {options.files} files, 2 text columns ({ids}), "
+            f"{users.pop():,} users"
+        )
+        figures[ids] = report(results, rows)
+    write_figures(options.json, figures)
+
+
+def compared(
+    folder: str, names: list[str], rounds: int
+) -> dict[str, list[dict[str, float]]]:
+    """Returns the figures of each way and round."""
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name, taken in results.items():
+            words = [sys.executable, "-m", "benchmarks.encoding"]
+            words += ["--only", name, "--folder", folder]
+            done = subprocess.run(words, check=True, stdout=subprocess.PIPE)
+            taken.append(json.loads(done.stdout.splitlines()[-1]))
+    return results
+
+
+def report(
+    results: dict[str, list[dict[str, float]]], rows: int
+) -> dict[str, dict[str, float]]:
+    figures: dict[str, dict[str, float]] = {}
     print(f"{'':24}{'rows/s of CPU':>15}{'relative':>10}{'peak MB':>9}")
-    for name, results in taken.items():
-        cpu = statistics.median(each["cpu"] for each in results)
-        memory = statistics.median(each["mb"] for each in results)
+    for name, taken in results.items():
+        cpu = statistics.median(each["cpu"] for each in taken)
+        memory = statistics.median(each["mb"] for each in taken)
         figures[name] = {"rows_per_second": rows / cpu, "mb": memory}
         first = next(iter(figures.values()))["rows_per_second"]
         print(f"{name:24}{rows / cpu:15,.0f}{rows / cpu / first:9.2f}x{memory:9.0f}")
-    users = {each["users"] for results in taken.values() for each in results}
-    assert len(users) == 1, users
-    write_figures(options.json, figures)
+    print(flush=True)
+    return figures
 
 
 if __name__ == "__main__":

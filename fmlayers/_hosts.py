@@ -103,6 +103,11 @@ def rows_here(x: Any) -> npt.NDArray[Any]:
     return np.concatenate([shard.data for shard in shards])
 
 
+def is_first() -> bool:
+    """Returns whether this process writes the files of its group, or has no group."""
+    return not _joined or process() == 0
+
+
 def process() -> int:
     """Returns the index of this process."""
     import jax

@@ -4,10 +4,12 @@ HDF5 ends the process, without an error, if the disk is full while it writes to 
 """
 
 import io
+from contextlib import nullcontext
 from pathlib import Path
 
 import keras
 
+from fmlayers import _hosts
 from fmlayers._files import whole_file
 
 
@@ -46,5 +48,9 @@ class _File(io.BytesIO):
 
 
 def _write(file: _File, path: Path) -> None:
-    with whole_file(path) as written:
-        written.write_bytes(file.getbuffer())
+    """Writes the file, in process 0 of a group."""
+    in_group = _hosts.mesh() is not None
+    with _hosts.on_process_0(f"Writing {path}") if in_group else nullcontext():
+        if _hosts.is_first():
+            with whole_file(path) as written:
+                written.write_bytes(file.getbuffer())

@@ -49,6 +49,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     signals.set_hint(None)
     try:
         options = parser().parse_args(arguments)
+        options.words = sys.argv[1:] if arguments is None else list(arguments)
         signals.set_hint(partial(options.resumption, options))
         _import_keras()
         signals.begin()

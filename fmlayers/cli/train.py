@@ -1,6 +1,9 @@
 """`fmlayers train`."""
 
 import argparse
+import os
+import re
+import sys
 from pathlib import Path
 
 from fmlayers.cli.options import add_training_options, settings_in
@@ -11,21 +14,67 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, metavar="RUN", help="folder to write the run to")
     add("--resume", action="store_true", help="resume an interrupted run")
     add("--overwrite", action="store_true", help="replace the run at RUN")
+    add(
+        "--launch",
+        metavar="WHERE",
+        help="train in several processes, which need the JAX backend: 'local:N' starts "
+        "N processes on this machine; 'environment' joins those that SLURM, Open MPI, "
+        "MPICH or Kubernetes has started",
+    )
+    add(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="join the processes of --processes at this address, that of process 0",
+    )
+    add("--processes", type=int, metavar="N", help="the number of processes")
+    add("--process", type=int, metavar="I", help="the number of this one, from 0")
     add_training_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
+    from fmlayers import _hosts
     from fmlayers.runs import TrainingConfig, train
 
+    local = _local_processes(options)
+    if local is not None and "FMLAYERS_PROCESS" not in os.environ:
+        from fmlayers.distributed.launch import launch
+
+        return launch([sys.executable, "-m", "fmlayers", *options.words], local)
+    parts = options.coordinator, options.processes, options.process
+    if options.launch is not None or any(part is not None for part in parts):
+        from fmlayers.distributed import start
+
+        start(*parts)
     finished = train(
         TrainingConfig.of_options(settings_in(options)),
         options.out,
         resume=options.resume,
         overwrite=options.overwrite,
     )
-    print(finished.summary(), end="")
-    print(f"\nwritten to {options.out}")
+    if _hosts.is_first():
+        print(finished.summary(), end="")
+        print(f"\nwritten to {options.out}")
     return 0
+
+
+def _local_processes(options: argparse.Namespace) -> int | None:
+    """Returns the number of processes to start on this machine.
+
+    Raises:
+        ValueError: If the options of a group contradict each other.
+    """
+    if options.launch in (None, "environment"):
+        return None
+    match = re.fullmatch(r"local:([1-9]\d*)", options.launch)
+    if not match:
+        raise ValueError(
+            "`--launch` must be 'local:N', with the number of processes, or "
+            f"'environment'. Received: --launch {options.launch}."
+        )
+    for name in ("coordinator", "processes", "process"):
+        if getattr(options, name) is not None:
+            raise ValueError(f"`--{name}` must be left out with `--launch local:N`.")
+    return int(match[1])
 
 
 def resumption(options: argparse.Namespace) -> str:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_BATCH = 1_000_000  # rows
+
 
 class Queries:
     """A connection to DuckDB, whose tables are Parquet files and Arrow tables.
@@ -31,8 +33,17 @@ class Queries:
             **values: The values. Paths become the argument of `read_parquet`.
         """
         with self._registered(tables or {}), memory_errors():
-            params = {name: _plain(value) for name, value in values.items()}
-            return self._connection.sql(query, params=params).to_arrow_table()
+            return self._relation(query, values).to_arrow_table()
+
+    def batches(self, query: str, **values: Any) -> Iterator[Any]:
+        """Yields the result of a query as Arrow record batches, in order.
+
+        Args:
+            query: Same as in `table`.
+            **values: Same as in `table`.
+        """
+        with memory_errors():
+            yield from self._relation(query, values).to_arrow_reader(_BATCH)
 
     def write(
         self,
@@ -63,6 +74,10 @@ class Queries:
             self._connection.execute(
                 f"COPY ({query}) TO {_quoted(str(path))} ({options})", params
             )
+
+    def _relation(self, query: str, values: Mapping[str, Any]) -> Any:
+        params = {name: _plain(value) for name, value in values.items()}
+        return self._connection.sql(query, params=params)
 
     @contextmanager
     def _registered(self, tables: Mapping[str, Any]) -> Iterator[None]:

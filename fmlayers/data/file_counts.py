@@ -85,14 +85,23 @@ def write_counts(
 
     Example:
 
-    ```python
-    files = fmlayers.data.TableFiles("clicks/*.parquet")
-    encoder = fmlayers.data.Encoder({"user": "categorical"})
-    # In each of four processes:
-    fmlayers.data.write_counts(files, "counts", encoder, worker=0, workers=4)
-    # In one process, when all have ended:
-    encoder.fit_counts("counts")
-    ```
+    Here, the two calls of `write_counts` would be in two processes.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> for name, user in (("a", 7), ("b", 8), ("c", 8)):
+    ...     _ = (folder / f"{name}.csv").write_text(f"user\\n{user}\\n")
+    >>> files = fmlayers.data.TableFiles(folder)
+    >>> encoder = fmlayers.data.Encoder({"user": "categorical"})
+    >>> for worker in range(2):
+    ...     fmlayers.data.write_counts(
+    ...         files, folder / "counts", encoder, worker=worker, workers=2
+    ...     )
+    2
+    1
+    >>> encoder.fit_counts(folder / "counts").vocabulary("user")
+    ['8', '7']
     """
     share = files.share(worker, workers)
     folder = Path(folder)
@@ -172,10 +181,11 @@ class FileCounts:
                         encoder.store(self._stored(run, path, values))
                     continue
                 if isinstance(encoder, QuantilesColumn):
-                    table = run.table(_NUMBERS, **values)
-                    numbers = table["number"].to_numpy()
-                    counts = ValueCounts(numbers, table["count"].to_numpy())
-                    encoder.add_counts(counts)
+                    for batch in run.batches(_NUMBERS, **values):
+                        counts = ValueCounts(
+                            batch["number"].to_numpy(), batch["count"].to_numpy()
+                        )
+                        encoder.add_counts(counts)
                 for sums in (each["sums"][name] for each in metadata):
                     if sums is not None:
                         encoder.add_sums(sums)

@@ -18,19 +18,8 @@ from fmlayers.data.movielens import MARKERS, load_movielens
 from fmlayers.data.parquet_files import parts_of
 from fmlayers.data.ratings import read_ratings
 from fmlayers.data.table_files import Source
-from fmlayers.data.table_format import TableFormat
+from fmlayers.data.table_format import TABLE_SUFFIXES, TableFormat
 
-TABLE_SUFFIXES = (
-    ".csv",
-    ".tsv",
-    ".txt",
-    ".parquet",
-    ".pq",
-    ".gz",
-    ".bz2",
-    ".xz",
-    ".zst",
-)
 # Nearly unique in their table: another identifier of the row, not a feature.
 IDENTIFYING = ("title", "zip_code")
 NO_KIND = "none"  # of a column to leave out

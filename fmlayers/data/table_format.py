@@ -11,6 +11,18 @@ from fmlayers._checks import choice
 FileFormat = Literal["auto", "csv", "libsvm", "libfm", "libffm"]
 Quoting = Literal["auto", "always", "never"]
 
+# Of the files of tables.
+TABLE_SUFFIXES = (
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".parquet",
+    ".pq",
+    ".gz",
+    ".bz2",
+    ".xz",
+    ".zst",
+)
 # Texts that can only be missing values in a column whose other cells are numbers.
 NUMBER_MARKERS = (
     *("NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NAN"),

@@ -14,7 +14,7 @@ from fmlayers.data.errors import CellError, DataError
 from fmlayers.data.manifest import digest_of_config
 from fmlayers.data.parquet_files import SUFFIXES, keys_of, parts_of
 from fmlayers.data.parquet_parts import parquet_parts
-from fmlayers.data.table_format import TableFormat
+from fmlayers.data.table_format import TABLE_SUFFIXES, TableFormat
 
 
 class TableFiles:
@@ -166,11 +166,7 @@ class TableFiles:
             found = map(Path, glob.glob(str(source), recursive=True))  # noqa: PTH207
             return sorted(path for path in found if path.is_file())
         self._folder = source
-        return parts_of(source) or sorted(
-            path
-            for path in source.iterdir()
-            if path.is_file() and not path.name.startswith(("_", "."))
-        )
+        return parts_of(source) or _texts_in(source)
 
     def _read(
         self, number: int, columns: Collection[str] | None
@@ -201,6 +197,22 @@ class TableFiles:
         return pd.DataFrame(
             {x: part[x].mask(is_one_of(part[x], missing)) for x in part}
         )
+
+
+def _texts_in(folder: Path) -> list[Path]:
+    """Returns the text files of tables in a folder, in order of their names."""
+    files = sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and not path.name.startswith(("_", "."))
+    )
+    others = [path for path in files if path.suffix.lower() not in TABLE_SUFFIXES]
+    if others:
+        raise DataError(
+            f"{others[0]} is not a table, by its name. Move it to another folder, or "
+            'pass a pattern such as "FOLDER/*.csv".'
+        )
+    return files
 
 
 def _is_parquet(path: Path) -> bool:

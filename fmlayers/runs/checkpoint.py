@@ -6,11 +6,13 @@ from typing import Any, Self
 
 import keras
 import numpy as np
-from keras import ops
 
+from fmlayers import _hosts
 from fmlayers._digests import check_digest, digest_of
 from fmlayers._json_files import read_json, write_json
 from fmlayers._keras_files import save_weights
+from fmlayers.distributed.agreement import gathered
+from fmlayers.distributed.spread_values import SpreadValue
 from fmlayers.runs.folder import PROGRESS, DivergenceError, RunError
 
 PHASES = ("search", "refit")
@@ -74,7 +76,8 @@ class Progress:
 
     def write(self, folder: Path) -> None:
         self.digests = {name: self.digests[name] for name in sorted(self.files)}
-        write_json(folder / PROGRESS, asdict(self))
+        if _hosts.is_first():
+            write_json(folder / PROGRESS, asdict(self))
 
     @property
     def files(self) -> set[str]:
@@ -121,7 +124,7 @@ class Progress:
 
     def remove_others(self, folder: Path) -> None:
         """Removes the weights that `--resume` does not need."""
-        for path in folder.glob("*.weights.h5"):
+        for path in folder.glob("*.weights.h5") if _hosts.is_first() else ():
             if path.name not in self.files:
                 path.unlink()
 
@@ -177,11 +180,13 @@ class Checkpoint(keras.callbacks.Callback):
         seconds = round(time.perf_counter() - self.started, 3)
         metrics = {name: float(value) for name, value in (logs or {}).items()}
         check_finite(self.phase, epoch + 1, metrics)
-        for variable in (
-            *self.model.trainable_variables,
-            *self.model.optimizer.variables,
+        variables = [*self.model.trainable_variables, *self.model.optimizer.variables]
+        # Each process sees its rows of the tables that are over hosts.
+        wrong = gathered([not is_finite(variable) for variable in variables])
+        for variable, is_wrong in zip(
+            variables, np.any(wrong, axis=0).tolist(), strict=True
         ):
-            if not is_finite(variable):
+            if is_wrong:
                 reason = f"{variable.path} has a value that is NaN or infinite"
                 raise diverged(self.phase, epoch + 1, reason)
         row = {"phase": self.phase, "epoch": epoch + 1, "seconds": seconds, **metrics}
@@ -194,9 +199,11 @@ class Checkpoint(keras.callbacks.Callback):
 
 
 def is_finite(variable: keras.Variable) -> bool:
-    """Returns whether no value of a variable is NaN or infinite."""
-    values = ops.convert_to_numpy(variable)
-    return values.dtype.kind not in "fV" or bool(np.isfinite(values).all())
+    """Returns whether no value of a variable in this process is NaN or infinite."""
+    return all(
+        values.dtype.kind not in "fV" or bool(np.isfinite(values).all())
+        for values in SpreadValue.of(variable).rows.values()
+    )
 
 
 class EarlyStop(keras.callbacks.Callback):

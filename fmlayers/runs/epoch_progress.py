@@ -5,6 +5,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.progress import TimeElapsedColumn as Elapsed
 
+from fmlayers import _hosts
+
 
 def new_bar(console: Console) -> Progress:
     """Returns a progress bar whose tasks have a text field `figures`.
@@ -42,7 +44,7 @@ class EpochProgress(keras.callbacks.Callback):
         self.metric = metric
         self.title = title
         self.epochs = epochs
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, quiet=not _hosts.is_first())
         self.bar = new_bar(self.console)
         self.task = self.bar.add_task(
             title, total=epochs, completed=initial_epoch, figures=""

@@ -15,6 +15,7 @@ from fmlayers.data.errors import named_places
 from fmlayers.data.kind_names import Kind
 from fmlayers.data.ragged import Batch, batch_of
 from fmlayers.runs.config import TrainingConfig
+from fmlayers.runs.group import num_shares, share_of
 from fmlayers.runs.sampled_batches import SampledBatches
 from fmlayers.runs.targets import weights_of
 
@@ -98,7 +99,7 @@ class Examples:
         catalog, users, items = self._pairs
         return SampledBatches(
             inputs,
-            self.encoder.without_padding(catalog),
+            self._without_padding(catalog),
             items[self.fitting],
             users[self.fitting],
             batch_size,
@@ -114,15 +115,21 @@ class Examples:
         batch_size = VALIDATION_GROUPS * groups
         if streams():
             return {"validation_data": in_order(self._validation, batch_size)}
-        return {
-            "validation_data": self._validation,
-            "validation_batch_size": batch_size,
-        }
+        validation = self._validation
+        if num_shares() > 1:
+            validation = share_of(validation, groups)
+        return {"validation_data": validation, "validation_batch_size": batch_size}
 
     @cached_property
     def _fitting(self) -> tuple[dict[str, Any], Floats, Floats | None]:
         inputs, ratings, weights = self.arrays(self.fitting)
-        return self.encoder.without_padding(inputs), ratings, weights
+        return self._without_padding(inputs), ratings, weights
+
+    def _without_padding(self, inputs: Inputs) -> dict[str, Any]:
+        # Several processes can share lists of equal lengths only.
+        if num_shares() > 1:
+            return dict(inputs)
+        return self.encoder.without_padding(inputs)
 
     @cached_property
     def _validation(self) -> Batch:

@@ -8,6 +8,7 @@ import numpy as np
 from fmlayers._training.execution import build_ahead, pays_with_xla, steps_per_execution
 from fmlayers.losses import BPR, BalancedCrossentropy, MeanLoss, SquaredLogError
 from fmlayers.optimizers import Adagrad, LazyAdam
+from fmlayers.runs import group
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.examples import Examples, streams
 from fmlayers.runs.model import build_model
@@ -29,7 +30,8 @@ def compiled_model(
     Its optimizer is built, so that `load_weights` restores the optimizer, too.
     """
     keras.utils.set_random_seed(config.seed)
-    model = build_model(config, examples.encoder, examples.table)
+    with group.spread_tables():
+        model = build_model(config, examples.encoder, examples.table)
     epochs = min(config.max_epochs, USUAL_EPOCHS)
     model.compile(
         make_optimizer(
@@ -59,6 +61,8 @@ def fit(
     batches = examples.batches(
         batch_size, epoch=initial_epoch, histories=model.history_indexes()
     )
+    if group.num_shares() > 1:
+        batches = group.ShareOfBatches(batches)
     if streams():
         build_ahead(model, *batches[0][:2])
     return model.fit(

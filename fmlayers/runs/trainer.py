@@ -16,6 +16,7 @@ from fmlayers.runs.examples import (
     split_validation,
 )
 from fmlayers.runs.fitting import compiled_model, fit
+from fmlayers.runs.group import num_shares, rows_of_batch
 from fmlayers.runs.targets import positives
 from fmlayers.runs.unit import to_unit_of_data
 
@@ -94,7 +95,8 @@ class Trainer:
         own = self.dataset.parts.get("validation")
         fitting, validation = split_validation(config, train, own)
         self.rows = {"train": len(train), "validation": len(validation)}
-        self.batch_size = config.batch_size or default_batch_size(len(fitting))
+        size = config.batch_size or default_batch_size(len(fitting))
+        self.batch_size = size - size % num_shares()
         if not len(validation):
             return self._fit("refit", train, self.epochs)
         if not config.validation_fraction:
@@ -112,7 +114,7 @@ class Trainer:
         self, phase: str, fitting: Rows, epochs: int, validation: Rows | None = None
     ) -> keras.Model:
         config = self.config
-        batch_size = min(self.batch_size, len(fitting))
+        batch_size = rows_of_batch(self.batch_size, len(fitting))
         examples = Examples(config, self.columns, self.dataset, fitting, validation)
         model = compiled_model(config, examples, batch_size)
         done = len(self.progress.epochs(phase))

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 import fmlayers
-from fmlayers import plots
+from fmlayers import _hosts, plots
 from fmlayers._digests import digests_of
 from fmlayers._files import whole_file
 from fmlayers._json_files import write_json
@@ -27,7 +27,9 @@ from fmlayers.data.cells import as_text
 from fmlayers.data.columns import describe_columns
 from fmlayers.data.kind_names import Kind
 from fmlayers.data.kinds import kind_class
+from fmlayers.distributed.agreement import together
 from fmlayers.models.specs import find
+from fmlayers.runs import group
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.evaluation import target_metrics
 from fmlayers.runs.folder import (
@@ -35,7 +37,6 @@ from fmlayers.runs.folder import (
     PROGRESS,
     DivergenceError,
     RunError,
-    begin,
     drop,
     finish,
 )
@@ -89,6 +90,7 @@ def train(
         OSError: If the disk is full. The latest checkpoint stays, to resume from.
     """
     out = Path(out).resolve()
+    group.check_config(config)
     data = RunData.read(config, dataset)
     if dataset is not None:
         config = in_memory(config, dataset)
@@ -100,11 +102,13 @@ def train(
         **data.fingerprints(),
         "backend": keras.backend.backend(),
     }
-    with begin(out, record, resume=resume, overwrite=overwrite) as folder:
+    with group.folder_of(out, record, resume=resume, overwrite=overwrite) as folder:
         if folder is not None:
-            if not _is_complete(folder):
+            if not group.of_process_0(_hosts.is_first() and _is_complete(folder)):
                 _train_in(folder, config, data.dataset, split, record)
-            finish(folder, out)
+            if _hosts.is_first():
+                finish(folder, out)
+    together(lambda: None, "finish the run")
     return Run(out, dataset=dataset)
 
 
@@ -127,7 +131,8 @@ def _train_in(
         *transform_hint(config, dataset.ratings["rating"].iloc[split.train]),
     ]
     # In one piece, since `print` may be interrupted between two lines.
-    sys.stderr.write("\n".join([*described, *repairs, ""]))
+    if _hosts.is_first():
+        sys.stderr.write("\n".join([*described, *repairs, ""]))
     method = Trainer if config.method == "gradient" else Sampling
     try:
         trainer = method(config, record["columns"], dataset, folder)
@@ -146,10 +151,11 @@ def _train_in(
         }
         trainer.check(metrics)
     except DivergenceError:
-        drop(folder)  # resumed, it would diverge again
+        if _hosts.is_first():
+            drop(folder)  # resumed, it would diverge again
         raise
     except BaseException:
-        if not (folder / PROGRESS).exists():
+        if _hosts.is_first() and not (folder / PROGRESS).exists():
             drop(folder)  # it contains no epoch to resume from
         raise
     trainer.write(folder)
@@ -183,6 +189,9 @@ def _write(
     metrics: dict[str, Any],
     history: pd.DataFrame,
 ) -> None:
+    if not _hosts.is_first():
+        save_model(model, folder / "model.keras")  # sends the rows that it has
+        return
     separator = config.list_separator
     for name, table in (("users", dataset.users), ("items", dataset.items)):
         if table is not None:

@@ -1,8 +1,11 @@
 """Several processes that score parts of the rows and users."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
+from kill_points import kill_points
 
 from fmlayers import cli
 from fmlayers.runs import Run, prediction, recommender, saved_run
@@ -93,6 +96,33 @@ def test_recommendations_of_all_workers_are_those_of_one(
     assert (
         f"wrote the recommendations for 8 users to {Share(0, 3).path(path)}" in printed
     )
+
+
+def predict_share(folder):
+    command = ["predict", folder / "run", "--data", folder / "rows.csv"]
+    command += ["--out", folder / "out.csv", "--worker", 1, "--workers", 2]
+    assert cli.main(list(map(str, command))) == 0
+
+
+@pytest.mark.slow
+def test_a_killed_worker_leaves_a_whole_file_or_none(film_run, films, tmp_path):
+    shutil.copytree(film_run, tmp_path / "run")
+    rows = films.ratings.assign(day=films.table()["day"])
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    predict_share(tmp_path)
+    path = tmp_path / "out-1-of-2.csv"
+    expected = path.read_bytes()
+    path.unlink()
+    points = 0
+    for point in kill_points(predict_share, tmp_path, imports=["fmlayers.runs"]):
+        points += 1
+        assert not path.exists() or path.read_bytes() == expected
+        point.run(predict_share)
+        assert path.read_bytes() == expected
+        names = {x.name for x in tmp_path.iterdir()}
+        assert names == {"run", "rows.csv", path.name}
+    assert points >= 4
+    print(f"kills: {points}")
 
 
 def test_errors(film_run, capsys):

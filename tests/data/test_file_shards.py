@@ -136,6 +136,7 @@ def test_a_killed_call_goes_on_with_the_file_at_which_it_stopped(tmp_path):
             assert was_complete or path.stat().st_mtime_ns == moment
     assert kept == {0, 1, 2, 3}
     assert points >= 20
+    print(f"kills: {points}, each call completed later")
 
 
 def write_share(folder, worker):

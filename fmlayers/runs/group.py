@@ -1,0 +1,143 @@
+"""Runs that the processes of `fmlayers.distributed` train together.
+
+All processes read the same data and compute the same batches, of which each trains its
+share. Process 0 writes the folder of the run, which the others read.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from fmlayers import _hosts
+from fmlayers.data.ragged import Batch
+from fmlayers.distributed import tables_over_hosts
+from fmlayers.distributed.agreement import gathered, process, processes, together
+from fmlayers.runs.config import TrainingConfig
+from fmlayers.runs.folder import begin, partial_path
+
+
+def check_config(config: TrainingConfig) -> None:
+    """Raises `ValueError` if several processes cannot train such a model together."""
+    if processes() == 1:
+        return
+    for name, value, is_supported in (
+        ("method", config.method, config.method == "gradient"),
+        ("histories", config.histories, not config.histories),
+        ("batch_size", config.batch_size, not (config.batch_size or 0) % num_shares()),
+    ):
+        if not is_supported:
+            rule = {
+                "method": '"gradient"',
+                "histories": "left out",
+                "batch_size": f"a multiple of {num_shares()}, the number of devices",
+            }[name]
+            raise ValueError(
+                f"`{name}` must be {rule} if several processes train a model together. "
+                f"Received: {name}={value!r}."
+            )
+
+
+def num_shares() -> int:
+    """Returns the number of devices that share a batch."""
+    mesh = _hosts.mesh()
+    return 1 if mesh is None else int(mesh.size)
+
+
+def rows_of_batch(batch_size: int, rows: int) -> int:
+    """Returns the largest number of rows per batch that the devices can share evenly.
+
+    Args:
+        batch_size: Integer, the number of rows per batch with a single device.
+        rows: Integer, the number of rows in all.
+
+    Raises:
+        ValueError: If there are more devices than rows.
+    """
+    size = min(batch_size, rows)
+    size -= size % num_shares()
+    if not size:
+        raise ValueError(
+            f"The data must have a row for each of the {num_shares()} devices. "
+            f"Received: {rows} rows to train on."
+        )
+    return size
+
+
+def spread_tables() -> AbstractContextManager[None]:
+    """Spreads the large tables of a model that the block builds, in a group."""
+    return nullcontext() if _hosts.mesh() is None else tables_over_hosts()
+
+
+@contextmanager
+def folder_of(
+    path: Path, config: dict[str, Any], *, resume: bool, overwrite: bool
+) -> Iterator[Path | None]:
+    """Yields the folder to train in; see `fmlayers.runs.folder.begin`.
+
+    Process 0 creates it.
+    """
+    with ExitStack() as stack:
+
+        def enter() -> Path | None:
+            if not _hosts.is_first():
+                return None
+            folder = begin(path, config, resume=resume, overwrite=overwrite)
+            return stack.enter_context(folder)
+
+        folder = together(enter, "begin the run")
+        yield partial_path(path) if of_process_0(folder is not None) else None
+
+
+def of_process_0(value: bool) -> bool:
+    """Returns the value that process 0 has."""
+    return bool(gathered(value)[0])
+
+
+class ShareOfBatches(keras.utils.PyDataset):
+    """The rows of this process in each batch.
+
+    Args:
+        batches: A dataset whose batches all have the same number of rows.
+    """
+
+    def __init__(self, batches: Any) -> None:
+        super().__init__()
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Batch:
+        batch: Batch = self.batches[index]
+        size = len(batch[1]) // processes()
+        rows = slice(process() * size, (process() + 1) * size)
+        share: Batch = keras.tree.map_structure(lambda x: x[rows], batch)
+        return share
+
+    def on_epoch_end(self) -> None:
+        self.batches.on_epoch_end()
+
+
+def share_of(batch: Batch, group: int = 1) -> Batch:
+    """Returns the rows of this process, and repeated rows of weight 0 at the end.
+
+    Args:
+        batch: Inputs, targets and optional weights.
+        group: Integer, the number of successive rows to keep together.
+    """
+    inputs, targets, *others = batch
+    count = len(targets)
+    unit = group * num_shares() // processes()
+    size = -(-count // (unit * processes())) * unit
+    rows = process() * size + np.arange(size)
+    weights = np.asarray(others[0] if others else np.ones(count), np.float32)
+    # Whole groups are repeated.
+    kept = np.where(rows < count, rows, rows % group)
+    share = keras.tree.map_structure(lambda x: x[kept], (inputs, targets, weights))
+    share[2][rows >= count] = 0.0
+    result: Batch = share
+    return result
