@@ -221,7 +221,7 @@ class SpreadRows:
     def _over_hosts(
         self, shape: tuple[int, ...], sharding: Any, of_host: Callable[[int], Any]
     ) -> Any:
-        """Returns the tensor whose rows on the devices of this process are given."""
+        """Returns a tensor, from the rows of each device of this process."""
         import jax
 
         shards = []
