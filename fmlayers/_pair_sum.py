@@ -25,6 +25,7 @@ import keras
 from keras import ops
 
 from fmlayers._backend import unstack
+from fmlayers._training.mode import uses_xla
 from fmlayers._types import Tensor
 
 # Fields in one loop of a compiled program. Loops of the gradient are shorter: XLA fuses
@@ -179,11 +180,14 @@ def _in_blocks(x: Tensor, count: int, size: int) -> tuple[list[Tensor], list[Ten
         `size` tensors `(batch, count, dim)`, the first, second, ... field of each
         block, and a `(batch, dim)` tensor for each field left.
     """
-    fields = unstack(x[:, count * size :], axis=1)
+    fields, whole = unstack(x[:, count * size :], axis=1), x[:, : count * size]
     if not count:
         return [], fields
-    shape = (-1, count, size, ops.shape(x)[2])
-    return unstack(ops.reshape(x[:, : count * size], shape), axis=2), fields
+    if uses_xla():
+        # Concatenated vectors are written once. Those of the other slices, XLA would
+        # compute again at each use.
+        return [whole[:, i::size] for i in range(size)], fields
+    return [whole[:, i * count : (i + 1) * count] for i in range(size)], fields
 
 
 def _in_one_call(function: Callable[[Tensor], Any], x: Tensor) -> Any:

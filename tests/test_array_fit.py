@@ -114,7 +114,7 @@ def test_results_are_those_of_keras(name):
 def test_results_with_xla_are_those_of_keras(options, batch_size, monkeypatch):
     monkeypatch.setattr(execution, "MIN_XLA_VALUES", 0)
     traces: list[int | None] = []
-    original = execution._with_xla
+    original = execution._where_full
 
     def counted(step, rows):
         def once(data):
@@ -123,7 +123,7 @@ def test_results_with_xla_are_those_of_keras(options, batch_size, monkeypatch):
 
         return original(once, rows)
 
-    monkeypatch.setattr(execution, "_with_xla", counted)
+    monkeypatch.setattr(execution, "_where_full", counted)
     inputs, targets = data()
     arguments = {"x": inputs, "y": targets, "epochs": 2, "batch_size": batch_size}
     same(Product.fit, arguments, **options)

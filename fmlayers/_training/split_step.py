@@ -1,12 +1,13 @@
 """Training steps on TensorFlow that compile all but the sums of histories with XLA."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
 from fmlayers._histories.index import BatchHistories
 from fmlayers._histories.sums import rows, with_sums
+from fmlayers._training.mode import with_xla
 from fmlayers.features import History
 
 
@@ -74,16 +75,16 @@ class SplitStep:
             added = [_added(*each) for each in zip(gradients, others, strict=True)]
             model.optimizer.apply_gradients(zip(added, weights, strict=True))
 
-        found = _with_xla(rows_of)(ids)
+        found = with_xla(rows_of)(ids)
         with tf.GradientTape() as tape:
             tape.watch(found)
             sums = [x.sums(each) for x, each in zip(histories, found, strict=True)]
         totals = [each.total for each in sums]
-        loss, y_pred, (gradients, of_totals) = _with_xla(loss_and_gradients)(
+        loss, y_pred, (gradients, of_totals) = with_xla(loss_and_gradients)(
             x, sums, y, sample_weight
         )
         of_rows = tape.gradient(totals, found, output_gradients=of_totals)
-        _with_xla(update)(ids, of_rows, gradients)
+        with_xla(update)(ids, of_rows, gradients)
         model._loss_tracker.update_state(loss, sample_weight=tf.shape(y_pred)[0])
         return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 
@@ -102,15 +103,6 @@ def _are_prepared(features: Any, inputs: Mapping[str, Any]) -> bool:
     return is_alone and all(
         isinstance(inputs.get(name), BatchHistories) for name in names
     )
-
-
-def _with_xla(function: Callable[..., Any]) -> Callable[..., Any]:
-    import tensorflow as tf
-
-    compiled: Callable[..., Any] = tf.function(
-        function, jit_compile=True, autograph=False
-    )
-    return compiled
 
 
 def _added(gradient: Any, other: Any) -> Any:

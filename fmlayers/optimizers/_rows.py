@@ -129,9 +129,10 @@ class RowWise(keras.optimizers.Optimizer):
             rows = variable.shape[0] if variable.shape else 0
             if rows > ROWS_PER_ID:
                 # Scratch space, which is not saved. Every device can scatter and
-                # gather floats, which are exact for up to 2**24 ids in a batch.
+                # gather floats. In 32 bits, they are exact up to 2**24 ids only.
                 with tf.init_scope():
-                    scratch = tf.Variable(tf.zeros((rows,)), trainable=False)
+                    zeros = tf.zeros((rows,), tf.float64)
+                    scratch = tf.Variable(zeros, trainable=False)
                 self._writers[index] = scratch
 
     def add_variable_from_reference(
@@ -336,7 +337,7 @@ class RowWise(keras.optimizers.Optimizer):
 
         def search() -> Any:
             writers = self._writers[self._get_variable_index(variable)]
-            places = tf.range(tf.size(indices), dtype=tf.float32)
+            places = tf.range(tf.size(indices), dtype=writers.dtype)
             writers.scatter_update(tf.IndexedSlices(places, indices))
             return tf.gather(writers, indices)
 

@@ -15,6 +15,7 @@ from pair_sums import (
 )
 
 from fmlayers import FMInteraction
+from fmlayers._training.mode import with_xla
 
 
 def pairwise(weights, inputs, mask=None, reduce="sum"):
@@ -316,3 +317,22 @@ def test_errors(vectors):
             r"`mask` must be of shape \(batch, fields\)",
             lambda shape=shape: layer(vectors, mask=np.ones(shape, "bool")),
         )
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="traces for XLA")
+@pytest.mark.parametrize("fields", [5, 17, 39])
+def test_a_step_that_xla_compiles_has_the_same_sums(fields, rng):
+    import tensorflow as tf
+
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            total = tf.reduce_sum(FMInteraction()(x, training=True))
+        return total, tape.gradient(total, x)
+
+    x = rng.normal(size=(4, fields, 3)).astype("float32")
+    total, gradient = with_xla(step)(tf.constant(x))
+    sums = x.sum(axis=1, keepdims=True, dtype="float64")
+    expected = (sums[:, 0] ** 2 - (x.astype("float64") ** 2).sum(axis=1)).sum() / 2
+    np.testing.assert_allclose(total, expected, rtol=1e-4)
+    np.testing.assert_allclose(gradient, sums - x, rtol=1e-4, atol=1e-5)

@@ -512,3 +512,18 @@ def test_steps_of_batches_of_unknown_size(rows, jit_compile, rng):
     np.testing.assert_allclose(
         model.get_weights()[0], reference.table, rtol=2e-4, atol=2e-6
     )
+
+
+@on_tensorflow
+def test_a_batch_may_have_more_ids_than_integers_in_float32():
+    import tensorflow as tf
+
+    optimizer = Adagrad()
+    table = keras.Variable(np.zeros((9, 1), "float32"))
+    optimizer.build([table])
+    places = np.arange(2**24 - 1, 2**24 + 4)
+    ids = np.zeros(places[-1] + 1, "int32")
+    ids[places] = [1, 2, 3, 4, 3]
+    found = optimizer._representatives(tf.constant(ids), table).numpy()[places]
+    np.testing.assert_array_equal(found[[0, 1, 3]], places[[0, 1, 3]])
+    assert found[2] == found[4] in places[[2, 4]]
