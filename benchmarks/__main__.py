@@ -6,6 +6,7 @@ from types import ModuleType
 from benchmarks import (
     batches,
     cold_start,
+    distributed,
     encoding,
     epoch,
     fm_interaction,
@@ -31,6 +32,7 @@ OF_NOTHING: tuple[ModuleType, ...] = (
     wide_tables,
     top_n,
     serving,
+    distributed,
 )
 OF_MOVIELENS: tuple[ModuleType, ...] = (epoch, time_to_rmse)
 

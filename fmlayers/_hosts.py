@@ -45,11 +45,11 @@ def mesh() -> Any:
     return distribution.device_mesh.backend_mesh
 
 
-def split(*axes: None) -> Any:
+def split() -> Any:
     """Returns the `jax.sharding.PartitionSpec` of a tensor split by its first axis."""
     from jax.sharding import PartitionSpec
 
-    return PartitionSpec(AXIS, *axes)
+    return PartitionSpec(AXIS)
 
 
 def share(x: Any) -> bool:

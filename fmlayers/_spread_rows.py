@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 import numpy.typing as npt
+from keras.src.backend.common.stateless_scope import in_stateless_scope
 
 from fmlayers import _hosts
 
@@ -113,24 +114,21 @@ class SpreadRows:
             **kwargs: Arguments of `keras.Variable`.
         """
         import jax
+        from jax import numpy as jnp
 
         mesh = keras.distribution.distribution().device_mesh
         layout = keras.distribution.TensorLayout((_hosts.AXIS, None), mesh)
         shape = (self.num_hosts * self.num_places, self.shape[1])
 
-        def of_host(index: tuple[slice, ...]) -> npt.NDArray[Any]:
-            rows = np.zeros((self.num_places, self.shape[1]), jax.numpy.dtype(dtype))
-            start = 0
-            for piece in pieces_of(self._host(index), self.num_hosts):
-                rows[start : start + len(piece)] = piece
-                start += len(piece)
-            return rows
+        def of_host(host: int) -> Any:
+            rows = jnp.zeros((self.num_places, self.shape[1]), dtype)
+            return _filled(rows, 0, pieces_of(host, self.num_hosts))
 
         with jax.ensure_compile_time_eval():
-            values = jax.make_array_from_callback(shape, layout.backend_layout, of_host)
-        # With this argument, Keras leaves the layout to the initializer.
+            values = self._over_hosts(shape, layout.backend_layout, of_host)
+        # Keras would copy what a function returns.
         variable = keras.Variable(
-            lambda shape, dtype=None, layout=None: values,
+            (lambda *_, **__: values) if in_stateless_scope() else values,
             shape=shape,
             dtype=dtype,
             layout=layout,
@@ -207,21 +205,30 @@ class SpreadRows:
             start: Integer, the first of the rows.
             values: Array or HDF5 dataset, equal on all hosts.
         """
-        import jax
-
         old, n = variable.value, self.num_hosts
         shards = {self._host(x.index): x.data for x in old.addressable_shards}
 
-        def of_host(index: tuple[slice, ...]) -> npt.NDArray[Any]:
-            host = self._host(index)
-            rows = np.array(shards[host])
+        def of_host(host: int) -> Any:
             first = (host - start) % n
-            if first < len(values):
-                place, count = (start + first) // n, -(-(len(values) - first) // n)
-                rows[place : place + count] = values[first::n]
-            return rows
+            pieces = (
+                values[piece : piece + n * PIECE : n]
+                for piece in range(first, len(values), n * PIECE)
+            )
+            return _filled(shards[host].copy(), (start + first) // n, pieces)
 
-        variable.assign(jax.make_array_from_callback(old.shape, old.sharding, of_host))
+        variable.assign(self._over_hosts(old.shape, old.sharding, of_host))
+
+    def _over_hosts(
+        self, shape: tuple[int, ...], sharding: Any, of_host: Callable[[int], Any]
+    ) -> Any:
+        """Returns a tensor, from the rows of each device of this process."""
+        import jax
+
+        shards = []
+        for device, index in sharding.addressable_devices_indices_map(shape).items():
+            with jax.default_device(device):
+                shards.append(of_host(self._host(index)))
+        return jax.make_array_from_single_device_arrays(shape, sharding, shards)
 
     def update(
         self, step: Callable[..., Any], tables: Sequence[Any], rows: Any, values: Any
@@ -287,6 +294,26 @@ class HeldRows:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
         rows = self.spread.read(self, 0, self.spread.num_rows)
         return rows if dtype is None else rows.astype(dtype)
+
+
+def _filled(rows: Any, place: int, pieces: Iterable[Any]) -> Any:
+    """Writes pieces to consecutive rows, beginning with row `place`, without a copy."""
+    for piece in pieces:
+        values = np.asarray(piece, rows.dtype)
+        rows = _compiled_fill()(rows, values, place)
+        place += len(values)
+    return rows
+
+
+@functools.cache
+def _compiled_fill() -> Callable[..., Any]:
+    import jax
+
+    def fill(rows: Any, piece: Any, place: Any) -> Any:
+        return jax.lax.dynamic_update_slice_in_dim(rows, piece, place, 0)
+
+    compiled: Callable[..., Any] = jax.jit(fill, donate_argnums=0)
+    return compiled
 
 
 @functools.cache

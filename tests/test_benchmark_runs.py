@@ -26,6 +26,12 @@ SIZES = [
         ["100 rows in 2 files", "TableFiles"],
     ),
     (
+        "distributed",
+        {},
+        "--rows 1000 --processes 2 --batch 32 --steps 2 --rounds 1 --gigabytes 0.01",
+        ["automatic", "2 processes"],
+    ),
+    (
         "fm_interaction",
         {"BATCH": 16, "FIELDS": (3,), "REPEATS": 2},
         None,

@@ -35,6 +35,8 @@ assert abs(loaded.predict(encoder.transform(test)) - ratings).max() < 1e-5
 def test_python_blocks(document, tmp_path):
     if keras.backend.backend() != "tensorflow":
         pytest.skip("the documents show the default backend")
+    if document.name == "distributed.md":
+        pytest.importorskip("jax")
     blocks = re.findall(r"```python\n(.*?)```", document.read_text("utf-8"), re.S)
     script = tmp_path / "script.py"
     blocks.append(CHECKS.get(document.name, ""))

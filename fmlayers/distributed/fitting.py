@@ -20,6 +20,7 @@ def fit(
     target: str = "rating",
     checkpoints: str | os.PathLike[str] | None = None,
     every: int | None = None,
+    list_length: int | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     **kwargs: Any,
 ) -> keras.callbacks.History:
@@ -44,6 +45,8 @@ def fit(
         every: Optional positive integer. A checkpoint is saved after this many batches,
             too, not only after each epoch. Callbacks such as `EarlyStopping` start
             anew when training resumes.
+        list_length: Optional positive integer, see `ShardedBatches`. Over hosts, data
+            with lists of ids needs it.
         callbacks: List of callbacks of Keras.
         **kwargs: Other arguments of `keras.Model.fit`, such as `validation_data`.
 
@@ -70,6 +73,7 @@ def fit(
             target=target,
             worker=process(),
             workers=processes(),
+            list_length=list_length,
         )
         if place.batch >= len(batches):  # with more processes than before
             place = Place(place.epoch + 1)

@@ -28,7 +28,9 @@ def environment(**variables):
         # One device and one thread per process, whatever the machine has.
         "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
         "OMP_NUM_THREADS": "1",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # which take half of the time
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": os.environ.get(
+            "JDMO", "1"
+        ),  # which take half of the time
         "TF_CPP_MIN_LOG_LEVEL": "3",
         **variables,
     }

@@ -121,6 +121,14 @@ def test_processes_train_on_shards_as_one(group, folder):
         assert "set `list_length` of `ShardedBatches`" in facts["shards"]["pairs"]
 
 
+def test_no_process_holds_a_whole_table(group):
+    peaks = [facts["peak"] for _, facts in group]
+    if None in peaks:
+        pytest.skip("the peak of a process cannot be reset here")
+    assert max(peaks) < 1.0, peaks
+    assert min(peaks) > 1 / PROCESSES  # the rows of a process, at least
+
+
 def test_early_stopping_agrees(group):
     (_, first), (_, second) = group
     assert first["early"] == second["early"]

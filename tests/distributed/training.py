@@ -120,6 +120,32 @@ def trained_on_shards():
     }
 
 
+def peak_memory():
+    """Return the memory that building and training a table needs, per byte of it.
+
+    It is `None` where the peak of a process cannot be reset.
+    """
+
+    def status(name):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(1024 * int(x.split()[1]) for x in lines if x.startswith(name))
+
+    # Without them, XLA copies what it could update in place.
+    jax.config.update("jax_disable_most_optimizations", False)
+    rows, dim = 2_000_000, 32
+    feature = fmlayers.Categorical("user", rows)
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return None
+    before = status("VmRSS")
+    with fmlayers.distributed.tables_over_hosts():
+        model = fmlayers.models.FactorizationMachine([feature], dim)
+    model.compile(fmlayers.optimizers.Adagrad(row_wise=True), loss="mse")
+    model.fit({"user": x["user"]}, y, batch_size=size, verbose=0)
+    return (status("VmHWM") - before) / (4 * rows * dim)
+
+
 folder, cases = Path(sys.argv[1]), sys.argv[2:]
 fmlayers.distributed.start()
 processes, process = jax.process_count(), jax.process_index()
@@ -146,4 +172,5 @@ facts["errors"] = errors_of(
     path=lambda: chosen.save(folder / "absent" / "saved.keras"),
     alone=lambda: process == 0 and chosen.save_weights(folder / "x.weights.h5"),
 )
+facts["peak"] = peak_memory()
 (folder / f"facts-{process}.json").write_text(json.dumps(facts))
