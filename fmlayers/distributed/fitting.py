@@ -1,3 +1,4 @@
+import copy
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -6,47 +7,38 @@ import keras
 
 from fmlayers._checks import integer
 from fmlayers.data import ShardedBatches
-from fmlayers.distributed.agreement import process, processes
 from fmlayers.distributed.checkpoints import Checkpoints, Place
 
 
 def fit(
     model: keras.Model,
-    folder: str | os.PathLike[str],
-    batch_size: int,
+    batches: ShardedBatches,
     *,
     epochs: int,
-    seed: int = 0,
-    target: str = "rating",
     checkpoints: str | os.PathLike[str] | None = None,
     every: int | None = None,
-    list_length: int | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
     **kwargs: Any,
 ) -> keras.callbacks.History:
     """Trains a model on the files of `fmlayers.data.write_shards`, with checkpoints.
 
-    Each process reads other rows. Call it in all processes of a group, or in a single
-    one. If the processes are killed, start all of them again with the same arguments:
-    training resumes from the last checkpoint, with the same weights as without an
-    interruption. With another number of processes, it resumes at about the same row of
-    the epoch; the rest of this epoch may then read some rows twice and others not.
+    Call it in all processes of a group, or in a single one. If the processes are
+    killed, start all of them again with the same arguments: training resumes from the
+    last checkpoint, with the same weights as without an interruption. With another
+    number of processes, it resumes at about the same row of the epoch; the rest of this
+    epoch may then read some rows twice and others not.
 
     Args:
         model: A compiled model.
-        folder: The folder of the Parquet files, which each process can read.
-        batch_size: Positive integer, the rows per batch of each process.
+        batches: The batches of this process: its `worker` is the index of the process,
+            and its `workers` the number of processes.
         epochs: Positive integer, the number of epochs in all, with those before an
             interruption.
-        seed: Nonnegative integer, the seed of the order of the rows. Defaults to 0.
-        target: Name of the target column. Defaults to `"rating"`.
         checkpoints: Optional folder of `Checkpoints`, which all processes share. If
             omitted, nothing is saved.
         every: Optional positive integer. A checkpoint is saved after this many batches,
             too, not only after each epoch. Callbacks such as `EarlyStopping` start
             anew when training resumes.
-        list_length: Optional positive integer, see `ShardedBatches`. Over hosts, data
-            with lists of ids needs it.
         callbacks: List of callbacks of Keras.
         **kwargs: Other arguments of `keras.Model.fit`, such as `validation_data`.
 
@@ -56,34 +48,26 @@ def fit(
     Raises:
         ValueError: If an argument is invalid, or the checkpoint is damaged or that of
             another model.
-        DataError: If a file of `folder` is damaged.
+        DataError: If a file of the batches is damaged.
     """
     epochs = integer("epochs", epochs)
     saved = None if checkpoints is None else Checkpoints(checkpoints)
-    place = Place() if saved is None else saved.restore(model)
+    place = Place(batches.epoch, batches.batch)
+    if saved is not None:
+        place = max(place, saved.restore(model))
+    if place.batch >= len(batches):  # with more processes than before
+        place = Place(place.epoch + 1)
     history = keras.callbacks.History()
     history.set_model(model)
     history.on_train_begin()
     while place.epoch < epochs and not (history.epoch and model.stop_training):
-        batches = ShardedBatches(
-            folder,
-            batch_size,
-            seed=seed,
-            epoch=place.epoch,
-            target=target,
-            worker=process(),
-            workers=processes(),
-            list_length=list_length,
-        )
-        if place.batch >= len(batches):  # with more processes than before
-            place = Place(place.epoch + 1)
-            continue
-        batches.batch = place.batch
+        rest = copy.copy(batches)
+        rest.epoch, rest.batch = place
         # An epoch that was interrupted has fewer steps than the others.
         end = place.epoch + 1 if place.batch else epochs
         saving = [saved.callback(every, batch=place.batch)] if saved else []
         part = model.fit(
-            batches.stream(),
+            rest.stream(),
             steps_per_epoch=len(batches) - place.batch,
             initial_epoch=place.epoch,
             epochs=end,

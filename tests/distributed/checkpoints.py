@@ -44,8 +44,13 @@ cases.set_weights(model)
 model.compile(cases.optimizer("lazy_adam"), loss="mse")
 history = fmlayers.distributed.fit(
     model,
-    folder / "shards",
-    cases.BATCH // 4,
+    fmlayers.data.ShardedBatches(
+        folder / "shards",
+        cases.BATCH // 4,
+        seed=0,
+        worker=jax.process_index(),
+        workers=jax.process_count(),
+    ),
     epochs=epochs,
     checkpoints=folder / name.partition("-")[0],
     every=2,
