@@ -49,5 +49,7 @@ def with_xla(function: Callable[..., Any]) -> Callable[..., Any]:
         with xla_mode():
             return function(*args)
 
-    compiled: Callable[..., Any] = tf.function(traced, jit_compile=True, autograph=False)
+    compiled: Callable[..., Any] = tf.function(
+        traced, jit_compile=True, autograph=False
+    )
     return compiled
