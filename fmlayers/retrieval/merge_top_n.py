@@ -18,8 +18,8 @@ def merge_top_n(
     of the items, and answers the same queries. Of the positions to exclude, it
     subtracts the start of its part: those of other parts have no effect.
 
-    The result is exact. If each part but the last has a multiple of `block_size`
-    items, the scores are equal to the last bit.
+    The merge is exact. The scores of a part are those of the whole catalog up to
+    rounding, which can depend on the number of items.
 
     Args:
         answers: The scores and positions that the `TopN` of each part returned, both

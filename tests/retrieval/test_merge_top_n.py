@@ -16,10 +16,11 @@ def catalog(rng, items=70):
 
 
 @pytest.mark.parametrize("starts", [[0], [0, 16, 32], [0, 8, 64], [0, 32]])
-@pytest.mark.parametrize("k", [1, 5, 30])
+@pytest.mark.parametrize("k", [5, 30])
 def test_parts_answer_as_one_catalog(starts, k, rng):
-    keras.utils.set_random_seed(0)
     model = FactorizationMachine(FEATURES, dim=3)
+    for weight in model.weights:  # scores are integers, without rounding
+        weight.assign(rng.integers(-3, 4, weight.shape))
     items = catalog(rng)
     exclude = rng.integers(-1, 70, (12, 9))
     exclude[3] = -1
