@@ -141,6 +141,30 @@ class SpreadRows:
         """Returns where the rows of a slot are, which are spread like these."""
         return SpreadRows((self.num_rows, slot.shape[1]), self.mesh)
 
+    def slot_initializer(
+        self, initializer: Any, shape: Sequence[int], dtype: Any
+    ) -> Callable[..., Any]:
+        """Returns an initializer of a slot, of which each host fills its rows.
+
+        Keras would fill the whole slot in each process.
+
+        Args:
+            initializer: A constant initializer, or its name.
+            shape: The shape of the slot, `(rows, ...)`.
+            dtype: The dtype of the slot.
+        """
+        import jax
+        from jax.sharding import NamedSharding
+
+        row = np.asarray(keras.initializers.get(initializer)((1, *shape[1:]), dtype))
+        of_host = np.broadcast_to(row, (self.num_places, *shape[1:]))
+        values = self._over_hosts(
+            tuple(shape),
+            NamedSharding(self.mesh, _hosts.split()),
+            lambda host: jax.device_put(of_host, jax.config.jax_default_device),
+        )
+        return lambda shape, dtype=None, layout=None: values
+
     def in_places(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Returns a value per row in the order of memory, with zeros for spare rows."""
         spare = self.num_hosts * self.num_places - self.num_rows

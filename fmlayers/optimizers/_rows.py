@@ -15,7 +15,7 @@ from keras import ops
 
 from fmlayers._backend import all_rows, assign_all_rows, saved_shape
 from fmlayers._checks import boolean, plain
-from fmlayers._spread_rows import is_spread
+from fmlayers._spread_rows import SpreadRows, is_spread
 from fmlayers.optimizers._joined_slots import joined_slots
 from fmlayers.optimizers._slices import (
     add_rows,
@@ -75,6 +75,7 @@ class RowWise(keras.optimizers.Optimizer):
         super().__init__(*map(plain, args), use_ema=use_ema, **kwargs)
         self.row_wise = boolean("row_wise", row_wise)
         self._adds_squares = False
+        self._spread: SpreadRows | None = None
         self._values = ValueNumbers()
 
     @property
@@ -139,17 +140,27 @@ class RowWise(keras.optimizers.Optimizer):
         self, reference_variable: Any, name: Any = None, initializer: Any = "zeros"
     ) -> Any:
         self._adds_squares = name in self.squares
+        self._spread = getattr(reference_variable, "spread", None)
         try:
             return super().add_variable_from_reference(
                 reference_variable, name, initializer
             )
         finally:
             self._adds_squares = False
+            self._spread = None
 
-    def add_variable(self, shape: Sequence[int], *args: Any, **kwargs: Any) -> Any:
+    def add_variable(
+        self,
+        shape: Sequence[int],
+        initializer: Any = "zeros",
+        dtype: Any = None,
+        **kwargs: Any,
+    ) -> Any:
         if self._adds_squares and self._shrinks(shape):
             shape = _per_row(shape)
-        return super().add_variable(shape, *args, **kwargs)
+        if self._spread is not None:
+            initializer = self._spread.slot_initializer(initializer, shape, dtype)
+        return super().add_variable(shape, initializer, dtype, **kwargs)
 
     def apply(self, grads: Sequence[Any], trainable_variables: Any = None) -> None:
         scale = self.loss_scale_factor
