@@ -58,6 +58,28 @@ def gathered(variables: Sequence[Any], keep: bool) -> Iterator[None]:
         _GATHERED.reset(token)
 
 
+def rows_of_host(host: int, hosts: int, count: int) -> npt.NDArray[np.int64]:
+    """Returns the first `count` rows of a host, in the order of their places."""
+    return host + hosts * np.arange(count)
+
+
+def hosts_and_places(
+    rows: npt.NDArray[np.int64], hosts: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Returns the host of each row, and its place there."""
+    return rows % hosts, rows // hosts
+
+
+def host_of_shard(index: tuple[slice, ...], places: int) -> int:
+    """Returns the host of a shard of a tensor.
+
+    Args:
+        index: The slices of the shard in the tensor.
+        places: Integer, the number of rows of each host.
+    """
+    return (index[0].start or 0) // places
+
+
 def is_spread(variable: Any) -> bool:
     """Returns whether the rows of a variable are spread over hosts."""
     return hasattr(variable, "spread")
@@ -289,7 +311,7 @@ class SpreadRows:
         return rows % self.num_hosts == jax.lax.axis_index(_hosts.AXIS)
 
     def _host(self, index: tuple[slice, ...]) -> int:
-        return (index[0].start or 0) // self.num_places
+        return host_of_shard(index, self.num_places)
 
 
 class HeldRows:

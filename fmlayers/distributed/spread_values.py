@@ -9,6 +9,7 @@ import numpy.typing as npt
 from keras import ops
 
 from fmlayers import _hosts
+from fmlayers._spread_rows import host_of_shard, hosts_and_places, rows_of_host
 
 Array = npt.NDArray[Any]
 
@@ -22,10 +23,10 @@ def is_over_hosts(variable: Any) -> bool:
 
 @dataclass(frozen=True)
 class SpreadValue:
-    """Rows of a variable; row r is on host r mod n, at place r // n.
+    """Rows of a variable, as `SpreadRows` spreads them.
 
     Attributes:
-        hosts: Positive integer, n.
+        hosts: Positive integer, the number of hosts.
         rows: Dict from the index of a host to its rows, for the hosts of this process.
     """
 
@@ -41,7 +42,9 @@ class SpreadValue:
         return cls(
             hosts,
             {
-                _host(shard.index, value.shape[0] // hosts): np.asarray(shard.data)
+                host_of_shard(shard.index, value.shape[0] // hosts): np.asarray(
+                    shard.data
+                )
                 for shard in value.addressable_shards
             },
         )
@@ -78,9 +81,9 @@ class SpreadValue:
                     if host == other:
                         rows[...] = new
                     continue
-                ids = other + source.hosts * np.arange(len(new))
-                places = ids // self.hosts
-                here = (ids % self.hosts == host) & (places < len(rows))
+                ids = rows_of_host(other, source.hosts, len(new))
+                hosts, places = hosts_and_places(ids, self.hosts)
+                here = (hosts == host) & (places < len(rows))
                 rows[places[here]] = new[here]
 
     def assign_to(self, variable: Any) -> None:
@@ -94,10 +97,8 @@ class SpreadValue:
         places = old.shape[0] // self.hosts
         variable.assign(
             jax.make_array_from_callback(
-                old.shape, old.sharding, lambda index: self.rows[_host(index, places)]
+                old.shape,
+                old.sharding,
+                lambda index: self.rows[host_of_shard(index, places)],
             )
         )
-
-
-def _host(index: tuple[slice, ...], places: int) -> int:
-    return (index[0].start or 0) // places
