@@ -30,7 +30,7 @@ def start(shop, out, *words):
         [
             *(sys.executable, "-m", "fmlayers", "train", "--data", str(shop)),
             *("--model", "mf", "--dim", "2", "--batch-size", "64"),
-            *("--max-epochs", "6", "--out", str(out), *words),
+            *("--max-epochs", "30", "--patience", "30", "--out", str(out), *words),
         ],
         env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,

@@ -1,5 +1,4 @@
 import json
-import time
 
 import numpy as np
 import pytest
@@ -42,9 +41,7 @@ def undisturbed(folder):
 @pytest.mark.slow
 def test_a_killed_group_ends_and_resumes_to_the_same_weights(folder, undisturbed):
     """Process 1 is killed in the second epoch, after the checkpoint of batch 2."""
-    started = time.monotonic()
     codes, _ = end_of_group("checkpoints.py", folder, 2, "killed", EPOCHS, 8)
-    assert time.monotonic() - started < 90
     assert codes[1] == -9
     assert codes[0] not in (0, -9), "it waited for the killed process"
     manifest = json.loads((folder / "killed" / "checkpoint.json").read_text())

@@ -43,9 +43,7 @@ def test_all_end_if_one_does(ending, code, tmp_path):
             {ending}
         time.sleep(300)
     """
-    started = time.monotonic()
     assert start(tmp_path, script).wait(60) == code
-    assert time.monotonic() - started < 60
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
