@@ -21,23 +21,21 @@ from fmlayers.runs.folder import begin, partial_path
 
 
 def check_config(config: TrainingConfig) -> None:
-    """Raises `ValueError` if several processes cannot train such a model together."""
-    if processes() == 1:
+    """Raises `ValueError` if several devices cannot train such a model together."""
+    shares = num_shares()
+    if shares == 1:
         return
-    for name, value, is_supported in (
-        ("method", config.method, config.method == "gradient"),
-        ("histories", config.histories, not config.histories),
-        ("batch_size", config.batch_size, not (config.batch_size or 0) % num_shares()),
-    ):
+    multiple = f"a multiple of {shares}, the number of devices"
+    rules = {
+        "method": (config.method == "gradient", '"gradient"'),
+        "histories": (not config.histories, "left out"),
+        "batch_size": ((config.batch_size or 0) % shares == 0, multiple),
+    }
+    for name, (is_supported, rule) in rules.items():
         if not is_supported:
-            rule = {
-                "method": '"gradient"',
-                "histories": "left out",
-                "batch_size": f"a multiple of {num_shares()}, the number of devices",
-            }[name]
             raise ValueError(
-                f"`{name}` must be {rule} if several processes train a model together. "
-                f"Received: {name}={value!r}."
+                f"`{name}` must be {rule} if several devices train a model together. "
+                f"Received: {name}={getattr(config, name)!r}."
             )
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from fmlayers import cli
 from fmlayers.data import synthetic, write_csv
-from fmlayers.runs import group
+from fmlayers.runs import TrainingConfig, group
 
 pytest.importorskip("jax")
 
@@ -96,6 +96,22 @@ def test_errors(words, message, shop, tmp_path, capsys):
     command = ["train", "--data", str(shop), "--out", str(tmp_path / "run"), *words]
     assert cli.main(command) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "gibbs"}, '`method` must be "gradient" if several devices'),
+        ({"histories": True}, "`histories` must be left out"),
+        ({"batch_size": 15}, "`batch_size` must be a multiple of 2"),
+    ],
+)
+def test_settings_that_devices_cannot_share(settings, message, monkeypatch):
+    config = TrainingConfig(data="synthetic", **settings)
+    group.check_config(config)
+    monkeypatch.setattr(group, "num_shares", lambda: 2)
+    with pytest.raises(ValueError, match=message):
+        group.check_config(config)
 
 
 @pytest.mark.parametrize("of_group", [1, 4])
