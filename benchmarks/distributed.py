@@ -12,12 +12,14 @@ XLA's partitioning. They take turns in the same processes; figures are CPU and w
 milliseconds of a step in process 0, as medians of rounds.
 
 The peak memory is that of a process that builds and trains a table of `--gigabytes`,
-without what it had before.
+without what it had before. The seconds of a checkpoint are those of `Checkpoints.save`
+and `Checkpoints.restore` with this table and its slots.
 
 All processes share the cores and the memory of one machine, and no network: the figures
 show how the cost depends on the rows, not how it scales.
 """
 
+import functools
 import json
 import resource
 import statistics
@@ -66,7 +68,18 @@ def main(arguments: list[str] | None = None) -> None:
         peak = of_group("memory", processes, rows, options.batch)["peak"]
         memory[str(processes)] = peak
         print(f"{processes:>3} processes{peak / 1e9:8.2f} GB", flush=True)
-    write_figures(options.json, {"steps": steps, "memory": memory})
+    checkpoints = {}
+    print("\nCheckpoint of this table, wall seconds")
+    for processes in options.processes:
+        figures = of_group("checkpoint", processes, rows, options.batch)
+        checkpoints[str(processes)] = figures
+        print(
+            f"{processes:>3} processes  save {figures['save']:.1f}  restore "
+            f"{figures['restore']:.1f}",
+            flush=True,
+        )
+    parts = {"steps": steps, "memory": memory, "checkpoints": checkpoints}
+    write_figures(options.json, parts)
 
 
 def of_group(measure: str, processes: int, *sizes: int) -> dict[str, Any]:
@@ -88,7 +101,12 @@ def work(measure: str, path: str, *sizes: str) -> None:
     import fmlayers
 
     fmlayers.distributed.start()
-    measures = {"steps": measured_steps, "memory": measured_memory}
+    folder = Path(path).parent / "checkpoints"
+    measures: dict[str, Callable[..., dict[str, Any]]] = {
+        "steps": measured_steps,
+        "memory": measured_memory,
+        "checkpoint": functools.partial(measured_checkpoint, folder),
+    }
     figures = measures[measure](*map(int, sizes))
     if jax.process_index() == 0:
         Path(path).write_text(json.dumps(figures))
@@ -125,11 +143,27 @@ def measured_memory(rows: int, batch: int) -> dict[str, int]:
     return {"peak": peak() - before}
 
 
+def measured_checkpoint(folder: Path, rows: int, batch: int) -> dict[str, float]:
+    """Returns the wall seconds of saving and of restoring a checkpoint."""
+    import fmlayers
+
+    with fmlayers.distributed.tables_over_hosts(1):
+        model = compiled(rows)
+    trained(model, batch, 2)()
+    checkpoints = fmlayers.distributed.Checkpoints(folder)
+    start = time.perf_counter()
+    checkpoints.save(model, epoch=1)
+    saved = time.perf_counter()
+    checkpoints.restore(model)
+    return {"save": saved - start, "restore": time.perf_counter() - saved}
+
+
 def with_shard_map(rows: int, batch: int, steps: int) -> Run:
     import fmlayers
 
     with fmlayers.distributed.tables_over_hosts(1):
-        return fitted(rows, batch, steps)
+        model = compiled(rows)
+    return trained(model, batch, steps)
 
 
 def automatic(rows: int, batch: int, steps: int) -> Run:
@@ -154,30 +188,35 @@ def automatic(rows: int, batch: int, steps: int) -> Run:
 
     keras.distribution.set_distribution(distribution)
     try:
-        inner = fitted(rows, batch, steps)
+        inner = trained(compiled(rows), batch, steps)
     finally:
         keras.distribution.set_distribution(ours)
     return run
 
 
-def fitted(rows: int, batch: int, steps: int) -> Run:
-    """Returns a function that trains the rows of this process."""
-    import jax
-    import numpy as np
-
+def compiled(rows: int) -> Any:
+    """Returns a model with `rows` rows, or fewer so that all devices have as many."""
     import fmlayers
 
-    rows -= rows % (2 * devices())  # so that all devices have as many
-    features = [fmlayers.Categorical(name, rows // 2) for name in ("user", "item")]
+    size = rows // (2 * devices()) * devices()
+    features = [fmlayers.Categorical(name, size) for name in ("user", "item")]
     model = fmlayers.models.FactorizationMachine(
         features, DIM, l2=0.0, linear_l2=0.0, out_of_range="zero"
     )
     model.compile(fmlayers.optimizers.Adagrad(row_wise=True), loss="mse")
+    return model
+
+
+def trained(model: Any, batch: int, steps: int) -> Run:
+    """Returns a function that trains the rows of this process."""
+    import jax
+    import numpy as np
+
     rng = np.random.default_rng(jax.process_index())
     here = batch // jax.process_count()
     inputs = {
-        feature.name: rng.integers(0, rows // 2, steps * here).astype("int32")
-        for feature in features
+        feature.name: rng.integers(0, feature.vocabulary_size, steps * here, "int32")
+        for feature in model.features
     }
     targets = rng.normal(size=steps * here).astype("float32")
     return lambda: model.fit(inputs, targets, batch_size=here, shuffle=False, verbose=0)

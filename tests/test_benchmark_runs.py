@@ -29,7 +29,7 @@ SIZES = [
         "distributed",
         {},
         "--rows 1000 --processes 2 --batch 32 --steps 2 --rounds 1 --gigabytes 0.01",
-        ["automatic", "2 processes"],
+        ["automatic", "2 processes", "restore"],
     ),
     (
         "fm_interaction",
