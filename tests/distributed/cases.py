@@ -156,3 +156,17 @@ def results(model, x, y, batch):
     loss = model.evaluate(x, y, batch_size=batch, verbose=0)
     arrays = {k: np.asarray(v) for k, v in weights(model).items()}
     return {"losses": np.array([*history, loss]), **arrays}
+
+
+# On several devices: how a model is made, and the rows from which a table is spread.
+# With 1,000,000, all weights are on every device.
+ON_DEVICES = {
+    "mf": (lambda: compiled("mf", "lazy_adam"), 1_000),
+    "fm": (lambda: compiled("fm", "sgd"), 1_000),
+    "deepfm": (lambda: compiled("deepfm", "adagrad"), 1_000),
+    "deepfm, dense": (lambda: compiled("deepfm", "sgd"), 1_000),
+    "mf, everywhere": (lambda: compiled("mf", "adagrad"), 1_000_000),
+    "fm, everywhere": (lambda: compiled("fm", "lazy_adam"), 1_000_000),
+    "history": (history_model, 1_000),
+    "frozen": (partly_frozen, 1_000),
+}

@@ -10,11 +10,10 @@ import numpy as np
 from cases import (
     BATCH,
     ITEMS,
+    ON_DEVICES,
     USERS,
     compiled,
     data,
-    history_model,
-    partly_frozen,
     results,
     weights,
 )
@@ -28,14 +27,8 @@ x, y = data()
 facts = {}
 tables = fmlayers.distributed.tables_over_hosts
 
-for name, make in {
-    "mf": lambda: compiled("mf", "lazy_adam"),
-    "fm": lambda: compiled("fm", "sgd"),
-    "deepfm": lambda: compiled("deepfm", "adagrad"),
-    "history": history_model,
-    "frozen": partly_frozen,
-}.items():
-    with tables(1000):
+for name, (make, min_rows) in ON_DEVICES.items():
+    with tables(min_rows):
         model = make()
     np.savez(folder / f"{name}.npz", **results(model, x, y, BATCH))
 

@@ -12,14 +12,6 @@ from tests.distributed.groups import HERE, environment
 pytest.importorskip("jax")
 pytestmark = pytest.mark.slow
 
-MODELS = {
-    "mf": lambda: cases.compiled("mf", "lazy_adam"),
-    "fm": lambda: cases.compiled("fm", "sgd"),
-    "deepfm": lambda: cases.compiled("deepfm", "adagrad"),
-    "history": cases.history_model,
-    "frozen": cases.partly_frozen,
-}
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -44,9 +36,10 @@ def facts(folder):
     return json.loads((folder / "facts.json").read_text())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", cases.ON_DEVICES)
 def test_devices_train_as_one(folder, name):
-    expected = cases.results(MODELS[name](), *cases.data(), cases.BATCH)
+    make, _ = cases.ON_DEVICES[name]
+    expected = cases.results(make(), *cases.data(), cases.BATCH)
     results = np.load(folder / f"{name}.npz")
     assert set(results) == set(expected)
     for key, values in expected.items():
