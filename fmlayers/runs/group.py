@@ -48,10 +48,10 @@ def num_shares() -> int:
 
 
 def rows_of_batch(batch_size: int, rows: int) -> int:
-    """Returns the largest number of rows per batch that the devices can share evenly.
+    """Returns the largest batch size that the devices can share evenly.
 
     Args:
-        batch_size: Integer, the number of rows per batch with a single device.
+        batch_size: Integer, the maximum number of rows per batch.
         rows: Integer, the total number of rows.
 
     Raises:
