@@ -22,7 +22,9 @@ def start(
     *,
     timeout: float = 300.0,
 ) -> None:
-    """Joins the group of processes that train a model, with one or more per host.
+    """Joins the group of processes that train a model together.
+
+    Each host runs one or more of the processes.
 
     Call it in every process before JAX computes anything. It initializes
     `jax.distributed` and sets the global `keras.distribution`. From then on, a batch

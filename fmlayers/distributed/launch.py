@@ -22,8 +22,8 @@ MAX_ENDING_SECONDS = 10.0  # after SIGTERM
 def launch(command: Sequence[str], processes: int) -> int:
     """Runs a command in a group of processes on this machine.
 
-    Sets the environment variables that `fmlayers.distributed.start` reads, and
-    selects the JAX backend, in each process.
+    It sets the environment variables that `fmlayers.distributed.start` reads, and
+    selects the JAX backend of Keras, in each process.
 
     Args:
         command: List of strings, the program and its arguments.
