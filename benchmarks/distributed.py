@@ -1,22 +1,22 @@
-"""Measures training over processes of this machine, whose tables are spread over them.
+"""Measures training in several processes of this machine, with spread tables.
 
     python -m benchmarks.distributed [--rows 100000 1000000 10000000]
         [--processes 1 2 4] [--batch 4096] [--steps 8] [--rounds 5] [--gigabytes 2]
         [--json FILE]
 
 The model is a factorization machine of a user and an item with 16 dimensions and
-row-wise Adagrad. `--rows` is the size of its tables, and `--batch` the rows of all
-processes in a step. "shard_map" is `tables_over_hosts`: each process looks up and
-updates its rows. "automatic" leaves the same tables and the same gradients of rows to
-XLA's partitioning. They take turns in the same processes; figures are CPU and wall
-milliseconds of a step in process 0, as medians of rounds.
+row-wise Adagrad. `--rows` is the total number of rows of its tables, and `--batch` the
+number of rows of all processes in a step. "shard_map" is `tables_over_hosts`: each
+process looks up and updates its rows. With "automatic", XLA partitions the same tables
+and the same sparse gradients. Both take turns in the same processes. Figures are CPU
+and wall milliseconds of a step in process 0, as medians over the rounds.
 
 The peak memory is that of a process that builds and trains a table of `--gigabytes`,
-without what it had before. The seconds of a checkpoint are those of `Checkpoints.save`
-and `Checkpoints.restore` with this table and its slots.
+not counting the memory that it used before. The seconds of a checkpoint are those of
+`Checkpoints.save` and `Checkpoints.restore` with this table and its slots.
 
-All processes share the cores and the memory of one machine, and no network: the figures
-show how the cost depends on the rows, not how it scales.
+All processes share the cores and the memory of one machine, without a network. The
+figures therefore show how the cost depends on the rows, not how training scales.
 """
 
 import functools
@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def of_group(measure: str, processes: int, *sizes: int) -> dict[str, Any]:
-    """Returns what process 0 of a group measures."""
+    """Returns the figures that process 0 of a group measures."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "figures.json"
         worker = [sys.executable, "-m", "benchmarks.distributed", "--worker"]
@@ -137,7 +137,7 @@ def measured_steps(
 
 
 def measured_memory(rows: int, batch: int) -> dict[str, int]:
-    """Returns the bytes that a process needs in addition to what it has now."""
+    """Returns the peak memory in bytes, not counting the memory used before."""
     before = peak()
     with_shard_map(rows, batch, 2)()
     return {"peak": peak() - before}
@@ -167,7 +167,7 @@ def with_shard_map(rows: int, batch: int, steps: int) -> Run:
 
 
 def automatic(rows: int, batch: int, steps: int) -> Run:
-    """Returns a run of which Keras knows only how the tables are split."""
+    """Returns a run for which Keras gets only the layout of the tables."""
     import keras
 
     names = keras.distribution.list_devices()

@@ -1,16 +1,17 @@
-"""Compares ways to fit an encoder and to write shards.
+"""Compares methods to fit an encoder and write shards.
 
     python -m benchmarks.encoding [--files 8] [--rows 500000] [--values 2000000]
         [--ids pareto uniform] [--rounds 3] [--only NAME ...] [--json FILE]
 
 The data are Parquet files with `--rows` rows each: a text column with up to `--values`
-distinct values, another with a seventh of them, and a rating. Each way runs in a
-process of its own. Figures are rows per second of CPU time, and the peak of the memory
-above what the imports take, as medians of rounds in which all take turns.
+distinct values, another with up to a seventh as many, and a rating. Each method runs in
+a separate process. Figures are rows per second of CPU time and the peak memory, not
+counting the memory of the imports, as medians over rounds in which the methods take
+turns.
 
-The ways are: all rows in memory; an iterable of one `DataFrame` per file; `TableFiles`,
-whose values DuckDB counts; and the same with the vocabularies in files.
-`fmlayers[scale]` installs what they need.
+The methods are: all rows in memory; an iterable with one `DataFrame` per file;
+`TableFiles`, whose values DuckDB counts; and `TableFiles` with the vocabularies in
+files. `pip install fmlayers[scale]` installs the dependencies.
 """
 
 import contextlib
@@ -97,7 +98,7 @@ def generate(folder: Path, ids: str, count: int, rows: int, values: int) -> None
 
 
 def peak() -> int:
-    """Returns the highest memory of this process since `reset_peak`, in kilobytes."""
+    """Returns the peak memory of this process since `reset_peak`, in kilobytes."""
     try:
         status = Path("/proc/self/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0])
@@ -106,13 +107,13 @@ def peak() -> int:
 
 
 def reset_peak() -> None:
-    """Makes the memory of now the highest, on Linux."""
+    """Resets the peak memory to the current memory, on Linux."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def measured(name: str, folder: Path) -> dict[str, float]:
-    """Runs a way in this process."""
+    """Runs a method in this process."""
     with tempfile.TemporaryDirectory() as out:
         reset_peak()
         before, start = peak(), time.process_time()
@@ -133,7 +134,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--values", type=int, default=2_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--folder", type=Path, help="run one way here, for --only")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="folder of the data; run the first method of --only in this process",
+    )
     options = parser.parse_args([] if arguments is None else arguments)
     if options.folder is not None:
         print(json.dumps(measured(options.only[0], options.folder)))
@@ -160,7 +165,7 @@ def main(arguments: list[str] | None = None) -> None:
 def compared(
     folder: str, names: list[str], rounds: int
 ) -> dict[str, list[dict[str, float]]]:
-    """Returns the figures of each way and round."""
+    """Returns the figures of each method and round."""
     results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for _ in range(rounds):
         for name, taken in results.items():

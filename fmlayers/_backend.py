@@ -264,7 +264,7 @@ def all_rows(variable: Any) -> Any:
 
 
 def assign_all_rows(variable: Any, values: Any) -> None:
-    """Assigns the values of a variable, of its shape in files."""
+    """Assigns the values of a variable from an array of its shape in files."""
     if not is_spread(variable):
         variable.assign(values)
         return
@@ -313,8 +313,8 @@ def raise_where(invalid: Tensor, ids: Tensor, message: str) -> Tensor:
 
     Eager code raises `ValueError` on every backend. Compiled code raises an error of
     its runtime with the same message, except for XLA programs of TensorFlow, which
-    cannot raise and drop the check, and for programs over hosts, where the others would
-    wait for the one that raises.
+    cannot raise and drop the check, and for distributed training, in which the other
+    processes would wait for the one that raises.
 
     Args:
         invalid: Boolean tensor, of the same shape as `ids`.

@@ -1,7 +1,7 @@
 """The hosts that train a model together, on JAX.
 
-`fmlayers.distributed.start` sets a Keras distribution over a mesh with one axis, along
-which the rows of a batch are split, and the rows of large tables.
+`fmlayers.distributed.start` sets a Keras distribution over a mesh with one axis. The
+rows of batches and of large tables are split along this axis.
 """
 
 import functools
@@ -21,7 +21,7 @@ _joined = False
 
 
 def join() -> None:
-    """Splits batches over all devices, those of other processes among them."""
+    """Splits batches over all devices, including those of other processes."""
     global _joined
     devices = keras.distribution.list_devices()
     if len(devices) > 1:
@@ -53,9 +53,10 @@ def split() -> Any:
 
 
 def share(x: Any) -> bool:
-    """Returns whether the hosts share the rows of a tensor of a compiled step evenly.
+    """Returns whether the rows of a tensor are divided evenly among the hosts.
 
-    Other arrays have all rows on every host.
+    This is only possible in a compiled step. All rows of other arrays are on every
+    host.
     """
     import jax
 
@@ -66,13 +67,13 @@ def share(x: Any) -> bool:
 
 
 def on_every_host(x: Any) -> Any:
-    """Returns a tensor of a compiled step, all rows of which are on every host.
+    """Returns a tensor of a compiled step with all rows on every host.
 
-    Updates of variables that every host has are then computed by each of them, in the
-    same order. Otherwise, XLA would sum gradients of the size of the variable.
+    Each host can then compute the updates of replicated variables, in the same order.
+    Otherwise, XLA would sum gradients of the size of the variable.
 
     Args:
-        x: Tensor, of which each host has computed an equal number of rows.
+        x: Tensor. Each host has computed the same number of its rows.
     """
     import jax
     from jax.sharding import PartitionSpec
@@ -90,7 +91,7 @@ def on_every_host(x: Any) -> Any:
 
 
 def split_rows(x: Any) -> Any:
-    """Returns a tensor of a compiled step, whose rows are split over the hosts."""
+    """Returns a tensor of a compiled step with its rows split over the hosts."""
     import jax
 
     rows = jax.sharding.NamedSharding(mesh(), split())
@@ -104,7 +105,7 @@ def rows_here(x: Any) -> npt.NDArray[Any]:
 
 
 def is_first() -> bool:
-    """Returns whether this process writes the files of its group, or has no group."""
+    """Returns whether this process writes files: process 0, or one without a group."""
     return not _joined or process() == 0
 
 
@@ -123,7 +124,7 @@ def local_devices() -> int:
 
 
 def of_processes(numbers: Sequence[int]) -> npt.NDArray[Any]:
-    """Returns the numbers of all processes, an array `(processes, numbers)`."""
+    """Returns the numbers of all processes as an array `(processes, numbers)`."""
     import jax
     from jax.experimental.multihost_utils import process_allgather
 
@@ -135,12 +136,12 @@ def meet(what: str) -> None:
     """Waits for all processes, for a limited time.
 
     Args:
-        what: String, what all processes must call, for the error.
+        what: String, the function that all processes must call, for the error message.
 
     Raises:
-        RuntimeError: If a process does not come.
+        RuntimeError: If a process does not call it in time.
     """
-    # Public functions of JAX wait forever.
+    # The public functions of JAX wait forever.
     from jax._src.distributed import global_state
 
     if global_state.client is None:
@@ -151,24 +152,24 @@ def meet(what: str) -> None:
         )
     except Exception as error:
         raise RuntimeError(
-            f"{what} must be called by all processes, which gather the tables "
-            f"together. Received: no call by some of them within {MEETING_SECONDS} s "
-            f"({error})."
+            f"{what} must be called by all processes, because it gathers the tables "
+            f"from all of them. Received: no call from some processes within "
+            f"{MEETING_SECONDS:g} s ({error})."
         ) from error
 
 
 @contextmanager
 def on_process_0(what: str) -> Iterator[None]:
-    """Ends the block on all processes if it succeeds on process 0.
+    """Runs the block, and raises an error in all processes if it fails in process 0.
 
-    Variables that Keras creates in the block are not shared, for which it would wait
-    for the other processes.
+    In the block, Keras creates variables without a distribution. Otherwise, it would
+    wait for the other processes.
 
     Args:
-        what: String, what process 0 does, for the error.
+        what: String, the action of process 0, for the error message.
 
     Raises:
-        RuntimeError: On the other processes, if process 0 fails.
+        RuntimeError: In the other processes, if process 0 fails.
     """
     distribution = keras.distribution.distribution()
     keras.distribution.set_distribution(None)

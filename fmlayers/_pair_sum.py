@@ -184,8 +184,8 @@ def _in_blocks(x: Tensor, count: int, size: int) -> tuple[list[Tensor], list[Ten
     if not count:
         return [], fields
     if uses_xla():
-        # Concatenated vectors are written once. Those of the other slices, XLA would
-        # compute again at each use.
+        # XLA writes the concatenated vectors once. With the slices below, it would
+        # compute them again at each use.
         return [whole[:, i::size] for i in range(size)], fields
     return [whole[:, i * count : (i + 1) * count] for i in range(size)], fields
 

@@ -1,7 +1,8 @@
-"""Variables whose rows are spread over hosts: the only module that knows where.
+"""Variables whose rows are spread over hosts.
 
-Row r is on host r mod n, at place r // n. Ids are often sorted by frequency, and in
-contiguous ranges, one host would have all frequent ones.
+Only this module defines on which host a row is: row r is on host r mod n, at place
+r // n. Contiguous ranges would be unbalanced, because ids are often sorted by
+frequency: one host would have all frequent ids.
 """
 
 import functools
@@ -19,7 +20,7 @@ from keras.src.backend.common.stateless_scope import in_stateless_scope
 
 from fmlayers import _hosts
 
-PIECE = 65_536  # rows that are read at once
+PIECE = 65_536  # rows read at once
 _MIN_ROWS: ContextVar[int | None] = ContextVar("min_rows", default=None)
 _GATHERED: ContextVar[Mapping[int, Any]] = ContextVar(
     "gathered", default=MappingProxyType({})
@@ -38,13 +39,13 @@ def spreading(min_rows: int) -> Iterator[None]:
 
 @contextmanager
 def gathered(variables: Sequence[Any], keep: bool) -> Iterator[None]:
-    """Gathers the rows of variables, from which this process reads in the block.
+    """Gathers the rows of variables, so that this process can read them in the block.
 
-    All processes must enter it. In the block, no process waits for others.
+    All processes must enter the block. Within it, no process waits for others.
 
     Args:
-        variables: The variables of a model. Those that are not spread are ignored.
-        keep: Whether this process reads in the block.
+        variables: The variables of a model. Variables that are not spread are ignored.
+        keep: Whether this process reads the rows in the block.
     """
     rows = {
         id(variable): variable.spread.gather(variable, keep)
@@ -86,7 +87,7 @@ def is_spread(variable: Any) -> bool:
 
 
 def spread_rows(num_rows: int, dim: int) -> "SpreadRows | None":
-    """Returns where the rows of a new variable are, or `None` if on every host."""
+    """Returns the `SpreadRows` of a new variable, or `None` if it is on every host."""
     min_rows, mesh = _MIN_ROWS.get(), _hosts.mesh()
     if min_rows is None or num_rows < min_rows or mesh is None:
         return None
@@ -97,8 +98,9 @@ def spread_rows(num_rows: int, dim: int) -> "SpreadRows | None":
 class SpreadRows:
     """The rows of a variable, spread over hosts.
 
-    The variable has rows to spare at the end of each host's, so that all hosts have
-    the same number. Files don't have them. It has an attribute `spread`, which is this.
+    The variable has spare rows at the end of each host, so that all hosts have the same
+    number of rows. Files do not contain the spare rows. The attribute `spread` of the
+    variable is its `SpreadRows`.
 
     Attributes:
         shape: `(rows, dim)` without the spare rows.
@@ -127,12 +129,12 @@ class SpreadRows:
         pieces_of: Callable[[int, int], Iterable[npt.NDArray[Any]]],
         **kwargs: Any,
     ) -> keras.Variable:
-        """Returns a new variable, of which each host computes its rows.
+        """Returns a new variable. Each host computes its rows.
 
         Args:
-            dtype: String.
-            pieces_of: Function of a host h and the number of hosts n. Its results,
-                joined, are the rows h, h + n, h + 2n, ...
+            dtype: String, the dtype of the variable.
+            pieces_of: Function of a host h and the number of hosts n. It returns the
+                rows h, h + n, h + 2n, ... in consecutive pieces.
             **kwargs: Arguments of `keras.Variable`.
         """
         import jax
@@ -148,7 +150,7 @@ class SpreadRows:
 
         with jax.ensure_compile_time_eval():
             values = self._over_hosts(shape, layout.backend_layout, of_host)
-        # Keras would copy what a function returns.
+        # Keras would copy the result of a function.
         variable = keras.Variable(
             (lambda *_, **__: values) if in_stateless_scope() else values,
             shape=shape,
@@ -160,18 +162,18 @@ class SpreadRows:
         return variable
 
     def like(self, slot: Any) -> "SpreadRows":
-        """Returns where the rows of a slot are, which are spread like these."""
+        """Returns the `SpreadRows` of a slot, whose rows are on the same hosts."""
         return SpreadRows((self.num_rows, slot.shape[1]), self.mesh)
 
     def slot_initializer(
         self, initializer: Any, shape: Sequence[int], dtype: Any
     ) -> Callable[..., Any]:
-        """Returns an initializer of a slot, of which each host fills its rows.
+        """Returns an initializer of a slot with which each host fills only its rows.
 
-        Keras would fill the whole slot in each process.
+        Without it, Keras would fill the whole slot in each process.
 
         Args:
-            initializer: A constant initializer, or its name.
+            initializer: A constant initializer or its name.
             shape: The shape of the slot, `(rows, ...)`.
             dtype: The dtype of the slot.
         """
@@ -188,18 +190,23 @@ class SpreadRows:
         return lambda shape, dtype=None, layout=None: values
 
     def in_places(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Returns a value per row in the order of memory, with zeros for spare rows."""
+        """Returns the values of all rows in memory order, with 0 for spare rows.
+
+        Args:
+            values: Array with one value per row, in the order of the rows.
+        """
         spare = self.num_hosts * self.num_places - self.num_rows
         rows = np.pad(values, (0, spare)).reshape(self.num_places, self.num_hosts)
         return rows.T.ravel()
 
     def take(self, table: Any, rows: Any) -> Any:
-        """Returns rows of a table: every host answers those that it has.
+        """Returns rows of a table. Every host sends those that it has.
 
         Args:
             table: Tensor of shape `(rows, dim)`, the value of the variable.
-            rows: Integers of any shape. If the hosts can share the first axis evenly,
-                so does the result; otherwise every host has all of it.
+            rows: Integers of any shape. If their first axis is divided evenly among the
+                hosts, so is that of the result. Otherwise, every host has the whole
+                result.
         """
         is_shared = _hosts.share(rows)
         rows = _hosts.on_every_host(rows) if is_shared else rows
@@ -208,7 +215,8 @@ class SpreadRows:
     def read(self, variable: Any, start: int, stop: int) -> Any:
         """Returns the rows `start` to `stop - 1` of a variable.
 
-        Outside of a compiled step, it is an array, read in pieces by all processes.
+        Outside a compiled step, it returns an array, which all processes read in
+        pieces.
         """
         import jax
 
@@ -230,7 +238,7 @@ class SpreadRows:
 
         Args:
             variable: The variable.
-            keep: Whether this process needs the rows. If not, it returns `None`.
+            keep: Whether this process needs the rows. If `False`, it returns `None`.
         """
         if keep:
             rows: npt.NDArray[Any] = self.read(variable, 0, self.num_rows)
@@ -244,12 +252,12 @@ class SpreadRows:
         return _compiled_take()(self, False, variable.value, rows)
 
     def assign(self, variable: Any, start: int, values: Any) -> None:
-        """Assigns rows of a variable; every host takes those that it has.
+        """Assigns rows of a variable. Every host copies its rows.
 
         Args:
             variable: The variable.
-            start: Integer, the first of the rows.
-            values: Array or HDF5 dataset, equal on all hosts.
+            start: Integer, the first row to assign.
+            values: Array or HDF5 dataset with the new rows, the same on all hosts.
         """
         old, n = variable.value, self.num_hosts
         shards = {self._host(x.index): x.data for x in old.addressable_shards}
@@ -267,7 +275,7 @@ class SpreadRows:
     def _over_hosts(
         self, shape: tuple[int, ...], sharding: Any, of_host: Callable[[int], Any]
     ) -> Any:
-        """Returns a tensor, from the rows of each device of this process."""
+        """Returns a tensor of the rows that each device of this process computes."""
         import jax
 
         shards = []
@@ -279,14 +287,14 @@ class SpreadRows:
     def update(
         self, step: Callable[..., Any], tables: Sequence[Any], rows: Any, values: Any
     ) -> Any:
-        """Returns updated tables, of which every host updates its rows.
+        """Returns updated tables. Every host updates its rows.
 
         Args:
             step: Function of the rows of a host in all tables, the places of `rows` in
-                them and `values`. It returns the host's updated rows. A row of another
-                host has the place behind the last, and must be left out.
-            tables: Tensors of shape `(rows, ...)`, spread alike.
-            rows: Integers of shape `(occurrences,)`. They may repeat.
+                them, and `values`. It returns the updated rows of the host. For rows of
+                other hosts, the place is one past the last; it must ignore them.
+            tables: Tensors of shape `(rows, ...)`, spread in the same way.
+            rows: Integers of shape `(occurrences,)`, which may repeat.
             values: Tensor of shape `(occurrences, ...)`.
         """
         import jax
@@ -315,9 +323,9 @@ class SpreadRows:
 
 
 class HeldRows:
-    """The values of a variable whose rows are spread, without gathering them.
+    """A copy of a variable whose rows are spread, without gathering them.
 
-    It has the shape of the whole table, and converts to an array of it.
+    It has the shape of the whole table and can be converted to an array.
 
     Args:
         variable: The variable.
@@ -327,11 +335,11 @@ class HeldRows:
         self.spread: SpreadRows = variable.spread
         self.shape = (self.spread.num_rows, *variable.shape[1:])
         self.dtype = variable.dtype
-        # A copy, since a training step writes to the buffers of the variables.
+        # A copy, because training steps write to the buffers of the variables.
         self.value = variable.value.copy()
 
     def assign_to(self, variable: Any) -> bool:
-        """Assigns them to a variable that is spread alike, or returns `False`."""
+        """Assigns the values. Returns `False` if the variable is spread differently."""
         if getattr(variable, "spread", None) != self.spread:
             return False
         variable.assign(self.value.copy())
@@ -343,7 +351,7 @@ class HeldRows:
 
 
 def _filled(rows: Any, place: int, pieces: Iterable[Any]) -> Any:
-    """Writes pieces to consecutive rows, beginning with row `place`, without a copy."""
+    """Writes pieces to consecutive rows from row `place` on, without a copy."""
     for piece in pieces:
         values = np.asarray(piece, rows.dtype)
         rows = _compiled_fill()(rows, values, place)

@@ -14,7 +14,9 @@ import fmlayers
 
 MODULES = (
     "fmlayers",
+    "fmlayers.bayes",
     "fmlayers.data",
+    "fmlayers.distributed",
     "fmlayers.explain",
     "fmlayers.export",
     "fmlayers.layers",

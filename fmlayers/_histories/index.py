@@ -14,8 +14,8 @@ Integers = npt.NDArray[Any]
 MAX_CACHED = 16
 # XLA compiles once for each number of pairs: with padding, there are few of them.
 SHARES = 16
-# If the rows of a batch are at most a quarter of the keys, several batches are formed
-# together, each with the histories of its own keys alone.
+# If a batch has at most a quarter as many rows as there are keys, several batches are
+# formed together. Each of them contains only the histories of its keys.
 MIN_KEYS_PER_ROW = 4
 
 
@@ -87,11 +87,11 @@ class HistoryIndex:
     def of_batch(
         self, keys: Integers, own: Integers | None, groups: Integers | None = None
     ) -> BatchHistories:
-        """Returns the histories of a batch, or of several, stacked.
+        """Returns the histories of a batch, or of several batches, stacked.
 
         Args:
             keys: Integers `(batch,)`, or `(batches, batch)` if `has_many_keys`.
-            own: Optional integers of this shape, as returned by `own_values`.
+            own: Optional integers of the same shape, as returned by `own_values`.
             groups: Optional integers `(keys,)`, the group of each key. The histories
                 are then those of all keys in the groups of the batch, which successive
                 batches share.
@@ -122,7 +122,7 @@ class HistoryIndex:
         return BatchHistories(positions[keys], own, *lists)
 
     def has_many_keys(self, rows: int) -> bool:
-        """Returns whether there are many keys, compared to the rows of a batch."""
+        """Returns whether there are many keys compared to the rows of a batch."""
         return self.num_keys >= MIN_KEYS_PER_ROW * rows
 
     def own_values(self, keys: Integers, own: Integers) -> Integers:

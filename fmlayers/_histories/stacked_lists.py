@@ -1,4 +1,4 @@
-"""The histories of the distinct keys of some batches, all batches at once."""
+"""The histories of the distinct keys of several batches, formed together."""
 
 from typing import Any
 
@@ -22,16 +22,17 @@ def stacked_lists(
     Args:
         keys: Integers `(batches, batch)`.
         starts: Integers `(keys,)`, the position of the first value of each key.
-        lengths: Integers `(keys,)`, the number of values of each key, 0 for the last.
+        lengths: Integers `(keys,)`, the number of values of each key. It is 0 for the
+            last key.
         values: Integers `(pairs,)`, the values of all keys.
-        vocabulary_size: Integer, above all values.
+        vocabulary_size: Integer, greater than all values.
 
     Returns:
         A tuple of integers of shape `(batches, ...)`.
     """
     count = len(keys)
-    # The last history of each batch is empty, and its sum is ignored: padding belongs
-    # to it.
+    # The last history of each batch is empty, and its sum is ignored. It receives the
+    # padding.
     keys = np.pad(keys, ((0, 0), (0, 1)), constant_values=len(lengths) - 1)
     of_key = np.repeat(np.arange(count), keys.shape[1])
     of_list, key, index = _distinct(of_key, keys.ravel(), len(lengths), count)
@@ -43,7 +44,7 @@ def stacked_lists(
     of_row, row, value = _distinct(of_pair, values[place], vocabulary_size, count)
     by_value = np.lexsort((value, of_pair))
     padded_lengths = _packed(of_list, length, count)
-    # As padding, the last row of the batch: others must not be updated.
+    # Pad with the last row of the batch, because other rows must not be updated.
     rows = np.maximum.accumulate(_packed(of_row, row, count), axis=1)
     last_owner, last_row = padded_lengths.shape[1] - 1, rows.shape[1] - 1
     return (
@@ -64,8 +65,8 @@ def _distinct(
 
     Args:
         of: Integers in ascending order, the batch of each value.
-        x: Integers below `size`, the values.
-        size: Integer.
+        x: Integers, the values.
+        size: Integer, greater than all values.
         count: Integer, the number of batches.
     """
     codes, inverse = np.unique(of * size + x, return_inverse=True)
@@ -87,5 +88,5 @@ def _packed(of: Integers, x: Integers, count: int, fill: int = 0) -> Integers:
 
 
 def power_of_two(size: int) -> int:
-    """Returns the least power of two of at least `size`."""
+    """Returns the smallest power of two that is at least `size`."""
     return 1 << max(int(size) - 1, 0).bit_length()

@@ -1,4 +1,4 @@
-"""The pooled histories of a batch, one sum for all layers that share them."""
+"""The pooled histories of a batch, summed once for all layers that share them."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -10,8 +10,8 @@ from fmlayers._histories.index import BatchHistories
 from fmlayers._types import Tensor
 from fmlayers.features import History
 
-# What a combiner divides the sum of n vectors by. A power would take longer than the
-# sum: in XLA, it is computed for each column.
+# The divisor of each combiner for a sum of n vectors. A power would take longer than
+# the sum, because XLA computes it for each column.
 _DIVISORS = {"sum": ops.ones_like, "sqrtn": ops.sqrt, "mean": lambda n: n}
 
 
@@ -29,10 +29,10 @@ class HistorySums(NamedTuple):
     total: Tensor
 
     def pooled(self, fields: list["HistoryField"]) -> tuple[Tensor, Tensor]:
-        """Returns the combined rows without the own values, and what divided the sums.
+        """Returns the pooled rows without the examples' own values, and the divisors.
 
         Returns:
-            Floats `(batch, columns)` and `(batch, 1)`.
+            A tuple of floats `(batch, columns)` and `(batch, 1)`.
         """
         dtype = self.total.dtype
         has_own = ops.expand_dims(self.own > 0, -1)
@@ -98,8 +98,8 @@ def with_history_sums(
 ) -> dict[str, Any]:
     """Returns the inputs with the pooled histories of some fields.
 
-    They are in the entry of the name of the feature, by layer. Before, the entry may
-    have the `BatchHistories` of the batch.
+    The entry with the name of the feature contains them, by layer. Previously, this
+    entry may contain the `BatchHistories` of the batch.
     """
     inputs = dict(inputs)
     for shared in shared_histories(fields, inputs):

@@ -139,9 +139,9 @@ def _fit(
 
 
 def _check_strategy(model: Any) -> None:
-    """Raises `RuntimeError` for strategies of TensorFlow under which `fit` fails.
+    """Raises `RuntimeError` for TensorFlow strategies with which `fit` fails.
 
-    Keras would report that it cannot convert a dict to a tensor.
+    Otherwise, Keras would report that it cannot convert a dict to a tensor.
     """
     if keras.backend.backend() != "tensorflow":
         return

@@ -1,4 +1,4 @@
-"""Whether a model trains, and with XLA, for layers to which Keras does not pass it."""
+"""Whether a model trains and uses XLA, for layers that Keras does not inform."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ def is_training(training: bool | None) -> bool | None:
 
 @contextmanager
 def xla_mode(use_xla: bool = True) -> Iterator[None]:
-    """Sets whether TensorFlow compiles what is traced within the block with XLA."""
+    """Sets whether TensorFlow uses XLA to compile the code traced in the block."""
     token = _XLA.set(use_xla)
     try:
         yield

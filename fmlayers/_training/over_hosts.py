@@ -1,4 +1,4 @@
-"""Models whose batches, and perhaps tables, are over hosts."""
+"""Models whose batches, and optionally tables, are spread over hosts."""
 
 import functools
 import inspect
@@ -18,8 +18,8 @@ _BY_DEVICES = ("rows", "validation_rows", "batch_size")
 class OverHosts:
     """Mixin for a `keras.Model` that several processes train together.
 
-    Without `fmlayers.distributed.start`, all methods are those of Keras. Put it before
-    the Keras class.
+    Without `fmlayers.distributed.start`, all methods are those of Keras. List the mixin
+    before the Keras class.
     """
 
     @functools.wraps(keras.Model.fit)
@@ -40,7 +40,7 @@ class OverHosts:
     @functools.wraps(keras.Model.evaluate)
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         evaluate = super().evaluate  # type: ignore[misc]
-        # `fit` has checked the rows that it evaluates itself.
+        # `fit` has already checked its validation rows.
         if _hosts.mesh() is not None and "_use_cached_eval_dataset" not in kwargs:
             given = _bound(evaluate, args, kwargs)
             _check_alike(
@@ -67,7 +67,7 @@ class OverHosts:
                 lambda x: _lengthened(x, longest), given["x"]
             )
         steps = model.steps_per_execution
-        # Keras would join the batches of several steps, in another order of rows.
+        # Keras would join the batches of several steps in a different order of rows.
         model.steps_per_execution = 1
         try:
             predictions = predict(**given)
@@ -153,8 +153,8 @@ def _rows(x: Any) -> int | None:
     for name, column in columns.items():
         if isinstance(column, (tuple, list)):
             raise ValueError(
-                "Over hosts, several ids per row must be padded with 0 to the shape "
-                f"(rows, length). Received: a pair of values and row splits for "
+                "In distributed training, lists of ids must be padded with 0 to the "
+                f"shape (rows, length). Received: a pair of values and row splits for "
                 f"{name!r}. Pass the arrays that `Encoder.transform` returns, or set "
                 "`list_length` of `ShardedBatches`."
             )
@@ -169,17 +169,17 @@ def _inputs_of(data: Any) -> Any:
 
 
 def _check_alike(**arguments: int | None) -> None:
-    """Raises `ValueError` on all processes unless their arguments agree.
+    """Raises `ValueError` in all processes unless their arguments are equal.
 
-    Otherwise they would wait for each other forever.
+    Otherwise, the processes would wait for each other forever.
     """
     numbers = _hosts.of_processes([-1 if x is None else x for x in arguments.values()])
     for name, values in zip(arguments, numbers.T, strict=True):
         if len(set(values)) > 1:
             received = [None if x < 0 else int(x) for x in values]
             raise ValueError(
-                f"`{name}` must be equal on all processes, which compute each batch "
-                f"together. Received: {received}, by process."
+                f"`{name}` must be equal on all processes, because they compute each "
+                f"batch together. Received: {received} from the processes."
             )
         devices, value = _hosts.local_devices(), int(values[0])
         if name in _BY_DEVICES and value > 0 and value % devices:
@@ -190,7 +190,7 @@ def _check_alike(**arguments: int | None) -> None:
 
 
 def _lengthened(x: Any, rows: int) -> Any:
-    """Returns an array with zeros in place of the rows that it lacks."""
+    """Returns an array padded with zeros to this number of rows."""
     lacks = rows - len(x)
     if not lacks:
         return x
@@ -198,13 +198,13 @@ def _lengthened(x: Any, rows: int) -> Any:
 
 
 def _check_slots(model: Any) -> None:
-    """Raises `ValueError` if the optimizer saves its state by the places of rows."""
+    """Raises `ValueError` if the optimizer cannot save the slots of spread tables."""
     optimizer = model.optimizer
     if not any(is_spread(v) for v in model.trainable_variables):
         return
     if optimizer is not None and not hasattr(optimizer, "accepts_row_gradients"):
         raise ValueError(
-            "A model whose tables are over hosts is saved with its optimizer, which "
-            "must be one of `fmlayers.optimizers`. Received: "
+            "The optimizer of a model whose tables are spread over hosts must be one "
+            "of `fmlayers.optimizers`, because it is saved with the model. Received: "
             f"{type(optimizer).__name__}."
         )

@@ -167,7 +167,7 @@ def train_step(model: Any, state: Any, data: Any) -> Any:
 
 
 def _flat(values: Any, rows: Any) -> tuple[Any, Any]:
-    """Returns vectors and the ids of their rows, with one axis of occurrences."""
+    """Returns vectors and the ids of their rows with a single axis of occurrences."""
     return values.reshape(-1, *values.shape[rows.ndim :]), rows.reshape(-1)
 
 

@@ -30,7 +30,7 @@ class Block:
             if the block has no keys, and each example has a separate row.
         designs: Dict from the name of each field to its design over the keys.
         root: String, the name of the field that all others are functions of.
-        by_example: Boolean, whether each example has a key of its own.
+        by_example: Boolean, whether each example is a separate key.
     """
 
     keys: Ids | None

@@ -101,7 +101,7 @@ class Sums(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """The terms of `Sums`, if each example is a key.
+    """The terms of `Sums` if each example is a separate key.
 
     Attributes:
         q: Tensor `(examples, dim + 1)`.

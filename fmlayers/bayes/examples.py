@@ -119,10 +119,10 @@ class Examples:
     def terms(
         self, i: int, parts: Sequence[Part], residuals: Tensor, noise: Floats
     ) -> Terms:
-        """Returns the terms of the sums for a block of which each example is a key.
+        """Returns the terms of the sums for a block in which each example is a key.
 
         Args:
-            i: Integer.
+            i: Integer, the position of the block.
             parts: The part of each block.
             residuals: Tensor `(examples + 1,)`.
             noise: Array `(examples,)`, standard normal.
@@ -328,7 +328,7 @@ def _q_and_residuals(
     lookups: Sequence[Tensor],
     others: Sequence[Part],
 ) -> tuple[Tensor, Tensor]:
-    """Returns q and the residuals without a block, of each example."""
+    """Returns q and the residual without a block, for each example."""
     constants, vectors = _at(lookup, part)
     o = _sum_of(lookups, others, vectors)
     residual = residuals + constants[:, 0] + ops.sum(vectors * o, axis=1)

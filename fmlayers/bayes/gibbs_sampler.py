@@ -62,7 +62,7 @@ class GibbsSampler:
         features: List of `Categorical`, `MultiCategorical`, `Numeric`, `Vector` and
             `History`, each with a separate table.
         dim: Optional positive integer, the embedding dimension of a sample. Defaults to
-            `None`: 20, or 32 for at least 500,000 examples.
+            `None` (20, or 32 for at least 500,000 examples).
         chains: Positive integer. Several short chains estimate a mean better than a
             long one of the same cost. Defaults to 4.
         prior_scale: Optional positive float. A priori, the precision matrices have a
@@ -72,11 +72,11 @@ class GibbsSampler:
         likelihood: `"normal"` or `"probit"`, the distribution of a target given its
             score: a number with a normally distributed error, or a label 0 or 1.
             Defaults to `"normal"`.
-        exclude_own: Whether a `History` excludes the value of the example itself during
-            `fit`, too, as in the model. A fit takes about three times as long, and
-            memory of `dim` floats per example and history. On MovieLens 100K, it is not
-            more accurate. Defaults to `False`: the histories of `fit` include it, as in
-            libFM.
+        exclude_own: Boolean, whether a `History` also excludes the value of the example
+            itself during `fit`, as it does in the model. `fit` then takes about three
+            times as long, and `dim` floats of memory per example and history. On
+            MovieLens 100K, it is not more accurate. Defaults to `False` (during `fit`,
+            each `History` includes the value, as in libFM).
         max_dim: Positive integer, the maximum dimension of the mean over the samples,
             which bounds the memory. Defaults to 256.
         seed: Nonnegative integer. Defaults to 0.

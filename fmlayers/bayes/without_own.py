@@ -1,8 +1,8 @@
-"""Histories without the value of the example itself, a row of the design per example.
+"""Histories that exclude the value of each example, with a design row per example.
 
-The row of an example is that of its key, less the entry of its own value. Neither the
-design nor the sums over its rows fit into memory: the products are computed from those
-of the keys, and the sums from the examples.
+The row of an example is the row of its key without the entry of the example's value.
+Neither this design nor the sums over its rows fit in memory. The products with the
+design are computed from those of the keys, and the sums from the examples.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,8 +30,8 @@ class DesignWithoutOwn:
     Attributes:
         keys: K, with a 1 at the key of each example.
         lists: L, with a 1 at each value of a key.
-        own: O, with a 1 at the value of the example, if the list of its key has it.
-        factors: Floats `(examples,)`, the diagonal of F: the factor of the combiner.
+        own: O, with a 1 at the value of the example if the list of its key contains it.
+        factors: Floats `(examples,)`, the diagonal of F: the factors of the combiner.
     """
 
     keys: Design
@@ -77,7 +77,7 @@ class DesignWithoutOwn:
 
     @property
     def unread(self) -> npt.NDArray[np.bool_]:
-        """Whether a column has no entry, `(columns,)`."""
+        """Booleans `(columns,)`, whether a column has no entries."""
         return self.lists.unread
 
 
@@ -114,7 +114,7 @@ class ProductsWithoutOwn(NamedTuple):
         )
 
     def forth(self, x: Tensor, rows: int) -> Tensor:
-        """Returns the product with a tensor `(columns, n)`, `(examples, n)`."""
+        """Returns the product with a tensor `(columns, n)`, as `(examples, n)`."""
         lists = self.lists.forth(x, self.key_shape.shape[0])
         return self.factors * (self.keys.forth(lists, rows) - self.own.forth(x, rows))
 
@@ -123,7 +123,7 @@ class ProductsWithoutOwn(NamedTuple):
         return self._back(self.factors * x, columns)
 
     def back_squared(self, x: Tensor, columns: int) -> Tensor:
-        """Returns the product as `back`, with the squared entries of the design."""
+        """Same as `back`, with the squared entries of the design."""
         return self._back(self.factors**2 * x, columns)
 
     def _back(self, x: Tensor, columns: int) -> Tensor:
@@ -136,10 +136,10 @@ def split_blocks(
     features: Sequence[Feature],
     own_values: Mapping[str, Ids],
 ) -> list[Block]:
-    """Returns the blocks with each history in a block of its own, by example.
+    """Returns the blocks, with each history in a separate block by example.
 
     Args:
-        blocks: The blocks, with the histories of the keys.
+        blocks: The blocks, in which histories belong to keys.
         features: List of features.
         own_values: Dict from the name of a `History` to the value of each example.
     """
@@ -151,7 +151,7 @@ def split_blocks(
             kept.append(replace(block, designs=rest))
         for name in block.designs.keys() - rest.keys():
             assert block.keys is not None, "a history has a key"
-            # A chain reads only what it has in common with a `Design`.
+            # A chain uses only the attributes that it shares with a `Design`.
             design: Any = DesignWithoutOwn.of(
                 histories[name], block.designs[name], block.keys, own_values[name]
             )

@@ -102,27 +102,25 @@ def add_escape_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_share_options(parser: argparse.ArgumentParser, rows: str) -> None:
-    """Adds the options of a process among several.
+    """Adds the options that divide the work among several processes.
 
     Args:
         parser: The parser of a command.
-        rows: What the processes share.
+        rows: String, the unit to divide, such as `"rows"`, for the help text.
     """
     group = parser.add_argument_group("several processes")
     group.add_argument(
         "--worker",
         type=int,
         metavar="I",
-        help=f"score a part of the {rows}, the Ith of --workers, from 0, and write it "
+        help=f"score only part I of the {rows}, from 0 to --workers - 1, and write it "
         "to a file with the number in its name, such as out-0-of-4.csv",
     )
-    group.add_argument(
-        "--workers", type=int, metavar="N", help="the number of processes"
-    )
+    group.add_argument("--workers", type=int, metavar="N", help="number of processes")
 
 
 def share_in(options: argparse.Namespace) -> "Share":
-    """Returns the share that the options of a process name.
+    """Returns the share of the process from its options.
 
     Raises:
         ValueError: If one of the options is missing or out of range.

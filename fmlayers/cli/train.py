@@ -17,17 +17,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--launch",
         metavar="WHERE",
-        help="train in several processes, which need the JAX backend: 'local:N' starts "
-        "N processes on this machine; 'environment' joins those that SLURM, Open MPI, "
-        "MPICH or Kubernetes has started",
+        help="train in several processes with the JAX backend: 'local:N' starts N "
+        "processes on this machine; 'environment' joins the processes that SLURM, "
+        "Open MPI, MPICH or Kubernetes has started",
     )
     add(
         "--coordinator",
         metavar="HOST:PORT",
-        help="join the processes of --processes at this address, that of process 0",
+        help="join a group of --processes processes at this address of process 0",
     )
-    add("--processes", type=int, metavar="N", help="the number of processes")
-    add("--process", type=int, metavar="I", help="the number of this one, from 0")
+    add("--processes", type=int, metavar="N", help="number of processes")
+    add("--process", type=int, metavar="I", help="index of this process, from 0")
     add_training_options(parser)
 
 
@@ -61,7 +61,7 @@ def _local_processes(options: argparse.Namespace) -> int | None:
     """Returns the number of processes to start on this machine.
 
     Raises:
-        ValueError: If the options of a group contradict each other.
+        ValueError: If the options contradict each other.
     """
     if options.launch in (None, "environment"):
         return None

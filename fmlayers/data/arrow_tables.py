@@ -13,12 +13,12 @@ from fmlayers.data.numbers import as_numbers
 def arrow_table(table: pd.DataFrame, encoder: Encoder, target: str) -> Any:
     """Returns the encoded columns and the target of a table.
 
-    Lists have no padding, and vectors are lists of a fixed size.
+    Lists are not padded. Vectors are stored as lists of a fixed size.
 
     Args:
         table: The table.
         encoder: The encoder.
-        target: Name of the column of the target.
+        target: Name of the target column.
 
     Raises:
         CellError: If a cell cannot be encoded, or a target is missing.

@@ -23,7 +23,7 @@ MAX_BYTES = 16 * 2**30  # of one uncompressed file
 MAX_RATIO = 200
 MIN_LIMITED_BYTES = 64 * 2**20
 _PIECE = 2**20
-_MAX_START = 10  # bytes by which a format is recognized
+_MAX_START = 10  # bytes that identify a format
 _MAX_END_BYTES = 22 + 2**16  # the last record of a zip file, with its comment
 # What the standard library raises for damaged, encrypted and unsupported files.
 _DAMAGE = (

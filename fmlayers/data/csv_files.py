@@ -19,11 +19,11 @@ from fmlayers.data.table_format import TableFormat
 LONE_RETURN = re.compile(rb"\r(?!\n)")
 
 
-# The line of each record, and its fields.
+# The line number and the fields of each record.
 Records = Iterator[tuple[int, list[str]]]
-# What pandas must be passed to read every cell as text.
+# Arguments with which pandas reads every cell as text.
 AS_TEXT: Mapping[str, Any] = {
-    # Read as a row, the first line determines the number of fields of each row.
+    # The first line, read as a row, determines the number of fields of each row.
     "header": None,
     "dtype": str,
     "keep_default_na": False,
@@ -68,7 +68,7 @@ def _cells(data: bytes, name: str, table_format: TableFormat) -> pd.DataFrame:
         cells = pd.DataFrame(rows, dtype=str)
         return cells.mask(cells == "")
     try:
-        # Read as a row, the first line determines the number of fields of each row.
+        # The first line, read as a row, determines the number of fields of each row.
         return pd.read_csv(
             io.BytesIO(data),
             sep=table_format.separator,
@@ -98,7 +98,7 @@ def names_of(rows: Records, name: str, table_format: TableFormat) -> list[str]:
         table_format: The format.
 
     Raises:
-        DataError: If the file has no records, or the header is not one of a table.
+        DataError: If the file has no records, or if the header is not valid.
     """
     first = next(rows, None)
     if first is None:

@@ -34,14 +34,14 @@ _UTF_8 = ("utf-8", "utf-8-sig")
 class CsvParts:
     """A CSV file as a sequence of tables, with all cells as text.
 
-    The cells are those of `read_csv`, and so are the errors.
+    The cells and the errors are the same as those of `read_csv`.
 
     Args:
-        path: The file, which may be compressed.
+        path: Path of the file, which may be compressed.
         name: Name of the file, for error messages.
-        table_format: The format.
-        temp_folder: Optional folder for the plain contents of a file that is compressed
-            or not in UTF-8. Defaults to that of the system.
+        table_format: The `TableFormat` of the file.
+        temp_folder: Optional folder for the plain contents of files that are compressed
+            or not in UTF-8. Defaults to `None` (the temporary folder of the system).
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class CsvParts:
                 **AS_TEXT,
             ) as parts:
                 for cells in parts:
-                    # pandas pads short rows: only an empty last cell can be padding.
+                    # pandas pads short rows. Only empty last cells can be padding.
                     if cells.shape[1] != width or (
                         not is_complete and cells.iloc[:, -1].isna().any()
                     ):
@@ -121,14 +121,15 @@ class CsvParts:
         if not plain.stat().st_size:
             raise DataError(f"{self.name} is empty.")
         table_format = self.table_format
-        # The system reads the pages of the file when they are used, and drops them.
+        # The system loads pages of the file when they are used, and can drop them.
         with plain.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as x:
             check_null(x, self.name)
             layout = sparse_format(x[:_PIECE], table_format.format)
             if layout is not None:
                 raise DataError(
-                    f"{self.name} has the format {layout}. Many files must be in CSV "
-                    "or Parquet: read it with `read_table`, and write the table."
+                    f"{self.name} has the format {layout}, but `TableFiles` must be "
+                    "CSV or Parquet files. Convert it: read it with `read_table`, and "
+                    "write the table as CSV or Parquet."
                 )
             if table_format.quoted and x.find(b'"') >= 0:
                 columns = table_format.columns

@@ -1,4 +1,4 @@
-"""Queries of DuckDB on Parquet files, in bounded memory."""
+"""DuckDB queries on Parquet files, in bounded memory."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _BATCH = 1_000_000  # rows
 
 
 class Queries:
-    """A connection to DuckDB, whose tables are Parquet files and Arrow tables.
+    """Runs DuckDB queries on Parquet files and Arrow tables.
 
     Args:
-        connection: The connection.
+        connection: The DuckDB connection.
     """
 
     def __init__(self, connection: Any) -> None:
@@ -28,9 +28,9 @@ class Queries:
         """Returns the result of a query as an Arrow table.
 
         Args:
-            query: The query. It refers to the values as `$NAME`.
+            query: The query. It refers to each value as `$NAME`.
             tables: Optional dict from the names of tables to Arrow tables.
-            **values: The values. Paths become the argument of `read_parquet`.
+            **values: The values. Paths are escaped for `read_parquet`.
         """
         with self._registered(tables or {}), memory_errors():
             return self._relation(query, values).to_arrow_table()
@@ -58,9 +58,9 @@ class Queries:
 
         Args:
             query: Same as in `table`.
-            path: The file.
-            metadata: Optional entries of the metadata of the file.
-            ordered: Whether the rows of the file must have the order of the query.
+            path: Path of the file.
+            metadata: Optional dict of entries for the metadata of the file.
+            ordered: Whether the rows of the file must be in the order of the query.
                 Defaults to `False`.
             **values: Same as in `table`.
         """
@@ -97,25 +97,27 @@ def queries(
     """Connects to DuckDB.
 
     Args:
-        memory_limit: Text such as `"2GB"`, from which on data are in temporary files.
-        temp_folder: Optional folder for these files. Defaults to that of the system.
+        memory_limit: String such as `"2GB"`. Beyond this size, DuckDB uses temporary
+            files. Defaults to `"1GB"`.
+        temp_folder: Optional folder for temporary files. Defaults to `None` (that of
+            the system).
 
     Raises:
         ImportError: If DuckDB is not installed.
-        ValueError: If `memory_limit` is not the text of a size.
+        ValueError: If `memory_limit` is not a size.
     """
     try:
         import duckdb
     except ImportError as error:
         raise ImportError(
-            "Counting the values of files needs DuckDB: install it with "
+            "Counting the values of files requires DuckDB. Install it with "
             "`pip install fmlayers[scale]`."
         ) from error
     with tempfile.TemporaryDirectory(dir=temp_folder) as spill:
         config = {
             "memory_limit": memory_limit,
             "temp_directory": spill,
-            # Queries that need an order name it.
+            # Queries that need an order state it.
             "preserve_insertion_order": "false",
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
@@ -135,7 +137,7 @@ def queries(
 
 @contextmanager
 def memory_errors() -> Iterator[None]:
-    """Converts the error of DuckDB that its memory does not suffice."""
+    """Converts DuckDB's out-of-memory errors to `MemoryError`."""
     import duckdb
 
     try:

@@ -145,10 +145,10 @@ class Encoder:
 
         Args:
             table: `DataFrame` of the training rows. For data larger than memory,
-                `TableFiles`, or an iterable of `DataFrame`s such as
-                `pd.read_csv(path, chunksize=1_000_000)`. The values of `TableFiles` are
-                counted in bounded memory, by DuckDB; those of an iterable are counted
-                in memory. The result is the same.
+                `TableFiles` or an iterable of `DataFrame`s, such as
+                `pd.read_csv(path, chunksize=1_000_000)`. DuckDB counts the values of
+                `TableFiles` in bounded memory. Those of an iterable are counted in
+                memory. The result is the same.
 
         Returns:
             The encoder.
@@ -173,16 +173,17 @@ class Encoder:
         memory_limit: str = "1GB",
         temp_folder: str | os.PathLike[str] | None = None,
     ) -> Self:
-        """Learns from the counts that `write_counts` has written.
+        """Fits the encoder to the counts that `write_counts` has written.
 
-        The result is that of `fit` on the rows of all files.
+        The result is the same as that of `fit` on the rows of all files.
 
         Args:
-            folder: The folder of the counts of all files.
+            folder: Folder with the counts of all files.
             vocabularies: Optional folder for the vocabularies, as Parquet files. The
-                encoder then looks up values in these files, and does not hold the
-                vocabularies in memory, unless it or a model with it is saved. Files of
-                an earlier call with the same counts are used again.
+                encoder then looks up values in these files. It loads the vocabularies
+                into memory only when it is saved, by itself or with a model. Files of
+                an earlier call with the same counts are reused. Defaults to `None` (in
+                memory).
             memory_limit: See `TableFiles`. Defaults to `"1GB"`.
             temp_folder: See `TableFiles`.
 
@@ -190,8 +191,8 @@ class Encoder:
             The encoder.
 
         Raises:
-            DataError: If the folder lacks the counts of a file, or they are of other
-                columns.
+            DataError: If the folder lacks the counts of a file, or if the counts are
+                those of other columns.
             ImportError: If pyarrow or DuckDB is not installed.
         """
         temp_folder = None if temp_folder is None else Path(temp_folder)
@@ -254,7 +255,7 @@ class Encoder:
 
     @property
     def table_columns(self) -> list[str]:
-        """List of the names of the columns of a table that `transform` reads."""
+        """List of the names of the table columns that `transform` reads."""
         read = [encoder.columns for encoder in self._encoders.values()]
         # The columns, and then those of their weights.
         return [*(x[0] for x in read), *(name for x in read for name in x[1:])]
@@ -363,7 +364,7 @@ class Encoder:
             raise DataError(f"{path} is not a saved encoder: {error}") from error
 
     def new_columns(self) -> dict[str, ColumnEncoder]:
-        """Returns new encoders of the columns, which have learned nothing."""
+        """Returns new encoders of the columns, which are not fitted yet."""
         options = Options(self.min_count, self.separator, self.weights)
         encoders = {}
         for column, kind in self.columns.items():

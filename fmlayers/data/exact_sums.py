@@ -1,4 +1,4 @@
-"""Sums of float64 numbers without rounding, whatever their order and their parts."""
+"""Sums of float64 numbers without rounding, in any order and in any parts."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ Integers = npt.NDArray[np.int64]
 
 _LEAST_EXPONENT = -1073  # of `np.frexp`
 _UNIT = 53 - _LEAST_EXPONENT  # each number is an integer times 2^-_UNIT
-# Numbers of which the sums of 32 bits each are exact in float64.
+# A sum of this many 32-bit integers is exact in float64.
 _BLOCK = 2**20
 
 
 @dataclass
 class ExactSums:
-    """The count of numbers, their sum and the sum of their squares, as integers.
+    """The count of numbers, their sum, and the sum of their squares, as integers.
 
-    The sums of several parts of the numbers, added, are those of all numbers, to the
-    last bit.
+    Merging the sums of several parts gives exactly the sums of all numbers.
 
     Attributes:
-        count: Integer, how many numbers there are.
+        count: Integer, the number of numbers.
         total: Integer, the sum in units of 2^-1126.
         squares: Integer, the sum of the squares in units of 2^-2252.
     """
@@ -55,7 +54,7 @@ class ExactSums:
 
     @property
     def deviation(self) -> float:
-        """The standard deviation; 0 if it is below the least float."""
+        """The standard deviation, or 0 if it is below the smallest float."""
         spread = self.count * self.squares - self.total**2
         return _root(spread) / (self.count << _UNIT + _MORE_BITS)
 
@@ -79,14 +78,14 @@ class ExactSums:
         bins = exponents.astype(np.int64) - _LEAST_EXPONENT
         for power, value in _sums(bins, integers):
             self.total += value << power
-        # The square of a 53-bit integer from two halves, within 64 bits.
+        # The square of a 53-bit integer, computed from two halves within 64 bits.
         high, low = integers >> 27, integers & (2**27 - 1)
         for shift, products in ((54, high * high), (28, high * low), (0, low * low)):
             for power, value in _sums(bins, products):
                 self.squares += value << (2 * power + shift)
 
 
-_MORE_BITS = 64  # for a root that is exact to more bits than a float has
+_MORE_BITS = 64  # extra bits, so that a root is more precise than a float
 
 
 def _root(value: int) -> int:
@@ -94,7 +93,7 @@ def _root(value: int) -> int:
 
 
 def _sums(bins: Integers, integers: Integers) -> Iterator[tuple[int, int]]:
-    """Yields the bins that occur, each with the exact sum of its integers."""
+    """Yields the nonempty bins with the exact sums of their integers."""
     if not bins.size:
         return
     first = int(bins.min())

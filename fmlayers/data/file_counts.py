@@ -1,4 +1,4 @@
-"""What encoders learn from each of many files, in Parquet files of their own."""
+"""Parquet files with what encoders learn from each of many input files."""
 
 from __future__ import annotations
 
@@ -62,15 +62,15 @@ def write_counts(
 ) -> int:
     """Counts the values of files, for `Encoder.fit_counts`.
 
-    Each file of the input has a Parquet file in the folder, which appears when it is
-    complete: the distinct values with their counts, and the exact sums of numeric
-    columns. Several processes count different files. A call after an interruption
-    counts only the files that are left.
+    For each input file, this function writes a Parquet file with the distinct values,
+    their counts, and the exact sums of numeric columns. The Parquet file appears when
+    it is complete. Several processes can count different files. After an interruption,
+    repeat the call to count the remaining files.
 
     Args:
         files: `TableFiles` of the training rows.
-        folder: Output folder, created if necessary. It must be empty, or contain the
-            counts of some of the same files.
+        folder: Output folder, created if necessary. It must be empty or contain counts
+            of the same files from an earlier call or another process.
         encoder: An `Encoder` of the columns. It is not changed.
         worker: Index of this process, from 0 to `workers - 1`. Defaults to 0.
         workers: Positive integer, the number of processes. Defaults to 1.
@@ -79,13 +79,13 @@ def write_counts(
         The number of files that this call counted.
 
     Raises:
-        DataError: If a cell cannot be encoded, or the folder contains counts of other
-            files. The message names the file and the line.
+        DataError: If a cell cannot be encoded (the message names the file and the
+            line), or if the folder contains counts of other files.
         ImportError: If pyarrow or DuckDB is not installed.
 
     Example:
 
-    Here, the two calls of `write_counts` would be in two processes.
+    In practice, the two calls of `write_counts` would be in two processes.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -136,7 +136,8 @@ class FileCounts:
         temp_folder: See `TableFiles`.
 
     Raises:
-        DataError: If the folder lacks the counts of a file, or has those of others.
+        DataError: If the folder lacks the counts of a file or has counts of other
+            files.
     """
 
     def __init__(
@@ -151,7 +152,7 @@ class FileCounts:
         self.memory_limit = memory_limit
         self.temp_folder = temp_folder
         if not self.paths:
-            raise DataError(f"{folder} has no counts: write them with `write_counts`.")
+            raise DataError(f"{folder} has no counts. Write them with `write_counts`.")
         self._check(_digest_of(encoder))
 
     def learn(
@@ -160,12 +161,13 @@ class FileCounts:
         min_count: int,
         vocabularies: Path | None = None,
     ) -> None:
-        """Teaches new encoders of the columns all that was counted.
+        """Fits new encoders of the columns to the counts.
 
         Args:
             encoders: Dict from the columns to their encoders.
-            min_count: Integer, the number of rows that a value of a vocabulary needs.
-            vocabularies: Optional folder in which to keep the vocabularies.
+            min_count: Integer, the minimum number of rows of a value in a vocabulary.
+            vocabularies: Optional folder for the vocabularies. Defaults to `None` (in
+                memory).
         """
         metadata = [_metadata(path) for path in self.paths]
         with queries(self.memory_limit, self.temp_folder) as run:
@@ -194,13 +196,13 @@ class FileCounts:
     def _stored(
         self, run: Queries, path: Path, values: Mapping[str, Any]
     ) -> StoredValues:
-        """Returns a vocabulary in a file, which is written unless it is there."""
+        """Returns a vocabulary in a file, which is written if it does not exist."""
         needed = [values["column"], values["min_count"]]
         source = {"counts": _source(self.paths[0]), "vocabulary": needed}
         if path.exists() and _source(path) != source:
             raise DataError(
-                f"{path} is not the vocabulary of these counts and `min_count`. Choose "
-                "another folder for the vocabularies."
+                f"{path} is not the vocabulary of these counts and this `min_count`. "
+                "Choose another folder for the vocabularies."
             )
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -224,8 +226,8 @@ class FileCounts:
         if missing:
             raise DataError(
                 f"{self.folder} lacks the counts of {len(missing)} of {len(expected)} "
-                f"files, the first {missing[0]}. Call `write_counts` again for each "
-                "worker."
+                f"files, starting with {missing[0]}. Call `write_counts` again for "
+                "each worker."
             )
 
 
@@ -291,13 +293,13 @@ def _table(column: str, counts: ValueCounts, schema: Any) -> Any:
 
 
 def _digest_of(encoder: Encoder) -> str:
-    """Returns a digest of what the counts depend on."""
+    """Returns a digest of the settings that affect the counts."""
     names = ("columns", "separator", "weights")
     return digest_of_config({name: getattr(encoder, name) for name in names})
 
 
 def _paths(folder: Path) -> list[Path]:
-    """Returns the Parquet files of a folder, without those that are being written."""
+    """Returns the Parquet files in a folder, except for those being written."""
     return sorted(folder.glob("[!.]*.parquet"))
 
 

@@ -1,4 +1,4 @@
-"""Shards of many files, one for each, written by one process or several."""
+"""Shards of many files, one shard per file, written by one or several processes."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 
 
 class FileShards:
-    """A set of shards with one file for each file of the input.
+    """A set of shards with one file for each input file.
 
-    Each file appears together with a record of it, and the manifest is completed when
-    all records are there. The identifier of the set is a digest of the input, so that
-    all processes, and those after an interruption, know which files are theirs.
+    Each file appears together with its record. When all records exist, the manifest is
+    completed. The identifier of the set is a digest of the input. All processes, also
+    after an interruption, use it to recognize the files of the set.
 
     Args:
-        files: The files of the input.
+        files: The input files.
         folder: The folder of the shards.
         encoder: The fitted encoder.
-        target: Name of the column of the target.
-        group_size: Positive integer, rows per row group.
+        target: Name of the target column.
+        group_size: Positive integer, the number of rows per row group.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class FileShards:
         self._new = Manifest(identifier, False, {}, {}, digest)
 
     def write(self, numbers: Iterable[int]) -> int:
-        """Writes the shards of some files, and the manifest after the last one.
+        """Writes the shards of some files, and completes the manifest after the last.
 
         Args:
             numbers: The positions of the files.
@@ -70,8 +70,8 @@ class FileShards:
             The number of rows in these shards.
 
         Raises:
-            DataError: If a file cannot be encoded, or the folder has other Parquet
-                files.
+            DataError: If a file cannot be encoded, or if the folder contains other
+                Parquet files.
         """
         manifest = self._start()
         if not manifest.complete:
@@ -92,7 +92,7 @@ class FileShards:
         if manifest is None:
             if any(self.folder.glob("[!.]*.parquet")):
                 raise DataError(
-                    f"{self.folder} already contains Parquet files: choose another "
+                    f"{self.folder} already contains Parquet files. Choose another "
                     "folder."
                 )
             # All processes write the same content.
@@ -101,7 +101,7 @@ class FileShards:
         if manifest.set != self._new.set:
             raise DataError(
                 f"{self.folder} already contains a set of shards of other files, or of "
-                "another encoder, target or size of groups: choose another folder."
+                "another encoder, target or size of groups. Choose another folder."
             )
         return manifest
 
@@ -134,7 +134,7 @@ class FileShards:
             write_json(record, {"set": self._new.set, "files": shard, "schema": schema})
 
     def _finish(self) -> Manifest:
-        """Completes the manifest if all files are there. Returns what is there."""
+        """Completes the manifest if all files exist. Returns the current manifest."""
         records = [self._record(number) for number in range(len(self.files))]
         manifest = Manifest.read(self.folder)
         if manifest is not None and manifest.complete:  # by another process

@@ -14,7 +14,7 @@ from fmlayers._json_files import read_json, write_json
 from fmlayers.data.errors import DataError
 
 MANIFEST = "manifest.json"
-# Of the record of a file in an incomplete set that several processes write.
+# The suffix of the record of a file, in an incomplete set written by several processes.
 RECORD_SUFFIX = ".shard.json"
 # The key of the identifier of its set in the metadata of each Parquet file.
 SET_KEY = b"fmlayers.set"
@@ -38,7 +38,7 @@ class Shard:
 
     @classmethod
     def of(cls, path: Path, rows: int) -> "Shard":
-        """Returns the shard of a file with this number of rows."""
+        """Returns the `Shard` of a file with this number of rows."""
         return cls(rows, digest_of(path), footer_digest(path))
 
 

@@ -33,7 +33,7 @@ def as_numbers(column: str, values: "pd.Series[Any]") -> Floats:
 class Moments:
     """Mean and standard deviation of numbers that arrive in batches.
 
-    They do not depend on the order of the numbers, nor on the batches.
+    They depend neither on the order of the numbers nor on the batches.
     """
 
     def __init__(self) -> None:
@@ -49,12 +49,12 @@ class Moments:
         self.most = max(self.most, float(known.max()))
 
     def record(self) -> dict[str, Any]:
-        """Returns what was added, as JSON content."""
+        """Returns the state as JSON content."""
         ends = [self.least.hex(), self.most.hex()]
         return {"sums": self.sums.record(), "ends": ends}
 
     def add_record(self, record: dict[str, Any]) -> None:
-        """Adds the numbers of another `Moments`, from its record."""
+        """Adds the numbers of the record of another `Moments`."""
         self.sums.merge(ExactSums.restored(record["sums"]))
         least, most = map(float.fromhex, record["ends"])
         self.least, self.most = min(self.least, least), max(self.most, most)
@@ -71,7 +71,7 @@ class Moments:
 
 
 def counted(numbers: Floats) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """Returns the distinct numbers, in ascending order, and how often each occurs."""
+    """Returns the distinct numbers in ascending order, and the count of each."""
     known, counts = np.unique(numbers[~np.isnan(numbers)], return_counts=True)
     return known, counts.astype(np.int64)
 
@@ -95,7 +95,7 @@ class Distribution:
         self.merge(*counted(numbers))
 
     def merge(self, known: Floats, counts: npt.NDArray[np.int64]) -> None:
-        """Adds distinct numbers, each with the number of its rows."""
+        """Adds distinct numbers, with the number of rows of each."""
         merged, places = np.unique(
             np.concatenate([self.numbers, known]), return_inverse=True
         )

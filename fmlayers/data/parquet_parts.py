@@ -17,14 +17,14 @@ from fmlayers.data.shard_files import pyarrow
 def parquet_parts(
     path: Path, name: str, rows: int, columns: Collection[str] | None
 ) -> Iterator[pd.DataFrame]:
-    """Yields the rows of a Parquet file, with the cells that `read_parquet` returns.
+    """Yields the rows of a Parquet file, with the same cells as from `read_parquet`.
 
     Args:
-        path: The file.
+        path: Path of the file.
         name: Name of the file, for error messages.
-        rows: Positive integer, the most rows of a table.
-        columns: Optional names of the columns to read. Those that the file lacks are
-            left out. Defaults to all columns.
+        rows: Positive integer, the maximum number of rows per table.
+        columns: Optional names of the columns to read. Names that are not in the file
+            are ignored. `None` reads all columns.
 
     Raises:
         DataError: If the file cannot be read.

@@ -94,11 +94,11 @@ def take_padded(column: Column, rows: Array, length: int, name: str) -> Array:
     Args:
         column: An array, or a pair of values and row splits.
         rows: Integers of any shape.
-        length: Positive integer, the values per row of the result.
-        name: String, the name of the column, for the error.
+        length: Positive integer, the number of values per row of the result.
+        name: String, the name of the column, for the error message.
 
     Raises:
-        DataError: If a row has more values.
+        DataError: If a row has more than `length` values.
     """
     if not isinstance(column, tuple):
         return column[rows]
@@ -108,7 +108,8 @@ def take_padded(column: Column, rows: Array, length: int, name: str) -> Array:
     longest = int(lengths.max(initial=0))
     if longest > length:
         raise DataError(
-            f"{name!r} has a row of {longest} values, more than `list_length`, {length}"
+            f"`list_length` must be at least {longest}, the number of values in a row "
+            f"of {name!r}. Received: list_length={length}."
         )
     places = np.arange(length)
     padded: Array = np.zeros((*rows.shape, length), values.dtype)

@@ -84,12 +84,12 @@ def line_at(data: bytes | mmap, position: int) -> int:
 
 
 def lines_of(path: Path, name: str) -> Iterator[str]:
-    """Yields the lines of a file in UTF-8 with their ends, without a byte order mark.
+    """Yields the lines of a UTF-8 file with their line ends, without a BOM.
 
     Raises:
         DataError: If the file is not in UTF-8. The message names the line.
     """
-    # Each byte that is not UTF-8 becomes a surrogate, which no text has.
+    # Each byte that is not UTF-8 becomes a surrogate, which valid text cannot contain.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         for number, line in enumerate(file, start=1):
             if not line.isascii():

@@ -44,8 +44,8 @@ class ShardedBatches:
         worker: Index of this worker, from 0 to `workers - 1`. Defaults to 0.
         workers: Positive integer, the number of workers. Defaults to 1.
         list_length: Optional positive integer. If set, lists of ids are padded with 0
-            to this length, as training over hosts requires. Defaults to `None` (pairs
-            of ids and row splits).
+            to this length. Distributed training requires this. Defaults to `None`
+            (pairs of ids and row splits).
 
     Raises:
         DataError: If a file cannot be used (the message names it), if the files

@@ -40,29 +40,30 @@ def write_shards(
     column is stored as a list column without padding, and a vector as a list of a fixed
     size.
 
-    The set exists when `manifest.json` says that it is complete: `ShardedBatches`
-    refuses what an interrupted call has left behind.
+    The set of files is complete when `manifest.json` says so. Until then,
+    `ShardedBatches` does not read the files of an interrupted call.
 
-    For an iterable, all files appear at the end, and a call after an interruption
-    starts over. For `TableFiles`, each file of the input becomes one file of the set,
-    which appears when it is complete. A call after an interruption writes only the
-    files that are left, and several processes write different files. The last one
-    completes the set. Repeat a call with the same arguments: another encoder is another
-    set.
+    For a `DataFrame` or an iterable, all files appear at the end, and a call after an
+    interruption starts over. For `TableFiles`, each input file becomes one file of the
+    set, which appears when it is complete. A call after an interruption writes only the
+    remaining files, and several processes can write different files. The process that
+    writes the last file completes the set. Repeat a call with the same arguments: with
+    another encoder, for example, the set is a different one.
 
     Args:
         tables: A `DataFrame` or, for data larger than memory, `TableFiles` or an
             iterable of `DataFrame`s, such as `pd.read_csv(path, chunksize=1_000_000)`.
             Each `DataFrame` is written to one file.
-        folder: Output folder, created if necessary. It must not contain other Parquet
-            files than those of an interrupted call.
+        folder: Output folder, created if necessary. It must not contain Parquet files
+            other than those of an interrupted call.
         encoder: An `Encoder`, fitted on the training rows.
         target: Name of the target column. Defaults to `"rating"`.
         group_size: Positive integer, rows per row group, the unit of reading.
             Defaults to 65,536.
-        worker: Index of this process, from 0 to `workers - 1`, for `TableFiles`.
+        worker: Index of this process, from 0 to `workers - 1`. Used with `TableFiles`.
             Defaults to 0.
-        workers: Positive integer, the number of processes. Defaults to 1.
+        workers: Positive integer, the number of processes. Used with `TableFiles`.
+            Defaults to 1.
 
     Returns:
         The number of rows in the files of this process.
@@ -81,7 +82,7 @@ def write_shards(
     if (worker, workers) != (0, 1):
         raise ValueError(
             "`worker` and `workers` need `TableFiles`, whose files the processes share."
-            f" Received: worker={worker!r}, workers={workers!r} and tables in memory."
+            f" Received: worker={worker!r} and workers={workers!r} without them."
         )
     prepare_folder(folder)
     tables = [tables] if isinstance(tables, pd.DataFrame) else tables
@@ -108,7 +109,7 @@ def write_shards(
 
 
 def _columns(number: int, table: pd.DataFrame, encoder: Encoder, target: str) -> Any:
-    """Returns the encoded columns of the table of this number."""
+    """Returns the encoded columns of a table."""
     if target not in table:
         raise DataError(f"The table {number} lacks the column {target!r}.")
     with named_places(lambda _, row: f"The table {number}, row {row}"):

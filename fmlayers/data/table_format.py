@@ -11,7 +11,7 @@ from fmlayers._checks import choice
 FileFormat = Literal["auto", "csv", "libsvm", "libfm", "libffm"]
 Quoting = Literal["auto", "always", "never"]
 
-# Of the files of tables.
+# The suffixes of table files.
 TABLE_SUFFIXES = (
     ".csv",
     ".tsv",

@@ -20,34 +20,38 @@ from fmlayers.data.table_format import TABLE_SUFFIXES, TableFormat
 class TableFiles:
     """The rows of many CSV or Parquet files, read in parts of bounded size.
 
-    `Encoder.fit` and `write_shards` take `TableFiles` in place of tables: they need
-    memory for a part of a file, not for all rows, and share the files among processes.
+    Pass `TableFiles` to `Encoder.fit` and `write_shards` in place of tables. They then
+    need memory for a part of a file only, and several processes can share the files.
 
     The files are read one after the other, in the order of `paths`. All cells of a CSV
-    file are text, and an empty cell is missing, as in `read_table` with
-    `text_columns`. So an id such as `007` keeps its zeros, and 1.0 is not the same
-    value as 1. The cells of a Parquet file have the types of the file. A folder with a
-    name such as `day=7` makes a column `day` for the Parquet files in it.
+    file are text, and empty cells are missing, as in `read_table` with `text_columns`.
+    For example, the id `007` keeps its zeros, and `1.0` and `1` are different values.
+    The cells of a Parquet file have the types of the file. If Parquet files are in a
+    folder with a name such as `day=7`, they get a column `day`.
 
     Iterate over `TableFiles` to get the parts as `DataFrame`s.
 
     Args:
         source: Path of a folder, a pattern such as `"clicks/*.parquet"`, or a list of
-            paths. The files of a folder and of a pattern are in the order of their
-            paths. Names that begin with `_` or `.` are ignored in a folder.
+            paths. The files of a folder or pattern are sorted by path. In a folder,
+            names that begin with `_` or `.` are ignored.
         table_format: Optional `TableFormat` of the files. The texts of its `missing`
-            are missing in all columns. It must not set `thousands` or `decimal`, and
-            the `separator` of the encoder splits lists. Defaults to `TableFormat()`.
-        part_rows: Positive integer, the most rows of a part. Defaults to 262,144.
-        memory_limit: Text such as `"2GB"`, the memory in which DuckDB counts, sorts and
-            joins values. Beyond it, DuckDB uses files. Defaults to `"1GB"`.
-        temp_folder: Optional folder for these files. Defaults to that of the system.
+            count as missing in all columns. It must not set `thousands` or `decimal`.
+            Lists are split by the `separator` of the encoder. Defaults to `None`
+            (`TableFormat()`).
+        part_rows: Positive integer, the maximum number of rows per part. Defaults to
+            262,144.
+        memory_limit: String such as `"2GB"`, the memory in which DuckDB counts, sorts
+            and joins values. Beyond this limit, DuckDB uses temporary files. Defaults
+            to `"1GB"`.
+        temp_folder: Optional folder for temporary files. Defaults to `None` (that of
+            the system).
 
     Attributes:
         paths: List of the paths of the files.
 
     Raises:
-        DataError: If there is no file.
+        DataError: If there are no files.
         ValueError: If an argument violates its constraint.
 
     Example:
@@ -116,7 +120,7 @@ class TableFiles:
             columns: Optional names of the columns to read. Defaults to all columns.
 
         Raises:
-            DataError: If the file cannot be read, or lacks a column. The message names
+            DataError: If the file cannot be read or lacks a column. The message names
                 the file.
         """
         for part in self._read(number, columns):
@@ -131,32 +135,32 @@ class TableFiles:
             yield self._with_missing(part)
 
     def place(self, number: int, row: int) -> str:
-        """Returns the place of a row of a file, for error messages."""
+        """Returns the location of a row in a file, for error messages."""
         path = self.paths[number]
         if _is_parquet(path):
             return f"{path}, row {row + 1}"
         return f"{path}, line {self._csv(path).line(row)}"
 
     def located(self, number: int, start: int, error: CellError) -> DataError:
-        """Returns an error that names the place of a cell.
+        """Returns an error that names the location of a cell.
 
         Args:
             number: Integer, the position of the file in `paths`.
-            start: Integer, the number of rows before the part.
-            error: The error on the part.
+            start: Integer, the number of rows of the file before the part.
+            error: The error in the part.
         """
         place = self.place(number, start + error.row)
         return DataError(f"{place}: column {error.column!r} {error.reason}")
 
     def share(self, worker: int, workers: int) -> range:
-        """Returns the positions of the files of one of several processes."""
+        """Returns the positions of the files for one of several processes."""
         workers = integer("workers", workers, "at least 1")
         rule = f"one of 0 ... {workers - 1}"
         worker = integer("worker", worker, rule, least=0, most=workers - 1)
         return range(worker, len(self), workers)
 
     def digest(self) -> str:
-        """Returns a digest of the names, sizes and times of the files."""
+        """Returns a digest of the names, sizes and modification times of the files."""
         stats = [(path.name, path.stat()) for path in self.paths]
         described = [[name, x.st_size, x.st_mtime_ns] for name, x in stats]
         return digest_of_config({"files": described, "format": repr(self.table_format)})
@@ -200,7 +204,7 @@ class TableFiles:
 
 
 def _texts_in(folder: Path) -> list[Path]:
-    """Returns the text files of tables in a folder, in order of their names."""
+    """Returns the text files of tables in a folder, sorted by name."""
     files = sorted(
         path
         for path in folder.iterdir()

@@ -1,4 +1,4 @@
-"""Training over several hosts, with large tables spread over them, on JAX."""
+"""Distributed training on JAX, with large tables spread over the hosts."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Values and errors that all processes of a group know of each other."""
+"""Exchanges values and errors among all processes of a group."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 def processes() -> int:
-    """Returns the number of processes, 1 without a group."""
+    """Returns the number of processes, or 1 without a group."""
     if not _hosts.is_joined():
         return 1
     import jax
@@ -26,7 +26,7 @@ def process() -> int:
 
 
 def gathered(x: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Returns the arrays of all processes, stacked. All of them must call it."""
+    """Returns the arrays of all processes, stacked. All processes must call it."""
     if processes() == 1:
         return np.asarray(x)[np.newaxis]
     from jax.experimental import multihost_utils
@@ -39,14 +39,15 @@ def together(action: Callable[[], T], purpose: str) -> T:
 
     Args:
         action: The function. It must not wait for other processes.
-        purpose: String, what the function is to do, for the error.
+        purpose: String, the purpose of the function for the error message, such as
+            `"write the file"`.
 
     Returns:
-        What the function returns in this process.
+        The result of the function in this process.
 
     Raises:
-        RuntimeError: If it fails in another process.
-        Exception: What the function raises in this process.
+        RuntimeError: If the function fails in another process.
+        Exception: The error that the function raises in this process.
     """
     failure: Exception | None = None
     try:
@@ -58,6 +59,6 @@ def together(action: Callable[[], T], purpose: str) -> T:
         raise failure
     if len(failed):
         raise RuntimeError(
-            f"Process {failed[0]} could not {purpose}. Its own output has the reason."
+            f"Process {failed[0]} could not {purpose}. See the output of that process."
         )
     return result

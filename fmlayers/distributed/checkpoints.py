@@ -24,7 +24,7 @@ Shape = tuple[int | None, ...]
 
 
 class Place(NamedTuple):
-    """How far a model is trained.
+    """The progress of training.
 
     Attributes:
         epoch: Integer, the number of completed epochs.
@@ -37,16 +37,16 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class _Manifest:
-    """The record of a checkpoint, without which its parts do not count.
+    """The record of a checkpoint. Parts without a record are ignored.
 
     Attributes:
         number: Positive integer, the number of the checkpoint.
         place: The `Place`.
-        processes: Integer, the number of processes that wrote it.
+        processes: Integer, the number of processes that wrote the checkpoint.
         hosts: Integer, the number of devices over which the tables were spread.
         digests: List of the SHA-256 digests of the parts.
-        variables: List of `[path, shape]` of all variables. The first dimension of a
-            spread one is `None`.
+        variables: List of `[path, shape]` for all variables. The first dimension of a
+            spread variable is `None` if its number of rows is unknown.
     """
 
     number: int
@@ -58,24 +58,25 @@ class _Manifest:
     format: int = FORMAT
 
     def parts_to_read(self) -> set[int]:
-        """Returns the parts with the values of this process."""
+        """Returns the indices of the parts that this process must read."""
         if (self.processes, self.hosts) == (processes(), _num_hosts()):
             return {0, process()}
         return set(range(self.processes))
 
 
 class Checkpoints:
-    """Saves and restores the state of training, also of tables spread over hosts.
+    """Saves and restores the state of training, including tables spread over hosts.
 
     A checkpoint consists of all weights, the variables of the optimizer, the state of
-    random generators, and the place in the data. Each process writes its rows of the
-    tables of `tables_over_hosts`, and process 0 all other variables. The checkpoint
-    counts once process 0 has written its manifest; it then removes the one before.
-    Killed at any moment, the processes restore the last complete checkpoint. They may
-    be fewer or more than those that saved it.
+    the random generators, and the position in the data. Each process writes its rows
+    of the tables of `tables_over_hosts`, and process 0 also writes all other variables.
+    The checkpoint is complete once process 0 has written its manifest. Process 0 then
+    removes the previous checkpoint. If the processes are killed at any moment, they can
+    restore the last complete checkpoint. The number of processes that restore a
+    checkpoint may differ from the number that saved it.
 
     Args:
-        folder: Path of a folder that all processes share, such as on a network file
+        folder: Path of a folder that all processes share, for example on a network file
             system. It is created if necessary.
 
     Example:
@@ -104,8 +105,8 @@ class Checkpoints:
                 epoch. Defaults to 0.
 
         Raises:
-            OSError: If this process cannot write its part. The last checkpoint stays.
-            RuntimeError: If another process cannot.
+            OSError: If this process cannot write its part. The last checkpoint is kept.
+            RuntimeError: If another process cannot write its part.
         """
         place = Place(
             integer("epoch", epoch, "at least 0", least=0),
@@ -139,15 +140,15 @@ class Checkpoints:
         """Restores the last checkpoint, if there is one. All processes must call it.
 
         Args:
-            model: The model, compiled as the one that was saved.
+            model: The model, compiled in the same way as the model that was saved.
 
         Returns:
-            The `Place` at which to resume, `Place(0, 0)` without a checkpoint. If the
-            number of processes differs from that of `save`, the number of batches is
-            one of about as many rows.
+            The `Place` at which to resume, or `Place(0, 0)` without a checkpoint. If
+            the number of processes has changed since `save`, the number of batches is
+            converted to cover about the same number of rows.
 
         Raises:
-            ValueError: If a file is damaged, the checkpoint is that of another model,
+            ValueError: If a file is damaged, the checkpoint belongs to another model,
                 or the processes do not share the folder.
         """
         variables = _variables(model)
@@ -156,7 +157,7 @@ class Checkpoints:
         if len(set(numbers.tolist())) > 1:
             raise ValueError(
                 f"`folder` must be shared by all processes. Received: {self.folder}, "
-                f"with the checkpoints {numbers.tolist()} of the processes."
+                f"in which the processes find the checkpoints {numbers.tolist()}."
             )
         if manifest is None:
             return Place()
@@ -172,8 +173,8 @@ class Checkpoints:
         Args:
             every: Optional positive integer. The callback also saves the model after
                 this many batches of an epoch. Defaults to `None`.
-            batch: Nonnegative integer, the number of batches of the first epoch that
-                are already completed. Defaults to 0.
+            batch: Nonnegative integer, the number of completed batches of the first
+                epoch. Defaults to 0.
         """
         if every is not None:
             every = integer("every", every)
@@ -202,7 +203,7 @@ class Checkpoints:
             raise ValueError(f"{path} is damaged: {error!r}.") from error
         raise ValueError(
             f"{path} was written by a newer version of fmlayers. Update fmlayers. "
-            f"Received: format {version!r}, and this one reads {FORMAT}."
+            f"Received: format {version!r}; this version reads format {FORMAT}."
         )
 
     def _remove_before(self, number: int) -> None:
@@ -256,9 +257,9 @@ class _Saving(keras.callbacks.Callback):
 
 
 def _variables(model: keras.Model) -> list[Any]:
-    """Returns the variables of a checkpoint, in an order that is the same each time."""
+    """Returns the variables of a checkpoint, always in the same order."""
     if not model.compiled:
-        raise ValueError("`model` must be compiled. Received: one that is not.")
+        raise ValueError("`model` must be compiled. Received: an uncompiled model.")
     model.optimizer.build(model.trainable_variables)
     metrics = {id(v) for v in model.metrics_variables}
     kept = [v for v in model.variables if id(v) not in metrics]
@@ -292,7 +293,7 @@ def _described(variable: tuple[str, Shape] | None) -> str:
 
 
 def _shape(variable: Any) -> Shape:
-    """Returns the shape without spare rows; `None` for an unknown number of rows."""
+    """Returns the shape without spare rows. An unknown number of rows is `None`."""
     shape = tuple(variable.shape)
     if not is_over_hosts(variable):
         return shape

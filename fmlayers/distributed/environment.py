@@ -1,13 +1,13 @@
-"""The environment variables by which launchers describe a group to a process."""
+"""The environment variables in which launchers describe the group of a process."""
 
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-# For each part, the variables in the order in which they count: those of fmlayers, of
-# SLURM, of Open MPI and of MPICH. A Kubernetes job with `completionMode: Indexed` has
-# only the index of the process.
+# The variables of SLURM, Open MPI and MPICH. The first one that is set is used, after
+# those of fmlayers. A Kubernetes job with `completionMode: Indexed` sets only the index
+# of the process.
 _PROCESSES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 _PROCESS = (
     *("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"),
@@ -22,7 +22,7 @@ class Part:
 
     Attributes:
         value: The value, or `None` if it is missing.
-        source: String, where it comes from: an argument or a variable.
+        source: String, the argument or the environment variable that sets the value.
     """
 
     value: str | int | None
@@ -36,7 +36,8 @@ def coordinator(environ: Mapping[str, str] = os.environ) -> Part:
         return part
     for name in ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"):
         if name in environ and "SLURM_JOB_ID" in environ:
-            # All processes of a job choose the same port, and other jobs another.
+            # All processes of a job choose the same port, and other jobs usually choose
+            # different ones.
             port = _FIRST_PORT + int(environ["SLURM_JOB_ID"]) % _PORTS
             return Part(f"{_first_node(environ[name])}:{port}", name)
     return part
@@ -67,5 +68,5 @@ def _first(names: tuple[str, ...], environ: Mapping[str, str]) -> Part:
 
 
 def _first_node(nodes: str) -> str:
-    """Returns the first of SLURM's nodes, such as `node03` of `node[03-05,7],x1`."""
+    """Returns the first node of a SLURM list: `node03` for `node[03-05,7],x1`."""
     return re.sub(r"\[(\w+)[^\]]*\]", r"\1", re.split(r",(?![^\[]*\])", nodes)[0])

@@ -22,32 +22,33 @@ def fit(
 ) -> keras.callbacks.History:
     """Trains a model on the files of `fmlayers.data.write_shards`, with checkpoints.
 
-    Call it in all processes of a group, or in a single one. If the processes are
-    killed, start all of them again with the same arguments: training resumes from the
-    last checkpoint, with the same weights as without an interruption. With another
-    number of processes, it resumes at about the same row of the epoch; the rest of this
-    epoch may then read some rows twice and others not.
+    Call it in all processes of a group, or in a single process without a group. If the
+    processes are killed, start all of them again with the same arguments: training
+    resumes from the last checkpoint, with the same weights as without an interruption.
+    If the number of processes changes, training resumes at about the same row of the
+    epoch. In the rest of this epoch, some rows may then be read twice and others not at
+    all.
 
     Args:
         model: A compiled model.
-        batches: The batches of this process: its `worker` is the index of the process,
-            and its `workers` the number of processes.
-        epochs: Positive integer, the number of epochs in all, with those before an
+        batches: The batches of this process. Their `worker` must be the index of the
+            process, and their `workers` the number of processes.
+        epochs: Positive integer, the total number of epochs, including those before an
             interruption.
         checkpoints: Optional folder of `Checkpoints`, which all processes share. If
             omitted, nothing is saved.
-        every: Optional positive integer. A checkpoint is saved after this many batches,
-            too, not only after each epoch. Callbacks such as `EarlyStopping` start
-            anew when training resumes.
-        callbacks: List of callbacks of Keras.
+        every: Optional positive integer. If set, a checkpoint is also saved after this
+            many batches, not only after each epoch.
+        callbacks: List of Keras callbacks. The state of callbacks such as
+            `EarlyStopping` is not saved: they start from scratch when training resumes.
         **kwargs: Other arguments of `keras.Model.fit`, such as `validation_data`.
 
     Returns:
         The history of the epochs of this call.
 
     Raises:
-        ValueError: If an argument is invalid, or the checkpoint is damaged or that of
-            another model.
+        ValueError: If an argument is invalid, or if the checkpoint is damaged or
+            belongs to another model.
         DataError: If a file of the batches is damaged.
     """
     epochs = integer("epochs", epochs)

@@ -11,7 +11,7 @@ from fmlayers import _hosts
 from fmlayers._checks import integer, number
 from fmlayers.distributed import environment
 
-# After a process is killed, the others fail at the next step, and end within this time.
+# After a process is killed, the others fail at the next step and end within this time.
 MAX_SILENT_SECONDS = 20
 
 
@@ -22,32 +22,34 @@ def start(
     *,
     timeout: float = 300.0,
 ) -> None:
-    """Joins the processes that train a model together, one or more per host.
+    """Joins the group of processes that train a model together.
 
-    Call it in every process before anything is computed. It initializes
-    `jax.distributed` and sets the global `keras.distribution`: from then on, a batch
-    consists of the rows that each process passes to `fit`, and every process has all
-    weights, apart from the tables of `tables_over_hosts`. If a process is killed, the
-    others end within half a minute: start all of them again.
+    Each host runs one or more of the processes.
 
-    An argument that is omitted is read from the environment: from
+    Call it in every process before JAX computes anything. It initializes
+    `jax.distributed` and sets the global `keras.distribution`. From then on, a batch
+    consists of the rows that all processes pass to `fit`, and every process has all
+    weights except for the tables of `tables_over_hosts`. If a process is killed, the
+    others end within half a minute. Then start all of them again.
+
+    Arguments that are omitted are read from the environment: from
     `FMLAYERS_COORDINATOR`, `FMLAYERS_PROCESSES` and `FMLAYERS_PROCESS`, or from the
-    variables of SLURM, of Open MPI, of MPICH, or of a Kubernetes job with
-    `completionMode: Indexed`. SLURM has all three. The others lack the coordinator, and
-    Kubernetes the number of processes.
+    variables of SLURM, Open MPI, MPICH, or a Kubernetes job with
+    `completionMode: Indexed`. SLURM sets all three. The others do not set the
+    coordinator, and Kubernetes does not set the number of processes.
 
     Args:
-        coordinator: String `"HOST:PORT"`, the address at which process 0 listens. It
-            must be reachable by all processes. Not needed for a single process.
-        processes: Positive integer, the number of processes. A single one is a group,
-            too, of all devices of its machine.
+        coordinator: String `"HOST:PORT"`, the address at which process 0 listens. All
+            processes must be able to reach it. Not needed for a single process.
+        processes: Positive integer, the number of processes. With a single process, the
+            group consists of all devices of its machine.
         process: Index of this process, from 0 to `processes - 1`.
         timeout: Positive number, the seconds to wait for the other processes. Defaults
             to 300.
 
     Raises:
-        ValueError: If an argument is missing in the environment, too, or violates its
-            constraint.
+        ValueError: If an argument is omitted and its environment variable is not set,
+            or if a value violates its constraint.
         RuntimeError: If the backend is not JAX, if JAX was used before, or if the group
             is not complete in time.
 
@@ -57,7 +59,7 @@ def start(
     """
     if keras.backend.backend() != "jax":
         raise RuntimeError(
-            "Training over hosts needs Keras' JAX backend: set the environment "
+            "`fmlayers.distributed` requires the JAX backend: set the environment "
             'variable KERAS_BACKEND to "jax" before Keras is imported. Received: '
             f"{keras.backend.backend()!r}."
         )
@@ -78,10 +80,10 @@ def start(
         _join(_address(parts), processes, process, timeout)
     if (jax.process_count(), jax.process_index()) != (processes, process):
         raise RuntimeError(
-            f"The group must have {processes} processes, of which this is {process}. "
-            f"Received: JAX has {jax.process_count()}, of which this is "
-            f"{jax.process_index()}. Call `fmlayers.distributed.start` before "
-            "anything else initializes JAX."
+            f"The group must have {processes} processes, and this process must have "
+            f"the index {process}. Received: JAX has {jax.process_count()} processes, "
+            f"and this one has the index {jax.process_index()}. Call "
+            "`fmlayers.distributed.start` before anything else initializes JAX."
         )
     _hosts.join()
 
@@ -98,8 +100,8 @@ def _integer(
 def _required(name: str, parts: dict[str, environment.Part]) -> Any:
     if parts[name].value is None:
         raise ValueError(
-            f"`{name}` must be an argument of `fmlayers.distributed.start`, or the "
-            f"environment variable {parts[name].source}. Received: neither."
+            f"`{name}` must be an argument of `fmlayers.distributed.start`, or be set "
+            f"in the environment variable {parts[name].source}. Received: neither."
         )
     return parts[name].value
 
@@ -118,7 +120,7 @@ def _address(parts: dict[str, environment.Part]) -> str:
 def _join(address: str, processes: int, process: int, timeout: float) -> None:
     import jax
 
-    # As `keras.distribution.initialize`, which has no limit of time.
+    # Same as in `keras.distribution.initialize`, which has no timeout.
     from keras.src.backend.jax.distribution_lib import initialize_rng
 
     if process > 0:
@@ -145,7 +147,7 @@ def _join(address: str, processes: int, process: int, timeout: float) -> None:
 
 
 def _await_coordinator(address: str, timeout: float) -> None:
-    """Waits until process 0 listens. JAX would end the process if it does not."""
+    """Waits until process 0 listens. Otherwise, JAX would end this process."""
     host, port = address.rsplit(":", 1)
     end = time.monotonic() + timeout
     while True:

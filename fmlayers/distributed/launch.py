@@ -2,8 +2,8 @@
 
     python -m fmlayers.distributed.launch PROCESSES SCRIPT [ARGUMENT ...]
 
-The script calls `fmlayers.distributed.start()` without arguments. If a process fails,
-the others are ended.
+The script must call `fmlayers.distributed.start()` without arguments. If a process
+fails, the others are terminated.
 """
 
 import os
@@ -22,16 +22,16 @@ MAX_ENDING_SECONDS = 10.0  # after SIGTERM
 def launch(command: Sequence[str], processes: int) -> int:
     """Runs a command in a group of processes on this machine.
 
-    Each process has the environment variables that `fmlayers.distributed.start` reads,
-    and JAX as the backend of Keras.
+    It sets the environment variables that `fmlayers.distributed.start` reads, and
+    selects the JAX backend of Keras, in each process.
 
     Args:
         command: List of strings, the program and its arguments.
-        processes: Positive integer.
+        processes: Positive integer, the number of processes.
 
     Returns:
-        0, or the exit code of the first process that fails; 128 plus the number of the
-        signal if one ended it.
+        0, or the exit code of the first process that fails. If a signal ended this
+        process, the exit code is 128 plus the number of the signal.
     """
     processes = integer("processes", processes)
     with socket.socket() as listener:
@@ -74,7 +74,7 @@ def _end(running: Sequence["subprocess.Popen[bytes]"]) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command line; returns the exit code."""
+    """Runs the command line and returns the exit code."""
     if len(arguments) < 2 or not arguments[0].isdigit() or arguments[0] == "0":
         print(
             "usage: python -m fmlayers.distributed.launch PROCESSES SCRIPT "
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 2
-    # As Ctrl-C: so that the processes are ended.
+    # Raises an exception, as Ctrl-C does, so that the processes are terminated.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         return launch([sys.executable, *arguments[1:]], int(arguments[0]))

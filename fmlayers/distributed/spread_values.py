@@ -1,4 +1,4 @@
-"""Values of variables, as the rows of each host; a copy on every host counts as one."""
+"""Values of variables as the rows of each host. Replicated values have one host."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -57,24 +57,24 @@ class SpreadValue:
 
     @classmethod
     def of_state(cls, state: Array | Mapping[str, Array], hosts: int) -> Self:
-        """Returns the value of a state.
+        """Returns the value that a state describes.
 
         Args:
             state: A dict from the index of a host to its rows, or the whole value.
-            hosts: Integer, the number of hosts, unless the value is whole.
+            hosts: Integer, the number of hosts. Ignored for a whole value.
         """
         if isinstance(state, Mapping):
             return cls(hosts, {int(host): rows for host, rows in state.items()})
         return cls(1, {0: state})
 
     def state(self) -> Array | dict[str, Array]:
-        """Returns the argument of `of_state`."""
+        """Returns the state that `of_state` reads."""
         if self.hosts == 1:
             return self.rows[0]
         return {str(host): rows for host, rows in self.rows.items()}
 
     def fill(self, source: "SpreadValue") -> None:
-        """Copies the rows of a value that is spread over other hosts."""
+        """Copies rows from a value, which may be spread over other hosts."""
         for host, rows in self.rows.items():
             for other, new in source.rows.items():
                 if self.hosts == source.hosts:
@@ -87,7 +87,7 @@ class SpreadValue:
                 rows[places[here]] = new[here]
 
     def assign_to(self, variable: Any) -> None:
-        """Assigns the value to a variable that is spread alike."""
+        """Assigns the value to a variable that is spread in the same way."""
         if not is_over_hosts(variable):
             variable.assign(self.rows[0])
             return

@@ -10,23 +10,23 @@ from fmlayers._spread_rows import spreading
 def tables_over_hosts(min_rows: int = 100_000) -> Iterator[None]:
     """Spreads the tables of models that are built in the block over the hosts.
 
-    Of n devices, each has every n-th row, and the same rows of the optimizer's slots:
-    memory and time of an update fall with n. A lookup sends the ids of a batch to all
-    devices and the rows back; it does not depend on the number of rows. Neither does
-    the update of `fmlayers.optimizers`; other optimizers update each device's whole
-    part of the tables.
+    Each of n devices stores every n-th row, and the same rows of the optimizer's slots,
+    so the memory and the time of an update decrease with n. A lookup sends the ids of a
+    batch to all devices and sends the rows back. Its cost does not depend on the number
+    of rows of the table, and neither does the cost of an update with
+    `fmlayers.optimizers`. Other optimizers update all rows of each device.
 
-    The tables of a `FeatureEmbedding` count as one, apart from frozen tables and from
-    those of a `History`, which every device has. Files do not depend on the number of
-    devices.
+    The tables of a `FeatureEmbedding` count as one table, except for frozen tables and
+    those of a `History`, which are on every device. Files do not depend on the number
+    of devices.
 
-    The initial values are those of the initializer, drawn by each device for its rows
-    with a seed of its own. They differ from those of another number of devices. With
-    equal weights, training is the same as with one device, up to rounding.
+    Each device draws the initial values of its rows from the initializer, with a
+    different seed. The values therefore depend on the number of devices. With equal
+    weights, training is the same as with one device, up to rounding.
 
     Args:
-        min_rows: Positive integer. Tables with fewer rows are on every device. Defaults
-            to 100,000.
+        min_rows: Positive integer. Tables with fewer rows are stored on every device.
+            Defaults to 100,000.
 
     Raises:
         ValueError: If `min_rows` is not a positive integer.
@@ -40,8 +40,8 @@ def tables_over_hosts(min_rows: int = 100_000) -> Iterator[None]:
     min_rows = integer("min_rows", min_rows)
     if not _hosts.is_joined():
         raise RuntimeError(
-            "`tables_over_hosts` needs a group of processes: call "
-            "`fmlayers.distributed.start` before."
+            "`tables_over_hosts` requires a group of processes: first call "
+            "`fmlayers.distributed.start`."
         )
     with spreading(min_rows):
         yield

@@ -45,7 +45,7 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
     - `"error"`: They raise `ValueError`, or in compiled code an error of the runtime,
       with the feature and the id. TensorFlow's XLA programs cannot raise: there, the
       layer turns off `jit_compile="auto"`, and with `jit_compile=True` the vector of
-      such an id is NaN. So it is in training over hosts.
+      such an id is NaN. The same applies to distributed training.
 
     Each feature has a separate table unless features share one by name. The tables are
     rows of one variable, so that a batch needs one lookup, and an optimizer one search

@@ -30,7 +30,7 @@ from fmlayers.optimizers._value_numbers import ValueNumbers
 
 # A dense step of a table takes as long as a sparse step of a quarter of its rows.
 ROWS_PER_ID = 4
-# Up to this size, tables have both steps if the number of ids is unknown.
+# If the number of ids is unknown, tables up to this size compile both kinds of steps.
 MAX_DENSE_ROWS = 8192
 NARROW_DTYPES = ("float16", "bfloat16")
 
@@ -236,7 +236,7 @@ class RowWise(keras.optimizers.Optimizer):
     def _step_slices(
         self, gradient: Any, variable: Any, learning_rate: Any, decay: Any
     ) -> None:
-        """Takes a step of the rows or of the table, whichever is faster."""
+        """Updates the rows of the batch or the whole table, whichever is faster."""
         arguments = gradient, variable, learning_rate, decay
         if is_spread(variable):
             self._step_spread(*arguments)
@@ -281,7 +281,7 @@ class RowWise(keras.optimizers.Optimizer):
     def _step_spread(
         self, gradient: Any, variable: Any, learning_rate: Any, decay: Any
     ) -> None:
-        """As `_step_rows`, on each host for its rows of the variable."""
+        """Same as `_step_rows`, on each host for its rows of the variable."""
 
         def step(tables: Sequence[Any], places: Any, values: Any) -> list[Any]:
             chosen = representatives(places, len(tables[0]) + 1)
@@ -313,15 +313,15 @@ class RowWise(keras.optimizers.Optimizer):
 
         Args:
             values: Float tensor `(occurrences, ...)`, the slices of the gradient.
-            indices: Integers `(occurrences,)`, their rows.
+            indices: Integers `(occurrences,)`, the rows of the slices.
             chosen: Integers `(occurrences,)`, the position of the occurrence that
-                represents all those of its row.
+                represents all occurrences of its row.
             tables: The variable and its slots.
             learning_rate: Float scalar.
             decay: The weight decay, or `None`.
 
         Returns:
-            For each table a tensor `(occurrences, ...)`, which is zero except for the
+            For each table, a tensor `(occurrences, ...)` that is zero except for the
             chosen occurrences.
         """
         count = ops.shape(indices)[0]
@@ -352,7 +352,7 @@ class RowWise(keras.optimizers.Optimizer):
             writers.scatter_update(tf.IndexedSlices(places, indices))
             return tf.gather(writers, indices)
 
-        # Two branches of conditions cannot share it.
+        # The branches of a condition cannot share the result.
         key = variable.shape[0], id(tf.compat.v1.get_default_graph())
         return self._values.once(search, key, indices)
 

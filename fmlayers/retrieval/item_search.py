@@ -158,10 +158,10 @@ class ItemSearch:
             self.top_n.index(self.catalog)
 
     def skip(self, queries: int) -> None:
-        """Passes over queries that another process searches.
+        """Skips queries that another process searches.
 
-        A search that draws random numbers then draws for the next queries what it would
-        draw after these.
+        A search that draws random numbers advances its generator, as if it had searched
+        these queries.
         """
 
     def best(

@@ -14,29 +14,30 @@ def merge_top_n(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Merges the top-N of parts of a catalog, as if one `TopN` had all items.
 
-    For a catalog beyond the memory of one machine, each process has a `TopN` of a part
-    of the items, and answers the same queries. Of the positions to exclude, it
-    subtracts the start of its part: those of other parts have no effect.
+    If a catalog does not fit in the memory of one machine, each process can have a
+    `TopN` of a part of the items. All processes answer the same queries. To exclude
+    items, each process subtracts the start of its part from their positions. Positions
+    in other parts have no effect.
 
-    The merge is exact. The scores of a part are those of the whole catalog up to
-    rounding, which can depend on the number of items.
+    The merge is exact. The scores of a part are equal to those of the whole catalog up
+    to rounding, which can depend on the number of items.
 
     Args:
-        answers: The scores and positions that the `TopN` of each part returned, both
-            `(batch, n)`, in the order of the parts.
-        starts: Integers, the position in the catalog of the first item of each part, in
-            ascending order.
-        k: Optional positive integer, the number of items per query. Defaults to the n
-            of the answers.
+        answers: List of tuples `(scores, positions)`, the results of the `TopN` of each
+            part in the order of the parts. Both have the shape `(batch, n)`.
+        starts: List of integers, the position in the catalog of the first item of each
+            part, in ascending order.
+        k: Optional positive integer, the number of items per query. Defaults to `None`
+            (the n of the answers).
 
     Returns:
-        A tuple of scores in float32 and positions in the catalog in int64, both
-        `(batch, k)`, in the form of `TopN`. Of equal scores, the lower position comes
-        first.
+        A tuple of scores (float32) and positions in the catalog (int64), both of shape
+        `(batch, k)`, in the format of `TopN`. If scores are equal, the lower position
+        comes first.
 
     Raises:
-        ValueError: If the answers differ in shape, k exceeds their n, or there is not
-            one start per answer.
+        ValueError: If the answers differ in shape, if `k` is greater than their n, or
+            if there is not exactly one start per answer.
 
     Example:
 

@@ -181,7 +181,7 @@ class Checkpoint(keras.callbacks.Callback):
         metrics = {name: float(value) for name, value in (logs or {}).items()}
         check_finite(self.phase, epoch + 1, metrics)
         variables = [*self.model.trainable_variables, *self.model.optimizer.variables]
-        # Each process sees its rows of the tables that are over hosts.
+        # Each process checks its rows of the tables that are spread over hosts.
         wrong = gathered([not is_finite(variable) for variable in variables])
         for variable, is_wrong in zip(
             variables, np.any(wrong, axis=0).tolist(), strict=True
@@ -199,7 +199,7 @@ class Checkpoint(keras.callbacks.Callback):
 
 
 def is_finite(variable: keras.Variable) -> bool:
-    """Returns whether no value of a variable in this process is NaN or infinite."""
+    """Returns whether all values of a variable in this process are finite."""
     return all(
         values.dtype.kind not in "fV" or bool(np.isfinite(values).all())
         for values in SpreadValue.of(variable).rows.values()

@@ -126,7 +126,7 @@ class Examples:
         return self._without_padding(inputs), ratings, weights
 
     def _without_padding(self, inputs: Inputs) -> dict[str, Any]:
-        # Several processes can share lists of equal lengths only.
+        # Several processes can only share lists of equal lengths.
         if num_shares() > 1:
             return dict(inputs)
         return self.encoder.without_padding(inputs)

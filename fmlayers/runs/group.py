@@ -1,7 +1,7 @@
 """Runs that the processes of `fmlayers.distributed` train together.
 
-All processes read the same data and compute the same batches, of which each trains its
-share. Process 0 writes the folder of the run, which the others read.
+All processes read the same data and form the same batches. Each process trains on its
+share of each batch. Process 0 writes the folder of the run, which the others read.
 """
 
 from collections.abc import Iterator
@@ -46,11 +46,11 @@ def num_shares() -> int:
 
 
 def rows_of_batch(batch_size: int, rows: int) -> int:
-    """Returns the largest number of rows per batch that the devices can share evenly.
+    """Returns the largest batch size that the devices can share evenly.
 
     Args:
-        batch_size: Integer, the number of rows per batch with a single device.
-        rows: Integer, the number of rows in all.
+        batch_size: Integer, the maximum number of rows per batch.
+        rows: Integer, the total number of rows.
 
     Raises:
         ValueError: If there are more devices than rows.
@@ -59,14 +59,14 @@ def rows_of_batch(batch_size: int, rows: int) -> int:
     size -= size % num_shares()
     if not size:
         raise ValueError(
-            f"The data must have a row for each of the {num_shares()} devices. "
-            f"Received: {rows} rows to train on."
+            f"The data must have at least one row for each of the {num_shares()} "
+            f"devices. Received: {rows} training rows."
         )
     return size
 
 
 def spread_tables() -> AbstractContextManager[None]:
-    """Spreads the large tables of a model that the block builds, in a group."""
+    """Spreads the large tables of models that are built in the block, in a group."""
     return nullcontext() if _hosts.mesh() is None else tables_over_hosts()
 
 
@@ -74,9 +74,9 @@ def spread_tables() -> AbstractContextManager[None]:
 def folder_of(
     path: Path, config: dict[str, Any], *, resume: bool, overwrite: bool
 ) -> Iterator[Path | None]:
-    """Yields the folder to train in; see `fmlayers.runs.folder.begin`.
+    """Yields the folder to train in, which process 0 creates.
 
-    Process 0 creates it.
+    See `fmlayers.runs.folder.begin`.
     """
     with ExitStack() as stack:
 
@@ -91,7 +91,7 @@ def folder_of(
 
 
 def of_process_0(value: bool) -> bool:
-    """Returns the value that process 0 has."""
+    """Returns the value in process 0."""
     return bool(gathered(value)[0])
 
 
@@ -121,11 +121,11 @@ class ShareOfBatches(keras.utils.PyDataset):
 
 
 def share_of(batch: Batch, group: int = 1) -> Batch:
-    """Returns the rows of this process, and repeated rows of weight 0 at the end.
+    """Returns the rows of this process, padded with repeated rows of weight 0.
 
     Args:
         batch: Inputs, targets and optional weights.
-        group: Integer, the number of successive rows to keep together.
+        group: Integer, the number of consecutive rows to keep together.
     """
     inputs, targets, *others = batch
     count = len(targets)

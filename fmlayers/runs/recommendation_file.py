@@ -50,7 +50,8 @@ def write_recommendations(
         allowed: See `Recommender.top_n`.
         known: See `Recommender.top_n`.
         on_batch: Called after each batch with its number of users.
-        share: Optional `Share`, to write a part of the users. Defaults to all users.
+        share: Optional `Share`, the part of the users to write. Defaults to `None` (all
+            users).
 
     Returns:
         The number of users in the file.

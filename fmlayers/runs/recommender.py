@@ -158,7 +158,7 @@ class Recommender:
     ) -> Iterator[TopItems]:
         """Yields the results of `top_n` in batches of up to 1,024 users.
 
-        With a `Share`, those of a part of the users; see `Share.rows`.
+        With a `Share`, it yields only the results of its users; see `Share.rows`.
         """
         k = integer("k", k)
         part = (share or Share()).rows(len(users), BATCH_SIZE)

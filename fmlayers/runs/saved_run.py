@@ -238,8 +238,8 @@ class SavedRun:
             table_format: See `read_rows`.
             stddev: Optional function of the model's inputs that returns a number per
                 row, for a column `std`, such as `PosteriorSamples(run).stddev`.
-            share: Optional `Share`, to predict and return a part of the rows. Defaults
-                to all rows.
+            share: Optional `Share`, the part of the rows to predict and return.
+                Defaults to `None` (all rows).
 
         Returns:
             The rows under the names that the columns have in the file, with a column
@@ -260,7 +260,7 @@ class SavedRun:
         separator_of_lists = self._format(table_format).list_separator
         rows = split_lists(self._renamed(table, path), self.encoder, separator_of_lists)
         part = (share or Share()).rows(len(rows), BATCH_SIZE)
-        # All rows are encoded, since the length of padded lists depends on them.
+        # All rows are encoded, because they determine the length of padded lists.
         with named_places(lambda _, row: place(row)):
             inputs = {name: x[part] for name, x in self.inputs(rows).items()}
         result = table.iloc[part].assign(prediction=self._predict(inputs))

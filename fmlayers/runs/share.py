@@ -6,11 +6,11 @@ from fmlayers._checks import integer
 
 @dataclass(frozen=True)
 class Share:
-    """The part of the rows, or users, that one of several processes scores.
+    """The part of the rows or users that one of several processes scores.
 
-    The parts consist of whole batches, so that each process forms the same batches as
-    a single one, and its scores are the same to the last bit. The rows of all parts,
-    in the order of the workers, are all rows in their order.
+    The parts consist of whole batches. Each process therefore forms the same batches as
+    a single process, and its scores are the same to the last bit. The parts are
+    consecutive, in the order of the workers.
 
     Args:
         worker: Index of the process, from 0 to `workers - 1`. Defaults to 0.
@@ -32,7 +32,7 @@ class Share:
         """Returns the rows of the process.
 
         Args:
-            count: Integer, the number of all rows.
+            count: Integer, the total number of rows.
             batch_size: Positive integer, rows per batch.
         """
         batches = -(-count // batch_size)
@@ -43,13 +43,13 @@ class Share:
         return slice(start, end)
 
     def path(self, path: str | Path) -> Path:
-        """Returns the path of the process' file, such as `out-0-of-4.csv`.
+        """Returns the path of the file of the process, such as `out-0-of-4.csv`.
 
-        In the order of their names, the files are in the order of the workers.
+        Sorted by name, the files are in the order of the workers.
 
         Args:
-            path: Path of the file of a single process, which is returned if there is
-                one process.
+            path: Path of the file of a single process. If there is only one process,
+                this path is returned.
         """
         path = Path(path)
         if self.workers == 1:

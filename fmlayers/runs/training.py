@@ -190,7 +190,7 @@ def _write(
     history: pd.DataFrame,
 ) -> None:
     if not _hosts.is_first():
-        save_model(model, folder / "model.keras")  # sends the rows that it has
+        save_model(model, folder / "model.keras")  # sends its rows to process 0
         return
     separator = config.list_separator
     for name, table in (("users", dataset.users), ("items", dataset.items)):

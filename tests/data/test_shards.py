@@ -406,7 +406,7 @@ def test_lists_are_padded_to_a_length(shards):
 
 
 def test_longer_lists_are_an_error(shards):
-    message = "'genres' has a row of 3 values, more than `list_length`, 2"
+    message = "`list_length` must be at least 3, .* 'genres'. Received: list_length=2"
     with pytest.raises(DataError, match=message):
         ShardedBatches(shards, 16, seed=0, mixed=100, list_length=2).stream()
     with pytest.raises(ValueError, match="`list_length` must be a positive integer"):

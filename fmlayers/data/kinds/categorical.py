@@ -77,7 +77,7 @@ class CategoricalColumn(ColumnEncoder):
         return single_values(self.name, cells[0])
 
     def store(self, vocabulary: StoredValues) -> None:
-        """Takes over a vocabulary that is in a file."""
+        """Uses a vocabulary that is stored in a file."""
         self._vocabulary = vocabulary
 
     def record(self) -> dict[str, Any]:

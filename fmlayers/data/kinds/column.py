@@ -32,7 +32,7 @@ class Options(NamedTuple):
 
 
 class ValueCounts(NamedTuple):
-    """Values, which may repeat, and how often each of them occurs.
+    """Values and the number of times that each occurs. Values may repeat.
 
     Attributes:
         values: The values, as texts for a vocabulary and numbers for quantiles.
@@ -101,22 +101,22 @@ class ColumnEncoder(ABC):
         """Ends the learning."""
 
     def counts(self, *cells: "pd.Series[Any]") -> ValueCounts | None:
-        """Returns what a column that counts values learns from a part of the rows.
+        """Returns the counts of values in a part of the rows.
 
-        Other columns return `None`: they learn sums.
+        Columns that are fitted to sums instead of counts return `None`.
         """
         return None
 
     def add_counts(self, counts: ValueCounts) -> None:
-        """Learns what `counts` returned for some parts of the rows."""
+        """Adds counts that `counts` returned for some parts of the rows."""
         raise NotImplementedError
 
     def sums(self) -> Any:
-        """Returns what was learned so far, as JSON content, `None` without any."""
+        """Returns the sums so far as JSON content, or `None` if there are none."""
         return None
 
     def add_sums(self, sums: Any) -> None:
-        """Learns what `sums` returned for other rows."""
+        """Adds the sums that `sums` returned for other rows."""
         raise NotImplementedError
 
     @abstractmethod
@@ -128,7 +128,7 @@ class ColumnEncoder(ABC):
         """Returns JSON content for each of the `records`."""
 
     def digest_record(self) -> dict[str, Any]:
-        """Returns a record from which a digest of what was learned is computed."""
+        """Returns the record from which the digest of the encoder is computed."""
         return self.record()
 
     @abstractmethod

@@ -36,12 +36,12 @@ class DistinctCells(NamedTuple):
     def of(
         cls, codes: npt.NDArray[np.intp], texts: Sequence[Sequence[str]]
     ) -> "DistinctCells":
-        """Returns the cells with some texts each."""
+        """Returns the cells with their lists of texts."""
         lengths = np.fromiter(map(len, texts), np.int64, count=len(texts))
         return cls(codes, list(chain.from_iterable(texts)), lengths)
 
     def value_counts(self) -> ValueCounts:
-        """Returns the values of all cells with the numbers of their rows."""
+        """Returns the values of all cells, each with the number of its rows."""
         known = self.codes[self.codes >= 0]
         repeats = np.bincount(known, minlength=len(self.lengths))
         return ValueCounts(self.values, np.repeat(repeats, self.lengths))
@@ -68,7 +68,7 @@ def single_values(column: str, values: "pd.Series[Any]") -> DistinctCells:
             codes, distinct = _factorized(values, text_of)
             return DistinctCells.of(codes, distinct.tolist())
         codes, distinct = factorized(values)
-        # A list of lists would keep Python's garbage collector busy.
+        # A list of lists would slow down Python's garbage collector.
         texts = distinct.tolist() if _is_text(values) else list(map(as_text, distinct))
         return DistinctCells(codes, texts, np.ones(len(texts), np.int64))
     except (TypeError, ValueError):
@@ -103,19 +103,19 @@ def is_mixed(values: "pd.Series[Any]") -> bool:
 def factorized(
     values: "pd.Series[Any]",
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[Any]]:
-    """Returns the code of each cell, -1 for a missing one, and the distinct cells."""
+    """Returns the code of each cell (-1 if it is missing) and the distinct cells."""
     dtype = values.dtype
     if isinstance(dtype, np.dtype) and (dtype.kind in "biu" or dtype in _FLOATS):
         return pd.factorize(values.to_numpy())
     if _is_text(values):
-        # Only the distinct cells become Python's strings.
+        # Only the distinct cells are converted to Python strings.
         codes, distinct = pd.factorize(values)
         return codes, np.asarray(distinct, dtype=object)
     return pd.factorize(values.to_numpy(dtype=object))
 
 
 def _is_text(values: "pd.Series[Any]") -> bool:
-    """Returns whether a column has a type of its own for text."""
+    """Returns whether the type of a column is a dedicated text type."""
     return isinstance(values.dtype, pd.StringDtype)
 
 

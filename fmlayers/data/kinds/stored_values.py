@@ -21,11 +21,11 @@ FROM texts JOIN read_parquet($path, file_row_number = true) AS stored USING (val
 class StoredValues:
     """The values of the training rows in a Parquet file, in order of their ids.
 
-    Texts are looked up by a join, which reads the file and needs memory for the texts
-    alone.
+    Texts are looked up by a join with the file, so that only the texts must fit in
+    memory.
 
     Args:
-        path: The file, with the values in the column `value`.
+        path: Path of the file, with the values in the column `value`.
         memory_limit: See `TableFiles`.
         temp_folder: See `TableFiles`.
     """
@@ -70,9 +70,9 @@ class StoredValues:
 
 
 def _storable(text: str) -> str | None:
-    """Returns a text, or `None` if no file can contain it."""
+    """Returns a text, or `None` if it cannot be stored in a file."""
     try:
         text.encode()
-    except UnicodeEncodeError:  # half of a pair of surrogates
+    except UnicodeEncodeError:  # an unpaired surrogate
         return None
     return text

@@ -21,7 +21,7 @@ class Vocabulary(Protocol):
         """Returns the id of each text."""
 
     def texts(self) -> list[str] | None:
-        """Returns the text of each id from 1, `None` without a list."""
+        """Returns the text of each id from 1, or `None` if there is no list."""
 
 
 class KnownValues:

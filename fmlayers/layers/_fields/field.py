@@ -120,5 +120,5 @@ class Field(ABC, Generic[F]):
 
 def over_batch(total: Tensor, norms: Tensor) -> Tensor:
     """Returns a sum divided by the size of the batch of `norms`."""
-    # As a product: the gradient of a quotient takes three times the operations.
+    # A product, because the gradient of a quotient takes three times the operations.
     return total * (1.0 / ops.maximum(ops.cast(ops.shape(norms)[0], total.dtype), 1.0))

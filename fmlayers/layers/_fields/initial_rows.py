@@ -10,8 +10,8 @@ from keras import ops
 from fmlayers._types import Tensor
 from fmlayers.layers._pretrained import Pretrained
 
-PIECE = 65_536  # rows that are initialized at once
-# Their values depend on the number of rows.
+PIECE = 65_536  # rows initialized at once
+# Initializers whose values depend on the number of rows.
 _OF_WHOLE_TABLES = (
     keras.initializers.VarianceScaling,
     keras.initializers.Orthogonal,
@@ -26,7 +26,7 @@ class InitialRows:
 
     Attributes:
         initializer: The initializer of the rows of known ids.
-        has_unknown: Boolean, whether the last row is that of unknown ids, zeros.
+        has_unknown: Boolean, whether the last row is that of unknown ids, with zeros.
     """
 
     initializer: Any
@@ -44,12 +44,12 @@ class InitialRows:
     ) -> Iterator[npt.NDArray[Any]]:
         """Yields the rows `first`, `first + step`, ... of the table, in pieces.
 
-        Rows that are drawn at random differ from those of a whole table: each piece has
-        a seed of its own.
+        Random rows differ from those of a whole table, because each piece has a
+        different seed.
 
         Args:
-            step: Positive integer.
-            first: Integer from 0 to `step - 1`.
+            step: Positive integer, the distance between rows.
+            first: Integer from 0 to `step - 1`, the first row.
             shape: `(rows, dim)` of the table.
             dtype: The dtype of the values.
 
@@ -59,7 +59,7 @@ class InitialRows:
         if isinstance(self.initializer, _OF_WHOLE_TABLES):
             raise ValueError(
                 "`embeddings_initializer` must not depend on the number of rows if a "
-                "table is spread over hosts: use `RandomNormal` or `RandomUniform`. "
+                "table is spread over hosts. Use `RandomNormal` or `RandomUniform`. "
                 f"Received: {type(self.initializer).__name__}."
             )
         size, dim = shape
@@ -84,7 +84,7 @@ class InitialRows:
 
 
 def _numbers(seed: Any) -> list[int]:
-    """Returns a seed, or the next one of a generator, as integers."""
+    """Returns a seed, or the next seed of a generator, as a list of integers."""
     if seed is None or isinstance(seed, int):
         return [seed or 0]
     return [int(x) for x in np.ravel(ops.convert_to_numpy(seed.next()))]

@@ -36,7 +36,7 @@ class Weight:
 class _Joined:
     """The initial values of weights that are rows of one variable.
 
-    An object, since Keras cannot compile a function for a variable over hosts.
+    It is an object because Keras cannot compile a function for a spread variable.
     """
 
     weights: tuple[Weight, ...]
@@ -114,5 +114,5 @@ def _spread_variable(
             start += weight.shape[0]
 
     variable = spread.variable(dtype, pieces_of, autocast=False, name=name)
-    setattr(layer, f"_{name}", variable)  # by which Keras tracks it
+    setattr(layer, f"_{name}", variable)  # so that Keras tracks it
     return variable
