@@ -53,9 +53,7 @@ def start(
         RuntimeError: If the backend is not JAX, if JAX was used before, or if the group
             is not complete in time.
 
-    Example:
-
-    >>> fmlayers.distributed.start(processes=1, process=0)  # doctest: +SKIP
+    For an example, see `docs/distributed.md`.
     """
     if keras.backend.backend() != "jax":
         raise RuntimeError(

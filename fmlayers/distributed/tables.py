@@ -32,10 +32,7 @@ def tables_over_hosts(min_rows: int = 100_000) -> Iterator[None]:
         ValueError: If `min_rows` is not a positive integer.
         RuntimeError: If `fmlayers.distributed.start` was not called.
 
-    Example:
-
-    >>> with fmlayers.distributed.tables_over_hosts():  # doctest: +SKIP
-    ...     model = fmlayers.models.FactorizationMachine(features, dim=16)
+    For an example, see `docs/distributed.md`.
     """
     min_rows = integer("min_rows", min_rows)
     if not _hosts.is_joined():
