@@ -242,7 +242,9 @@ class RowWise(keras.optimizers.Optimizer):
             self._step_spread(*arguments)
             return
         rows, ids = variable.shape[0], ops.shape(gradient.indices)[0]
-        if not isinstance(ids, int) and rows <= MAX_DENSE_ROWS:
+        if rows <= ROWS_PER_ID:
+            self._step_table(*arguments)
+        elif not isinstance(ids, int) and rows <= MAX_DENSE_ROWS:
             ops.cond(
                 rows > ROWS_PER_ID * ids,
                 lambda: self._step_rows(*arguments),

@@ -16,7 +16,7 @@ from fmlayers import Categorical, FeatureEmbedding, RatingScaler
 from fmlayers.data import synthetic
 from fmlayers.models import FactorizationMachine
 from fmlayers.optimizers import Adagrad, LazyAdam
-from fmlayers.optimizers._rows import MAX_DENSE_ROWS
+from fmlayers.optimizers._rows import MAX_DENSE_ROWS, ROWS_PER_ID
 
 DIM, BATCH, RATE = 3, 8, 0.1
 ELEMENTWISE = [
@@ -512,6 +512,21 @@ def test_steps_of_batches_of_unknown_size(rows, jit_compile, rng):
     np.testing.assert_allclose(
         model.get_weights()[0], reference.table, rtol=2e-4, atol=2e-6
     )
+
+
+@pytest.mark.parametrize("rows", [1, ROWS_PER_ID, ROWS_PER_ID + 1])
+@pytest.mark.parametrize("make_optimizer", [LazyAdam, Adagrad])
+def test_steps_of_tables_with_few_rows(rows, make_optimizer):
+    """The last batch is smaller, so that the number of ids is unknown."""
+    inputs = keras.Input((), dtype="int32")
+    outputs = keras.layers.Embedding(rows, 1)(inputs)
+    model = keras.Model(inputs, outputs)
+    model.compile(make_optimizer(0.1), loss="mse")
+    model.get_layer(index=1).set_weights([np.zeros((rows, 1))])
+    ids = np.arange(11) % rows
+    model.fit(ids, ids + 1.0, batch_size=4, epochs=40, shuffle=False, verbose=0)
+    (table,) = model.get_layer(index=1).get_weights()
+    assert (table > 0.2).all()
 
 
 @on_tensorflow
