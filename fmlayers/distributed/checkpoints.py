@@ -123,18 +123,23 @@ class Checkpoints:
 
         digest = together(write, f"write {path.name}")
         digests = gathered(np.frombuffer(bytes.fromhex(digest), np.uint8))
+        manifest = _Manifest(
+            number,
+            place,
+            processes(),
+            _num_hosts(),
+            [bytes(x).hex() for x in digests],
+            [[v.path, _shape(v)] for v in variables],
+        )
+
+        def commit() -> None:
+            if process() == 0:
+                write_json(self.folder / MANIFEST, vars(manifest))
+                self._remove_before(number)
+
+        # All wait, so that each of them restores this checkpoint from now on.
+        together(commit, f"write {MANIFEST}")
         self._number = number
-        if process() == 0:
-            manifest = _Manifest(
-                number,
-                place,
-                processes(),
-                _num_hosts(),
-                [bytes(x).hex() for x in digests],
-                [[v.path, _shape(v)] for v in variables],
-            )
-            write_json(self.folder / MANIFEST, vars(manifest))
-            self._remove_before(number)
 
     def restore(self, model: keras.Model) -> Place:
         """Restores the last checkpoint, if there is one. All processes must call it.
