@@ -99,15 +99,13 @@ class Examples:
 
         h is the Kronecker product of the row of the design and q; see `key_sums`.
         """
-        others = [j for j in range(len(parts)) if j != i]
         sums = [
             self._row_sums[i](
                 self._roots[rows],
                 residuals[rows],
                 self._lookups[i][rows],
                 parts[i],
-                [self._lookups[j][rows] for j in others],
-                [parts[j] for j in others],
+                *self._others(i, parts, rows),
             )
             for rows in self._slices()
         ]
@@ -127,14 +125,12 @@ class Examples:
             residuals: Tensor `(examples + 1,)`.
             noise: Array `(examples,)`, standard normal.
         """
-        others = [j for j in range(len(parts)) if j != i]
         pieces = [
             self._terms[i](
                 residuals[rows],
                 self._lookups[i][rows],
                 parts[i],
-                [self._lookups[j][rows] for j in others],
-                [parts[j] for j in others],
+                *self._others(i, parts, rows),
             )
             for rows in self._slices()
         ]
@@ -151,15 +147,13 @@ class Examples:
         self, i: int, parts: Sequence[Part], new: Part, residuals: Tensor
     ) -> Tensor:
         """Returns the residuals after block i changes to the part `new`."""
-        others = [j for j in range(len(parts)) if j != i]
         changed = [
             self._changes[i](
                 residuals[rows],
                 self._lookups[i][rows],
                 parts[i],
                 new,
-                [self._lookups[j][rows] for j in others],
-                [parts[j] for j in others],
+                *self._others(i, parts, rows),
             )
             for rows in self._slices()
         ]
@@ -172,6 +166,13 @@ class Examples:
             for rows in self._slices()
         ]
         return scores[0] if len(scores) == 1 else ops.concatenate(scores)
+
+    def _others(
+        self, i: int, parts: Sequence[Part], rows: slice
+    ) -> tuple[list[Tensor], list[Part]]:
+        """Returns the lookups of some examples and the parts, without block i."""
+        others = [j for j in range(len(parts)) if j != i]
+        return [self._lookups[j][rows] for j in others], [parts[j] for j in others]
 
     def _slices(self) -> list[slice]:
         return [slice(start, start + CHUNK * SLICE) for start in self._starts]
