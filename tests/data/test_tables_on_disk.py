@@ -313,7 +313,7 @@ def test_errors_name_the_file_and_the_line(tmp_path):
 @pytest.mark.slow
 def test_values_beyond_the_memory_limit_are_in_files(tmp_path):
     rng = np.random.default_rng(0)
-    count = 400_000
+    count = 2_000_000  # whose texts alone exceed the limit
     table = pd.DataFrame({"user": rng.integers(0, count, count)})
     table["user"] = "the number of this user is " + table["user"].astype(str)
     folder = write_files(split(table, [count // 2]), tmp_path / "in", "parquet")
