@@ -134,7 +134,6 @@ def normalized(frame: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def _table(data: bytes, name: str) -> pd.DataFrame:
     try:
-        import pyarrow as pa
         from pyarrow import parquet
     except ImportError as error:
         raise ImportError(
@@ -162,19 +161,35 @@ def _table(data: bytes, name: str) -> pd.DataFrame:
     for column, values in columns.items():
         if column in indexes and column.startswith("__index_level_"):
             continue  # an index without a name
-        try:
-            series[column] = series_of(values)
-        except (pa.ArrowException, ValueError, OverflowError) as error:
-            raise DataError(
-                f"{name}: column {column!r} of the type {values.type} cannot be read: "
-                f"{one_line(error)}"
-            ) from error
+        series[column] = series_of_column(values, column, name)
     names = [
         x for x in indexes if isinstance(x, str) and x in series
     ]  # the columns of an index come first
     return pd.DataFrame(
         {name: series[name] for name in {**dict.fromkeys(names), **series}}
     )
+
+
+def series_of_column(values: Any, column: str, name: str) -> pd.Series:
+    """Returns a column of Arrow as a series.
+
+    Args:
+        values: The column.
+        column: String, its name.
+        name: String, what it is a column of, for the error.
+
+    Raises:
+        DataError: If a value cannot be read.
+    """
+    import pyarrow as pa
+
+    try:
+        return series_of(values)
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise DataError(
+            f"{name}: column {column!r} of the type {values.type} cannot be read: "
+            f"{one_line(error)}"
+        ) from error
 
 
 def series_of(column: Any) -> pd.Series[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from fmlayers.data.errors import DataError
-from fmlayers.data.parquet_files import series_of
+from fmlayers.data.parquet_files import series_of_column
 from fmlayers.data.records import one_line
 from fmlayers.data.shard_files import pyarrow
 
@@ -50,16 +50,8 @@ def parquet_parts(
 
 
 def _frame(table: Any, name: str) -> pd.DataFrame:
-    import pyarrow as pa
-
-    series = {}
-    for column in table.column_names:
-        values = table.column(column)
-        try:
-            series[column] = series_of(values)
-        except (pa.ArrowException, ValueError, OverflowError) as error:
-            raise DataError(
-                f"{name}: column {column!r} of the type {values.type} cannot be read: "
-                f"{one_line(error)}"
-            ) from error
+    series = {
+        column: series_of_column(table.column(column), column, name)
+        for column in table.column_names
+    }
     return pd.DataFrame(series, index=pd.RangeIndex(table.num_rows))
