@@ -223,12 +223,12 @@ def row_of_each(row_splits: Tensor, count: Tensor) -> Tensor:
 
 
 def take_rows(variable: Any, rows: Tensor) -> Tensor:
-    """Returns rows of a variable.
+    """Returns rows of a variable or a tensor.
 
     Uncompiled TensorFlow does not read the whole variable, which would copy it.
 
     Args:
-        variable: A `keras.Variable` of shape `(rows, ...)`.
+        variable: A `keras.Variable` or tensor of shape `(rows, ...)`.
         rows: Integers of any shape, within the variable.
     """
     if is_spread(variable):
@@ -236,7 +236,8 @@ def take_rows(variable: Any, rows: Tensor) -> Tensor:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return tf.gather(variable.value, rows)
+        # Unlike `ops.take`, without operations for negative integers.
+        return tf.gather(getattr(variable, "value", variable), rows)
     return ops.take(variable, rows, axis=0)
 
 

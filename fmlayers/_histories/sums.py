@@ -1,11 +1,12 @@
 """The pooled histories of a batch, summed once for all layers that share them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from keras import ops
 
-from fmlayers._backend import sum_rows
+from fmlayers._backend import sum_rows, take_rows
 from fmlayers._histories.index import BatchHistories
 from fmlayers._types import Tensor
 from fmlayers.features import History
@@ -39,10 +40,21 @@ class HistorySums(NamedTuple):
         length = ops.cast(ops.expand_dims(self.length, -1), dtype)
         length = length - ops.cast(has_own, dtype)
         divisor = _DIVISORS[fields[0].feature.combiner](ops.maximum(length, 1.0))
-        own = ops.where(has_own, rows(fields, self.own), 0.0)
-        # The sum of an empty history is 0 only up to rounding.
-        pooled = ops.where(length > 0.0, (self.total - own) * (1.0 / divisor), 0.0)
-        return pooled, divisor
+        inverse = 1.0 / divisor
+
+        # The gradient of `where` would take a dozen operations on TensorFlow.
+        @ops.custom_gradient
+        def pool(total: Tensor, own: Tensor) -> tuple[Tensor, Callable[..., Any]]:
+            def gradient(*args: Tensor, upstream: Tensor | None = None) -> Any:
+                upstream = args[-1] if upstream is None else upstream
+                of_total = ops.where(length > 0.0, upstream * inverse, 0.0)
+                return of_total, ops.where(has_own, -of_total, 0.0)
+
+            others = total - ops.where(has_own, own, 0.0)
+            # The sum of an empty history is 0 only up to rounding.
+            return ops.where(length > 0.0, others * inverse, 0.0), gradient
+
+        return pool(self.total, rows(fields, self.own)), divisor
 
 
 class HistoryField(Protocol):
@@ -50,18 +62,15 @@ class HistoryField(Protocol):
 
     feature: History
     layer: Any
+    l2: float
     dtype: str
-
-    @property
-    def num_columns(self) -> int:
-        """The number of columns of `rows`."""
 
     @property
     def lists(self) -> Any:
         """The layer that looks up the histories of keys."""
 
     def rows(self, ids: Tensor) -> Tensor:
-        """Returns the table rows of ids, `(ids, num_columns)`."""
+        """Returns the table rows of ids, `(ids, dim)`."""
 
 
 class SharedHistory(NamedTuple):
@@ -88,8 +97,8 @@ class SharedHistory(NamedTuple):
         )
         return HistorySums(
             batch.own,
-            ops.take(batch.lengths, batch.index),
-            ops.take(totals, batch.index, axis=0),
+            take_rows(batch.lengths, batch.index),
+            take_rows(totals, batch.index),
         )
 
 
@@ -109,26 +118,81 @@ def with_history_sums(
 
 
 def rows(fields: list[HistoryField], ids: Tensor) -> Tensor:
-    """Returns the table rows of all fields that share a history, `(ids, columns)`."""
+    """Returns the table rows of all fields that share a history.
+
+    With an L2, the rows of a field are followed by their squared norms.
+
+    Returns:
+        Floats `(ids, columns)`.
+    """
     dtype = "float64" if "float64" in [field.dtype for field in fields] else "float32"
     each = [ops.cast(field.rows(ids), dtype) for field in fields]
-    return ops.concatenate(each, axis=-1)
+    return _with_norms(each, [field.l2 > 0 for field in fields])
+
+
+def _with_norms(tables: Sequence[Tensor], has_norms: Sequence[bool]) -> Tensor:
+    """Concatenates the columns of tables and, for some of them, their squared norms."""
+    dims = [table.shape[-1] for table in tables]
+
+    # On TensorFlow, the derived gradient would take five times the operations.
+    @ops.custom_gradient
+    def join(*tables: Tensor) -> tuple[Tensor, Callable[..., Any]]:
+        def gradient(*args: Tensor, upstream: Tensor | None = None) -> Any:
+            upstream = args[-1] if upstream is None else upstream
+            parts = _parts(upstream, dims, has_norms)
+            gradients = tuple(
+                of_rows if of_norms is None else of_rows + _of_squares(of_norms, rows)
+                for rows, (of_rows, of_norms) in zip(tables, parts, strict=True)
+            )
+            return gradients if len(gradients) > 1 else gradients[0]
+
+        columns = []
+        for rows, has_norm in zip(tables, has_norms, strict=True):
+            columns.append(rows)
+            if has_norm:
+                columns.append(ops.sum(ops.square(rows), axis=-1, keepdims=True))
+        return ops.concatenate(columns, axis=-1), gradient
+
+    joined: Tensor = join(*tables)
+    return joined
+
+
+def _of_squares(of_norms: Tensor, rows: Tensor) -> Tensor:
+    """Returns the gradient of rows, from that of their squared norms."""
+    # If a row in no history is not finite, its gradient of 0 must not become NaN.
+    return ops.where(of_norms == 0.0, 0.0, rows) * (2.0 * of_norms)
+
+
+def _parts(
+    columns: Tensor, dims: Sequence[int], has_norms: Sequence[bool]
+) -> list[tuple[Tensor, Tensor | None]]:
+    """Splits the columns of `_with_norms` into rows and norms, one pair per table."""
+    sizes = [n for dim, has in zip(dims, has_norms, strict=True) for n in (dim, has)]
+    *ends, _ = np.cumsum(sizes).tolist()
+    parts = ops.split(columns, ends, axis=-1)
+    norms = [
+        each if has else None for each, has in zip(parts[1::2], has_norms, strict=True)
+    ]
+    return list(zip(parts[::2], norms, strict=True))
 
 
 def with_sums(
     inputs: Mapping[str, Any], fields: list[HistoryField], sums: HistorySums
 ) -> dict[str, Any]:
-    """Returns the inputs with the pooled rows of fields that share a history."""
+    """Returns the inputs with the pooled rows of fields that share a history.
+
+    For each layer, these are the vectors `(batch, dim)`, and the norms `(batch, 1)`, or
+    the divisors without an L2.
+    """
     name = fields[0].feature.name
     pooled, divisor = sums.pooled(fields)
     entry = inputs.get(name)
     by_layer = dict(entry) if isinstance(entry, dict) else {}
-    start = 0
-    for field in fields:
-        end = start + field.num_columns
-        each = pooled[:, start:end], divisor
-        by_layer[field.layer.pooling_key] = [ops.cast(x, field.dtype) for x in each]
-        start = end
+    dims = [field.layer.dim for field in fields]
+    parts = _parts(pooled, dims, [field.l2 > 0 for field in fields])
+    for field, (vectors, norms) in zip(fields, parts, strict=True):
+        pair = vectors, divisor if norms is None else norms
+        by_layer[field.layer.pooling_key] = [ops.cast(x, field.dtype) for x in pair]
     return {**inputs, name: by_layer}
 
 

@@ -17,7 +17,7 @@ class SplitStep:
     XLA needs shapes that do not depend on the data, and takes three times as long for
     the sums of sparse rows. With `jit_compile=True` on TensorFlow, a step therefore
     computes the sums of the histories and their gradients outside of XLA, and the rest
-    in XLA programs: the rows to sum, loss and gradients, and the update. The batches
+    in two XLA programs: the loss and its gradients, and the update. The batches
     must bring their histories along (`fmlayers.data.ShuffledBatches`); otherwise, and
     in evaluation and prediction, nothing is compiled with XLA.
 
@@ -50,41 +50,31 @@ class SplitStep:
         model: Any = self
         weights = model.trainable_weights
         histories = model.shared_histories(x)
-        fields = [shared.fields for shared in histories]
-        ids = [shared.batch.rows for shared in histories]
         x = {k: v for k, v in x.items() if not isinstance(v, BatchHistories)}
-
-        def rows_of(ids: Any) -> Any:
-            return [rows(*each) for each in zip(fields, ids, strict=True)]
 
         def loss_and_gradients(x: Any, sums: Any, y: Any, sample_weight: Any) -> Any:
             totals = [each.total for each in sums]
             with tf.GradientTape() as tape:
                 tape.watch(totals)
-                for each in zip(fields, sums, strict=True):
-                    x = with_sums(x, *each)
+                for shared, each in zip(histories, sums, strict=True):
+                    x = with_sums(x, shared.fields, each)
                 y_pred = model(x, training=True)
                 loss = model._compute_loss(x, y, y_pred, sample_weight, training=True)
                 scaled = model.optimizer.scale_loss(loss)
             return loss, y_pred, tape.gradient(scaled, [weights, totals])
 
-        def update(ids: Any, of_rows: Any, gradients: Any) -> None:
-            with tf.GradientTape() as tape:
-                found = rows_of(ids)
-            others = tape.gradient(found, weights, output_gradients=of_rows)
+        def update(gradients: Any, others: Any) -> None:
             added = [_added(*each) for each in zip(gradients, others, strict=True)]
             model.optimizer.apply_gradients(zip(added, weights, strict=True))
 
-        found = with_xla(rows_of)(ids)
         with tf.GradientTape() as tape:
-            tape.watch(found)
-            sums = [x.sums(each) for x, each in zip(histories, found, strict=True)]
-        totals = [each.total for each in sums]
+            sums = [each.sums(rows(each.fields, each.batch.rows)) for each in histories]
+            totals = [each.total for each in sums]
         loss, y_pred, (gradients, of_totals) = with_xla(loss_and_gradients)(
             x, sums, y, sample_weight
         )
-        of_rows = tape.gradient(totals, found, output_gradients=of_totals)
-        with_xla(update)(ids, of_rows, gradients)
+        others = tape.gradient(totals, weights, output_gradients=of_totals)
+        with_xla(update)(gradients, others)
         model._loss_tracker.update_state(loss, sample_weight=tf.shape(y_pred)[0])
         return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 

@@ -12,19 +12,13 @@ from fmlayers.layers._history_lists import HistoryLists
 class HistoryField(TableField[History]):
     """The pooled table rows of the history of an id, without the example's own value.
 
-    With an L2, the squared norms of the rows are an additional column that is pooled
-    with the rows.
+    With an L2, the squared norms of the rows are pooled with the rows.
     """
 
     @property
     def lists(self) -> HistoryLists:
         """The histories, which fields of other layers may share."""
         return self.layer.histories[self.feature.name]
-
-    @property
-    def num_columns(self) -> int:
-        """The number of columns of `rows`."""
-        return self.layer.dim + (self.l2 > 0)
 
     def build(self) -> None:
         name = self.feature.name
@@ -33,18 +27,9 @@ class HistoryField(TableField[History]):
             self.layer.histories[name] = histories
 
     def embed(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        pooled, divisor = inputs[self.feature.name][self.layer.pooling_key]
-        dim = self.layer.dim
-        return pooled[:, :dim], pooled[:, dim] if self.l2 else divisor
+        vectors, norms = inputs[self.feature.name][self.layer.pooling_key]
+        return vectors, norms
 
     def rows(self, ids: Tensor) -> Tensor:
-        """Returns the rows of ids, with their squared norms if there is an L2."""
-        rows = ops.cast(rows_of(self.table, ids), self.dtype)
-        if not self.l2:
-            return rows
-        # If a row in no history is not finite, its gradient of 0 must not become NaN.
-        finite = ops.all(ops.isfinite(rows), axis=-1, keepdims=True)
-        squares = ops.square(ops.where(finite, rows, 0.0))
-        squares = ops.sum(squares, axis=-1, keepdims=True)
-        squares = ops.where(finite, squares, float("nan"))
-        return ops.concatenate([rows, squares], axis=-1)
+        """Returns the rows of ids."""
+        return ops.cast(rows_of(self.table, ids), self.dtype)
