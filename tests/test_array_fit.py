@@ -112,7 +112,7 @@ def test_results_are_those_of_keras(name):
 @pytest.mark.parametrize("options", [{}, {"jit_compile": True}])
 @pytest.mark.parametrize("batch_size", [20, 30])
 def test_results_with_xla_are_those_of_keras(options, batch_size, monkeypatch):
-    monkeypatch.setattr(execution, "MIN_XLA_VALUES", 0)
+    monkeypatch.setattr(execution, "MIN_XLA_NUMBERS", 0)
     traces: list[int | None] = []
     original = execution._where_full
 
@@ -355,19 +355,26 @@ def test_results_of_sparse_steps():
         np.testing.assert_allclose(one.history["loss"], two.history["loss"], rtol=1e-5)
 
 
+def test_xla_is_used_by_size():
+    for dim, rows in ((16, 2_000_000), (64, 500_000)):
+        model = FactorizationMachine(FEATURES, dim)
+        assert execution.pays_with_xla(model, rows)
+        assert not execution.pays_with_xla(model, rows - 1)
+
+
 def test_histories_and_errors_run_without_xla():
     history = fmlayers.History(
         "seen", 9, of="user", num_keys=9, values="user", num_pairs=4
     )
-    plain = FactorizationMachine(FEATURES, 3)
-    assert execution.pays_with_xla(plain, 2_000_000)
-    assert not execution.pays_with_xla(plain, 1_900_000)
-    for model in (
-        FactorizationMachine([*FEATURES, history], 3),
+    model = FactorizationMachine([*FEATURES, history], 16)
+    assert execution.pays_with_xla(model, 8_000_000, brings_histories=True)
+    assert not execution.pays_with_xla(model, 5_000_000, brings_histories=True)
+    for other in (
+        model,
         FactorizationMachine(FEATURES, 3, out_of_range="error"),
         keras.Sequential([keras.layers.StringLookup(vocabulary=["a"])]),
     ):
-        assert not execution.pays_with_xla(model, 10**8)
+        assert not execution.pays_with_xla(other, 10**9)
 
 
 def test_strategies_of_several_machines():

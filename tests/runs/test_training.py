@@ -448,7 +448,7 @@ def test_the_other_optimizer(make_config, tmp_path):
 def test_xla_trains_as_without(make_config, tmp_path, monkeypatch, backend):
     """Large runs and small ones give the same numbers."""
     plain = train(make_config(), tmp_path / "plain")
-    monkeypatch.setattr(execution, "MIN_XLA_VALUES", 1)
+    monkeypatch.setattr(execution, "MIN_XLA_NUMBERS", 1)
     compiled = train(make_config(), tmp_path / "compiled")
     if backend == "tensorflow":
         assert (plain.model.jit_compile, compiled.model.jit_compile) == (False, True)
