@@ -124,6 +124,8 @@ class Worker:
 def main(path: str, dim: str, batch: str) -> None:
     import torch
 
+    # On a busy machine, several threads wait for each other.
+    torch.set_num_threads(1)
     with np.load(path) as file:
         arrays = {name: torch.as_tensor(file[name]) for name in file.files}
     Path(path).unlink()

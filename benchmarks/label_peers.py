@@ -182,7 +182,7 @@ PEERS: dict[str, Fit] = {
     "deepctr-deepfm": deepctr((256, 128, 64)),
 }
 RATES = {
-    "modern-fm": (0.01, 0.05),
+    "modern-fm": (0.01, 0.05, 0.1, 0.2),
     "deepctr-no-tower": (0.001,),
     "deepctr-deepfm": (0.001,),
 }
