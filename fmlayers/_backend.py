@@ -16,7 +16,8 @@ from keras import ops
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
 from fmlayers import _hosts
-from fmlayers._spread_rows import is_spread
+from fmlayers._spread_rows import PIECE, filled, is_spread
+from fmlayers._stored_rows import StoredRows
 from fmlayers._types import Tensor
 
 _PORTABLE = ContextVar("portable", default=False)
@@ -266,7 +267,7 @@ def all_rows(variable: Any) -> Any:
 
 def assign_all_rows(variable: Any, values: Any) -> None:
     """Assigns the values of a variable from an array of its shape in files."""
-    if not is_spread(variable):
+    if not is_spread(variable) and not isinstance(values, StoredRows):
         variable.assign(values)
         return
     if tuple(values.shape) != saved_shape(variable):
@@ -274,13 +275,16 @@ def assign_all_rows(variable: Any, values: Any) -> None:
             f"`values` must have the shape {saved_shape(variable)} of "
             f"{variable.path!r}. Received: shape {tuple(values.shape)}."
         )
-    variable.spread.assign(variable, 0, values)
+    assign_rows(variable, 0, values)
 
 
-def assign_rows(variable: Any, start: int, values: Tensor) -> None:
+def assign_rows(variable: Any, start: int, values: Tensor | StoredRows) -> None:
     """Assigns rows of a variable, beginning with row `start`."""
     if is_spread(variable):
         variable.spread.assign(variable, start, values)
+        return
+    if isinstance(values, StoredRows):
+        _read_into(variable, start, values)
         return
     backend, value = keras.backend.backend(), variable.value
     stop = start + values.shape[0]
@@ -291,6 +295,18 @@ def assign_rows(variable: Any, start: int, values: Tensor) -> None:
     else:  # JAX, and variables of a `tf.distribute` strategy
         first = (start, *(0 for _ in values.shape[1:]))
         variable.assign(ops.slice_update(value, first, values))
+
+
+def _read_into(variable: Any, start: int, values: StoredRows) -> None:
+    """Reads rows into a variable in pieces, without a copy of the variable."""
+    starts = range(0, len(values), PIECE)
+    pieces = (values[first : first + PIECE] for first in starts)
+    if keras.backend.backend() == "jax":
+        variable.assign(filled(variable.value, start, pieces))
+        return
+    for first, piece in zip(starts, pieces, strict=True):
+        rows = ops.convert_to_tensor(piece, dtype=variable.dtype)
+        assign_rows(variable, start + first, rows)
 
 
 def unstack(x: Tensor, axis: int) -> list[Tensor]:

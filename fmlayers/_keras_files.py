@@ -36,6 +36,21 @@ def save_weights(model: keras.Model, path: Path) -> None:
     _write(file, path)
 
 
+def content_of(model: keras.Model, name: str) -> memoryview:
+    """Returns the content of the `.keras` file of a model.
+
+    In a group, process 0 may call it alone. The rows of tables that are spread over
+    hosts must be gathered or apart.
+
+    Args:
+        model: The model.
+        name: String, the name of the file.
+    """
+    file = _File(name)
+    keras.saving.save_model(model, file)
+    return file.getbuffer()
+
+
 class _File(io.BytesIO):
     """A file in memory, whose name Keras reads with `str`."""
 

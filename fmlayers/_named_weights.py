@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote
 
 import keras
 
+from fmlayers._stored_rows import is_reference, reference_to, resolved
 from fmlayers._types import Tensor
 
 Store = Any  # the mapping of arrays that Keras passes to `save_own_variables`
@@ -60,7 +61,9 @@ def save(store: Store, weights: Weights) -> None:
     """
     for key, parts in weights.items():
         for part, variable in parts.items():
-            store[_with(key, part)] = variable
+            reference = reference_to(variable)
+            value = variable if reference is None else reference
+            store[_with(key, part)] = value
 
 
 def load(store: Store, weights: Weights, by_position: Weights) -> list[str]:
@@ -84,7 +87,7 @@ def load(store: Store, weights: Weights, by_position: Weights) -> list[str]:
         wanted = {_with(key, part): variable for part, variable in parts.items()}
         known |= wanted.keys()
         if wanted.keys() <= set(keys):
-            values = {name: store[name] for name in wanted}
+            values = {name: resolved(store[name]) for name in wanted}
             faults += _assign(label_of(key), values, wanted)
         else:
             faults.append(f"{label_of(key)} is not in the file")
@@ -112,6 +115,11 @@ def _assign(
 ) -> list[str]:
     """Assigns all values, or none if a shape differs."""
     for name, variable in variables.items():
+        if is_reference(values[name]):
+            return [
+                f"{label} is in another file of its folder, which "
+                "`fmlayers.distributed.load_sharded` loads"
+            ]
         saved, expected = tuple(values[name].shape), tuple(variable.shape)
         if saved != expected:
             return [

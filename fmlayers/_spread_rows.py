@@ -146,7 +146,7 @@ class SpreadRows:
 
         def of_host(host: int) -> Any:
             rows = jnp.zeros((self.num_places, self.shape[1]), dtype)
-            return _filled(rows, 0, pieces_of(host, self.num_hosts))
+            return filled(rows, 0, pieces_of(host, self.num_hosts))
 
         with jax.ensure_compile_time_eval():
             values = self._over_hosts(shape, layout.backend_layout, of_host)
@@ -257,7 +257,8 @@ class SpreadRows:
         Args:
             variable: The variable.
             start: Integer, the first row to assign.
-            values: Array or HDF5 dataset with the new rows, the same on all hosts.
+            values: Array, HDF5 dataset or `StoredRows` with the new rows, the same on
+                all hosts.
         """
         old, n = variable.value, self.num_hosts
         shards = {self._host(x.index): x.data for x in old.addressable_shards}
@@ -268,7 +269,7 @@ class SpreadRows:
                 values[piece : piece + n * PIECE : n]
                 for piece in range(first, len(values), n * PIECE)
             )
-            return _filled(shards[host].copy(), (start + first) // n, pieces)
+            return filled(shards[host].copy(), (start + first) // n, pieces)
 
         variable.assign(self._over_hosts(old.shape, old.sharding, of_host))
 
@@ -350,7 +351,7 @@ class HeldRows:
         return rows if dtype is None else rows.astype(dtype)
 
 
-def _filled(rows: Any, place: int, pieces: Iterable[Any]) -> Any:
+def filled(rows: Any, place: int, pieces: Iterable[Any]) -> Any:
     """Writes pieces to consecutive rows from row `place` on, without a copy."""
     for piece in pieces:
         values = np.asarray(piece, rows.dtype)

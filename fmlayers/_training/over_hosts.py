@@ -126,7 +126,7 @@ class OverHosts:
             save(*args, **kwargs)
             return
         variables = [*model.variables, *getattr(model.optimizer, "variables", ())]
-        _check_slots(model)
+        check_slots(model)
         _hosts.meet(f"`{save.__name__}`")
         writes = _hosts.process() == 0
         with gathered(variables, writes), _hosts.on_process_0(f"`{save.__name__}`"):
@@ -197,7 +197,7 @@ def _lengthened(x: Any, rows: int) -> Any:
     return np.concatenate([x, np.zeros((lacks, *x.shape[1:]), x.dtype)])
 
 
-def _check_slots(model: Any) -> None:
+def check_slots(model: Any) -> None:
     """Raises `ValueError` if the optimizer cannot save the slots of spread tables."""
     optimizer = model.optimizer
     if not any(is_spread(v) for v in model.trainable_variables):

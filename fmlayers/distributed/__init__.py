@@ -4,18 +4,29 @@ from typing import TYPE_CHECKING
 
 from fmlayers import _lazy
 
-__all__ = ["Checkpoints", "Place", "fit", "start", "tables_over_hosts"]
+__all__ = [
+    "Checkpoints",
+    "Place",
+    "fit",
+    "load_sharded",
+    "save_sharded",
+    "start",
+    "tables_over_hosts",
+]
 
 if TYPE_CHECKING:
     from fmlayers.distributed.checkpoints import Checkpoints, Place
     from fmlayers.distributed.fitting import fit
     from fmlayers.distributed.group import start
+    from fmlayers.distributed.sharded_models import load_sharded, save_sharded
     from fmlayers.distributed.tables import tables_over_hosts
 else:
     _MODULES = {
         "Checkpoints": "fmlayers.distributed.checkpoints",
         "Place": "fmlayers.distributed.checkpoints",
         "fit": "fmlayers.distributed.fitting",
+        "load_sharded": "fmlayers.distributed.sharded_models",
+        "save_sharded": "fmlayers.distributed.sharded_models",
         "start": "fmlayers.distributed.group",
         "tables_over_hosts": "fmlayers.distributed.tables",
     }

@@ -7,6 +7,7 @@ from keras import ops
 
 from fmlayers._backend import assign_rows, read_rows
 from fmlayers._spread_rows import is_spread
+from fmlayers._stored_rows import StoredRows
 from fmlayers._types import Tensor
 
 
@@ -79,9 +80,9 @@ class RowsView:
         """Sets the values.
 
         Args:
-            value: Array or tensor of the shape of the weight.
+            value: Array, tensor or `StoredRows` of the shape of the weight.
         """
-        if not is_spread(self.variable):
+        if not is_spread(self.variable) and not isinstance(value, StoredRows):
             value = ops.convert_to_tensor(value, dtype=self.dtype)
         elif not hasattr(value, "shape"):
             value = np.asarray(value)

@@ -16,6 +16,7 @@ from keras import ops
 from fmlayers._backend import all_rows, assign_all_rows, saved_shape
 from fmlayers._checks import boolean, plain
 from fmlayers._spread_rows import SpreadRows, is_spread
+from fmlayers._stored_rows import reference_to, resolved
 from fmlayers.optimizers._joined_slots import joined_slots
 from fmlayers.optimizers._slices import (
     add_rows,
@@ -374,12 +375,13 @@ class RowWise(keras.optimizers.Optimizer):
 
     def save_own_variables(self, store: Any) -> None:
         for i, variable in enumerate(self.variables):
-            store[str(i)] = all_rows(variable)
+            reference = reference_to(variable)
+            store[str(i)] = all_rows(variable) if reference is None else reference
 
     def load_own_variables(self, store: Any) -> None:
         if self.built and len(store.keys()) != len(self.variables):
             store = self._joined(store) or store
-        saved = [store[str(i)] for i in range(len(store.keys()))]
+        saved = [resolved(store[str(i)]) for i in range(len(store.keys()))]
         self._check_kind(saved)
         if len(saved) != len(self.variables):
             super().load_own_variables(store)  # warns

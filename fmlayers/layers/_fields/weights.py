@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from keras import ops
 
 from fmlayers._spread_rows import SpreadRows, spread_rows
+from fmlayers._table_in_files import table_in_files
 from fmlayers.layers._fields.initial_rows import InitialRows
 from fmlayers.layers._rows_view import RowsView
 
@@ -72,10 +73,8 @@ def _add_group(layer: "FeatureEmbedding", weights: list[Weight]) -> list[Any]:
     counts = [weight.shape[0] if len(weight.shape) == 2 else 1 for weight in weights]
     name = "_".join(weights[0].group)
     is_looked_up = weights[0].group[0] == "embeddings"
-    spread = spread_rows(sum(counts), layer.dim) if is_looked_up else None
-    if spread is not None:
-        variable = _spread_variable(layer, weights, spread, name)
-    elif len(weights) == 1:
+    variable = _elsewhere(layer, weights, sum(counts), name) if is_looked_up else None
+    if variable is None and len(weights) == 1:
         (weight,) = weights
         variable = layer.add_weight(
             shape=weight.shape,
@@ -84,7 +83,7 @@ def _add_group(layer: "FeatureEmbedding", weights: list[Weight]) -> list[Any]:
             name=weight.name,
         )
         return [variable]
-    else:
+    if variable is None:
         variable = layer.add_weight(
             shape=(sum(counts), layer.dim),
             initializer=_Joined(tuple(weights)),
@@ -98,6 +97,18 @@ def _add_group(layer: "FeatureEmbedding", weights: list[Weight]) -> list[Any]:
         variable.views.append(view)
         start += view.num_rows
     return list(variable.views)
+
+
+def _elsewhere(
+    layer: "FeatureEmbedding", weights: list[Weight], num_rows: int, name: str
+) -> Any:
+    """Returns a variable whose rows are in files or on other hosts, too, or `None`."""
+    dtype, path = layer.variable_dtype, f"{layer.name}/{name}"
+    in_files = table_in_files(num_rows, layer.dim, dtype, path)
+    if in_files is not None:
+        return in_files
+    spread = spread_rows(num_rows, layer.dim)
+    return spread and _spread_variable(layer, weights, spread, name)
 
 
 def _spread_variable(

@@ -1,0 +1,56 @@
+"""Saves or loads a sharded model in a group of processes.
+
+    python sharded_models.py FOLDER save
+    python sharded_models.py FOLDER load
+
+After `save`, the processes save another model to the same folder, and process 1 kills
+itself when it has written a file.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import cases
+import jax
+import numpy as np
+
+import fmlayers
+from fmlayers._backend import all_rows, assign_all_rows
+
+folder, action = Path(sys.argv[1]), sys.argv[2]
+fmlayers.distributed.start()
+process, processes = jax.process_index(), jax.process_count()
+
+
+def kill_process_1(event, args):
+    if event == "os.rename" and str(args[0]).endswith(".npy") and process == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+if action == "save":
+    with fmlayers.distributed.tables_over_hosts(1_000):
+        model = cases.exact("deepfm")
+        model.compile(cases.optimizer("lazy_adam"), loss="mse")
+    model.optimizer.build(model.trainable_variables)
+    for i, variable in enumerate(model.optimizer.variables):
+        if hasattr(variable, "spread"):
+            assign_all_rows(variable, np.full(variable.spread.shape, i, "float32"))
+    fmlayers.distributed.save_sharded(model, folder / "model")
+    print("saved", flush=True)
+    cases.set_weights(model)
+    sys.addaudithook(kill_process_1)
+    fmlayers.distributed.save_sharded(model, folder / "model")
+else:
+    with fmlayers.distributed.tables_over_hosts(1_000):
+        model = fmlayers.distributed.load_sharded(folder / "model")
+    x, _ = cases.of_process(cases.exact_data(), process, processes)
+    rows = [v.value.addressable_shards[0].data.shape[0] for v in model.variables]
+    np.savez(
+        folder / f"loaded-{process}.npz",
+        predictions=model.predict(x, batch_size=20, verbose=0),
+        rows=max(rows),
+        slots=[np.unique(all_rows(v)) for v in model.optimizer.variables[-2:]],
+        **{k: np.asarray(v) for k, v in cases.weights(model).items()},
+    )
