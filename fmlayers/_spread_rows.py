@@ -44,13 +44,11 @@ def gathered(variables: Sequence[Any], keep: bool) -> Iterator[None]:
     All processes must enter the block. Within it, no process waits for others.
 
     Args:
-        variables: The variables of a model. Variables that are not spread are ignored.
+        variables: Spread variables.
         keep: Whether this process reads the rows in the block.
     """
     rows = {
-        id(variable): variable.spread.gather(variable, keep)
-        for variable in variables
-        if is_spread(variable)
+        id(variable): variable.spread.gather(variable, keep) for variable in variables
     }
     token = _GATHERED.set(rows)
     try:

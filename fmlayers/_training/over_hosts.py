@@ -125,8 +125,7 @@ class OverHosts:
         if _hosts.mesh() is None:
             save(*args, **kwargs)
             return
-        variables = [*model.variables, *getattr(model.optimizer, "variables", ())]
-        check_slots(model)
+        variables = spread_variables(model)
         _hosts.meet(f"`{save.__name__}`")
         writes = _hosts.process() == 0
         with gathered(variables, writes), _hosts.on_process_0(f"`{save.__name__}`"):
@@ -197,14 +196,20 @@ def _lengthened(x: Any, rows: int) -> Any:
     return np.concatenate([x, np.zeros((lacks, *x.shape[1:]), x.dtype)])
 
 
-def check_slots(model: Any) -> None:
-    """Raises `ValueError` if the optimizer cannot save the slots of spread tables."""
-    optimizer = model.optimizer
-    if not any(is_spread(v) for v in model.trainable_variables):
-        return
-    if optimizer is not None and not hasattr(optimizer, "accepts_row_gradients"):
+def spread_variables(model: Any) -> list[Any]:
+    """Returns the spread variables in files, in the same order in all processes.
+
+    Raises:
+        ValueError: If the optimizer cannot save the slots of spread tables.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    spread = [variable for variable in model.variables if is_spread(variable)]
+    if optimizer is None or not any(variable.trainable for variable in spread):
+        return spread
+    if not hasattr(optimizer, "accepts_row_gradients"):
         raise ValueError(
             "The optimizer of a model whose tables are spread over hosts must be one "
             "of `fmlayers.optimizers`, because it is saved with the model. Received: "
             f"{type(optimizer).__name__}."
         )
+    return [*spread, *(slot for slot in optimizer.variables if is_spread(slot))]

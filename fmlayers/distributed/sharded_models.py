@@ -22,10 +22,9 @@ from fmlayers._files import (
 )
 from fmlayers._json_files import read_json, write_json
 from fmlayers._keras_files import content_of
-from fmlayers._spread_rows import is_spread
 from fmlayers._stored_rows import StoredVariable, rows_apart, stored_rows
 from fmlayers._table_in_files import tables_in_files
-from fmlayers._training.over_hosts import check_slots
+from fmlayers._training.over_hosts import spread_variables
 from fmlayers.distributed.agreement import gathered, process, processes, together
 from fmlayers.distributed.spread_values import SpreadValue
 
@@ -65,10 +64,9 @@ def save_sharded(model: keras.Model, folder: str | os.PathLike[str]) -> None:
     True
     """
     target = Path(folder)
-    check_slots(model)
+    variables = spread_variables(model)
     if processes() > 1:
         _hosts.meet("`save_sharded`")
-    variables = _spread_variables(model)
     written = _new_folder(target)
     try:
         digests = _write_rows(variables, written, target)
@@ -128,12 +126,6 @@ def load_sharded(
             fewest = min(variable.shape[0] for variable in variables)
             contexts.enter_context(tables_in_files(fewest))
         return keras.saving.load_model(path / MODEL, compile=compile and not on_disk)
-
-
-def _spread_variables(model: keras.Model) -> list[Any]:
-    """Returns the spread variables, in the same order in all processes."""
-    variables = [*model.variables, *getattr(model.optimizer, "variables", ())]
-    return [variable for variable in variables if is_spread(variable)]
 
 
 def _new_folder(target: Path) -> Path:

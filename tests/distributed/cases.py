@@ -108,16 +108,18 @@ def set_weights(model):
 
 
 def exact(name):
-    """Return a model whose scores of `exact_data` have no rounding errors."""
+    """Return a model whose scores of `exact_inputs` have no rounding errors."""
     rng, built = np.random.default_rng(2), model(name)
     for weight in weights(built).values():
         weight.assign(rng.integers(-4, 5, weight.shape).astype("float32") / 8)
     return built
 
 
-def exact_data():
-    inputs, targets = data()
-    return {**inputs, "age": np.round(4 * inputs["age"])}, targets
+def exact_inputs():
+    """Return inputs with up to two genres, because the mean of three is not exact."""
+    inputs, _ = data()
+    age, genres = np.round(4 * inputs["age"]), inputs["genres"][:, :2]
+    return {**inputs, "age": age, "genres": genres}
 
 
 def compiled(name, optimizer_name):

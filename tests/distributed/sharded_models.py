@@ -31,7 +31,7 @@ def kill_process_1(event, args):
 
 if action == "save":
     with fmlayers.distributed.tables_over_hosts(1_000):
-        model = cases.exact("deepfm")
+        model = cases.exact("fm")
         model.compile(cases.optimizer("lazy_adam"), loss="mse")
     model.optimizer.build(model.trainable_variables)
     for i, variable in enumerate(model.optimizer.variables):
@@ -45,12 +45,12 @@ if action == "save":
 else:
     with fmlayers.distributed.tables_over_hosts(1_000):
         model = fmlayers.distributed.load_sharded(folder / "model")
-    x, _ = cases.of_process(cases.exact_data(), process, processes)
-    rows = [v.value.addressable_shards[0].data.shape[0] for v in model.variables]
+    x = cases.of_process(cases.exact_inputs(), process, processes)
+    slots = [v for v in model.optimizer.variables if hasattr(v, "spread")]
     np.savez(
         folder / f"loaded-{process}.npz",
         predictions=model.predict(x, batch_size=20, verbose=0),
-        rows=max(rows),
-        slots=[np.unique(all_rows(v)) for v in model.optimizer.variables[-2:]],
+        rows=[v.value.addressable_shards[0].data.shape[0] for v in slots],
+        slots=[np.unique(all_rows(v)) for v in slots],
         **{k: np.asarray(v) for k, v in cases.weights(model).items()},
     )
