@@ -4,8 +4,9 @@ HDF5 ends the process, without an error, if the disk is full while it writes to 
 """
 
 import io
-from contextlib import nullcontext
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -20,9 +21,7 @@ def save_model(model: keras.Model, path: Path) -> None:
         OSError: If the disk is full or `path` cannot be written. The error names
             `path`.
     """
-    file = _File(path.name)
-    model.save(file)
-    _write(file, path)
+    _save(model.save, path)
 
 
 def save_weights(model: keras.Model, path: Path) -> None:
@@ -31,24 +30,27 @@ def save_weights(model: keras.Model, path: Path) -> None:
     Raises:
         OSError: See `save_model`.
     """
-    file = _File(path.name)
-    model.save_weights(file)
-    _write(file, path)
+    _save(model.save_weights, path)
 
 
-def content_of(model: keras.Model, name: str) -> memoryview:
-    """Returns the content of the `.keras` file of a model.
-
-    In a group, process 0 may call it alone. The rows of tables that are spread over
-    hosts must be gathered or apart.
+def content_of(name: str, save: Callable[[Any], None]) -> memoryview:
+    """Returns the content of a file that Keras saves.
 
     Args:
-        model: The model.
         name: String, the name of the file.
+        save: Function that saves a model or its weights to a file.
     """
     file = _File(name)
-    keras.saving.save_model(model, file)
+    save(file)
     return file.getbuffer()
+
+
+def _save(save: Callable[[Any], None], path: Path) -> None:
+    if _hosts.mesh() is not None:
+        save(path)  # atomically, in process 0
+        return
+    with whole_file(path) as written:
+        written.write_bytes(content_of(path.name, save))
 
 
 class _File(io.BytesIO):
@@ -60,12 +62,3 @@ class _File(io.BytesIO):
 
     def __str__(self) -> str:
         return self._name
-
-
-def _write(file: _File, path: Path) -> None:
-    """Writes the file, in process 0 of a group."""
-    in_group = _hosts.mesh() is not None
-    with _hosts.on_process_0(f"Writing {path}") if in_group else nullcontext():
-        if _hosts.is_first():
-            with whole_file(path) as written:
-                written.write_bytes(file.getbuffer())

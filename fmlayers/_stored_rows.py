@@ -62,7 +62,7 @@ class StoredVariable:
     def _of_host(self, path: Path) -> Array:
         places = -(-self.shape[0] // len(self.paths))
         try:
-            rows = np.load(path, mmap_mode="r", allow_pickle=False)
+            rows: Array = np.load(path, mmap_mode="r", allow_pickle=False)
         except OSError as reason:
             raise ValueError(f"{path} cannot be read: {reason.strerror}.") from reason
         except ValueError as reason:
@@ -139,7 +139,8 @@ def reference_to(weight: Any) -> Array | None:
 
 def is_reference(value: Any) -> bool:
     """Returns whether a value of a file is a reference."""
-    return value.shape == (4,) and value.dtype == np.int64 and value[0] == _MARK
+    is_like_one = value.shape == (4,) and value.dtype == np.int64
+    return bool(is_like_one and value[0] == _MARK)
 
 
 def resolved(value: Any) -> Any:

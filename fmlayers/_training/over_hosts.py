@@ -2,7 +2,9 @@
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -10,6 +12,7 @@ import numpy as np
 
 from fmlayers import _hosts
 from fmlayers._backend import assign_all_rows
+from fmlayers._spread_files import save_in_pieces
 from fmlayers._spread_rows import HeldRows, gathered, is_spread
 
 _BY_DEVICES = ("rows", "validation_rows", "batch_size")
@@ -127,6 +130,10 @@ class OverHosts:
             return
         variables = spread_variables(model)
         _hosts.meet(f"`{save.__name__}`")
+        path = _file_of(save, args, kwargs)
+        if path is not None:
+            save_in_pieces(save, path, variables)
+            return
         writes = _hosts.process() == 0
         with gathered(variables, writes), _hosts.on_process_0(f"`{save.__name__}`"):
             if writes:
@@ -139,6 +146,23 @@ def _bound(
     bound = inspect.signature(method).bind(*args, **kwargs)
     bound.apply_defaults()
     return bound.arguments
+
+
+def _file_of(
+    save: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Path | None:
+    """Returns the path of a single file on a disk, or `None` for anything else."""
+    given = _bound(save, args, kwargs)
+    path = given.pop("filepath")
+    if not isinstance(path, (str, os.PathLike)) or "://" in str(path):
+        return None
+    is_plain = given in (
+        {"overwrite": True, "zipped": None, "kwargs": {}},
+        {"overwrite": True, "zipped": True, "kwargs": {}},
+        {"overwrite": True, "max_shard_size": None},
+    )
+    suffix = ".keras" if "zipped" in given else ".weights.h5"
+    return Path(path) if is_plain and str(path).endswith(suffix) else None
 
 
 def _rows(x: Any) -> int | None:

@@ -3,6 +3,7 @@
 import os
 import shutil
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,8 @@ def _complete(
 ) -> None:
     """Writes all but the rows of the variables."""
     with rows_apart(variables):
-        (folder / MODEL).write_bytes(content_of(model, MODEL))
+        save = partial(keras.saving.save_model, model)
+        (folder / MODEL).write_bytes(content_of(MODEL, save))
     described = [
         {
             "shape": list(variable.spread.shape),
