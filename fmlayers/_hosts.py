@@ -152,8 +152,8 @@ def meet(what: str) -> None:
         )
     except Exception as error:
         raise RuntimeError(
-            f"{what} must be called by all processes, because it gathers the tables "
-            f"from all of them. Received: no call from some processes within "
+            f"{what} must be called by all processes, because each of them has a part "
+            f"of the tables. Received: no call from some processes within "
             f"{MEETING_SECONDS:g} s ({error})."
         ) from error
 

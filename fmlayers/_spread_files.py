@@ -1,11 +1,13 @@
 """Files of Keras whose spread tables are written in pieces of rows.
 
 Keras makes the file in memory, with references in place of the rows. The references
-become datasets of HDF5 whose place in the file is reserved, and the rows are written
-there without HDF5, which would end the process, without an error, on a full disk.
+become datasets whose place in the file is reserved, and the rows are written there
+without HDF5: on a full disk, it ends the process without an error.
 """
 
 import io
+import math
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +25,7 @@ from fmlayers._spread_rows import PIECE
 from fmlayers._stored_rows import is_reference, rows_apart
 
 WEIGHTS = "model.weights.h5"  # in a `.keras` file
+MARGIN = 2**20  # bytes for the description of the datasets
 Write = Callable[[int, int, npt.NDArray[Any]], None]
 
 
@@ -113,6 +116,7 @@ def _with_room(
     import h5py
 
     path.write_bytes(content)
+    _extend(path, sum(_size(variable) for variable in variables))
     with h5py.File(path, "r+") as file:
         rooms = [
             _reserve(file, name, reference, variables)
@@ -130,6 +134,21 @@ def _with_room(
                     file.write(inside.tobytes())
 
     return write
+
+
+def _size(variable: Any) -> int:
+    """Returns the number of bytes of the rows of a variable."""
+    return math.prod(variable.spread.shape) * int(variable.value.dtype.itemsize)
+
+
+def _extend(path: Path, size: int) -> None:
+    """Reserves space at the end of a file, of which HDF5 takes what it needs."""
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END) + size + MARGIN
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, end)
+        else:
+            file.truncate(end)
 
 
 def _references(file: Any) -> list[tuple[str, list[int]]]:
