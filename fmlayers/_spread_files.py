@@ -138,7 +138,7 @@ def _with_room(
 
 def _size(variable: Any) -> int:
     """Returns the number of bytes of the rows of a variable."""
-    return math.prod(variable.spread.shape) * int(variable.value.dtype.itemsize)
+    return int(math.prod(variable.spread.shape) * variable.value.dtype.itemsize)
 
 
 def _extend(path: Path, size: int) -> None:

@@ -51,8 +51,9 @@ def save_sharded(model: keras.Model, folder: str | os.PathLike[str]) -> None:
     Raises:
         OSError: If this process cannot write its files.
         RuntimeError: If another process cannot, or does not call the function.
-        ValueError: If the processes do not share the folder, or the optimizer of a
-            model with spread tables is not one of `fmlayers.optimizers`.
+        ValueError: If the processes do not share the folder, the folder has other
+            contents, or the optimizer of a model with spread tables is not one of
+            `fmlayers.optimizers`.
 
     Example:
 
@@ -71,8 +72,8 @@ def save_sharded(model: keras.Model, folder: str | os.PathLike[str]) -> None:
     written = _new_folder(target)
     try:
         digests = _write_rows(variables, written, target)
-        alone = nullcontext() if _hosts.mesh() is None else _on_process_0()
-        with alone:
+        in_group = _hosts.mesh() is not None
+        with _hosts.on_process_0("`save_sharded`") if in_group else nullcontext():
             if process() == 0:
                 with naming(target):
                     _complete(model, variables, digests, written)
@@ -135,6 +136,7 @@ def _new_folder(target: Path) -> Path:
     def create() -> str:
         if process() > 0:
             return ""
+        _check_replaceable(target)
         with naming(target):
             remove_leftovers(target.parent)
             written = temporary_path(target)
@@ -153,6 +155,17 @@ def _new_folder(target: Path) -> Path:
     written = target.with_name(of_process_0.rstrip(b"\0").decode())
     together(check, f"see {target}")
     return written
+
+
+def _check_replaceable(target: Path) -> None:
+    is_old = (target / MANIFEST).exists()
+    is_empty = target.is_dir() and not any(target.iterdir())
+    if is_old or is_empty or not target.exists():
+        return
+    raise ValueError(
+        "`folder` must be new, empty, or a folder of `save_sharded`, which is then "
+        f"replaced. Received: {target}, which has other contents."
+    )
 
 
 def _file(variable: int, host: int) -> str:
@@ -199,10 +212,6 @@ def _complete(
     digests = {**digests, MODEL: digest_of(folder / MODEL)}
     manifest = {"format": FORMAT, "variables": described, "digests": digests}
     write_json(folder / MANIFEST, manifest)
-
-
-def _on_process_0() -> Any:
-    return _hosts.on_process_0("`save_sharded`")
 
 
 def _read(folder: Path, on_disk: bool) -> list[StoredVariable]:

@@ -46,11 +46,15 @@ else:
     with fmlayers.distributed.tables_over_hosts(1_000):
         model = fmlayers.distributed.load_sharded(folder / "model")
     x = cases.of_process(cases.exact_inputs(), process, processes)
+    # Without `tables_over_hosts`, each process has all rows.
+    whole = fmlayers.distributed.load_sharded(folder / "model", compile=False)
+    everywhere = np.asarray(whole.factors.tables["item"])
     slots = [v for v in model.optimizer.variables if hasattr(v, "spread")]
     np.savez(
         folder / f"loaded-{process}.npz",
         predictions=model.predict(x, batch_size=20, verbose=0),
         rows=[v.value.addressable_shards[0].data.shape[0] for v in slots],
         slots=[np.unique(all_rows(v)) for v in slots],
+        everywhere=everywhere,
         **{k: np.asarray(v) for k, v in cases.weights(model).items()},
     )
