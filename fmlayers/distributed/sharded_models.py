@@ -143,18 +143,9 @@ def _new_folder(target: Path) -> Path:
             written.mkdir()
         return written.name
 
-    def check() -> None:
-        if not written.is_dir():
-            raise ValueError(
-                f"`folder` must be shared by all processes. Received: {target}, in "
-                f"which process {process()} does not see the files of process 0."
-            )
-
     name = together(create, f"create {target}").encode().ljust(MAX_NAME, b"\0")
     of_process_0 = bytes(gathered(np.frombuffer(name, np.uint8))[0])
-    written = target.with_name(of_process_0.rstrip(b"\0").decode())
-    together(check, f"see {target}")
-    return written
+    return target.with_name(of_process_0.rstrip(b"\0").decode())
 
 
 def _check_replaceable(target: Path) -> None:
@@ -177,6 +168,11 @@ def _write_rows(variables: list[Any], written: Path, target: Path) -> dict[str, 
     """Writes the rows of this process. Returns the digests of all files by name."""
 
     def write() -> list[list[int]]:
+        if not written.is_dir():
+            raise ValueError(
+                f"`folder` must be shared by all processes. Received: {target}, in "
+                f"which process {process()} does not see the files of process 0."
+            )
         rows = []
         with naming(target):
             for i, variable in enumerate(variables):
