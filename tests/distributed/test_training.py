@@ -130,7 +130,7 @@ def test_no_process_holds_a_whole_table(group):
     trained, saved = zip(*peaks, strict=True)
     assert max(trained) < 1.0, peaks
     assert min(trained) > 1 / PROCESSES  # the rows of a process, at least
-    assert max(saved) < 0.25, peaks  # a few pieces of 65,536 rows
+    assert max(saved) < 0.5, peaks  # pieces of 65,536 rows of 2,000,000
 
 
 def test_early_stopping_agrees(group):
