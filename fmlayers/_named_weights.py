@@ -117,8 +117,8 @@ def _assign(
     for name, variable in variables.items():
         if is_reference(values[name]):
             return [
-                f"{label} is in another file of its folder, which "
-                "`fmlayers.distributed.load_sharded` loads"
+                f"{label} is in a separate file: load the folder with "
+                "`fmlayers.distributed.load_sharded`"
             ]
         saved, expected = tuple(values[name].shape), tuple(variable.shape)
         if saved != expected:

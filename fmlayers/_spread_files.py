@@ -55,7 +55,8 @@ def save_in_pieces(
                 with naming(path), rows_apart(variables):
                     remove_leftovers(path.parent)
                     content = content_of(path.name, save)
-                    write = _with_room(_weights_of(content), weights, variables)
+                    without_rows = _weights_in(content, path)
+                    write = _with_room(without_rows, weights, variables)
         failure = _exchange(variables, write)
         with _hosts.on_process_0(what):
             if writes:
@@ -124,13 +125,12 @@ def _with_room(
         ]
 
     def write(index: int, start: int, rows: npt.NDArray[Any]) -> None:
-        rows = np.ascontiguousarray(rows)
         with path.open("r+b") as file:
             for room in rooms:
                 first = max(start, room.start)
                 inside = rows[first - start : max(room.stop - start, 0)]
                 if room.variable == index and len(inside):
-                    file.seek(room.offset + (first - room.start) * rows[:1].nbytes)
+                    file.seek(room.offset + (first - room.start) * inside[0].nbytes)
                     file.write(inside.tobytes())
 
     return write
@@ -196,17 +196,17 @@ def _archive(content: memoryview) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
-def _weights_of(content: memoryview) -> bytes | memoryview:
-    """Returns the weights in a `.keras` file, or those of a `.weights.h5` file."""
-    if not zipfile.is_zipfile(io.BytesIO(content)):
+def _weights_in(content: memoryview, path: Path) -> bytes | memoryview:
+    """Returns the HDF5 file in the content of a `.keras` or `.weights.h5` file."""
+    if path.suffix != ".keras":
         return content
     with _archive(content) as archive:
         return archive.read(WEIGHTS)
 
 
 def _put_together(content: memoryview, weights: Path, path: Path) -> None:
-    """Writes the file of a model with other weights than in `content`."""
-    if not zipfile.is_zipfile(io.BytesIO(content)):
+    """Writes the file at `path`, with other weights than in `content`."""
+    if path.suffix != ".keras":
         with whole_file(path) as written:
             weights.replace(written)
         return

@@ -3,8 +3,8 @@
     python sharded_models.py FOLDER save
     python sharded_models.py FOLDER load
 
-After `save`, the processes save another model to the same folder, and process 1 kills
-itself when it has written a file.
+After `save`, the processes save other weights to the same folder, and process 1 kills
+itself while it writes a file.
 """
 
 import os

@@ -86,6 +86,7 @@ def stopped_early(model):
 def saved_and_loaded(model):
     model.save(folder / "saved.keras")
     model.save_weights(folder / "saved.weights.h5")
+    model.save(folder / "gathered", zipped=False)
     predictions = model.predict(x, batch_size=16, verbose=0)
     with fmlayers.distributed.tables_over_hosts(1000):
         loaded = keras.saving.load_model(folder / "saved.keras")
