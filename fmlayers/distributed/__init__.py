@@ -4,18 +4,27 @@ from typing import TYPE_CHECKING
 
 from fmlayers import _lazy
 
-__all__ = ["Checkpoints", "Place", "fit", "start", "tables_over_hosts"]
+__all__ = [
+    "Checkpoints",
+    "Place",
+    "fit",
+    "launch_with_ray",
+    "start",
+    "tables_over_hosts",
+]
 
 if TYPE_CHECKING:
     from fmlayers.distributed.checkpoints import Checkpoints, Place
     from fmlayers.distributed.fitting import fit
     from fmlayers.distributed.group import start
+    from fmlayers.distributed.ray_launch import launch_with_ray
     from fmlayers.distributed.tables import tables_over_hosts
 else:
     _MODULES = {
         "Checkpoints": "fmlayers.distributed.checkpoints",
         "Place": "fmlayers.distributed.checkpoints",
         "fit": "fmlayers.distributed.fitting",
+        "launch_with_ray": "fmlayers.distributed.ray_launch",
         "start": "fmlayers.distributed.group",
         "tables_over_hosts": "fmlayers.distributed.tables",
     }
