@@ -12,7 +12,6 @@ import contextlib
 import os
 import pickle
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fmlayers._files import whole_file
+from fmlayers._ports import free_port
 from fmlayers.tuning.study_folder import StudyError
 from fmlayers.tuning.trial_progress import TrialProgress
 
@@ -235,7 +235,7 @@ class LocalWorkers:
 def local_chief(port: int | None = None) -> Iterator[None]:
     """Makes this process the chief of the workers on this machine."""
     before = {name: os.environ.get(name) for name in VARIABLES}
-    values = (CHIEF, "127.0.0.1", str(port or _free_port()))
+    values = (CHIEF, "127.0.0.1", str(port or free_port()))
     os.environ.update(zip(VARIABLES, values, strict=True))
     try:
         yield
@@ -344,13 +344,6 @@ def _last_output(folder: Path) -> str:
         if lines:
             return f" The last line of {log} is: {lines[-1]}"
     return ""
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 def wait_for(path: Path, timeout: float) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from fmlayers import _hosts
+from fmlayers import _hosts, _ray_train
 from fmlayers._backend import assign_all_rows
 from fmlayers._spread_files import save_in_pieces
 from fmlayers._spread_rows import HeldRows, gathered, is_spread
@@ -21,13 +21,15 @@ _BY_DEVICES = ("rows", "validation_rows", "batch_size")
 class OverHosts:
     """Mixin for a `keras.Model` that several processes train together.
 
-    Without `fmlayers.distributed.start`, all methods are those of Keras. List the mixin
+    Without `fmlayers.distributed.start`, all methods are those of Keras, except that
+    `fit` refuses to train a separate model in each worker of Ray Train. List the mixin
     before the Keras class.
     """
 
     @functools.wraps(keras.Model.fit)
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         fit = super().fit  # type: ignore[misc]
+        _ray_train.check_joined()
         if _hosts.mesh() is not None:
             given = _bound(fit, args, kwargs)
             _check_alike(

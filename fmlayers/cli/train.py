@@ -18,8 +18,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--launch",
         metavar="WHERE",
         help="train in several processes with the JAX backend: 'local:N' starts N "
-        "processes on this machine; 'environment' joins the processes that SLURM, "
-        "Open MPI, MPICH or Kubernetes has started",
+        "processes on this machine; 'ray:N' starts N workers of Ray, and restarts them "
+        "if one dies; 'environment' joins the processes that SLURM, Open MPI, MPICH or "
+        "Kubernetes has started",
     )
     add(
         "--coordinator",
@@ -35,46 +36,54 @@ def run(options: argparse.Namespace) -> int:
     from fmlayers import _hosts
     from fmlayers.runs import TrainingConfig, train
 
-    local = _local_processes(options)
-    if local is not None and "FMLAYERS_PROCESS" not in os.environ:
+    launcher, count = _launcher(options)
+    if launcher == "local" and "FMLAYERS_PROCESS" not in os.environ:
         from fmlayers.distributed.launch import launch
 
-        return launch([sys.executable, "-m", "fmlayers", *options.words], local)
+        return launch([sys.executable, "-m", "fmlayers", *options.words], count)
+    config = TrainingConfig.of_options(settings_in(options))
+    kept = {"resume": options.resume, "overwrite": options.overwrite}
+    if launcher == "ray":
+        from fmlayers.runs.ray_training import train_with_ray
+
+        _print(train_with_ray(config, options.out, count, **kept), options.out)
+        return 0
     parts = options.coordinator, options.processes, options.process
-    if options.launch is not None or any(part is not None for part in parts):
+    if launcher is not None or any(part is not None for part in parts):
         from fmlayers.distributed import start
 
         start(*parts)
-    finished = train(
-        TrainingConfig.of_options(settings_in(options)),
-        options.out,
-        resume=options.resume,
-        overwrite=options.overwrite,
-    )
+    finished = train(config, options.out, **kept)
     if _hosts.is_first():
-        print(finished.summary(), end="")
-        print(f"\nwritten to {options.out}")
+        _print(finished.summary(), options.out)
     return 0
 
 
-def _local_processes(options: argparse.Namespace) -> int | None:
-    """Returns the number of processes to start on this machine.
+def _print(summary: str, out: str) -> None:
+    print(summary, end="")
+    print(f"\nwritten to {out}")
+
+
+def _launcher(options: argparse.Namespace) -> tuple[str | None, int]:
+    """Returns the launcher and the number of processes that it is to start.
 
     Raises:
         ValueError: If the options contradict each other.
     """
     if options.launch in (None, "environment"):
-        return None
-    match = re.fullmatch(r"local:([1-9]\d*)", options.launch)
+        return options.launch, 0
+    match = re.fullmatch(r"(local|ray):([1-9]\d*)", options.launch)
     if not match:
         raise ValueError(
-            "`--launch` must be 'local:N', with the number of processes, or "
+            "`--launch` must be 'local:N' or 'ray:N', with the number of processes, or "
             f"'environment'. Received: --launch {options.launch}."
         )
     for name in ("coordinator", "processes", "process"):
         if getattr(options, name) is not None:
-            raise ValueError(f"`--{name}` must be left out with `--launch local:N`.")
-    return int(match[1])
+            raise ValueError(
+                f"`--{name}` must be left out with `--launch {match[1]}:N`."
+            )
+    return match[1], int(match[2])
 
 
 def resumption(options: argparse.Namespace) -> str:

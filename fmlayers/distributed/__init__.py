@@ -8,6 +8,7 @@ __all__ = [
     "Checkpoints",
     "Place",
     "fit",
+    "launch_with_ray",
     "load_sharded",
     "save_sharded",
     "start",
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from fmlayers.distributed.checkpoints import Checkpoints, Place
     from fmlayers.distributed.fitting import fit
     from fmlayers.distributed.group import start
+    from fmlayers.distributed.ray_launch import launch_with_ray
     from fmlayers.distributed.sharded_models import load_sharded, save_sharded
     from fmlayers.distributed.tables import tables_over_hosts
 else:
@@ -25,6 +27,7 @@ else:
         "Checkpoints": "fmlayers.distributed.checkpoints",
         "Place": "fmlayers.distributed.checkpoints",
         "fit": "fmlayers.distributed.fitting",
+        "launch_with_ray": "fmlayers.distributed.ray_launch",
         "load_sharded": "fmlayers.distributed.sharded_models",
         "save_sharded": "fmlayers.distributed.sharded_models",
         "start": "fmlayers.distributed.group",

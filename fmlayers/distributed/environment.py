@@ -1,13 +1,15 @@
-"""The environment variables in which launchers describe the group of a process."""
+"""How launchers describe the group of a process: in environment variables, or Ray."""
 
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from fmlayers import _ray_train
+
 # The variables of SLURM, Open MPI and MPICH. The first one that is set is used, after
-# those of fmlayers. A Kubernetes job with `completionMode: Indexed` sets only the index
-# of the process.
+# those of fmlayers and the workers of Ray Train, whose cluster may be a job of SLURM. A
+# Kubernetes job with `completionMode: Indexed` sets only the index of the process.
 _PROCESSES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 _PROCESS = (
     *("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"),
@@ -22,7 +24,8 @@ class Part:
 
     Attributes:
         value: The value, or `None` if it is missing.
-        source: String, the argument or the environment variable that sets the value.
+        source: String, the argument, environment variable or launcher that sets the
+            value.
     """
 
     value: str | int | None
@@ -31,7 +34,7 @@ class Part:
 
 def coordinator(environ: Mapping[str, str] = os.environ) -> Part:
     """Returns the address of process 0, `HOST:PORT`."""
-    part = _first(("FMLAYERS_COORDINATOR",), environ)
+    part = _first(("FMLAYERS_COORDINATOR",), environ, _ray_train.coordinator)
     if part.value is not None:
         return part
     for name in ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST"):
@@ -45,12 +48,13 @@ def coordinator(environ: Mapping[str, str] = os.environ) -> Part:
 
 def processes(environ: Mapping[str, str] = os.environ) -> Part:
     """Returns the number of processes."""
-    return _first(("FMLAYERS_PROCESSES", *_PROCESSES), environ)
+    names = ("FMLAYERS_PROCESSES", *_PROCESSES)
+    return _first(names, environ, _ray_train.workers)
 
 
 def process(environ: Mapping[str, str] = os.environ) -> Part:
     """Returns the index of this process."""
-    return _first(("FMLAYERS_PROCESS", *_PROCESS), environ)
+    return _first(("FMLAYERS_PROCESS", *_PROCESS), environ, _ray_train.worker)
 
 
 PARTS: dict[str, Callable[[], Part]] = {
@@ -60,11 +64,20 @@ PARTS: dict[str, Callable[[], Part]] = {
 }
 
 
-def _first(names: tuple[str, ...], environ: Mapping[str, str]) -> Part:
-    for name in names:
+def _first(
+    names: tuple[str, ...],
+    environ: Mapping[str, str],
+    of_ray_train: Callable[[], str | int | None],
+) -> Part:
+    ours, *others = names
+    if not environ.get(ours):
+        value = of_ray_train()
+        if value is not None:
+            return Part(value, "Ray Train")
+    for name in (ours, *others):
         if environ.get(name):
             return Part(environ[name], name)
-    return Part(None, names[0])
+    return Part(None, ours)
 
 
 def _first_node(nodes: str) -> str:

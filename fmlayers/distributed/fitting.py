@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from fmlayers import _ray_train
 from fmlayers._checks import integer
 from fmlayers.data import ShardedBatches
 from fmlayers.distributed.checkpoints import Checkpoints, Place
@@ -50,8 +51,10 @@ def fit(
         ValueError: If an argument is invalid, or if the checkpoint is damaged or
             belongs to another model.
         DataError: If a file of the batches is damaged.
+        RuntimeError: If the workers of Ray Train would train separate models.
     """
     epochs = integer("epochs", epochs)
+    _ray_train.check_joined()
     saved = None if checkpoints is None else Checkpoints(checkpoints)
     place = Place(batches.epoch, batches.batch)
     if saved is not None:

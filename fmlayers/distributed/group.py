@@ -3,11 +3,10 @@
 import re
 import socket
 import time
-from typing import Any
 
 import keras
 
-from fmlayers import _hosts
+from fmlayers import _hosts, _ray_train
 from fmlayers._checks import integer, number
 from fmlayers.distributed import environment
 
@@ -33,10 +32,11 @@ def start(
     others end within half a minute. Then start all of them again.
 
     Arguments that are omitted are read from the environment: from
-    `FMLAYERS_COORDINATOR`, `FMLAYERS_PROCESSES` and `FMLAYERS_PROCESS`, or from the
-    variables of SLURM, Open MPI, MPICH, or a Kubernetes job with
-    `completionMode: Indexed`. SLURM sets all three. The others do not set the
-    coordinator, and Kubernetes does not set the number of processes.
+    `FMLAYERS_COORDINATOR`, `FMLAYERS_PROCESSES` and `FMLAYERS_PROCESS`, from the
+    context of a worker of Ray Train, or from the variables of SLURM, Open MPI, MPICH,
+    or a Kubernetes job with `completionMode: Indexed`. Ray Train and SLURM set all
+    three. The others do not set the coordinator, and Kubernetes does not set the number
+    of processes.
 
     Args:
         coordinator: String `"HOST:PORT"`, the address at which process 0 listens. All
@@ -63,19 +63,15 @@ def start(
         )
     import jax
 
-    arguments = (coordinator, processes, process)
-    parts = {
-        name: read() if argument is None else environment.Part(argument, f"`{name}`")
-        for (name, read), argument in zip(
-            environment.PARTS.items(), arguments, strict=True
-        )
-    }
-    processes = _integer("processes", parts, "a positive integer", least=1)
+    least = _ray_train.workers() or 1
+    of_workers = f"{least}, the number of workers of Ray Train"
+    rule = "a positive integer" if least == 1 else of_workers
+    processes = _integer("processes", processes, rule, least=least)
     rule = f"one of 0 ... {processes - 1}, below `processes`"
-    process = _integer("process", parts, rule, least=0, most=processes - 1)
+    process = _integer("process", process, rule, least=0, most=processes - 1)
     timeout = number("timeout", timeout, "a positive number", lambda x: x > 0)
     if processes > 1 and not jax.distributed.is_initialized():
-        _join(_address(parts), processes, process, timeout)
+        _join(_address(coordinator), processes, process, timeout)
     if (jax.process_count(), jax.process_index()) != (processes, process):
         raise RuntimeError(
             f"The group must have {processes} processes, and this process must have "
@@ -86,33 +82,36 @@ def start(
     _hosts.join()
 
 
-def _integer(
-    name: str, parts: dict[str, environment.Part], rule: str, **bounds: int
-) -> int:
-    value = _required(name, parts)
+def _integer(name: str, argument: int | None, rule: str, **bounds: int) -> int:
+    part = _part(name, argument)
+    value = part.value
     if isinstance(value, str) and re.fullmatch(r"\s*-?\d+\s*", value):
         value = int(value)
-    return integer(name, value, rule, of=f" from {parts[name].source}", **bounds)
+    return integer(name, value, rule, of=f" from {part.source}", **bounds)
 
 
-def _required(name: str, parts: dict[str, environment.Part]) -> Any:
-    if parts[name].value is None:
-        raise ValueError(
-            f"`{name}` must be an argument of `fmlayers.distributed.start`, or be set "
-            f"in the environment variable {parts[name].source}. Received: neither."
-        )
-    return parts[name].value
-
-
-def _address(parts: dict[str, environment.Part]) -> str:
-    address = _required("coordinator", parts)
-    match = re.fullmatch(r"\S+:(\d{1,5})", str(address))
+def _address(argument: str | None) -> str:
+    part = _part("coordinator", argument)
+    match = re.fullmatch(r"\S+:(\d{1,5})", str(part.value))
     if match is None or not 0 < int(match[1]) < 65_536:
         raise ValueError(
             '`coordinator` must be "HOST:PORT", the address of process 0. Received: '
-            f"{address!r} from {parts['coordinator'].source}."
+            f"{part.value!r} from {part.source}."
         )
-    return str(address)
+    return str(part.value)
+
+
+def _part(name: str, argument: str | int | None) -> environment.Part:
+    """Returns a part of the description of the group, which must not be missing."""
+    if argument is not None:
+        return environment.Part(argument, f"`{name}`")
+    part = environment.PARTS[name]()
+    if part.value is None:
+        raise ValueError(
+            f"`{name}` must be an argument of `fmlayers.distributed.start`, or be set "
+            f"in the environment variable {part.source}. Received: neither."
+        )
+    return part
 
 
 def _join(address: str, processes: int, process: int, timeout: float) -> None:

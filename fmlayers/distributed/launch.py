@@ -8,13 +8,13 @@ fails, the others are terminated.
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 
 from fmlayers._checks import integer
+from fmlayers._ports import free_port
 
 MAX_ENDING_SECONDS = 10.0  # after SIGTERM
 
@@ -34,13 +34,10 @@ def launch(command: Sequence[str], processes: int) -> int:
         process, the exit code is 128 plus the number of the signal.
     """
     processes = integer("processes", processes)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
     environment = {
         **os.environ,
         "KERAS_BACKEND": "jax",
-        "FMLAYERS_COORDINATOR": f"127.0.0.1:{port}",
+        "FMLAYERS_COORDINATOR": f"127.0.0.1:{free_port()}",
         "FMLAYERS_PROCESSES": str(processes),
     }
     running = []

@@ -87,7 +87,9 @@ def test_processes_train_as_one_and_resume(shop, tmp_path):
     ("words", "message"),
     [
         (["--launch", "local"], "`--launch` must be 'local:N'"),
-        (["--launch", "local:0"], "`--launch` must be 'local:N'"),
+        (["--launch", "local:0"], "`--launch` must be 'local:N' or 'ray:N'"),
+        (["--launch", "ray:"], "`--launch` must be 'local:N' or 'ray:N'"),
+        (["--launch", "ray:2", "--processes", "2"], "`--processes` must be left out"),
         (["--launch", "local:2", "--process", "0"], "`--process` must be left out"),
         (["--processes", "2"], "KERAS_BACKEND"),
     ],
