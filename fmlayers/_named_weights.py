@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote
 
 import keras
 
+from fmlayers._backend import assign_all_rows
 from fmlayers._stored_rows import is_reference, reference_to, resolved
 from fmlayers._types import Tensor
 
@@ -126,7 +127,10 @@ def _assign(
                 f"{label} has shape {saved} in the file and {expected} in the layer"
             ]
     for name, variable in variables.items():
-        variable.assign(values[name])
+        if isinstance(variable, keras.Variable):
+            assign_all_rows(variable, values[name])
+        else:  # a view of rows
+            variable.assign(values[name])
     return []
 
 
