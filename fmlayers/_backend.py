@@ -16,7 +16,7 @@ from keras import ops
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
 from fmlayers import _hosts
-from fmlayers._spread_rows import PIECE, filled, is_spread
+from fmlayers._spread_rows import PIECE, every_row_by_host, filled, is_spread
 from fmlayers._stored_rows import StoredRows
 from fmlayers._types import Tensor
 
@@ -223,7 +223,7 @@ def row_of_each(row_splits: Tensor, count: Tensor) -> Tensor:
     return ops.cumsum(ops.segment_sum(ops.ones_like(starts), starts, count + 1))[:-1]
 
 
-def take_rows(variable: Any, rows: Tensor) -> Tensor:
+def take_rows(variable: Any, rows: Tensor, by_host: bool = False) -> Tensor:
     """Returns rows of a variable or a tensor.
 
     Uncompiled TensorFlow does not read the whole variable, which would copy it.
@@ -231,9 +231,13 @@ def take_rows(variable: Any, rows: Tensor) -> Tensor:
     Args:
         variable: A `keras.Variable` or tensor of shape `(rows, ...)`.
         rows: Integers of any shape, within the variable.
+        by_host: Whether `rows` consists of equal parts, one per host, with rows of this
+            host. Ignored if the variable is on every host. Defaults to `False`.
     """
     if is_spread(variable):
-        return variable.spread.take(variable.value, rows)
+        spread = variable.spread
+        take = spread.take_by_host if by_host else spread.take
+        return take(variable.value, rows)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -457,13 +461,17 @@ def pairs_contain(
 def distinct(values: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Returns distinct integers below `size`, and the position of each value in them.
 
-    Except on TensorFlow, these are all of them, since gradients are dense anyway.
+    Except on TensorFlow, these are all of them, since gradients are dense anyway. Over
+    hosts, they are in equal parts, one per host.
     """
     if keras.backend.backend() == "tensorflow" and not _PORTABLE.get():
         import tensorflow as tf
 
         unique, positions = tf.unique(values)
         return unique, positions
+    mesh = _hosts.mesh()
+    if mesh is not None:
+        return every_row_by_host(values, size, mesh.size)
     return ops.arange(size, dtype="int32"), values
 
 

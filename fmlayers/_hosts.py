@@ -6,7 +6,7 @@ rows of batches and of large tables are split along this axis.
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -58,10 +58,12 @@ def share(x: Any) -> bool:
     This is only possible in a compiled step. All rows of other arrays are on every
     host.
     """
+    hosts = mesh()
+    if hosts is None:
+        return False
     import jax
 
-    hosts = mesh()
-    if hosts is None or not isinstance(x, jax.core.Tracer):
+    if not isinstance(x, jax.core.Tracer):
         return False
     return bool(x.shape) and x.shape[0] % hosts.size == 0
 
@@ -88,6 +90,20 @@ def on_every_host(x: Any) -> Any:
         out_specs=PartitionSpec(),
         check_vma=False,
     )(x)
+
+
+def on_each_host(function: Callable[..., Any], *xs: Any) -> Any:
+    """Applies a function to the rows of tensors that each host has.
+
+    Args:
+        function: Function of tensors that returns one or several tensors.
+        *xs: Tensors that consist of equal parts, one per host. So do the results.
+    """
+    import jax
+
+    return jax.shard_map(function, mesh=mesh(), in_specs=split(), out_specs=split())(
+        *xs
+    )
 
 
 def split_rows(x: Any) -> Any:

@@ -69,6 +69,25 @@ def hosts_and_places(
     return rows % hosts, rows // hosts
 
 
+def every_row_by_host(values: Any, size: int, hosts: int) -> tuple[Any, Any]:
+    """Returns the rows 0 ... `size` - 1 by host, and the positions of values in them.
+
+    Args:
+        values: Integers below `size`.
+        size: Positive integer.
+        hosts: Positive integer, the number of hosts.
+
+    Returns:
+        A tuple of the rows, in equal parts, one per host, padded with the last row, and
+        of the positions, of the shape of `values`.
+    """
+    length = -(-size // hosts)
+    each = keras.ops.arange(hosts * length, dtype="int32")
+    rows = keras.ops.minimum(each // length + hosts * (each % length), size - 1)
+    host, place = hosts_and_places(values, hosts)
+    return rows, host * length + place
+
+
 def host_of_shard(index: tuple[slice, ...], places: int) -> int:
     """Returns the host of a shard of a tensor.
 
@@ -210,6 +229,18 @@ class SpreadRows:
         rows = _hosts.on_every_host(rows) if is_shared else rows
         return _compiled_take()(self, is_shared, table, rows)
 
+    def take_by_host(self, table: Any, rows: Any) -> Any:
+        """Returns rows of a table. Every host looks up a part of them.
+
+        Args:
+            table: Tensor of shape `(rows, dim)`, the value of the variable.
+            rows: Integers `(rows,)` in equal parts, one per host.
+
+        Returns:
+            The rows, in such parts. The values of rows of other hosts are arbitrary.
+        """
+        return _compiled_take_by_host()(self, table, rows)
+
     def read(self, variable: Any, start: int, stop: int) -> Any:
         """Returns the rows `start` to `stop - 1` of a variable.
 
@@ -293,26 +324,22 @@ class SpreadRows:
                 them, and `values`. It returns the updated rows of the host. For rows of
                 other hosts, the place is one past the last; it must ignore them.
             tables: Tensors of shape `(rows, ...)`, spread in the same way.
-            rows: Integers of shape `(occurrences,)`, which may repeat.
+            rows: Integers of shape `(occurrences,)`, which may repeat. They consist of
+                equal parts, one per host.
             values: Tensor of shape `(occurrences, ...)`.
         """
-        import jax
-        from jax.sharding import PartitionSpec
+        from jax import numpy as jnp
 
         def of_host(tables: Sequence[Any], rows: Any, values: Any) -> Any:
-            places = jax.numpy.where(
-                self._is_here(rows), rows // self.num_hosts, self.num_places
+            places = jnp.where(
+                self.is_here(rows), rows // self.num_hosts, self.num_places
             )
             return step(tables, places, values)
 
-        return jax.shard_map(
-            of_host,
-            mesh=self.mesh,
-            in_specs=(_hosts.split(), PartitionSpec(), PartitionSpec()),
-            out_specs=_hosts.split(),
-        )(tables, rows, values)
+        return _hosts.on_each_host(of_host, tables, rows, values)
 
-    def _is_here(self, rows: Any) -> Any:
+    def is_here(self, rows: Any) -> Any:
+        """Returns which rows this host has, in a function that each host runs."""
         import jax
 
         return rows % self.num_hosts == jax.lax.axis_index(_hosts.AXIS)
@@ -377,7 +404,7 @@ def _compiled_take() -> Callable[..., Any]:
 
     def take(spread: SpreadRows, is_shared: bool, table: Any, rows: Any) -> Any:
         def of_host(table: Any, rows: Any) -> Any:
-            is_here = spread._is_here(rows)
+            is_here = spread.is_here(rows)
             here = table[jnp.where(is_here, rows // spread.num_hosts, 0)]
             here = jnp.where(jnp.expand_dims(is_here, -1), here, 0)
             if is_shared:
@@ -392,4 +419,17 @@ def _compiled_take() -> Callable[..., Any]:
         )(table, rows)
 
     compiled: Callable[..., Any] = jax.jit(take, static_argnums=(0, 1))
+    return compiled
+
+
+@functools.cache
+def _compiled_take_by_host() -> Callable[..., Any]:
+    import jax
+
+    def take(spread: SpreadRows, table: Any, rows: Any) -> Any:
+        return _hosts.on_each_host(
+            lambda table, rows: table[rows // spread.num_hosts], table, rows
+        )
+
+    compiled: Callable[..., Any] = jax.jit(take, static_argnums=0)
     return compiled

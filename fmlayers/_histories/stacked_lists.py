@@ -39,22 +39,22 @@ def stacked_lists(
     length = lengths[key]
     before = np.cumsum(length) - length
     place = np.arange(length.sum()) + np.repeat(starts[key] - before, length)
-    owner = np.repeat(_ranks(of_list, count), length)
+    owner = np.repeat(ranks(of_list, count), length)
     of_pair = np.repeat(of_list, length)
     of_row, row, value = _distinct(of_pair, values[place], vocabulary_size, count)
     by_value = np.lexsort((value, of_pair))
-    padded_lengths = _packed(of_list, length, count)
+    padded_lengths = packed(of_list, length, count)
     # Pad with the last row of the batch, because other rows must not be updated.
-    rows = np.maximum.accumulate(_packed(of_row, row, count), axis=1)
+    rows = np.maximum.accumulate(packed(of_row, row, count), axis=1)
     last_owner, last_row = padded_lengths.shape[1] - 1, rows.shape[1] - 1
     return (
         index.reshape(keys.shape)[:, :-1].astype(np.int32),
         padded_lengths,
         rows,
-        _packed(of_pair, value, count, last_row),
-        _packed(of_pair, owner, count, last_owner),
-        _packed(of_pair, value[by_value], count, last_row),
-        _packed(of_pair, owner[by_value], count, last_owner),
+        packed(of_pair, value, count, last_row),
+        packed(of_pair, owner, count, last_owner),
+        packed(of_pair, value[by_value], count, last_row),
+        packed(of_pair, owner[by_value], count, last_owner),
     )
 
 
@@ -71,15 +71,15 @@ def _distinct(
     """
     codes, inverse = np.unique(of * size + x, return_inverse=True)
     of_distinct, distinct = np.divmod(codes, size)
-    return of_distinct, distinct, _ranks(of_distinct, count)[inverse]
+    return of_distinct, distinct, ranks(of_distinct, count)[inverse]
 
 
-def _ranks(of: Integers, count: int) -> Integers:
+def ranks(of: Integers, count: int) -> Integers:
     """Returns the position of each value among those of its batch."""
     return np.arange(len(of)) - np.searchsorted(of, np.arange(count))[of]
 
 
-def _packed(of: Integers, x: Integers, count: int, fill: int = 0) -> Integers:
+def packed(of: Integers, x: Integers, count: int, fill: int = 0) -> Integers:
     """Returns the values of each batch as a row, padded with `fill`."""
     sizes = np.bincount(of, minlength=count)
     packed = np.full((count, power_of_two(sizes.max(initial=0))), fill, np.int32)

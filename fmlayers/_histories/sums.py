@@ -1,13 +1,17 @@
 """The pooled histories of a batch, summed once for all layers that share them."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from keras import ops
 
+from fmlayers import _hosts
 from fmlayers._backend import sum_rows, take_rows
+from fmlayers._histories.by_host import HistoriesByHost
 from fmlayers._histories.index import BatchHistories
+from fmlayers._histories.sums_over_hosts import sums_over_hosts
 from fmlayers._types import Tensor
 from fmlayers.features import History
 
@@ -23,11 +27,13 @@ class HistorySums(NamedTuple):
         own: `(batch,)`, the example's own value if its history contains it, else 0.
         length: `(batch,)`, the number of ids in the history.
         total: `(batch, columns)`, the sums of `HistoryField.rows`.
+        is_without_own: Whether `total` already excludes the example's own value.
     """
 
     own: Tensor
     length: Tensor
     total: Tensor
+    is_without_own: bool = False
 
     def pooled(self, fields: list["HistoryField"]) -> tuple[Tensor, Tensor]:
         """Returns the pooled rows without the examples' own values, and the divisors.
@@ -54,6 +60,8 @@ class HistorySums(NamedTuple):
             # The sum of an empty history is 0 only up to rounding.
             return ops.where(length > 0.0, others * inverse, 0.0), gradient
 
+        if self.is_without_own:
+            return pool(self.total, ops.zeros_like(self.total)), divisor
         return pool(self.total, rows(fields, self.own)), divisor
 
 
@@ -69,7 +77,11 @@ class HistoryField(Protocol):
     def lists(self) -> Any:
         """The layer that looks up the histories of keys."""
 
-    def rows(self, ids: Tensor) -> Tensor:
+    @property
+    def is_spread(self) -> bool:
+        """Whether the rows of the table are spread over hosts."""
+
+    def rows(self, ids: Tensor, by_host: bool = False) -> Tensor:
         """Returns the table rows of ids, `(ids, dim)`."""
 
 
@@ -77,29 +89,33 @@ class SharedHistory(NamedTuple):
     """The histories of a batch, and the fields of all layers that sum them.
 
     Attributes:
-        fields: The fields.
+        fields: The fields. Either all of their tables are spread over hosts, or none.
         batch: The histories.
+        pairs_by_host: Whether the pairs of `batch` are in equal parts, one per host.
     """
 
     fields: list[HistoryField]
     batch: BatchHistories
+    pairs_by_host: bool
 
-    def sums(self, rows: Tensor) -> HistorySums:
+    def sums(self) -> HistorySums:
         """Returns the sums of the rows in each example's history."""
         batch = self.batch
+        is_spread = self.fields[0].is_spread
+        look_up = functools.partial(rows, self.fields, by_host=is_spread)
+        length = take_rows(batch.lengths, batch.index)
+        if is_spread:
+            total = sums_over_hosts(look_up, batch, self.pairs_by_host)
+            return HistorySums(batch.own, length, total, is_without_own=True)
         totals = sum_rows(
-            rows,
+            look_up(batch.rows),
             batch.values,
             batch.owners,
             ops.shape(batch.lengths)[0],
             sorted_indices=batch.sorted_values,
             sorted_owners=batch.sorted_owners,
         )
-        return HistorySums(
-            batch.own,
-            take_rows(batch.lengths, batch.index),
-            take_rows(totals, batch.index),
-        )
+        return HistorySums(batch.own, length, take_rows(totals, batch.index))
 
 
 def with_history_sums(
@@ -108,25 +124,29 @@ def with_history_sums(
     """Returns the inputs with the pooled histories of some fields.
 
     The entry with the name of the feature contains them, by layer. Previously, this
-    entry may contain the `BatchHistories` of the batch.
+    entry may contain the `BatchHistories` or the `HistoriesByHost` of the batch.
     """
     inputs = dict(inputs)
     for shared in shared_histories(fields, inputs):
-        found = rows(shared.fields, shared.batch.rows)
-        inputs = with_sums(inputs, shared.fields, shared.sums(found))
+        inputs = with_sums(inputs, shared.fields, shared.sums())
     return inputs
 
 
-def rows(fields: list[HistoryField], ids: Tensor) -> Tensor:
+def rows(fields: list[HistoryField], ids: Tensor, *, by_host: bool = False) -> Tensor:
     """Returns the table rows of all fields that share a history.
 
     With an L2, the rows of a field are followed by their squared norms.
+
+    Args:
+        fields: The fields.
+        ids: Integers `(ids,)`.
+        by_host: Whether each host looks up its part of the ids. Defaults to `False`.
 
     Returns:
         Floats `(ids, columns)`.
     """
     dtype = "float64" if "float64" in [field.dtype for field in fields] else "float32"
-    each = [ops.cast(field.rows(ids), dtype) for field in fields]
+    each = [ops.cast(field.rows(ids, by_host), dtype) for field in fields]
     return _with_norms(each, [field.l2 > 0 for field in fields])
 
 
@@ -204,18 +224,30 @@ def shared_histories(
     for field in fields:
         entry = inputs.get(field.feature.name)
         if not (isinstance(entry, dict) and field.layer.pooling_key in entry):
-            is_prepared = isinstance(entry, BatchHistories)
+            is_prepared = isinstance(entry, (BatchHistories, HistoriesByHost))
             source = field.feature.name if is_prepared else id(field.lists)
-            key = source, field.feature.combiner
+            key = source, field.feature.combiner, field.is_spread
             sharing.setdefault(key, []).append(field)
-    return [SharedHistory(each, _batch(each[0], inputs)) for each in sharing.values()]
+    return [_shared(each, inputs) for each in sharing.values()]
 
 
-def _batch(field: HistoryField, inputs: Mapping[str, Any]) -> BatchHistories:
+def _shared(fields: list[HistoryField], inputs: Mapping[str, Any]) -> SharedHistory:
+    field = fields[0]
     entry = inputs.get(field.feature.name)
-    if isinstance(entry, BatchHistories):
-        return entry
-    key, value = field.feature.entries
-    own = value.read(inputs) if value.is_in(inputs) else None
-    batch: BatchHistories = field.lists(key.read(inputs), own)
-    return batch
+    if isinstance(entry, HistoriesByHost):
+        batch = BatchHistories(*entry)
+        if not field.is_spread:
+            # Otherwise, the hosts would exchange the rows instead.
+            batch = batch._replace(rows=_hosts.on_every_host(batch.rows))
+        return SharedHistory(fields, batch, True)
+    if not isinstance(entry, BatchHistories):
+        key, value = field.feature.entries
+        own = value.read(inputs) if value.is_in(inputs) else None
+        entry = field.lists(key.read(inputs), own)
+    elif _hosts.mesh() is not None:
+        raise ValueError(
+            "In distributed training, batches must not bring their histories along, "
+            "because each process has other examples. Omit `histories` of "
+            f"`ShuffledBatches`. Received: histories of {field.feature.name!r}."
+        )
+    return SharedHistory(fields, entry, False)

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from fmlayers._histories.index import BatchHistories
-from fmlayers._histories.sums import rows, with_sums
+from fmlayers._histories.sums import with_sums
 from fmlayers._training.mode import with_xla
 from fmlayers.features import History
 
@@ -68,7 +68,7 @@ class SplitStep:
             model.optimizer.apply_gradients(zip(added, weights, strict=True))
 
         with tf.GradientTape() as tape:
-            sums = [each.sums(rows(each.fields, each.batch.rows)) for each in histories]
+            sums = [each.sums() for each in histories]
             totals = [each.total for each in sums]
         loss, y_pred, (gradients, of_totals) = with_xla(loss_and_gradients)(
             x, sums, y, sample_weight

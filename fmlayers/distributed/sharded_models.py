@@ -91,11 +91,11 @@ def load_sharded(
     A single process or a group of any size can load it. In a group, all processes must
     call it. In a block of `tables_over_hosts`, each host reads its rows only.
 
-    With `on_disk=True`, the large tables stay in the files, and a call reads the rows
-    of its batch only. A process can then compute recommendations from tables that are
-    larger than its memory: see `fmlayers.retrieval.merge_top_n`. Such a model can be
-    called, but not be trained, compiled or exported, and its large tables are not among
-    its `weights`.
+    With `on_disk=True`, the large tables, except for those of a `History`, stay in the
+    files, and a call reads the rows of its batch only. A process can then compute
+    recommendations from tables that are larger than its memory: see
+    `fmlayers.retrieval.merge_top_n`. Such a model can be called, but not be trained,
+    compiled or exported, and its large tables are not among its `weights`.
 
     Args:
         folder: Path of the folder.

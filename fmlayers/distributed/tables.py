@@ -16,9 +16,10 @@ def tables_over_hosts(min_rows: int = 100_000) -> Iterator[None]:
     of rows of the table, and neither does the cost of an update with
     `fmlayers.optimizers`. Other optimizers update all rows of each device.
 
-    The tables of a `FeatureEmbedding` count as one table, except for frozen tables and
-    those of a `History`, which are on every device. Files do not depend on the number
-    of devices.
+    The tables of a `FeatureEmbedding` count as one table, except that its frozen tables
+    count as another, and each table of a `History` by itself. Histories are pooled on
+    the devices that have their rows, and only the sums are sent. Files do not depend on
+    the number of devices.
 
     Each device draws the initial values of its rows from the initializer, with a
     different seed. The values therefore depend on the number of devices. With equal

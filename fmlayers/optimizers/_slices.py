@@ -10,6 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from fmlayers import _hosts
 from fmlayers._training.row_gradients import RowGradients
 
 # Up to this number of rows per id, clearing a number per row is faster than a sort.
@@ -37,14 +38,20 @@ def sum_rows(gradient: Any) -> Any:
 
     The number of slices stays the same, since XLA requires static shapes.
     """
-    order = ops.argsort(gradient.indices)
-    indices = ops.take(gradient.indices, order)
-    values = ops.take(gradient.values, order, axis=0)
+    slices = gradient.values, gradient.indices
+    if getattr(gradient, "by_host", False):
+        return _like(gradient, *_hosts.on_each_host(_summed, *slices))
+    return _like(gradient, *_summed(*slices))
+
+
+def _summed(values: Any, indices: Any) -> tuple[Any, Any]:
+    order = ops.argsort(indices)
+    indices = ops.take(indices, order)
+    values = ops.take(values, order, axis=0)
     first = _first_of_runs(indices)
     run = ops.cumsum(ops.cast(first, "int32")) - 1
     sums = ops.segment_sum(values, run, num_segments=ops.shape(indices)[0])
-    values = ops.where(as_rows(first, values), ops.take(sums, run, axis=0), 0)
-    return _like(gradient, values, indices)
+    return ops.where(as_rows(first, values), ops.take(sums, run, axis=0), 0), indices
 
 
 def representatives(indices: Any, rows: int) -> Any:
@@ -99,7 +106,7 @@ def add_rows(variable: Any, indices: Any, values: Any) -> None:
 
 def _like(gradient: Any, values: Any, indices: Any) -> Any:
     if isinstance(gradient, RowGradients):
-        return RowGradients(values, indices)
+        return RowGradients(values, indices, gradient.by_host)
     import tensorflow as tf
 
     return tf.IndexedSlices(values, indices, gradient.dense_shape)

@@ -13,6 +13,8 @@ import keras
 import numpy as np
 
 from fmlayers import _hosts
+from fmlayers._histories.by_host import histories_by_host
+from fmlayers._histories.index import BatchHistories
 from fmlayers.data.ragged import Batch
 from fmlayers.distributed import tables_over_hosts
 from fmlayers.distributed.agreement import gathered, process, processes, together
@@ -28,7 +30,6 @@ def check_config(config: TrainingConfig) -> None:
     multiple = f"a multiple of {shares}, the number of devices"
     rules = {
         "method": (config.method == "gradient", '"gradient"'),
-        "histories": (not config.histories, "left out"),
         "batch_size": ((config.batch_size or 0) % shares == 0, multiple),
     }
     for name, (is_supported, rule) in rules.items():
@@ -96,7 +97,7 @@ def of_process_0(value: bool) -> bool:
 
 
 class ShareOfBatches(keras.utils.PyDataset):
-    """The rows of this process in each batch.
+    """The rows of this process in each batch, and its part of the histories.
 
     Args:
         batches: A dataset whose batches all have the same number of rows.
@@ -110,14 +111,25 @@ class ShareOfBatches(keras.utils.PyDataset):
         return len(self.batches)
 
     def __getitem__(self, index: int) -> Batch:
-        batch: Batch = self.batches[index]
-        size = len(batch[1]) // processes()
-        rows = slice(process() * size, (process() + 1) * size)
-        share: Batch = keras.tree.map_structure(lambda x: x[rows], batch)
+        inputs, *others = self.batches[index]
+        divided = {name: _divided(x) for name, x in inputs.items()}
+        share: Batch = keras.tree.map_structure(_part, (divided, *others))
         return share
 
     def on_epoch_end(self) -> None:
         self.batches.on_epoch_end()
+
+
+def _divided(x: Any) -> Any:
+    """Returns an entry of a batch in equal parts, one per device."""
+    is_history = isinstance(x, BatchHistories)
+    return histories_by_host(x, num_shares()) if is_history else x
+
+
+def _part(x: Any) -> Any:
+    """Returns the part of this process among equal parts of an array."""
+    size = len(x) // processes()
+    return x[process() * size : (process() + 1) * size]
 
 
 def share_of(batch: Batch, group: int = 1) -> Batch:

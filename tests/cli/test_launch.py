@@ -32,7 +32,12 @@ def start(shop, out, *words):
             *("--model", "mf", "--dim", "2", "--batch-size", "64"),
             *("--max-epochs", "30", "--patience", "30", "--out", str(out), *words),
         ],
-        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+        env={
+            **os.environ,
+            "KERAS_BACKEND": "jax",
+            "JAX_PLATFORMS": "cpu",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # which take most of the time
+        },
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -83,6 +88,21 @@ def test_processes_train_as_one_and_resume(shop, tmp_path):
     assert again.count("test rows") == printed.count("test rows") == 1
 
 
+@pytest.mark.slow
+def test_processes_train_histories_as_one(shop, tmp_path):
+    # With two batches per epoch, all of them have the same histories, so that XLA
+    # compiles once.
+    words = ["--model", "fm", "--histories", "--batch-size", "160", "--max-epochs", "3"]
+    words.append("--no-refit")
+    for name, launch in {"alone": [], "together": ["--launch", "local:2"]}.items():
+        running = start(shop, tmp_path / name, *words, *launch)
+        running.communicate(timeout=120)
+        assert running.returncode == 0
+    alone, together = (metrics(tmp_path / name) for name in ("alone", "together"))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -104,7 +124,6 @@ def test_errors(words, message, shop, tmp_path, capsys):
     ("settings", "message"),
     [
         ({"method": "gibbs"}, '`method` must be "gradient" if several devices'),
-        ({"histories": True}, "`histories` must be left out"),
         ({"batch_size": 15}, "`batch_size` must be a multiple of 2"),
     ],
 )

@@ -8,6 +8,7 @@ import fmlayers
 
 ROWS, BATCH, EPOCHS = 240, 120, 2
 USERS, ITEMS, GENRES = 20_000, 301, 9  # with rows of unknown ids, an odd number
+SEEN = 2_500  # items of a history
 
 
 def data():
@@ -81,7 +82,7 @@ def optimizer(name):
         "sgd": lambda: keras.optimizers.SGD(0.1, momentum=0.9),
         "adagrad": lambda: fmlayers.optimizers.Adagrad(0.1, row_wise=True),
         "lazy_adam": lambda: fmlayers.optimizers.LazyAdam(
-            0.01, clipnorm=1.0, weight_decay=0.01
+            0.01, clipnorm=0.02, weight_decay=0.01
         ),
     }[name]()
 
@@ -134,21 +135,41 @@ def _compiled(built, optimizer_name):
     return built
 
 
-def history_model():
-    """Return a compiled model of users, items and the items of each user."""
+def history_model(name="fm", optimizer_name="adagrad", table=None):
+    """Return a compiled model of users, items and the items of each user.
+
+    The table of the items, and that of the histories if it is another, has an odd
+    number of rows.
+    """
     keras.utils.set_random_seed(0)
     x, _ = data()
     pairs = sorted({*zip(x["user"] % 50, np.maximum(x["item"], 1), strict=True)})
     features = [
         fmlayers.Categorical("user", USERS),
-        fmlayers.Categorical("item", ITEMS),
+        fmlayers.Categorical("item", SEEN, table=table),
         fmlayers.History(
-            "seen", ITEMS, of="user", num_keys=50, values="item", num_pairs=len(pairs)
+            "seen",
+            SEEN,
+            table=table,
+            of="user",
+            num_keys=50,
+            values="item",
+            num_pairs=len(pairs),
         ),
     ]
-    built = fmlayers.models.FactorizationMachine(features, 3)
+    if name == "fm":
+        built = fmlayers.models.FactorizationMachine(features, 3)
+    else:
+        built = fmlayers.models.DeepFM(features, 3, hidden_units=(4,))
     built.set_history("seen", *np.transpose(pairs))
-    return _compiled(built, "adagrad")
+    return _compiled(built, optimizer_name)
+
+
+def batches_with_histories(model):
+    """Return batches of the rows that `fit` does not shuffle."""
+    return fmlayers.data.ShuffledBatches(
+        *data(), BATCH, seed=0, histories=model.history_indexes()
+    )
 
 
 def partly_frozen():
@@ -163,10 +184,14 @@ def partly_frozen():
     return built
 
 
-def results(model, x, y, batch):
-    """Train a model, and return its losses and weights as arrays."""
+def results(model, x, y, batch, batches=None):
+    """Train a model, and return its losses and weights as arrays.
+
+    Train on the arrays, unless there are batches.
+    """
+    arguments = {"x": x, "y": y, "batch_size": batch} if batches is None else {}
     history = model.fit(
-        x, y, batch_size=batch, epochs=EPOCHS, shuffle=False, verbose=0
+        **arguments or {"x": batches}, epochs=EPOCHS, shuffle=False, verbose=0
     ).history["loss"]
     loss = model.evaluate(x, y, batch_size=batch, verbose=0)
     arrays = {k: np.asarray(v) for k, v in weights(model).items()}

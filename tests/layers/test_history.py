@@ -5,6 +5,7 @@ from checks import check_error
 from keras import ops
 
 from fmlayers import Categorical, FeatureEmbedding, History
+from fmlayers._histories.by_host import histories_by_host
 from fmlayers._histories.index import BatchHistories, HistoryIndex
 from fmlayers.data import ShuffledBatches
 from fmlayers.models import FactorizationMachine
@@ -219,11 +220,11 @@ def test_a_batch_may_bring_its_histories_along(combiner, groups, rng):
         )
 
 
-def make_index(rng, num_keys=200):
+def make_index(rng, num_keys=200, pads=False):
     keys, values = np.nonzero(rng.random((num_keys, 30)) < 0.1)
     keys, values = keys[values > 0], values[values > 0]
     offsets = np.searchsorted(keys, np.arange(num_keys + 2))
-    return HistoryIndex("user", "item", 30, offsets, values, pads=False)
+    return HistoryIndex("user", "item", 30, offsets, values, pads=pads)
 
 
 def test_batches_of_few_keys_are_formed_together(rng):
@@ -259,6 +260,31 @@ def test_batches_of_few_keys_are_formed_together(rng):
                 np.sort(pairs[0] * 1000 + pairs[1]),
                 np.sort(by_value[0] * 1000 + by_value[1]),
             )
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 3, 7])
+@pytest.mark.parametrize("num_keys", [20, 200])  # the lists of all keys, or of a batch
+def test_each_host_has_the_ids_of_its_rows(hosts, num_keys, rng):
+    index = make_index(rng, num_keys, pads=True)
+    keys = rng.integers(-1, num_keys + 2, 20)
+    whole = index.of_batch(keys, None)
+    batch = histories_by_host(whole, hosts)
+    assert {len(x) % hosts for x in batch[2:]} == {0}
+    parts = (np.split(x, hosts) for x in (batch.rows, batch.values, batch.owners))
+    for host, (rows, values, owners) in enumerate(zip(*parts, strict=True)):
+        places = values[batch.lengths[owners] > 0] - host * len(rows)
+        assert ((places >= 0) & (places < len(rows))).all()
+        assert (rows[places] % hosts == host).all()
+        assert (np.diff(owners) >= 0).all()
+    # No other row is updated.
+    assert set(batch.rows) == set(whole.rows)
+    for i, key in enumerate(keys):
+        history = index.values[index.keys == key] if 0 <= key < num_keys else []
+        assert batch.lengths[batch.index[i]] == len(history)
+        if len(history):
+            at = batch.owners == batch.index[i]
+            ids = np.sort(batch.rows[batch.values[at]])
+            np.testing.assert_array_equal(ids, history)
 
 
 def test_a_column_of_the_name_of_a_history_is_ignored(rng):

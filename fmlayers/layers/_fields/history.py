@@ -30,6 +30,12 @@ class HistoryField(TableField[History]):
         vectors, norms = inputs[self.feature.name][self.layer.pooling_key]
         return vectors, norms
 
-    def rows(self, ids: Tensor) -> Tensor:
-        """Returns the rows of ids."""
-        return ops.cast(rows_of(self.table, ids), self.dtype)
+    def rows(self, ids: Tensor, by_host: bool = False) -> Tensor:
+        """Returns the rows of ids.
+
+        Args:
+            ids: Integers `(ids,)`.
+            by_host: Whether each host looks up its part of the ids; see `rows_of`.
+                Defaults to `False`.
+        """
+        return ops.cast(rows_of(self.table, ids, by_host), self.dtype)

@@ -6,6 +6,7 @@ from keras import ops
 
 from fmlayers._backend import is_portable, raise_where
 from fmlayers._names import safe_name
+from fmlayers._spread_rows import is_spread
 from fmlayers._training.row_gradients import look_up
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Categorical, History, MultiCategorical
@@ -27,6 +28,12 @@ class TableField(Field[F]):
         It is a `keras.Variable`, or a `RowsView` if its variable has other tables.
         """
         return self.layer.tables[self.feature.table_name]
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether the rows of the table are spread over hosts."""
+        table = self.table
+        return isinstance(table, RowsView) and is_spread(table.variable)
 
     @property
     def source(self) -> Hashable:
@@ -120,11 +127,18 @@ def look_up_known(
     return vectors, present
 
 
-def rows_of(table: Any, rows: Tensor) -> Tensor:
-    """Returns rows of a table, without a gradient if it is frozen."""
+def rows_of(table: Any, rows: Tensor, by_host: bool = False) -> Tensor:
+    """Returns rows of a table, without a gradient if it is frozen.
+
+    Args:
+        table: A `keras.Variable` or a `RowsView`.
+        rows: Integers of any shape.
+        by_host: Whether each host looks up its part of the rows; see `take_rows`. The
+            table must then be the first of its variable. Defaults to `False`.
+    """
     if not isinstance(table, RowsView):
         return look_up(table, rows, table.trainable)
     if is_portable():
         # As a constant of its own, which is quantized by its own range.
         return ops.take(table.constant(), rows, axis=0)
-    return look_up(table.variable, rows + table.start, table.trainable)
+    return look_up(table.variable, rows + table.start, table.trainable, by_host)

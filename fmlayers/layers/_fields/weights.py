@@ -71,9 +71,8 @@ def add_weights(layer: "FeatureEmbedding", weights: Sequence[Weight]) -> list[An
 
 def _add_group(layer: "FeatureEmbedding", weights: list[Weight]) -> list[Any]:
     counts = [weight.shape[0] if len(weight.shape) == 2 else 1 for weight in weights]
-    name = "_".join(weights[0].group)
-    is_looked_up = weights[0].group[0] == "embeddings"
-    variable = _elsewhere(layer, weights, sum(counts), name) if is_looked_up else None
+    name = "_".join(weights[0].group) if len(weights) > 1 else weights[0].name
+    variable = _elsewhere(layer, weights, sum(counts), name)
     if variable is None and len(weights) == 1:
         (weight,) = weights
         variable = layer.add_weight(
@@ -103,10 +102,14 @@ def _elsewhere(
     layer: "FeatureEmbedding", weights: list[Weight], num_rows: int, name: str
 ) -> Any:
     """Returns a variable whose rows are in files or on other hosts, too, or `None`."""
-    dtype, path = layer.variable_dtype, f"{layer.name}/{name}"
-    in_files = table_in_files(num_rows, layer.dim, dtype, path)
-    if in_files is not None:
-        return in_files
+    kind = weights[0].group[0]
+    if kind == "embeddings":
+        dtype, path = layer.variable_dtype, f"{layer.name}/{name}"
+        in_files = table_in_files(num_rows, layer.dim, dtype, path)
+        if in_files is not None:
+            return in_files
+    elif kind != "history":
+        return None
     spread = spread_rows(num_rows, layer.dim)
     return spread and _spread_variable(layer, weights, spread, name)
 
