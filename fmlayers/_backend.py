@@ -16,8 +16,8 @@ from keras import ops
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
 from fmlayers import _hosts
-from fmlayers._spread_rows import PIECE, every_row_by_host, filled, is_spread
-from fmlayers._stored_rows import StoredRows
+from fmlayers._spread.rows import PIECE, every_row_by_host, filled, is_spread
+from fmlayers._spread.stored_rows import StoredRows
 from fmlayers._types import Tensor
 
 _PORTABLE = ContextVar("portable", default=False)

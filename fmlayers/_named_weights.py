@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote
 import keras
 
 from fmlayers._backend import assign_all_rows
-from fmlayers._stored_rows import is_reference, reference_to, resolved
+from fmlayers._spread.stored_rows import is_reference, reference_to, resolved
 from fmlayers._types import Tensor
 
 Store = Any  # the mapping of arrays that Keras passes to `save_own_variables`

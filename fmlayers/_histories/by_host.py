@@ -6,7 +6,7 @@ import numpy as np
 
 from fmlayers._histories.index import BatchHistories
 from fmlayers._histories.stacked_lists import packed, ranks
-from fmlayers._spread_rows import hosts_and_places
+from fmlayers._spread.rows import hosts_and_places
 
 
 class HistoriesByHost(NamedTuple):

@@ -9,7 +9,7 @@ from keras import ops
 from fmlayers import _hosts
 from fmlayers._backend import sum_rows
 from fmlayers._histories.index import BatchHistories
-from fmlayers._spread_rows import hosts_and_places
+from fmlayers._spread.rows import hosts_and_places
 from fmlayers._types import Tensor
 
 

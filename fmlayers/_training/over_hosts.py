@@ -12,8 +12,8 @@ import numpy as np
 
 from fmlayers import _hosts, _ray_train
 from fmlayers._backend import assign_all_rows
-from fmlayers._spread_files import save_in_pieces
-from fmlayers._spread_rows import HeldRows, gathered, is_spread
+from fmlayers._spread.files import save_in_pieces
+from fmlayers._spread.rows import HeldRows, gathered, is_spread
 
 _BY_DEVICES = ("rows", "validation_rows", "batch_size")
 

@@ -18,7 +18,7 @@ from keras import ops
 
 from fmlayers._backend import take_rows
 from fmlayers._hosts import on_every_host, split
-from fmlayers._spread_rows import is_spread
+from fmlayers._spread.rows import is_spread
 
 Pairs = list[tuple[Any, Any]]  # the values and the rows of look-ups
 

@@ -23,8 +23,8 @@ from fmlayers._files import (
 )
 from fmlayers._json_files import read_json, write_json
 from fmlayers._keras_files import content_of
-from fmlayers._stored_rows import StoredVariable, rows_apart, stored_rows
-from fmlayers._table_in_files import tables_in_files
+from fmlayers._spread.stored_rows import StoredVariable, rows_apart, stored_rows
+from fmlayers._spread.table_in_files import tables_in_files
 from fmlayers._training.over_hosts import spread_variables
 from fmlayers.distributed.agreement import gathered, process, processes, together
 from fmlayers.distributed.spread_values import SpreadValue

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from keras import ops
 
 from fmlayers import _hosts
-from fmlayers._spread_rows import host_of_shard, hosts_and_places, rows_of_host
+from fmlayers._spread.rows import host_of_shard, hosts_and_places, rows_of_host
 
 Array = npt.NDArray[Any]
 

@@ -3,7 +3,7 @@ from contextlib import contextmanager
 
 from fmlayers import _hosts
 from fmlayers._checks import integer
-from fmlayers._spread_rows import spreading
+from fmlayers._spread.rows import spreading
 
 
 @contextmanager

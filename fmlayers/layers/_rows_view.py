@@ -6,8 +6,8 @@ import numpy.typing as npt
 from keras import ops
 
 from fmlayers._backend import assign_rows, read_rows
-from fmlayers._spread_rows import is_spread
-from fmlayers._stored_rows import StoredRows
+from fmlayers._spread.rows import is_spread
+from fmlayers._spread.stored_rows import StoredRows
 from fmlayers._types import Tensor
 
 

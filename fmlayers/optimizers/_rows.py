@@ -15,8 +15,8 @@ from keras import ops
 
 from fmlayers._backend import all_rows, assign_all_rows, saved_shape
 from fmlayers._checks import boolean, plain
-from fmlayers._spread_rows import SpreadRows, is_spread
-from fmlayers._stored_rows import reference_to, resolved
+from fmlayers._spread.rows import SpreadRows, is_spread
+from fmlayers._spread.stored_rows import reference_to, resolved
 from fmlayers.optimizers._joined_slots import joined_slots
 from fmlayers.optimizers._slices import (
     add_rows,

@@ -6,7 +6,7 @@ from keras import ops
 
 from fmlayers._backend import is_portable, raise_where
 from fmlayers._names import safe_name
-from fmlayers._spread_rows import is_spread
+from fmlayers._spread.rows import is_spread
 from fmlayers._training.row_gradients import look_up
 from fmlayers._types import OutOfRange, Tensor
 from fmlayers.features import Categorical, History, MultiCategorical

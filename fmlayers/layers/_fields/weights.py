@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from keras import ops
 
-from fmlayers._spread_rows import SpreadRows, spread_rows
-from fmlayers._table_in_files import table_in_files
+from fmlayers._spread.rows import SpreadRows, spread_rows
+from fmlayers._spread.table_in_files import table_in_files
 from fmlayers.layers._fields.initial_rows import InitialRows
 from fmlayers.layers._rows_view import RowsView
 

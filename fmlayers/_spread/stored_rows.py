@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fmlayers._spread_rows import hosts_and_places
+from fmlayers._spread.rows import hosts_and_places
 
 Array = npt.NDArray[Any]
 

@@ -21,8 +21,8 @@ import numpy.typing as npt
 from fmlayers import _hosts
 from fmlayers._files import naming, remove_leftovers, temporary_path, whole_file
 from fmlayers._keras_files import content_of
-from fmlayers._spread_rows import PIECE
-from fmlayers._stored_rows import is_reference, rows_apart
+from fmlayers._spread.rows import PIECE
+from fmlayers._spread.stored_rows import is_reference, rows_apart
 
 WEIGHTS = "model.weights.h5"  # in a `.keras` file
 MARGIN = 2**20  # bytes for the description of the datasets

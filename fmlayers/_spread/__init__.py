@@ -1,0 +1,1 @@
+"""Variables whose rows are spread over hosts, in memory and in files."""
