@@ -143,10 +143,10 @@ def by_fmlayers(train: Any, test: Any, seed: int) -> tuple[float, float, float]:
         fmlayers.optimizers.Adagrad(0.3, initial_accumulator_value=1e-6), LOSS
     )
     model.fit(inputs, labels, batch_size=1024, epochs=12, verbose=0)
-    taken = time.process_time() - start, time.perf_counter() - started
+    seconds = time.process_time() - start, time.perf_counter() - started
     scores = model.predict(others, batch_size=8192, verbose=0)[:, 0]
-    chances = 1 / (1 + np.exp(-scores.astype(np.float64)))
-    return *taken, log_loss(test["label"].to_numpy(), chances)
+    probabilities = 1 / (1 + np.exp(-scores.astype(np.float64)))
+    return *seconds, log_loss(test["label"].to_numpy(), probabilities)
 
 
 def by_modern_fm(train: Any, test: Any, seed: int) -> tuple[float, float, float]:
@@ -167,8 +167,8 @@ def by_modern_fm(train: Any, test: Any, seed: int) -> tuple[float, float, float]
         l2_factors=1e-4,
         random_state=seed,
     ).fit(x, train["label"].to_numpy())
-    taken = time.process_time() - start, time.perf_counter() - started
-    return *taken, log_loss(test["label"].to_numpy(), model.predict_proba(z)[:, 1])
+    seconds = time.process_time() - start, time.perf_counter() - started
+    return *seconds, log_loss(test["label"].to_numpy(), model.predict_proba(z)[:, 1])
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -231,8 +231,9 @@ def take_rows(variable: Any, rows: Tensor, by_host: bool = False) -> Tensor:
     Args:
         variable: A `keras.Variable` or tensor of shape `(rows, ...)`.
         rows: Integers of any shape, within the variable.
-        by_host: Whether `rows` consists of equal parts, one per host, with rows of this
-            host. Ignored if the variable is on every host. Defaults to `False`.
+        by_host: Whether `rows` consists of equal parts, one per host, each looked up by
+            its host. The values of rows of other hosts are arbitrary. Ignored if the
+            variable is on every host. Defaults to `False`.
     """
     if is_spread(variable):
         spread = variable.spread

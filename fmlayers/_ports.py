@@ -14,3 +14,10 @@ def free_port(host: str = "127.0.0.1") -> int:
         listener.bind((host, 0))
         port: int = listener.getsockname()[1]
         return port
+
+
+def free_address() -> str:
+    """Returns an address `HOST:PORT` of this machine in its Ray cluster."""
+    import ray
+
+    return f"{ray.util.get_node_ip_address()}:{free_port('')}"

@@ -6,16 +6,16 @@ On CPUs, Ray Train does not connect JAX, so each worker would train a separate m
 import sys
 from typing import Any
 
-from fmlayers._ports import free_port
+from fmlayers._ports import free_address
 
 
-def workers() -> int | None:
+def world_size() -> int | None:
     """Returns the number of workers in the group, or `None` without a group."""
     group = _context()
     return None if group is None else int(group.get_world_size())
 
 
-def worker() -> int | None:
+def rank() -> int | None:
     """Returns the index of this worker, or `None` without a group."""
     group = _context()
     return None if group is None else int(group.get_world_rank())
@@ -26,7 +26,7 @@ def coordinator() -> str | None:
 
     All workers must call it.
     """
-    index = worker()
+    index = rank()
     if index is None:
         return None
     from ray.train.collective import broadcast_from_rank_zero
@@ -35,22 +35,15 @@ def coordinator() -> str | None:
     return address
 
 
-def free_address() -> str:
-    """Returns an address of this machine, `HOST:PORT`, that other workers can reach."""
-    import ray
-
-    return f"{ray.util.get_node_ip_address()}:{free_port('')}"
-
-
 def check_joined() -> None:
     """Checks that the workers train one model.
 
-    On other backends, the workers may be connected in a way that is not visible here.
+    On other backends, which may connect the workers in other ways, it checks nothing.
 
     Raises:
         RuntimeError: If JAX does not connect this worker with the others.
     """
-    count = workers()
+    count = world_size()
     if count in (None, 1):
         return
     import keras
@@ -74,5 +67,5 @@ def _context() -> Any:
         return None
     try:
         return train.get_context()
-    except (RuntimeError, DeprecationWarning):  # the latter in a trial of Ray Tune
+    except (RuntimeError, DeprecationWarning):  # the latter in Ray Tune
         return None

@@ -19,8 +19,8 @@ class HistoriesByHost(NamedTuple):
         index: `(batch,)`, the index of the history of each example.
         own: `(batch,)`, the example's own value if its history contains it, else 0.
         lengths: `(histories,)`, the number of ids in each history.
-        rows: `(rows,)`, the distinct ids in the histories. A part is padded with an id
-            of any host.
+        rows: `(rows,)`, the distinct ids in the histories. Each part is padded with the
+            last id, which may belong to another host.
         values: `(pairs,)`, the ids in the histories, as positions in `rows`. Those of a
             part are in the same part of `rows`.
         owners: `(pairs,)`, the index of the history of each id. An empty history

@@ -27,13 +27,13 @@ class HistorySums(NamedTuple):
         own: `(batch,)`, the example's own value if its history contains it, else 0.
         length: `(batch,)`, the number of ids in the history.
         total: `(batch, columns)`, the sums of `HistoryField.rows`.
-        is_without_own: Whether `total` already excludes the example's own value.
+        excludes_own: Whether `total` already excludes the example's own value.
     """
 
     own: Tensor
     length: Tensor
     total: Tensor
-    is_without_own: bool = False
+    excludes_own: bool = False
 
     def pooled(self, fields: list["HistoryField"]) -> tuple[Tensor, Tensor]:
         """Returns the pooled rows without the examples' own values, and the divisors.
@@ -48,7 +48,7 @@ class HistorySums(NamedTuple):
         divisor = _DIVISORS[fields[0].feature.combiner](ops.maximum(length, 1.0))
         inverse = 1.0 / divisor
 
-        # The gradient of `where` would take a dozen operations on TensorFlow.
+        # On TensorFlow, the gradient of `where` would take a dozen operations.
         @ops.custom_gradient
         def pool(total: Tensor, own: Tensor) -> tuple[Tensor, Callable[..., Any]]:
             def gradient(*args: Tensor, upstream: Tensor | None = None) -> Any:
@@ -60,7 +60,7 @@ class HistorySums(NamedTuple):
             # The sum of an empty history is 0 only up to rounding.
             return ops.where(length > 0.0, others * inverse, 0.0), gradient
 
-        if self.is_without_own:
+        if self.excludes_own:
             return pool(self.total, ops.zeros_like(self.total)), divisor
         return pool(self.total, rows(fields, self.own)), divisor
 
@@ -106,7 +106,7 @@ class SharedHistory(NamedTuple):
         length = take_rows(batch.lengths, batch.index)
         if is_spread:
             total = sums_over_hosts(look_up, batch, self.pairs_by_host)
-            return HistorySums(batch.own, length, total, is_without_own=True)
+            return HistorySums(batch.own, length, total, excludes_own=True)
         totals = sum_rows(
             look_up(batch.rows),
             batch.values,
@@ -123,7 +123,7 @@ def with_history_sums(
 ) -> dict[str, Any]:
     """Returns the inputs with the pooled histories of some fields.
 
-    The entry with the name of the feature contains them, by layer. Previously, this
+    The entry with the name of the feature contains them, by layer. In `inputs`, this
     entry may contain the `BatchHistories` or the `HistoriesByHost` of the batch.
     """
     inputs = dict(inputs)
@@ -154,7 +154,7 @@ def _with_norms(tables: Sequence[Tensor], has_norms: Sequence[bool]) -> Tensor:
     """Concatenates the columns of tables and, for some of them, their squared norms."""
     dims = [table.shape[-1] for table in tables]
 
-    # On TensorFlow, the derived gradient would take five times the operations.
+    # Automatic differentiation would take five times as many operations.
     @ops.custom_gradient
     def join(*tables: Tensor) -> tuple[Tensor, Callable[..., Any]]:
         def gradient(*args: Tensor, upstream: Tensor | None = None) -> Any:
@@ -247,7 +247,7 @@ def _shared(fields: list[HistoryField], inputs: Mapping[str, Any]) -> SharedHist
     elif _hosts.mesh() is not None:
         raise ValueError(
             "In distributed training, batches must not bring their histories along, "
-            "because each process has other examples. Omit `histories` of "
+            "because each process has different examples. Omit `histories` of "
             f"`ShuffledBatches`. Received: histories of {field.feature.name!r}."
         )
     return SharedHistory(fields, entry, False)

@@ -1,8 +1,8 @@
 """Files of Keras whose spread tables are written in pieces of rows.
 
 Keras makes the file in memory, with references in place of the rows. The references
-become datasets whose place in the file is reserved, and the rows are written there
-without HDF5: on a full disk, it ends the process without an error.
+become datasets whose place in the file is reserved. The rows are then written without
+HDF5, because HDF5 ends the process without an error if the disk is full.
 """
 
 import io
@@ -44,7 +44,7 @@ def save_in_pieces(
     Raises:
         OSError: If the disk is full or `path` cannot be written. The error names
             `path`.
-        RuntimeError: If that happens in process 0 and this is another one.
+        RuntimeError: In the other processes, if that happens in process 0.
     """
     writes, what = _hosts.process() == 0, f"`{save.__name__}`"
     weights = temporary_path(path)
@@ -142,7 +142,7 @@ def _size(variable: Any) -> int:
 
 
 def _extend(path: Path, size: int) -> None:
-    """Reserves space at the end of a file, of which HDF5 takes what it needs."""
+    """Extends a file, so that HDF5 needs no more disk space for the datasets."""
     with path.open("r+b") as file:
         end = file.seek(0, os.SEEK_END) + size + MARGIN
         if hasattr(os, "posix_fallocate"):
@@ -205,7 +205,7 @@ def _weights_in(content: memoryview, path: Path) -> bytes | memoryview:
 
 
 def _put_together(content: memoryview, weights: Path, path: Path) -> None:
-    """Writes the file at `path`, with other weights than in `content`."""
+    """Writes `content` to `path`, with the file `weights` in place of its weights."""
     if path.suffix != ".keras":
         with whole_file(path) as written:
             weights.replace(written)

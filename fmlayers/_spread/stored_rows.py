@@ -1,6 +1,7 @@
-"""Rows of weights in files of their own, to which the file of a model refers.
+"""Rows of weights in separate files, to which the file of a model refers.
 
-In place of the rows, the file of the model then has a reference: four integers.
+In place of the rows, the file of the model contains a reference, an array of four
+integers.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,7 +42,7 @@ class StoredVariable:
     dtype: str
 
     @cached_property
-    def hosts(self) -> list[Array]:
+    def rows_by_host(self) -> list[Array]:
         """The rows of each host, mapped into memory.
 
         Raises:
@@ -51,10 +52,10 @@ class StoredVariable:
         return [self._of_host(path) for path in self.paths]
 
     def take(self, rows: npt.NDArray[np.int64]) -> Array:
-        """Returns rows, and reads no others."""
+        """Returns rows without reading others."""
         values = np.empty((len(rows), self.shape[1]), self.dtype)
         hosts, places = hosts_and_places(rows, len(self.paths))
-        for host, stored in enumerate(self.hosts):
+        for host, stored in enumerate(self.rows_by_host):
             here = hosts == host
             values[here] = stored[places[here]]
         return values

@@ -15,7 +15,11 @@ _MIN_ROWS: ContextVar[int | None] = ContextVar("min_rows_in_files", default=None
 
 @contextmanager
 def tables_in_files(min_rows: int) -> Iterator[None]:
-    """Leaves the tables of at least `min_rows` rows of new layers in files."""
+    """Leaves the tables of layers that are built in the block in files.
+
+    Args:
+        min_rows: Positive integer. Smaller tables are read into memory.
+    """
     token = _MIN_ROWS.set(min_rows)
     try:
         yield
@@ -59,7 +63,7 @@ class TableInFiles:
         return self
 
     def take(self, value: None, rows: Tensor) -> Tensor:
-        """Returns rows as a tensor, zeros before they are assigned.
+        """Returns rows as a tensor. Rows that are not assigned yet are zeros.
 
         Args:
             value: The value of the variable, which does not exist.
@@ -74,9 +78,9 @@ class TableInFiles:
         ids = concrete(rows)
         if ids is None:
             raise ValueError(
-                "A model whose tables are in files can only be called eagerly, as "
-                "`TopN`, `retrieve` and `model.score` do. To train, compile or export "
-                "it, load it with `on_disk=False`."
+                "A model whose tables are in files can only be called eagerly, for "
+                "example by `TopN`, `retrieve` or `model.score`. To train, compile or "
+                "export it, load it with `on_disk=False`."
             )
         values = self._rows(ids.ravel().astype("int64"))
         return ops.convert_to_tensor(values.reshape(*ids.shape, -1))

@@ -72,8 +72,8 @@ def fit(
     - It forms the batches in another thread, shuffled anew in each epoch.
     - It executes up to 32 steps at once, unless `steps_per_execution` of `compile` is
       set or a callback has a method for each batch.
-    - It compiles the training step with XLA if there are enough steps and all layers
-      support it. A smaller last batch runs without XLA, which would compile again.
+    - It compiles the training step with XLA if that saves time and all layers support
+      it. A smaller last batch runs without XLA, which would compile again.
 
     Anything other than arrays of numbers, other backends, `run_eagerly` and
     distribution strategies are left to `model.fit`.
@@ -81,7 +81,7 @@ def fit(
     Args:
         model: The compiled model.
         *args: Positional arguments of `model.fit`.
-        jit_compile: `True`, `False`, or `"auto"` to use XLA by the number of steps.
+        jit_compile: `True`, `False`, or `"auto"` to use XLA if it saves time.
             Defaults to `"auto"`. If the model was compiled with `jit_compile=True`, it
             has no effect.
         **kwargs: Keyword arguments of `model.fit`.

@@ -22,7 +22,7 @@ class OverHosts:
     """Mixin for a `keras.Model` that several processes train together.
 
     Without `fmlayers.distributed.start`, all methods are those of Keras, except that
-    `fit` refuses to train a separate model in each worker of Ray Train. List the mixin
+    `fit` refuses to train a separate model in each Ray Train worker. List the mixin
     before the Keras class.
     """
 

@@ -106,8 +106,8 @@ def look_up(table: Any, ids: Any, trainable: bool = True, by_host: bool = False)
     Args:
         table: A `keras.Variable` of shape `(rows, dim)`.
         ids: Integers of any shape, within the table.
-        trainable: Whether the rows have a gradient. Others of the table may have one
-            if they do not. Defaults to `True`.
+        trainable: Whether the rows have a gradient. Other rows of the
+            table may have one if they do not. Defaults to `True`.
         by_host: Whether each host looks up its part of the ids; see `take_rows`.
             Defaults to `False`.
     """

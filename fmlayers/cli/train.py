@@ -18,9 +18,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--launch",
         metavar="WHERE",
         help="train in several processes with the JAX backend: 'local:N' starts N "
-        "processes on this machine; 'ray:N' starts N workers of Ray, and restarts them "
-        "if one dies; 'environment' joins the processes that SLURM, Open MPI, MPICH or "
-        "Kubernetes has started",
+        "processes on this machine; 'ray:N' starts N Ray workers, and restarts them "
+        "all if one dies; 'environment' joins the processes that SLURM, Open MPI, "
+        "MPICH or Kubernetes has started",
     )
     add(
         "--coordinator",
@@ -65,7 +65,7 @@ def _print(summary: str, out: str) -> None:
 
 
 def _launcher(options: argparse.Namespace) -> tuple[str | None, int]:
-    """Returns the launcher and the number of processes that it is to start.
+    """Returns the launcher and the number of processes that it starts, or 0.
 
     Raises:
         ValueError: If the options contradict each other.

@@ -1,4 +1,4 @@
-"""How launchers describe the group of a process: in environment variables, or Ray."""
+"""How launchers describe a group: by environment variables, or by Ray Train."""
 
 import os
 import re
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from fmlayers import _ray_train
 
-# The variables of SLURM, Open MPI and MPICH. The first one that is set is used, after
-# those of fmlayers and the workers of Ray Train, whose cluster may be a job of SLURM. A
-# Kubernetes job with `completionMode: Indexed` sets only the index of the process.
+# The variables of SLURM, Open MPI and MPICH, of which the first that is set is used.
+# The variables of fmlayers and then Ray Train come before them, because a Ray cluster
+# may run in a SLURM job. A Kubernetes job with `completionMode: Indexed` sets only the
+# index.
 _PROCESSES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 _PROCESS = (
     *("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK"),
@@ -49,12 +50,12 @@ def coordinator(environ: Mapping[str, str] = os.environ) -> Part:
 def processes(environ: Mapping[str, str] = os.environ) -> Part:
     """Returns the number of processes."""
     names = ("FMLAYERS_PROCESSES", *_PROCESSES)
-    return _first(names, environ, _ray_train.workers)
+    return _first(names, environ, _ray_train.world_size)
 
 
 def process(environ: Mapping[str, str] = os.environ) -> Part:
     """Returns the index of this process."""
-    return _first(("FMLAYERS_PROCESS", *_PROCESS), environ, _ray_train.worker)
+    return _first(("FMLAYERS_PROCESS", *_PROCESS), environ, _ray_train.rank)
 
 
 PARTS: dict[str, Callable[[], Part]] = {

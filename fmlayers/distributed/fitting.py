@@ -51,7 +51,7 @@ def fit(
         ValueError: If an argument is invalid, or if the checkpoint is damaged or
             belongs to another model.
         DataError: If a file of the batches is damaged.
-        RuntimeError: If the workers of Ray Train would train separate models.
+        RuntimeError: If Ray Train workers would train separate models.
     """
     epochs = integer("epochs", epochs)
     _ray_train.check_joined()

@@ -63,8 +63,8 @@ def start(
         )
     import jax
 
-    least = _ray_train.workers() or 1
-    of_workers = f"{least}, the number of workers of Ray Train"
+    least = _ray_train.world_size() or 1
+    of_workers = f"at least {least}, the number of Ray Train workers"
     rule = "a positive integer" if least == 1 else of_workers
     processes = _integer("processes", processes, rule, least=least)
     rule = f"one of 0 ... {processes - 1}, below `processes`"

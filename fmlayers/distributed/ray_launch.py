@@ -25,28 +25,28 @@ def launch_with_ray(
     restarts: int = MAX_RESTARTS,
     timeout: float = 300.0,
 ) -> list[T]:
-    """Calls a function in a group of processes that are workers of Ray.
+    """Calls a function in a group of Ray workers.
 
-    The function must call `fmlayers.distributed.start()` without arguments. Keras has
-    the JAX backend there.
+    The function must call `fmlayers.distributed.start()` without arguments. In the
+    workers, Keras uses the JAX backend.
 
     If a worker dies, for example because its machine is lost, all workers are started
     again, and the function is called again. To resume from a checkpoint, it should
     train with `fmlayers.distributed.fit`. If the function raises an error, all workers
-    are ended.
+    are stopped.
 
-    If the environment variable `RAY_ADDRESS` is set, or `ray start` was run on this
-    machine, the workers run in that cluster. Otherwise, Ray is started on this machine,
-    and stopped at the end.
+    If this process is connected to Ray, the environment variable `RAY_ADDRESS` is set,
+    or `ray start` was run on this machine, the workers run in that cluster. Otherwise,
+    Ray is started on this machine, and stopped at the end.
 
     Args:
-        function: The function. Ray pickles it, by its name if it can be imported.
+        function: The function. Ray pickles it by its name if it can be imported.
         workers: Positive integer, the number of workers.
         args: List of arguments of the function. Defaults to none.
         resources: Optional dict from resources of Ray to the amount that each worker
-            reserves, such as `{"CPU": 4, "GPU": 1}`. Without a GPU or TPU, it trains on
-            CPUs. Defaults to `None` (one CPU, and one GPU if the cluster has one for
-            each worker).
+            reserves, such as `{"CPU": 4, "GPU": 1}`. A worker without a GPU or TPU
+            trains on CPUs. Defaults to `None` (one CPU, and one GPU if the cluster has
+            one for each worker).
         restarts: Nonnegative integer, how many times the workers are started again.
             Defaults to 3.
         timeout: Positive number, the seconds to wait for the resources. Defaults to
@@ -72,7 +72,7 @@ def launch_with_ray(
         import ray
     except ImportError as error:
         raise ImportError(
-            "Workers of Ray require Ray. Install it with `pip install fmlayers[ray]`."
+            "Ray workers require Ray. Install it with `pip install fmlayers[ray]`."
         ) from error
     restart = 0
     with _connected(workers * cpus), _reserved(workers, resources) as group:
@@ -84,11 +84,11 @@ def launch_with_ray(
             except ray.exceptions.RayError as error:
                 if restart == restarts:
                     raise RuntimeError(
-                        f"A worker of Ray died after {restarts} restarts: {error}"
+                        f"A Ray worker died after {restarts} restarts: {error}"
                     ) from error
             restart += 1
             warnings.warn(
-                f"A worker of Ray died. Restart {restart} of {restarts}: all workers "
+                f"A Ray worker died. Restart {restart} of {restarts}: all workers "
                 "are started again.",
                 stacklevel=2,
             )
@@ -99,16 +99,16 @@ class _Worker:
 
     def __init__(self, process: int, on_cpus: bool) -> None:
         self.process = process
-        # Before the arguments of `call` are unpickled, which may import Keras.
+        # Before Ray unpickles the arguments of `call`, which may import Keras.
         os.environ["KERAS_BACKEND"] = "jax"
         if on_cpus:  # Ray does not hide the GPUs of the machine
             os.environ["JAX_PLATFORMS"] = "cpu"
 
-    def __repr__(self) -> str:  # before the lines of its output
+    def __repr__(self) -> str:  # Ray prints it before each line of output
         return f"process {self.process}"
 
     def address(self) -> str:
-        from fmlayers._ray_train import free_address
+        from fmlayers._ports import free_address
 
         return free_address()
 
@@ -140,14 +140,14 @@ def _connected(cpus: float) -> Iterator[None]:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         try:
-            # A cluster of this group alone.
+            # A local cluster for this group only.
             ray.init(
                 num_cpus=math.ceil(cpus),
                 object_store_memory=STORE_BYTES,
                 include_dashboard=False,
                 logging_level="error",
             )
-        except ValueError:  # a cluster exists, whose sizes are not to be given
+        except ValueError:  # a cluster exists, and Ray accepts no sizes for it
             ray.init(logging_level="error")
         if callable(handler):
             _restore(handler)
@@ -193,14 +193,15 @@ def _call(
             share = group.bundle_specs[0]
             total = {name: ray.cluster_resources().get(name, 0.0) for name in share}
             raise RuntimeError(
-                f"Ray must have {share} free for each of {len(workers)} workers. "
-                f"Received: {total} in the whole cluster, and not enough free within "
+                f"Ray must have {share} free for each of {len(workers)} workers. Use "
+                "fewer `workers` or `resources`, or a longer `timeout`. Received: "
+                f"{total} in the whole cluster, of which too little was free within "
                 f"{timeout:g} s."
             ) from error
         group_args = (function, args, coordinator, len(workers))
         return _results([worker.call.remote(*group_args) for worker in workers])
     finally:
-        # New workers start only when these have released their resources.
+        # New workers can start only after these have released their resources.
         for worker in workers:
             ray.kill(worker)
 

@@ -34,14 +34,14 @@ MAX_NAME = 255  # bytes of the name of a file
 
 
 def save_sharded(model: keras.Model, folder: str | os.PathLike[str]) -> None:
-    """Saves a model as a folder, in which each host writes its rows of the tables.
+    """Saves a model as a folder, to which each host writes its rows of the tables.
 
     All processes must call it, and no process receives rows of others. The folder has
-    the content of a `.keras` file, with the state of the optimizer: `model.keras` with
+    the contents of a `.keras` file, with the state of the optimizer: `model.keras` with
     all weights but the tables of `tables_over_hosts`, one file per host for each of
     these tables, and `sharded.json` with the digests of the files. It appears, or
-    replaces an older one, when it is complete. If the processes are killed, the older
-    one is still there.
+    replaces an existing folder, only when it is complete. If the processes are killed
+    earlier, the existing folder remains.
 
     Args:
         model: The model.
@@ -91,16 +91,16 @@ def load_sharded(
     A single process or a group of any size can load it. In a group, all processes must
     call it. In a block of `tables_over_hosts`, each host reads its rows only.
 
-    With `on_disk=True`, the large tables, except for those of a `History`, stay in the
-    files, and a call reads the rows of its batch only. A process can then compute
-    recommendations from tables that are larger than its memory: see
+    With `on_disk=True`, the tables that were spread over hosts, except those of a
+    `History`, stay in the files, and a call reads only the rows of its batch. A process
+    can then compute recommendations from tables that are larger than its memory: see
     `fmlayers.retrieval.merge_top_n`. Such a model can be called, but not be trained,
-    compiled or exported, and its large tables are not among its `weights`.
+    compiled or exported, and these tables are not among its `weights`.
 
     Args:
         folder: Path of the folder.
-        on_disk: Boolean, whether to leave the large tables in the files. The digests of
-            these files are then not checked. Defaults to `False`.
+        on_disk: Boolean, whether to leave these tables in the files, whose digests are
+            then not checked. Defaults to `False`.
         compile: Boolean, whether to compile the model if it was compiled, and to load
             the state of the optimizer. Ignored with `on_disk=True`. Defaults to `True`.
 
@@ -108,8 +108,9 @@ def load_sharded(
         The model.
 
     Raises:
-        ValueError: If a file is missing or damaged, or was written by a newer version.
-            The error names the file.
+        ValueError: If a file is missing or damaged, or was written by a newer version;
+            the error names the file. If an argument is not a Boolean, or `on_disk` is
+            `True` in a group.
         RuntimeError: If another process of the group cannot read the folder.
 
     For an example, see `save_sharded`.
@@ -118,8 +119,9 @@ def load_sharded(
     compile = boolean("compile", compile)
     if on_disk and _hosts.mesh() is not None:
         raise ValueError(
-            "`on_disk` must be False in a group, which spreads the tables over the "
-            "memory of its hosts. Received: on_disk=True."
+            "`on_disk` must be False in a group of processes. To spread the tables "
+            "over the memory of its hosts, load the model in a block of "
+            "`tables_over_hosts`. Received: on_disk=True."
         )
     variables = together(lambda: _read(path, on_disk), "read the folder")
     with ExitStack() as contexts:
@@ -236,5 +238,5 @@ def _read(folder: Path, on_disk: bool) -> list[StoredVariable]:
         if name == MODEL or not on_disk:
             check_digest(folder / name, digest)
     for variable in variables:
-        len(variable.hosts)  # checks that they are there, and their shapes
+        len(variable.rows_by_host)  # checks that the files exist, and their shapes
     return variables

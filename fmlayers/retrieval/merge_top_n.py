@@ -18,7 +18,7 @@ def merge_top_n(
     `TopN` of a part of the items. All processes answer the same queries. To exclude
     items, each process subtracts the start of its part from their positions. Positions
     in other parts have no effect. If the tables of the model do not fit in the memory
-    either, load it by `fmlayers.distributed.load_sharded` with `on_disk=True`.
+    either, load it with `fmlayers.distributed.load_sharded` with `on_disk=True`.
 
     The merge is exact. The scores of a part are equal to those of the whole catalog up
     to rounding, which can depend on the number of items.

@@ -1,4 +1,4 @@
-"""Runs that the workers of Ray train together."""
+"""Runs that Ray workers train together."""
 
 import contextlib
 import os
@@ -21,11 +21,11 @@ def train_with_ray(
     resume: bool = False,
     overwrite: bool = False,
 ) -> str:
-    """Trains as `train` in workers of Ray, and resumes when a worker has died.
+    """Trains in Ray workers, as `train` does, and resumes if a worker dies.
 
     Args:
         config: The configuration.
-        out: Folder of the run. The workers must share it, and the data.
+        out: Folder of the run. All workers must have access to it and to the data.
         workers: Positive integer, the number of workers.
         resume: Whether to resume an interrupted run. Defaults to `False`.
         overwrite: Whether to replace a run at `out`. Defaults to `False`.
@@ -54,14 +54,14 @@ def _train(
     with contextlib.suppress(FileNotFoundError):  # absolute paths do not need it
         os.chdir(folder)
     start()
-    # If these workers have replaced others, which had begun the run.
+    # Earlier workers, which these replace, may have begun the run.
     resume = resume or bool(_versions(out) - former)
     settings = TrainingConfig.from_dict(config)
     return train(settings, out, resume=resume, overwrite=overwrite).summary()
 
 
 def _versions(out: Path) -> set[tuple[int, int]]:
-    """Returns what identifies the runs at `out`, an interrupted and a finished one."""
+    """Returns what identifies the interrupted and the finished run at `out`."""
     found = set()
     for folder in (partial_path(out), out):
         with contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""Calls functions in workers of Ray, and writes what happens to a file.
+"""Calls functions in Ray workers, and writes what happens to a file.
 
     python ray_group.py FOLDER
 
@@ -36,7 +36,7 @@ def fails(message):
 
 
 def dies(folder, times):
-    """Kill process 1 in the first calls, upon which process 0 fails at once."""
+    """Kill process 1 in the first `times` calls, in which process 0 fails, too."""
     process, deaths = os.environ["FMLAYERS_PROCESS"], len(list(folder.iterdir()))
     if deaths < times:
         if process == "0":
@@ -49,7 +49,7 @@ def dies(folder, times):
 def train_loop(config):
     """Try to train separate models in Ray Train, and then join the group."""
     os.environ.update(KERAS_BACKEND="jax", JAX_PLATFORMS="cpu")
-    # As if the cluster was a job of SLURM.
+    # As if the cluster were a job of SLURM.
     os.environ.update(SLURM_NTASKS="5", SLURM_PROCID="0")
     import jax
     import numpy as np

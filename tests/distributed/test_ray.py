@@ -118,7 +118,7 @@ def test_a_run_ends_as_undisturbed_if_a_worker_is_killed(tmp_path):
         # Process 0, which writes the checkpoints, has locked the folder.
         os.kill(holder_of(folder, progress.with_name("config.json")), signal.SIGKILL)
         printed = end(process)
-    assert printed.count("A worker of Ray died. Restart 1 of 3") == 1
+    assert printed.count("A Ray worker died. Restart 1 of 3") == 1
     assert printed.count("test rows") == 2  # one summary per run
     models = [
         keras.saving.load_model(tmp_path / name / "model.keras")
@@ -158,7 +158,7 @@ def test_workers_start_again_after_a_death(facts, functions):
     path, output = functions
     assert facts["once"] == [f"process {i} after 1 deaths" for i in range(2)]
     assert output.count("Restart 1 of 1: all workers are started again") == 1
-    assert "A worker of Ray died after 0 restarts" in facts["often"]
+    assert "A Ray worker died after 0 restarts" in facts["often"]
     assert len(list((path / "often").iterdir())) == 1
 
 
@@ -170,10 +170,13 @@ def test_errors_in_workers(facts):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_workers_of_ray_train_do_not_train_apart(functions, rank):
+def test_ray_train_workers_do_not_train_separate_models(functions, rank):
     path, _ = functions
     facts = json.loads((path / f"worker-{rank}.json").read_text())
-    assert "`processes` must be 2, the number of workers of Ray" in facts["alone"]
+    assert (
+        "`processes` must be at least 2, the number of Ray Train workers"
+        in facts["alone"]
+    )
     for name in ("shards", "fit"):
         assert "each worker would train a separate model" in facts[name]
     assert facts["joined"] == "no error"

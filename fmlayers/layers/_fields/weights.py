@@ -72,7 +72,7 @@ def add_weights(layer: "FeatureEmbedding", weights: Sequence[Weight]) -> list[An
 def _add_group(layer: "FeatureEmbedding", weights: list[Weight]) -> list[Any]:
     counts = [weight.shape[0] if len(weight.shape) == 2 else 1 for weight in weights]
     name = "_".join(weights[0].group) if len(weights) > 1 else weights[0].name
-    variable = _elsewhere(layer, weights, sum(counts), name)
+    variable = _external_variable(layer, weights, sum(counts), name)
     if variable is None and len(weights) == 1:
         (weight,) = weights
         variable = layer.add_weight(
@@ -98,10 +98,10 @@ def _add_group(layer: "FeatureEmbedding", weights: list[Weight]) -> list[Any]:
     return list(variable.views)
 
 
-def _elsewhere(
+def _external_variable(
     layer: "FeatureEmbedding", weights: list[Weight], num_rows: int, name: str
 ) -> Any:
-    """Returns a variable whose rows are in files or on other hosts, too, or `None`."""
+    """Returns a variable whose rows are in files or spread over hosts, or `None`."""
     kind = weights[0].group[0]
     if kind == "embeddings":
         dtype, path = layer.variable_dtype, f"{layer.name}/{name}"
