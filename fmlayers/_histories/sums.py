@@ -45,7 +45,9 @@ class HistorySums(NamedTuple):
         has_own = ops.expand_dims(self.own > 0, -1)
         length = ops.cast(ops.expand_dims(self.length, -1), dtype)
         length = length - ops.cast(has_own, dtype)
-        divisor = _DIVISORS[fields[0].feature.combiner](ops.maximum(length, 1.0))
+        divisor = _DIVISORS[fields[0].feature.combiner](
+            ops.maximum(length, ops.ones((), dtype))
+        )
         inverse = 1.0 / divisor
 
         # On TensorFlow, the gradient of `where` would take a dozen operations.

@@ -57,7 +57,7 @@ def save_in_pieces(
                     content = content_of(path.name, save)
                     without_rows = _weights_in(content, path)
                     write = _with_room(without_rows, weights, variables)
-        failure = _exchange(variables, write)
+        failure = _collect(variables, write)
         with _hosts.on_process_0(what):
             if writes:
                 with naming(path):
@@ -69,12 +69,12 @@ def save_in_pieces(
             weights.unlink(missing_ok=True)
 
 
-def _exchange(variables: Sequence[Any], write: Write | None) -> OSError | None:
+def _collect(variables: Sequence[Any], write: Write | None) -> Exception | None:
     """Reads all rows in pieces, with all processes, and writes them in process 0.
 
     An error is returned, because the other processes wait for all pieces.
     """
-    failure = None
+    failure: Exception | None = None
     for index, variable in enumerate(variables):
         rows = variable.spread.num_rows
         for start in range(0, rows, PIECE):
@@ -83,7 +83,7 @@ def _exchange(variables: Sequence[Any], write: Write | None) -> OSError | None:
                 continue
             try:
                 write(index, start, piece)
-            except OSError as error:
+            except Exception as error:
                 failure = error
     return failure
 

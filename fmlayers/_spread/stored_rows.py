@@ -64,16 +64,17 @@ class StoredVariable:
         places = -(-self.shape[0] // len(self.paths))
         try:
             rows: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+            rows = rows.view(self.dtype)  # NumPy saves bfloat16 as plain bytes
         except OSError as reason:
             raise ValueError(f"{path} cannot be read: {reason.strerror}.") from reason
-        except ValueError as reason:
+        except (EOFError, TypeError, ValueError) as reason:
             raise ValueError(f"{path} is damaged: {reason}.") from reason
         if rows.shape != (places, self.shape[1]):
             raise ValueError(
                 f"{path} must have the shape {(places, self.shape[1])}. Received: "
                 f"shape {rows.shape}."
             )
-        return rows.view(self.dtype)  # NumPy saves bfloat16 as plain bytes
+        return rows
 
 
 class StoredRows:

@@ -83,7 +83,7 @@ class TableInFiles:
                 "export it, load it with `on_disk=False`."
             )
         values = self._rows(ids.ravel().astype("int64"))
-        return ops.convert_to_tensor(values.reshape(*ids.shape, -1))
+        return ops.convert_to_tensor(values.reshape(*ids.shape, self.shape[1]))
 
     def read(self, variable: Any, start: int, stop: int) -> npt.NDArray[Any]:
         """Returns the rows `start` to `stop - 1`."""

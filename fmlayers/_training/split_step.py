@@ -61,7 +61,11 @@ class SplitStep:
                 y_pred = model(x, training=True)
                 loss = model._compute_loss(x, y, y_pred, sample_weight, training=True)
                 scaled = model.optimizer.scale_loss(loss)
-            return loss, y_pred, tape.gradient(scaled, [weights, totals])
+            gradients, of_totals = tape.gradient(scaled, [weights, totals])
+            # The tape below would take `None` for ones.
+            pairs = zip(totals, of_totals, strict=True)
+            of_totals = [tf.zeros_like(x) if g is None else g for x, g in pairs]
+            return loss, y_pred, (gradients, of_totals)
 
         def update(gradients: Any, others: Any) -> None:
             added = [_added(*each) for each in zip(gradients, others, strict=True)]

@@ -3,7 +3,7 @@ import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from fmlayers._checks import integer, number
@@ -81,7 +81,11 @@ def launch_with_ray(
                 return _call(function, args, group, timeout)
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from error
-            except ray.exceptions.RayError as error:
+            except (
+                ray.exceptions.RayActorError,
+                ray.exceptions.NodeDiedError,
+                ray.exceptions.OutOfMemoryError,
+            ) as error:
                 if restart == restarts:
                     raise RuntimeError(
                         f"A Ray worker died after {restarts} restarts: {error}"
@@ -122,7 +126,10 @@ class _Worker:
         os.environ["FMLAYERS_COORDINATOR"] = coordinator
         os.environ["FMLAYERS_PROCESSES"] = str(processes)
         os.environ["FMLAYERS_PROCESS"] = str(self.process)
-        return function(*args)
+        try:
+            return function(*args)
+        except SystemExit as error:  # Ray would take it for a death
+            raise RuntimeError(f"The function exited with {error.code!r}.") from error
 
 
 @contextmanager
@@ -175,7 +182,8 @@ def _reserved(workers: int, resources: Mapping[str, float] | None) -> Iterator[A
     try:
         yield group
     finally:
-        ray.util.remove_placement_group(group)
+        with suppress(ray.exceptions.RayError):  # the cluster is lost
+            ray.util.remove_placement_group(group)
 
 
 def _call(
@@ -203,7 +211,8 @@ def _call(
     finally:
         # New workers can start only after these have released their resources.
         for worker in workers:
-            ray.kill(worker)
+            with suppress(ray.exceptions.RayError):
+                ray.kill(worker)
 
 
 def _new_worker(group: Any, process: int) -> Any:
@@ -225,7 +234,7 @@ def _results(calls: Sequence[Any]) -> list[Any]:
     """Returns the results of all workers.
 
     Raises:
-        RayError: If a worker died.
+        RayError: If a worker died, or its result cannot be read here.
         RayTaskError: If the function raised an error, and no worker died.
     """
     import ray

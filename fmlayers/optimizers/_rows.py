@@ -118,9 +118,12 @@ class RowWise(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
-        for variable in variables:
+        for index, variable in enumerate(variables):
             if is_spread(variable):
-                for slot in self._slots(variable):
+                slots = self._slots(variable)
+                if self.gradient_accumulation_steps:
+                    slots = [*slots, self._accumulated_gradients[index]]
+                for slot in slots:
                     slot.spread = variable.spread.like(slot)
         self._writers: dict[int, Any] = {}
         if keras.backend.backend() != "tensorflow":

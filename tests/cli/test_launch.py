@@ -96,7 +96,10 @@ def test_processes_train_histories_as_one(shop, tmp_path):
     words.append("--no-refit")
     for name, launch in {"alone": [], "together": ["--launch", "local:2"]}.items():
         running = start(shop, tmp_path / name, *words, *launch)
-        running.communicate(timeout=120)
+        try:
+            running.communicate(timeout=300)
+        finally:
+            running.terminate()
         assert running.returncode == 0
     alone, together = (metrics(tmp_path / name) for name in ("alone", "together"))
     for one, other in zip(alone, together, strict=True):

@@ -28,15 +28,13 @@ def environment(**variables):
         # One device and one thread per process, whatever the machine has.
         "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
         "OMP_NUM_THREADS": "1",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": os.environ.get(
-            "JDMO", "1"
-        ),  # which take half of the time
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # which take half of the time
         "TF_CPP_MIN_LOG_LEVEL": "3",
         **variables,
     }
 
 
-def run_group(script, folder, processes, *args, seconds=120):
+def run_group(script, folder, processes, *args, seconds=240):
     """Run a script of this folder in a group, and return what each process printed.
 
     Raise if a process fails. None of them outlives the limit.
@@ -48,7 +46,7 @@ def run_group(script, folder, processes, *args, seconds=120):
     return outputs
 
 
-def end_of_group(script, folder, processes, *args, seconds=120):
+def end_of_group(script, folder, processes, *args, seconds=240):
     """Run a script as `run_group`, and return the exit codes and the outputs.
 
     The code of a process that reaches the limit is -9, that of SIGKILL.

@@ -32,7 +32,8 @@ def kill_process_1(event, args):
 if action == "save":
     with fmlayers.distributed.tables_over_hosts(1_000):
         model = cases.exact("fm")
-        model.compile(cases.optimizer("lazy_adam"), loss="mse")
+        accumulating = fmlayers.optimizers.LazyAdam(gradient_accumulation_steps=2)
+        model.compile(accumulating, loss="mse")
     model.optimizer.build(model.trainable_variables)
     for i, variable in enumerate(model.optimizer.variables):
         if hasattr(variable, "spread"):

@@ -44,13 +44,16 @@ def folder_of_ray():
         pytest.skip("needs /proc")
     # The path of a socket in it must not be long.
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as name:
-        yield name
-        end = time.monotonic() + 60
-        while (left := processes_of(name)) and time.monotonic() < end:
-            time.sleep(0.1)
-        for number in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(number, signal.SIGKILL)
+        try:
+            yield name
+            end = time.monotonic() + 60
+            while processes_of(name) and time.monotonic() < end:
+                time.sleep(0.1)
+        finally:
+            left = processes_of(name)
+            for number in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)
         assert not left
 
 
@@ -98,7 +101,7 @@ def test_a_run_ends_as_undisturbed_if_a_worker_is_killed(tmp_path):
     )
     command = shlex.split(
         "fmlayers train --data shop.csv --model mf --dim 2 --batch-size 64 "
-        "--max-epochs 6 --patience 6"
+        "--max-epochs 20 --patience 20"
     )
     lines = [
         shlex.join([*command, "--out", "together", "--launch", "ray:2"]),
