@@ -13,7 +13,11 @@ def start(folder, script, processes=3):
     path = folder / "script.py"
     path.write_text(textwrap.dedent(script))
     command = [sys.executable, "-m", "fmlayers.distributed.launch"]
-    return subprocess.Popen([*command, str(processes), str(path), str(folder)])
+    return subprocess.Popen(
+        [*command, str(processes), str(path), str(folder)],
+        # A job in the background of a shell ignores the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def test_each_process_has_its_variables(tmp_path):
