@@ -1,5 +1,6 @@
 """Groups of real processes on this machine, each with one device of JAX."""
 
+import json
 import os
 import signal
 import socket
@@ -7,6 +8,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+import numpy as np
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -82,3 +85,14 @@ def end_of_group(script, folder, processes, *args, seconds=240):
                 each.wait()
     outputs = [path.read_text("utf-8", errors="replace") for _, path in running]
     return [each.returncode for each, _ in running], outputs
+
+
+def results_of_group(folder, names, processes):
+    """Return for each process its arrays by name, and facts, that a script wrote."""
+    return [
+        (
+            {name: dict(np.load(folder / f"{name}-{i}.npz")) for name in names},
+            json.loads((folder / f"facts-{i}.json").read_text()),
+        )
+        for i in range(processes)
+    ]

@@ -1,12 +1,10 @@
-import json
-
 import keras
 import numpy as np
 import pytest
 
 import fmlayers
 from tests.distributed import cases
-from tests.distributed.groups import run_group
+from tests.distributed.groups import results_of_group, run_group
 
 pytest.importorskip("jax")
 pytestmark = pytest.mark.slow
@@ -32,13 +30,7 @@ def group(folder):
     """The results of each process, and facts about it."""
     modes = [",".join([name, *map(str, mode)]) for name, mode in MODES.items()]
     run_group("histories.py", folder, PROCESSES, *modes)
-    return [
-        (
-            {name: dict(np.load(folder / f"{name}-{i}.npz")) for name in MODES},
-            json.loads((folder / f"facts-{i}.json").read_text()),
-        )
-        for i in range(PROCESSES)
-    ]
+    return results_of_group(folder, MODES, PROCESSES)
 
 
 @pytest.mark.parametrize("name", MODES)

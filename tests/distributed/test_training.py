@@ -1,11 +1,9 @@
-import json
-
 import keras
 import numpy as np
 import pytest
 
 from tests.distributed import cases
-from tests.distributed.groups import run_group
+from tests.distributed.groups import results_of_group, run_group
 
 pytest.importorskip("jax")
 pytest.importorskip("pyarrow")
@@ -31,13 +29,7 @@ def group(folder):
     cases.write_shards(folder / "shards")
     names = [f"{name},{optimizer},{rows}" for name, (optimizer, rows) in MODES.items()]
     run_group("training.py", folder, PROCESSES, *names)
-    return [
-        (
-            {name: dict(np.load(folder / f"{name}-{i}.npz")) for name in MODES},
-            json.loads((folder / f"facts-{i}.json").read_text()),
-        )
-        for i in range(PROCESSES)
-    ]
+    return results_of_group(folder, MODES, PROCESSES)
 
 
 @pytest.mark.parametrize("name", MODES)
