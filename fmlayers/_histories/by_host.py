@@ -16,9 +16,7 @@ class HistoriesByHost(NamedTuple):
     consist of equal parts, one per host, so that they can be split like other inputs.
 
     Attributes:
-        index: `(batch,)`, the index of the history of each example.
-        own: `(batch,)`, the example's own value if its history contains it, else 0.
-        lengths: `(histories,)`, the number of ids in each history.
+        index, own, lengths: As in `BatchHistories`.
         rows: `(rows,)`, the distinct ids in the histories. Each part is padded with the
             last id, which may belong to another host.
         values: `(pairs,)`, the ids in the histories, as positions in `rows`. Those of a

@@ -4,8 +4,8 @@ import json
 import os
 
 import jax
-from groups import free_port
 
+from fmlayers._ports import free_port
 from fmlayers.distributed import start
 
 errors = {}
