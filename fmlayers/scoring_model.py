@@ -19,7 +19,7 @@ from fmlayers._histories.sums import (
 from fmlayers._inputs import ChecksInputs, batch_size, shape_of
 from fmlayers._saved_state import restore, state_config
 from fmlayers._training.array_fit import FitsArrays
-from fmlayers._training.mode import training_mode, uses_xla, xla_mode
+from fmlayers._training.mode import training_mode
 from fmlayers._training.over_hosts import OverHosts
 from fmlayers._training.row_gradients import train_step
 from fmlayers._training.split_step import SplitStep
@@ -355,8 +355,7 @@ class ScoringModel(  # type: ignore[misc]
         by_rows = getattr(self.optimizer, "accepts_row_gradients", False)
         if by_rows and keras.backend.backend() == "jax":
             return train_step(self, *args)
-        with xla_mode(uses_xla() or self.jit_compile):
-            return super().train_step(*args)
+        return super().train_step(*args)
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, int]:
         return (batch_size(self.features, input_shape), 1)

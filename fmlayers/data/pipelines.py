@@ -42,3 +42,16 @@ def stream(
     if stacked:
         batches = batches.prefetch(2).unbatch()
     return without_tuning(batches.prefetch(PIECE))
+
+
+def by_epoch(dataset: Any, steps: int) -> Any:
+    """Returns a `tf.data.Dataset` of the next `steps` batches of an endless one.
+
+    Each iteration continues where the last one stopped, and `dataset` prefetches across
+    the end of an iteration. Keras executes several steps at once, and stops only where
+    the data end.
+    """
+    import tensorflow as tf
+
+    batches = iter(dataset)
+    return without_tuning(tf.data.Dataset.range(steps).map(lambda _: next(batches)))

@@ -17,11 +17,17 @@ from fmlayers._backend import all_rows, assign_all_rows, saved_shape
 from fmlayers._checks import boolean, plain
 from fmlayers._spread.rows import SpreadRows, is_spread
 from fmlayers._spread.stored_rows import reference_to, resolved
+from fmlayers._training.mode import uses_xla
+from fmlayers.optimizers._distinct_rows import (
+    Changes,
+    add_by_piece,
+    add_to_distinct,
+    added_by_piece,
+    in_pieces,
+)
 from fmlayers.optimizers._joined_slots import joined_slots
 from fmlayers.optimizers._slices import (
-    add_rows,
     as_rows,
-    gather_rows,
     is_sliced,
     map_values,
     representatives,
@@ -229,9 +235,7 @@ class RowWise(keras.optimizers.Optimizer):
     ) -> None:
         variables = [variable, *self._slots(variable)]
         values = [ops.cast(v, gradient.dtype) for v in variables]
-        changes = self._changes(gradient, values[1:], learning_rate)
-        if decay is not None:
-            changes[0] -= decay * values[0]
+        changes = self._changes_of_rows(learning_rate, decay)(gradient, values)
         for each, change in zip(variables, changes, strict=True):
             if touched is not None:
                 change = ops.where(as_rows(touched, change), change, 0)
@@ -273,31 +277,31 @@ class RowWise(keras.optimizers.Optimizer):
         self, gradient: Any, variable: Any, learning_rate: Any, decay: Any
     ) -> None:
         indices = gradient.indices
-        if keras.backend.backend() == "tensorflow":
-            chosen = self._representatives(indices, variable)
-        else:
-            chosen = representatives(indices, variable.shape[0])
+        # TensorFlow does not know the shape of slices from several replicas.
+        values = ops.reshape(gradient.values, (-1, *variable.shape[1:]))
         variables = [variable, *self._slots(variable)]
-        changes = self._changes_of_rows(
-            gradient.values, indices, chosen, variables, learning_rate, decay
-        )
-        for each, change in zip(variables, changes, strict=True):
-            add_rows(each, indices, change)
+        changes = self._changes_of_rows(learning_rate, decay)
+        if keras.backend.backend() != "tensorflow":
+            chosen = representatives(indices, variable.shape[0])
+            pieces = in_pieces(indices, chosen, values)
+            tables = added_by_piece([v.value for v in variables], pieces, changes)
+            for each, table in zip(variables, tables, strict=True):
+                each.assign(table)
+        elif uses_xla():
+            chosen = self._representatives(indices, variable)
+            add_by_piece(variables, in_pieces(indices, chosen, values), changes)
+        else:
+            add_to_distinct(variables, self._distinct(indices), values, changes)
 
     def _step_spread(
         self, gradient: Any, variable: Any, learning_rate: Any, decay: Any
     ) -> None:
         """Same as `_step_rows`, on each host for its rows of the variable."""
+        changes = self._changes_of_rows(learning_rate, decay)
 
         def step(tables: Sequence[Any], places: Any, values: Any) -> list[Any]:
             chosen = representatives(places, len(tables[0]) + 1)
-            changes = self._changes_of_rows(
-                values, places, chosen, tables, learning_rate, decay
-            )
-            return [
-                table.at[places].add(change.astype(table.dtype), mode="drop")
-                for table, change in zip(tables, changes, strict=True)
-            ]
+            return added_by_piece(tables, in_pieces(places, chosen, values), changes)
 
         variables = [variable, *self._slots(variable)]
         tables = variable.spread.update(
@@ -306,47 +310,39 @@ class RowWise(keras.optimizers.Optimizer):
         for each, table in zip(variables, tables, strict=True):
             each.assign(table)
 
-    def _changes_of_rows(
-        self,
-        values: Any,
-        indices: Any,
-        chosen: Any,
-        tables: Sequence[Any],
-        learning_rate: Any,
-        decay: Any,
-    ) -> list[Any]:
-        """Returns the increments of rows of a variable and of its slots.
+    def _changes_of_rows(self, learning_rate: Any, decay: Any) -> Changes:
+        """Returns `_changes` with weight decay, as a function of rows of all tables.
 
         Args:
-            values: Float tensor `(occurrences, ...)`, the slices of the gradient.
-            indices: Integers `(occurrences,)`, the rows of the slices.
-            chosen: Integers `(occurrences,)`, the position of the occurrence that
-                represents all occurrences of its row.
-            tables: The variable and its slots.
             learning_rate: Float scalar.
             decay: The weight decay, or `None`.
-
-        Returns:
-            For each table, a tensor `(occurrences, ...)` that is zero except for the
-            chosen occurrences.
         """
-        count = ops.shape(indices)[0]
-        first = chosen == ops.arange(count, dtype=chosen.dtype)
-        chosen = ops.cast(chosen, "int32")
-        total = ops.segment_sum(values, chosen, num_segments=count)
-        slots = [gather_rows(v, indices, total.dtype) for v in tables[1:]]
-        changes = self._changes(total, slots, learning_rate)
-        if decay is not None:
-            changes[0] -= decay * gather_rows(tables[0], indices, total.dtype)
-        return [ops.where(as_rows(first, change), change, 0) for change in changes]
+
+        def changes(total: Any, rows: Sequence[Any]) -> list[Any]:
+            found = self._changes(total, rows[1:], learning_rate)
+            if decay is not None:
+                found[0] -= decay * rows[0]
+            return found
+
+        return changes
+
+    def _distinct(self, indices: Any) -> Any:
+        """Returns the distinct indices, and the position of each index among them.
+
+        In a graph, tables of the same ids, such as the vectors and the first-order
+        weights of a feature, share the search.
+        """
+        import tensorflow as tf
+
+        indices = tf.convert_to_tensor(indices)
+        return self._once(lambda: tf.unique(indices), "distinct", indices)
 
     def _representatives(self, indices: Any, variable: Any) -> Any:
         """Returns the position of one occurrence of each id, for all its occurrences.
 
         Finds duplicates without a sort or a pass over the table: each occurrence of an
         id writes its position to the row of the id, and the one that is read back
-        represents all of them. In a graph, tables of the same ids, such as the vectors
-        and the first-order weights of a feature, share the search.
+        represents all of them. Tables of the same ids share the search.
         """
         import tensorflow as tf
 
@@ -358,9 +354,15 @@ class RowWise(keras.optimizers.Optimizer):
             writers.scatter_update(tf.IndexedSlices(places, indices))
             return tf.gather(writers, indices)
 
+        return self._once(search, variable.shape[0], indices)
+
+    def _once(self, search: Any, key: Any, indices: Any) -> Any:
+        """Returns the result of a search, once for equal indices and the same key."""
+        import tensorflow as tf
+
         # The branches of a condition cannot share the result.
-        key = variable.shape[0], id(tf.compat.v1.get_default_graph())
-        return self._values.once(search, key, indices)
+        graph = id(tf.compat.v1.get_default_graph())
+        return self._values.once(search, (key, graph), indices)
 
     def _clip_gradients(self, grads: Sequence[Any]) -> list[Any]:
         if not (self.clipnorm or self.clipvalue or self.global_clipnorm):

@@ -81,29 +81,6 @@ def as_rows(flags: Any, like: Any) -> Any:
     return ops.reshape(flags, (-1, *(1 for _ in like.shape[1:])))
 
 
-def gather_rows(variable: Any, indices: Any, dtype: Any) -> Any:
-    """Returns rows of a variable, cast to `dtype`."""
-    table = variable.value if isinstance(variable, keras.Variable) else variable
-    if keras.backend.backend() != "tensorflow":
-        return ops.cast(ops.take(table, indices, axis=0), dtype)
-    import tensorflow as tf
-
-    # Reading the variable would keep a reference to it, and the scatter would copy it.
-    return tf.cast(tf.gather(table, indices), dtype)
-
-
-def add_rows(variable: Any, indices: Any, values: Any) -> None:
-    """Adds values to rows of a variable."""
-    if keras.backend.backend() != "tensorflow":
-        values = ops.cast(values, variable.dtype)
-        variable.assign(variable.value.at[indices].add(values))
-        return
-    import tensorflow as tf
-
-    table = variable.value if isinstance(variable, keras.Variable) else variable
-    table.scatter_add(tf.IndexedSlices(tf.cast(values, table.dtype), indices))
-
-
 def _like(gradient: Any, values: Any, indices: Any) -> Any:
     if isinstance(gradient, RowGradients):
         return RowGradients(values, indices, gradient.by_host)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from fmlayers._training.execution import build_ahead, pays_with_xla, steps_per_execution
+from fmlayers.data.pipelines import by_epoch
 from fmlayers.losses import BPR, BalancedCrossentropy, MeanLoss, SquaredLogError
 from fmlayers.optimizers import Adagrad, LazyAdam
 from fmlayers.runs import group
@@ -39,9 +40,7 @@ def compiled_model(
         ),
         jit_compile=pays_with_xla(model, epochs * len(examples), brings_histories=True)
         or "auto",
-        steps_per_execution=steps_per_execution(
-            _steps(examples, batch_size), exact=True
-        ),
+        steps_per_execution=steps_per_execution(_steps(examples, batch_size)),
         **_loss(config, examples),
     )
     model.optimizer.build(model.trainable_variables)
@@ -63,10 +62,12 @@ def fit(
     )
     if group.num_shares() > 1:
         batches = group.ShareOfBatches(batches)
+    data: Any = batches
     if streams():
         build_ahead(model, *batches[0][:2])
+        data = by_epoch(batches.stream(), len(batches))
     return model.fit(
-        batches.stream() if streams() else batches,
+        data,
         steps_per_epoch=_steps(examples, batch_size),
         # Keras would shuffle the batches with a random state that is not saved.
         shuffle=False,

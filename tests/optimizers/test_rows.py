@@ -490,7 +490,7 @@ def test_a_table_with_few_rows_per_id_has_a_dense_step(rows, is_sparse, rng):
     arguments = tf.zeros(BATCH, "int64"), tf.ones((BATCH, DIM))
     graph = step.get_concrete_function(*arguments).graph
     kinds = [op.type for op in graph.get_operations()]
-    assert ("ResourceScatterAdd" in kinds) == is_sparse
+    assert ("ResourceScatterUpdate" in kinds) == is_sparse
 
 
 @on_tensorflow
