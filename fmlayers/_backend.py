@@ -18,6 +18,7 @@ from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from fmlayers import _hosts
 from fmlayers._spread.rows import PIECE, every_row_by_host, filled, is_spread
 from fmlayers._spread.stored_rows import StoredRows
+from fmlayers._training.mode import uses_xla
 from fmlayers._types import Tensor
 
 _PORTABLE = ContextVar("portable", default=False)
@@ -497,8 +498,32 @@ def sum_spans(rows: Tensor, owners: Tensor, count: Tensor) -> Tensor:
         missing = tf.expand_dims(count - tf.shape(sums)[0], 0)
         empty = tf.zeros(tf.concat([missing, tf.shape(sums)[1:]], 0), sums.dtype)
         return tf.concat([sums, empty], 0)
-    # With an additional span, since Keras on PyTorch treats 0 like a missing argument.
-    return ops.segment_sum(rows, owners, count + 1)[:count]
+    return sum_by_owner(rows, owners, count)
+
+
+def sum_by_owner(rows: Tensor, owners: Tensor, count: Tensor) -> Tensor:
+    """Same as `sum_spans`, in programs of LiteRT, ONNX and XLA as well."""
+
+    def total(rows: Tensor) -> Tensor:
+        # One additional span: Keras on PyTorch treats 0 like a missing argument.
+        return ops.segment_sum(rows, owners, count + 1)[:count]
+
+    if not uses_xla():
+        return total(rows)
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def summed(rows: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        def gradient(upstream: Tensor) -> Tensor:
+            # A sum, to store the gradient of each span. Otherwise, XLA would compute it
+            # again for each row.
+            spans = tf.range(tf.shape(upstream)[0])
+            stored = tf.math.unsorted_segment_sum(upstream, spans, tf.size(spans))
+            return tf.gather(stored, owners)
+
+        return total(rows), gradient
+
+    return summed(rows)
 
 
 def sum_rows(

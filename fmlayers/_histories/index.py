@@ -158,9 +158,10 @@ class HistoryIndex:
             self._cached.popitem(last=False)
         positions = np.cumsum(chosen, dtype=np.int32) - 1
         lengths = self.lengths[chosen]
-        pairs = chosen[self.keys]
-        owners, values = positions[self.keys[pairs]], self.values[pairs]
-        pairs = chosen[self.sorted_keys]
+        owners = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+        first = self.starts[chosen] - (np.cumsum(lengths) - lengths)
+        values = self.values[np.arange(len(owners)) + first[owners]]
+        pairs = np.flatnonzero(chosen[self.sorted_keys])
         sorted_values = self.sorted_values[pairs]
         sorted_owners = positions[self.sorted_keys[pairs]]
         is_in = np.zeros(self.vocabulary_size, bool)

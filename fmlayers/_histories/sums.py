@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -15,6 +16,9 @@ from fmlayers._histories.sums_over_hosts import sums_over_hosts
 from fmlayers._types import Tensor
 from fmlayers.features import History
 
+# TensorFlow sums rows in vectors of eight numbers, and the rest one by one: 72 columns
+# take 0.83 of the time of 67.
+LANES = 8
 # The divisor of each combiner for a sum of n vectors. A power would take longer than
 # the sum, because XLA computes it for each column.
 _DIVISORS = {"sum": ops.ones_like, "sqrtn": ops.sqrt, "mean": lambda n: n}
@@ -101,23 +105,49 @@ class SharedHistory(NamedTuple):
     pairs_by_host: bool
 
     def sums(self) -> HistorySums:
-        """Returns the sums of the rows in each example's history."""
+        """Returns the sums of the table rows in each example's history."""
+        if not self.fields[0].is_spread:
+            return self.sums_of(self.table())
         batch = self.batch
-        is_spread = self.fields[0].is_spread
-        look_up = functools.partial(rows, self.fields, by_host=is_spread)
+        look_up = functools.partial(rows, self.fields, by_host=True)
+        total = sums_over_hosts(look_up, batch, self.pairs_by_host)
         length = take_rows(batch.lengths, batch.index)
-        if is_spread:
-            total = sums_over_hosts(look_up, batch, self.pairs_by_host)
-            return HistorySums(batch.own, length, total, excludes_own=True)
+        return HistorySums(batch.own, length, total, excludes_own=True)
+
+    def table(self) -> Tensor:
+        """Returns the table rows that the histories contain, `(rows, columns)`."""
+        return rows(self.fields, self.batch.rows)
+
+    def sums_of(self, table: Tensor) -> HistorySums:
+        """Returns the sums of rows of `table` in each example's history."""
+        batch = self.batch
         totals = sum_rows(
-            look_up(batch.rows),
+            table,
             batch.values,
             batch.owners,
             ops.shape(batch.lengths)[0],
             sorted_indices=batch.sorted_values,
             sorted_owners=batch.sorted_owners,
         )
-        return HistorySums(batch.own, length, take_rows(totals, batch.index))
+        length = take_rows(batch.lengths, batch.index)
+        return HistorySums(batch.own, length, _of_examples(totals, batch.index))
+
+
+def _of_examples(totals: Tensor, index: Tensor) -> Tensor:
+    """Returns the row of each example."""
+    if keras.backend.backend() != "tensorflow":
+        return take_rows(totals, index)
+    import tensorflow as tf
+
+    # The gradient that TensorFlow derives takes twice as long.
+    @tf.custom_gradient
+    def take(totals: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        def gradient(upstream: Tensor) -> Tensor:
+            return tf.scatter_nd(tf.expand_dims(index, 1), upstream, tf.shape(totals))
+
+        return tf.gather(totals, index), gradient
+
+    return take(totals)
 
 
 def with_history_sums(
@@ -137,7 +167,8 @@ def with_history_sums(
 def rows(fields: list[HistoryField], ids: Tensor, *, by_host: bool = False) -> Tensor:
     """Returns the table rows of all fields that share a history.
 
-    With an L2, the rows of a field are followed by their squared norms.
+    With an L2, the rows of a field are followed by their squared norms. On TensorFlow,
+    columns of zeros follow up to a multiple of `LANES`.
 
     Args:
         fields: The fields.
@@ -173,7 +204,11 @@ def _with_norms(tables: Sequence[Tensor], has_norms: Sequence[bool]) -> Tensor:
             columns.append(rows)
             if has_norm:
                 columns.append(ops.sum(ops.square(rows), axis=-1, keepdims=True))
-        return ops.concatenate(columns, axis=-1), gradient
+        joined = ops.concatenate(columns, axis=-1)
+        padding = -joined.shape[-1] % LANES
+        if padding and keras.backend.backend() == "tensorflow":
+            joined = ops.pad(joined, ((0, 0), (0, padding)))
+        return joined, gradient
 
     joined: Tensor = join(*tables)
     return joined
@@ -190,8 +225,10 @@ def _parts(
 ) -> list[tuple[Tensor, Tensor | None]]:
     """Splits the columns of `_with_norms` into rows and norms, one pair per table."""
     sizes = [n for dim, has in zip(dims, has_norms, strict=True) for n in (dim, has)]
-    *ends, _ = np.cumsum(sizes).tolist()
-    parts = ops.split(columns, ends, axis=-1)
+    *ends, end = np.cumsum(sizes).tolist()
+    if end < columns.shape[-1]:  # padding follows
+        ends.append(end)
+    parts = ops.split(columns, ends, axis=-1)[: len(sizes)]
     norms = [
         each if has else None for each, has in zip(parts[1::2], has_norms, strict=True)
     ]

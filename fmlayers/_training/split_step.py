@@ -17,9 +17,9 @@ class SplitStep:
     XLA needs shapes that do not depend on the data, and takes three times as long for
     the sums of sparse rows. With `jit_compile=True` on TensorFlow, a step therefore
     computes the sums of the histories and their gradients outside of XLA, and the rest
-    in two XLA programs: the loss and its gradients, and the update. The batches
-    must bring their histories along (`fmlayers.data.ShuffledBatches`); otherwise, and
-    in evaluation and prediction, nothing is compiled with XLA.
+    in three XLA programs: the rows to sum, the loss and its gradients, and the update.
+    The batches must bring their histories along (`fmlayers.data.ShuffledBatches`);
+    otherwise, and in evaluation and prediction, nothing is compiled with XLA.
 
     Put it before the Keras class.
     """
@@ -67,18 +67,27 @@ class SplitStep:
             of_totals = [tf.zeros_like(x) if g is None else g for x, g in pairs]
             return loss, y_pred, (gradients, of_totals)
 
-        def update(gradients: Any, others: Any) -> None:
+        def tables() -> list[Any]:
+            return [each.table() for each in histories]
+
+        def update(gradients: Any, of_tables: Any) -> None:
+            with tf.GradientTape() as tape:
+                read = tables()
+            others = tape.gradient(read, weights, output_gradients=of_tables)
             added = [_added(*each) for each in zip(gradients, others, strict=True)]
             model.optimizer.apply_gradients(zip(added, weights, strict=True))
 
+        read = with_xla(tables)()
         with tf.GradientTape() as tape:
-            sums = [each.sums() for each in histories]
+            tape.watch(read)
+            pairs = zip(histories, read, strict=True)
+            sums = [each.sums_of(table) for each, table in pairs]
             totals = [each.total for each in sums]
         loss, y_pred, (gradients, of_totals) = with_xla(loss_and_gradients)(
             x, sums, y, sample_weight
         )
-        others = tape.gradient(totals, weights, output_gradients=of_totals)
-        with_xla(update)(gradients, others)
+        of_tables = tape.gradient(totals, read, output_gradients=of_totals)
+        with_xla(update)(gradients, of_tables)
         model._loss_tracker.update_state(loss, sample_weight=tf.shape(y_pred)[0])
         return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
 

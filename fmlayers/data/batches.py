@@ -157,9 +157,24 @@ class ShuffledBatches(keras.utils.PyDataset):
                 dealt = rng.permutation(len(ids)) % self.groups
                 self.dealt[name] = ids, dealt
                 block = block * self.groups + dealt[codes]
-            turn = rng.permutation(self.groups ** len(self.group_by))
+            turn = _turns(self.groups, len(self.group_by))
             order = order[np.argsort(turn[block[order]], kind="stable")]
         self._order = np.resize(order, len(self) * self.batch_size)
+
+
+def _turns(groups: int, columns: int) -> Rows:
+    """Returns the turn of each block, a combination of a group of each column.
+
+    Of two columns, successive blocks share a group, so that a batch at the end of a
+    block has rows of three groups and not of four. The other group changes, so that all
+    groups appear several times in an epoch.
+    """
+    blocks = np.arange(groups**columns)
+    if columns != 2:
+        return blocks
+    first, second = np.divmod(blocks, groups)
+    shift = (second - first) % groups
+    return (shift // 2 * groups + first) * 2 + shift % 2
 
 
 def endless(batches: Any) -> Iterator[Batch]:

@@ -3,7 +3,12 @@ from typing import Any, get_args
 import keras
 from keras import ops
 
-from fmlayers._backend import accumulation_dtype, is_ragged, row_of_each
+from fmlayers._backend import (
+    accumulation_dtype,
+    is_ragged,
+    row_of_each,
+    sum_by_owner,
+)
 from fmlayers._checks import choice, integer
 from fmlayers._row_splits import check_row_splits
 from fmlayers._types import Combiner, Tensor
@@ -139,8 +144,7 @@ class MaskedMeanPooling(keras.layers.Layer):
             count = ops.shape(row_splits)[0] - 1
 
             def pool(values: Tensor) -> Tensor:
-                # One additional segment: Keras on PyTorch ignores `num_segments=0`.
-                return ops.segment_sum(values, rows, count + 1)[:count]
+                return sum_by_owner(values, rows, count)
 
         total = pool(x * w)
         if self.combiner == "mean":

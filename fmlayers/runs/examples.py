@@ -135,6 +135,10 @@ class Examples:
     def _validation(self) -> Batch:
         validation = self.validation
         assert validation is not None
+        if self.config.histories:
+            # Rows of a user in few batches, each of which sums the user's history.
+            users = self.whole["user"].iloc[validation]
+            validation = validation[np.argsort(pd.factorize(users)[0], kind="stable")]
         if self.config.task != "implicit":
             inputs, ratings, weights = self.arrays(validation)
             return batch_of(dict(inputs), ratings, weights)
