@@ -54,8 +54,9 @@ class StudySpace:
         self.has_multi_categorical = any(
             kind_class(kind).is_multiple for kind in columns.values()
         )
-        self.batch_size = config.training.batch_size or default_batch_size(rows)
-        histories = HISTORIES if config.training.histories else ()
+        training = config.training
+        self.batch_size = training.batch_size or default_batch_size(training, rows)
+        histories = HISTORIES if training.histories else ()
         for model in config.models:
             check_columns(find(model), list(columns), histories=bool(histories))
         known = [*columns, *histories]

@@ -15,8 +15,10 @@ MAX_CACHED = 16
 # XLA compiles once for each number of pairs: with padding, there are few of them.
 SHARES = 16
 # If a batch has at most a quarter as many rows as there are keys, several batches are
-# formed together. Each of them contains only the histories of its keys.
+# formed together. Each of them contains only the histories of its keys. If these have
+# few pairs, it has an advantage for as many rows as keys.
 MIN_KEYS_PER_ROW = 4
+FEW_PAIRS = 16_384
 
 
 class BatchHistories(NamedTuple):
@@ -123,7 +125,9 @@ class HistoryIndex:
 
     def has_many_keys(self, rows: int) -> bool:
         """Returns whether there are many keys compared to the rows of a batch."""
-        return self.num_keys >= MIN_KEYS_PER_ROW * rows
+        pairs = rows * len(self.values) / self.num_keys
+        least = 1 if pairs <= FEW_PAIRS else MIN_KEYS_PER_ROW
+        return self.num_keys >= least * rows
 
     def own_values(self, keys: Integers, own: Integers) -> Integers:
         """Returns the own value of each example whose history contains it, else 0.

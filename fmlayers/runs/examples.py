@@ -216,9 +216,15 @@ def split_validation(
     return shuffled[count:], shuffled[:count]
 
 
-def default_batch_size(rows: int) -> int:
-    """Returns the power of two that splits `rows` into about 160 batches."""
-    return int(np.clip(2 ** round(math.log2(max(rows, 1) / 160)), 16, 8192))
+def default_batch_size(config: TrainingConfig, rows: int) -> int:
+    """Returns the power of two that splits `rows` into about 160 batches.
+
+    It is at least 16. For ratings and Adagrad, it is at least 64: with smaller batches,
+    an epoch takes longer and as many of them are needed.
+    """
+    of_ratings = config.task == "regression" and config.optimizer == "adagrad"
+    least = 64 if of_ratings else 16
+    return int(np.clip(2 ** round(math.log2(max(rows, 1) / 160)), least, 8192))
 
 
 def streams() -> bool:

@@ -95,7 +95,7 @@ class Trainer:
         own = self.dataset.parts.get("validation")
         fitting, validation = split_validation(config, train, own)
         self.rows = {"train": len(train), "validation": len(validation)}
-        size = config.batch_size or default_batch_size(len(fitting))
+        size = config.batch_size or default_batch_size(config, len(fitting))
         self.batch_size = size - size % num_shares()
         if not len(validation):
             return self._fit("refit", train, self.epochs)

@@ -5,6 +5,7 @@ import pytest
 from fmlayers._histories.index import HistoryIndex
 from fmlayers._training.array_pipelines import in_order
 from fmlayers.data import ShuffledBatches, without_padding
+from fmlayers.data.pipelines import by_epoch
 
 
 def batches(rows=10, batch_size=4, seed=0, epoch=0):
@@ -104,6 +105,24 @@ def test_groups_keep_few_users_and_items_in_a_batch():
     np.testing.assert_array_equal(again[0][1], orders[1][:100])
 
 
+def test_successive_blocks_share_a_group():
+    """So that a batch with rows of two blocks has those of few users and items."""
+    rng = np.random.default_rng(0)
+    inputs = {"user": rng.integers(0, 60, 7200), "item": rng.integers(0, 90, 7200)}
+    options = {"seed": 5, "group_by": ("user", "item"), "groups": 6}
+    batches = ShuffledBatches(inputs, np.arange(7200), 100, **options)
+    counts = []
+    for index in range(len(batches)):
+        found = batches[index][0]
+        groups = [
+            len(np.unique(dealt[np.isin(ids, found[name])]))
+            for name, (ids, dealt) in batches.dealt.items()
+        ]
+        counts.append(sum(groups))
+    assert min(counts) == 2
+    assert np.mean(np.array(counts) > 3) < 0.05
+
+
 @pytest.mark.parametrize("rows", [9, 31, 100])
 def test_a_stream_has_the_same_batches_without_end(rows):
     data = batches(rows, epoch=1)
@@ -120,6 +139,44 @@ def test_a_stream_has_the_same_batches_without_end(rows):
                     np.testing.assert_array_equal(inputs[name], x)
             again.on_epoch_end()
     assert data.epoch == 1
+
+
+def test_epochs_of_a_stream():
+    data = batches(50)
+    whole = list(data.stream().take(15).as_numpy_iterator())
+    epochs = by_epoch(data.stream(), 5)
+    found = [x for _ in range(3) for x in epochs.as_numpy_iterator()]
+    assert len(found) == len(whole)
+    for (inputs, _), (expected, _) in zip(found, whole, strict=True):
+        np.testing.assert_array_equal(inputs["id"], expected["id"])
+    assert int(epochs.cardinality()) == 5
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="streams are TensorFlow's alone"
+)
+@pytest.mark.parametrize("steps_per_execution", [1, 4, 13, 20])
+def test_several_steps_at_once_end_with_the_epoch(steps_per_execution):
+    """Of 13 steps, whatever their divisors."""
+
+    class Steps(keras.callbacks.Callback):
+        seen = ()
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.seen += (int(self.model.optimizer.iterations),)
+
+    model, steps = Recorder(), Steps()
+    model.compile("sgd", "mse", steps_per_execution=steps_per_execution)
+    epochs = by_epoch(batches(50).stream(), 13)
+    model.fit(
+        epochs,
+        steps_per_epoch=13,
+        epochs=3,
+        callbacks=[steps],
+        shuffle=False,
+        verbose=0,
+    )
+    assert steps.seen == (13, 26, 39)
 
 
 def test_rows_in_order():
