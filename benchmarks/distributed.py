@@ -1,7 +1,7 @@
 """Measures training in several processes of this machine, with spread tables.
 
     python -m benchmarks.distributed [--rows 100000 1000000 10000000]
-        [--processes 1 2 4] [--batch 4096] [--steps 8] [--rounds 5] [--gigabytes 2]
+        [--processes 1 2 4] [--batch 4096] [--steps 8] [--rounds 3] [--gigabytes 0.5]
         [--json FILE]
 
 The model is a factorization machine of a user and an item with 16 dimensions and
@@ -43,8 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--batch", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--gigabytes", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--gigabytes", type=float, default=0.5)
     options = parser.parse_args([] if arguments is None else arguments)
     steps: dict[str, Any] = {}
     print(f"Steps of {options.batch} rows, {DIM} dimensions, CPU and wall ms")

@@ -1,7 +1,7 @@
 """Compares methods to fit an encoder and write shards.
 
     python -m benchmarks.encoding [--files 8] [--rows 500000] [--values 2000000]
-        [--ids pareto uniform] [--rounds 3] [--only NAME ...] [--json FILE]
+        [--ids pareto uniform] [--rounds 1] [--only NAME ...] [--json FILE]
 
 The data are Parquet files with `--rows` rows each: a text column with up to `--values`
 distinct values, another with up to a seventh as many, and a rating. Each method runs in
@@ -132,7 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--files", type=int, default=8)
     parser.add_argument("--rows", type=int, default=500_000)
     parser.add_argument("--values", type=int, default=2_000_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument(
         "--folder",

@@ -94,7 +94,7 @@ def prepare_torch(sizes: dict[str, int]) -> tuple[Callable[[], float], int]:
 def main(arguments: list[str] | None = None) -> None:
     parser = parser_with_json()
     parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--torch", action="store_true")
     options = parser.parse_args([] if arguments is None else arguments)
     names = [*RUNS, *(["torch SparseAdam"] if options.torch else [])]

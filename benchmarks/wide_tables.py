@@ -1,7 +1,7 @@
 """Compares training on wide tables: 26 id columns and 13 numeric columns.
 
     python -m benchmarks.wide_tables [--ids zipf uniform] [--rows 100000]
-        [--fields 26] [--batch 8192] [--steps 16] [--rounds 5] [--json FILE]
+        [--fields 26] [--batch 8192] [--steps 8] [--rounds 3] [--json FILE]
 
 The model is a factorization machine with 16 dimensions, a table of `--rows` rows per id
 column, and the squared error. "As written" compiles with an optimizer and a loss alone;
@@ -147,8 +147,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--fields", type=int, default=26)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--batch", type=int, default=8192)
-    parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args([] if arguments is None else arguments)
     figures = {}
     for ids in options.ids:

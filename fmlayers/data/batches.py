@@ -157,24 +157,24 @@ class ShuffledBatches(keras.utils.PyDataset):
                 dealt = rng.permutation(len(ids)) % self.groups
                 self.dealt[name] = ids, dealt
                 block = block * self.groups + dealt[codes]
-            turn = _turns(self.groups, len(self.group_by))
+            turn = rng.permutation(self.groups ** len(self.group_by))
+            if len(self.group_by) == 2:
+                turn = _turns(self.groups)
             order = order[np.argsort(turn[block[order]], kind="stable")]
         self._order = np.resize(order, len(self) * self.batch_size)
 
 
-def _turns(groups: int, columns: int) -> Rows:
-    """Returns the turn of each block, a combination of a group of each column.
+def _turns(groups: int) -> Rows:
+    """Returns the turn of each block, a group of a column with a group of another.
 
-    Of two columns, successive blocks share a group, so that a batch at the end of a
-    block has rows of three groups and not of four. The other group changes, so that all
-    groups appear several times in an epoch.
+    Successive blocks share a group, so that a batch with rows of two blocks has those
+    of three groups and not of four. They share a group of either column in turn, so
+    that each group appears several times in an epoch.
     """
-    blocks = np.arange(groups**columns)
-    if columns != 2:
-        return blocks
-    first, second = np.divmod(blocks, groups)
+    first, second = np.divmod(np.arange(groups**2), groups)
     shift = (second - first) % groups
-    return (shift // 2 * groups + first) * 2 + shift % 2
+    turns: Rows = (shift // 2 * groups + first) * 2 + shift % 2
+    return turns
 
 
 def endless(batches: Any) -> Iterator[Batch]:

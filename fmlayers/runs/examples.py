@@ -133,12 +133,12 @@ class Examples:
 
     @cached_property
     def _validation(self) -> Batch:
-        validation = self.validation
-        assert validation is not None
+        assert self.validation is not None
+        validation: Rows = self.validation
         if self.config.histories:
             # Rows of a user in few batches, each of which sums the user's history.
-            users = self.whole["user"].iloc[validation]
-            validation = validation[np.argsort(pd.factorize(users)[0], kind="stable")]
+            users = pd.factorize(self.whole["user"].iloc[validation])[0]
+            validation = validation[np.argsort(users, kind="stable")]
         if self.config.task != "implicit":
             inputs, ratings, weights = self.arrays(validation)
             return batch_of(dict(inputs), ratings, weights)

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import keras
 import numpy as np
@@ -462,10 +461,9 @@ def test_xla_trains_as_without(make_config, tmp_path, monkeypatch, backend):
     [(1, 16), (2_560, 16), (72_000, 512), (10**6, 8192), (10**9, 8192)],
 )
 def test_default_batch_size(rows, size):
-    config = TrainingConfig("data")
-    assert default_batch_size(config, rows) == max(size, 64)
+    assert default_batch_size(TrainingConfig(), rows) == max(size, 64)
     for options in ({"optimizer": "lazy_adam"}, {"task": "binary"}):
-        assert default_batch_size(replace(config, **options), rows) == size
+        assert default_batch_size(TrainingConfig(**options), rows) == size
 
 
 @pytest.mark.parametrize(
