@@ -1,13 +1,11 @@
 """Measures other packages on the tables of `benchmarks.labels`.
 
     python -m pip install -r benchmarks/peers.txt
-    TF_USE_LEGACY_KERAS=1 FMLAYERS_DATA=folder python -m benchmarks.label_peers \\
-        [TABLE ...] [PEER ...]
+    FMLAYERS_DATA=folder python -m benchmarks.label_peers [TABLE ...] [PEER ...]
 
 Each package gets the same columns and rows. Its L2 and its learning rate are chosen on
 the validation rows of each seed, and so is the number of epochs, with which it is
-trained again on all training rows, as `fmlayers train` does. DeepCTR needs the legacy
-Keras for numeric columns.
+trained again on all training rows, as `fmlayers train` does.
 """
 
 import sys
