@@ -15,8 +15,8 @@ MAX_CACHED = 16
 # XLA compiles once for each number of pairs: with padding, there are few of them.
 SHARES = 16
 # If a batch has at most a quarter as many rows as there are keys, several batches are
-# formed together. Each of them contains only the histories of its keys. If these have
-# few pairs, it has an advantage for as many rows as keys.
+# formed together. Each of them contains only the histories of its keys. With few pairs,
+# this is faster even if a batch has as many rows as there are keys.
 MIN_KEYS_PER_ROW = 4
 FEW_PAIRS = 16_384
 

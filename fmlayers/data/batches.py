@@ -157,9 +157,10 @@ class ShuffledBatches(keras.utils.PyDataset):
                 dealt = rng.permutation(len(ids)) % self.groups
                 self.dealt[name] = ids, dealt
                 block = block * self.groups + dealt[codes]
-            turn = rng.permutation(self.groups ** len(self.group_by))
             if len(self.group_by) == 2:
                 turn = _turns(self.groups)
+            else:
+                turn = rng.permutation(self.groups ** len(self.group_by))
             order = order[np.argsort(turn[block[order]], kind="stable")]
         self._order = np.resize(order, len(self) * self.batch_size)
 
@@ -167,9 +168,11 @@ class ShuffledBatches(keras.utils.PyDataset):
 def _turns(groups: int) -> Rows:
     """Returns the turn of each block, a group of a column with a group of another.
 
-    Successive blocks share a group, so that a batch with rows of two blocks has those
-    of three groups and not of four. They share a group of either column in turn, so
-    that each group appears several times in an epoch.
+    Successive blocks share a group of either column in turn, so that a batch with rows
+    of two blocks has those of three groups and not of four. An epoch has a round for
+    every two groups. In each round, all groups appear; the last block of a round and
+    the first of the next share none. (With an odd number of groups, neither do the
+    blocks of the last round.)
     """
     first, second = np.divmod(np.arange(groups**2), groups)
     shift = (second - first) % groups

@@ -49,7 +49,8 @@ def by_epoch(dataset: Any, steps: int) -> Any:
 
     Each iteration continues where the last one stopped, and `dataset` prefetches across
     the end of an iteration. Keras executes several steps at once, and stops only where
-    the data end.
+    the data end. Under a distribution strategy, Keras reads a batch before it trains,
+    which the first epoch would lack.
     """
     import tensorflow as tf
 

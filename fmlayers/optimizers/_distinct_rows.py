@@ -1,9 +1,10 @@
 """Updates of the distinct rows among the slices of a gradient.
 
-The slices of a row are summed, and each row is read and written once. The number of
-distinct rows depends on the data. TensorFlow without XLA uses tensors of that size. XLA
-needs fixed shapes: there, the rows come first in arrays of one entry per slice, and a
-loop updates them in pieces until there are no more.
+The slices of a row are summed first. The number of distinct rows depends on the data.
+TensorFlow without XLA uses tensors of that size. XLA and JAX need fixed shapes: there,
+small batches are updated in one pass over all slices, where all but one slice of a row
+add zeros. Of larger batches, the distinct rows come first in arrays of one entry per
+slice, and a loop updates them in pieces until there are no more.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,8 +28,9 @@ class RowPieces(NamedTuple):
     Attributes:
         rows: Integers `(pieces, size)`.
         sums: Floats `(pieces, size, ...)`.
-        is_row: Booleans `(pieces, size)`. Other entries must be ignored.
-        count: Integer scalar, the number of pieces to update. The others have no row.
+        is_row: Booleans `(pieces, size)`, `True` for one entry of each distinct row.
+            The other entries must be ignored.
+        count: Integer scalar, the number of pieces to update. Later pieces have no row.
     """
 
     rows: Any
@@ -58,8 +60,10 @@ def in_pieces(indices: Any, chosen: Any, values: Any) -> RowPieces:
         sums = ops.segment_sum(values, chosen, num_segments=slices)
         rows, sums, first = (ops.expand_dims(x, 0) for x in (indices, sums, first))
         return RowPieces(rows, sums, first, count=1)
-    numbers = ops.cumsum(ops.cast(first, "int32")) - 1
-    rows, number = numbers[-1] + 1, ops.take(numbers, chosen)
+    ones = ops.cast(first, "int32")
+    rows, number = ops.sum(ones), ops.take(ops.cumsum(ones) - 1, chosen)
+    # At least one place and one piece, for a batch of unknown size without an id.
+    slices = slices if isinstance(slices, int) else ops.maximum(slices, 1)
     size = PIECE if isinstance(slices, int) else ops.minimum(slices, PIECE)
     pieces = (slices + size - 1) // size
     places = pieces * size
@@ -131,15 +135,15 @@ def add_to_distinct(
 
     Args:
         variables: The tables.
-        distinct: The distinct rows `(rows,)` and the position of that of each slice
-            `(slices,)`, as `tf.unique` returns them.
+        distinct: The distinct rows `(rows,)` and, for each slice, the position of its
+            row among them `(slices,)`, as `tf.unique` returns them.
         values: Floats `(slices, ...)`.
         changes: The function of the increments.
     """
     import tensorflow as tf
 
     rows, of_each = distinct
-    # It takes half of the time of `unsorted_segment_sum`.
+    # `scatter_nd` takes half of the time of `unsorted_segment_sum`.
     sums = tf.scatter_nd(
         tf.expand_dims(of_each, 1), values, (tf.size(rows), *values.shape[1:])
     )

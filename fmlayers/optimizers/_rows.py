@@ -140,8 +140,8 @@ class RowWise(keras.optimizers.Optimizer):
         for index, variable in enumerate(variables):
             rows = variable.shape[0] if variable.shape else 0
             if rows > ROWS_PER_ID:
-                # Scratch space, which is not saved. Every device can scatter and
-                # gather floats. In 32 bits, they are exact up to 2**24 ids only.
+                # Scratch space of XLA programs, which is not saved. Every device can
+                # scatter and gather floats. In 32 bits, they are exact up to 2**24 ids.
                 with tf.init_scope():
                     zeros = tf.zeros((rows,), tf.float64)
                     scratch = tf.Variable(zeros, trainable=False)

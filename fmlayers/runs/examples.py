@@ -135,11 +135,11 @@ class Examples:
     def _validation(self) -> Batch:
         assert self.validation is not None
         validation: Rows = self.validation
-        if self.config.histories:
-            # Rows of a user in few batches, each of which sums the user's history.
-            users = pd.factorize(self.whole["user"].iloc[validation])[0]
-            validation = validation[np.argsort(users, kind="stable")]
         if self.config.task != "implicit":
+            if self.config.histories:
+                # Rows of a user in few batches, each of which sums the user's history.
+                users = pd.factorize(self.whole["user"].iloc[validation])[0]
+                validation = validation[np.argsort(users, kind="stable")]
             inputs, ratings, weights = self.arrays(validation)
             return batch_of(dict(inputs), ratings, weights)
         catalog, users, items = self._pairs
@@ -219,8 +219,8 @@ def split_validation(
 def default_batch_size(config: TrainingConfig, rows: int) -> int:
     """Returns the power of two that splits `rows` into about 160 batches.
 
-    It is at least 16. For ratings and Adagrad, it is at least 64: with smaller batches,
-    an epoch takes longer and as many of them are needed.
+    It is at least 16. For ratings and Adagrad, it is at least 64: smaller batches take
+    longer per epoch, and training needs as many epochs.
     """
     of_ratings = config.task == "regression" and config.optimizer == "adagrad"
     least = 64 if of_ratings else 16

@@ -165,8 +165,15 @@ def test_several_steps_at_once_end_with_the_epoch(steps_per_execution):
         def on_epoch_end(self, epoch, logs=None):
             self.seen += (int(self.model.optimizer.iterations),)
 
-    model, steps = Recorder(), Steps()
-    model.compile("sgd", "mse", steps_per_execution=steps_per_execution)
+    def made(**options):
+        model = Recorder()
+        model.compile(keras.optimizers.SGD(1e-4), "mse", **options)
+        return model
+
+    expected = made()
+    whole = batches(50).stream()
+    expected.fit(whole, steps_per_epoch=13, epochs=3, shuffle=False, verbose=0)
+    model, steps = made(steps_per_execution=steps_per_execution), Steps()
     epochs = by_epoch(batches(50).stream(), 13)
     model.fit(
         epochs,
@@ -177,6 +184,7 @@ def test_several_steps_at_once_end_with_the_epoch(steps_per_execution):
         verbose=0,
     )
     assert steps.seen == (13, 26, 39)
+    np.testing.assert_allclose(model.get_weights(), expected.get_weights(), rtol=1e-6)
 
 
 def test_rows_in_order():
@@ -284,9 +292,9 @@ def test_resumed_batches_bring_the_same_histories_along():
     inputs = {"user": np.array([1, 1, 2, 3, 3]), "item": np.array([1, 3, 2, 1, 2])}
     ratings = np.arange(5, dtype="float32")
     options = {"group_by": ("user",), "groups": 2, "histories": {"rated": index}}
-    first = ShuffledBatches(inputs, ratings, 2, seed=3, **options)
+    first = ShuffledBatches(inputs, ratings, 3, seed=3, **options)
     first.on_epoch_end()
-    resumed = ShuffledBatches(inputs, ratings, 2, seed=3, epoch=1, **options)
+    resumed = ShuffledBatches(inputs, ratings, 3, seed=3, epoch=1, **options)
     for i in range(len(first)):
         (a, y), (b, resumed_y) = first[i], resumed[i]
         np.testing.assert_array_equal(y, resumed_y)

@@ -262,8 +262,20 @@ def test_batches_of_few_keys_are_formed_together(rng):
             )
 
 
+@pytest.mark.parametrize(
+    ("length", "most"),
+    [(2, 1000), (20, 819), (100, 250)],  # of 16,384 pairs, and of a quarter of the keys
+)
+def test_few_rows_compared_to_the_keys_form_batches_together(length, most):
+    values = np.ones(1000 * length, "int32")
+    offsets = np.arange(1001) * length
+    index = HistoryIndex("user", "item", 10, offsets, values, pads=False)
+    assert index.has_many_keys(most)
+    assert not index.has_many_keys(most + 1)
+
+
 @pytest.mark.parametrize("hosts", [1, 2, 3, 7])
-@pytest.mark.parametrize("num_keys", [20, 200])  # the lists of all keys, or of a batch
+@pytest.mark.parametrize("num_keys", [10, 200])  # the lists of all keys, or of a batch
 def test_each_host_has_the_ids_of_its_rows(hosts, num_keys, rng):
     index = make_index(rng, num_keys, pads=True)
     keys = rng.integers(-1, num_keys + 2, 20)
@@ -342,9 +354,10 @@ def test_training_is_the_same_with_prepared_histories(optimizer, batch_size, bac
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="splits no step")
-@pytest.mark.parametrize("optimizer", [Adagrad, LazyAdam])
+@pytest.mark.parametrize(
+    "optimizer", [Adagrad, pytest.param(LazyAdam, marks=pytest.mark.slow)]
+)
 def test_steps_compile_all_but_the_sums(optimizer):
     fitted, steps = [], []
     for jit_compile in (False, True):

@@ -87,3 +87,38 @@ def test_more_ids_than_a_piece(kind, jit_compile, rng):
     reference.step(ids, target[:, 0])
     found = model.get_weights()[0]
     np.testing.assert_allclose(found, reference.table, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="other shapes are known"
+)
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("kind", [Adagrad, LazyAdam])
+def test_unknown_numbers_of_ids_in_pieces(kind, jit_compile, monkeypatch, rng):
+    """Also none at all."""
+    import tensorflow as tf
+
+    monkeypatch.setattr(_distinct_rows, "PIECE", 3)
+    start = rng.normal(size=(LARGE, 2)).astype("float32")
+    table = keras.Variable(start)
+    optimizer = kind(RATE)
+    optimizer.build([table])
+    reference = Reference(optimizer, start)
+
+    @tf.function(
+        jit_compile=jit_compile,
+        input_signature=[
+            tf.TensorSpec((None,), "int32"),
+            tf.TensorSpec((None, 2), "float32"),
+        ],
+    )
+    def step(ids, values):
+        optimizer.apply([tf.IndexedSlices(values, ids, table.shape)], [table])
+
+    for count in (7, 0, 3, 1):
+        ids = rng.integers(0, 5, count).astype("int32")
+        values = rng.normal(size=(count, 2)).astype("float32")
+        step(ids, values)
+        sums = {i: values[ids == i].sum(axis=0) for i in np.unique(ids)}
+        reference.apply(sums)
+        np.testing.assert_allclose(table.numpy(), reference.table, rtol=2e-4, atol=2e-6)

@@ -354,6 +354,25 @@ def test_a_negative_has_its_own_category(basket):
         assert (groups["category"] != groups["category"][:, :1]).any()
 
 
+@pytest.mark.parametrize("histories", [False, True])
+def test_validation_rows_of_a_user_follow_each_other(histories, basket):
+    """With histories, which are then summed once per user."""
+    table = basket.assign(rating=np.arange(len(basket)) / 7)
+    config = TrainingConfig(histories=histories)
+    dataset = RunData.read(config, Dataset("b", table)).dataset
+    kinds = dict.fromkeys(["user", "item"], "categorical")
+    rows = np.arange(len(table))
+    examples = Examples(config, kinds, dataset, rows[300:], rows[:300])
+    inputs, ratings, *_ = examples._validation
+    places = np.rint(ratings * 7).astype(int)
+    np.testing.assert_array_equal(np.sort(places), rows[:300])
+    whole = examples.encoder.transform(table.iloc[places])
+    for name, expected in whole.items():
+        np.testing.assert_array_equal(inputs[name], expected)
+    changes = np.count_nonzero(np.diff(inputs["user"]))
+    assert (changes == len(np.unique(inputs["user"])) - 1) == histories
+
+
 @pytest.mark.slow
 def test_a_category_does_not_betray_the_negatives(basket, tmp_path):
     val = {}
