@@ -9,14 +9,7 @@ from fmlayers import Categorical
 from fmlayers.models import FactorizationMachine
 from fmlayers.optimizers import Adagrad, LazyAdam, _distinct_rows
 from fmlayers.optimizers._distinct_rows import in_pieces
-from tests.optimizers.test_row_gradients import (
-    L2,
-    LARGE,
-    LINEAR_L2,
-    Machine,
-    as_table,
-    batch,
-)
+from tests.optimizers.test_row_gradients import L2, LARGE, LINEAR_L2, check_machine
 from tests.optimizers.test_rows import OPTIMIZERS, RATE, Reference, make
 
 needs_row_gradients = pytest.mark.skipif(
@@ -57,18 +50,7 @@ def test_steps_in_pieces(kind, own, options, monkeypatch, rng):
     model = FactorizationMachine(features, 3, l2=L2, linear_l2=LINEAR_L2)
     optimizer = kind(RATE, **own, **options)
     model.compile(optimizer, loss="mse", jit_compile=True)
-    model.build()
-    for layer in (model.factors, model.linear):
-        for table in layer.tables.values():
-            table.assign(rng.normal(0.0, 0.3, table.shape))
-    reference = Machine(model)
-    for _ in range(4):
-        ids, ratings, weights = batch(rng)
-        model.train_on_batch(ids, ratings, sample_weight=weights)
-        reference.step(ids, ratings, weights)
-    for key, variable in reference.variables.items():
-        expected = reference.tables[key].table
-        np.testing.assert_allclose(as_table(variable), expected, rtol=3e-4, atol=3e-6)
+    check_machine(model, rng)
 
 
 @needs_row_gradients

@@ -92,6 +92,22 @@ class Machine:
             reference.apply(of_table)
 
 
+def check_machine(model, rng):
+    """Compares some steps of a compiled model with those of a `Machine`."""
+    model.build()
+    for layer in (model.factors, model.linear):
+        for table in layer.tables.values():
+            table.assign(rng.normal(0.0, 0.3, table.shape))
+    reference = Machine(model)
+    for _ in range(4):
+        ids, ratings, weights = batch(rng)
+        model.train_on_batch(ids, ratings, sample_weight=weights)
+        reference.step(ids, ratings, weights)
+    for key, variable in reference.variables.items():
+        expected = reference.tables[key].table
+        np.testing.assert_allclose(as_table(variable), expected, rtol=3e-4, atol=3e-6)
+
+
 @pytest.mark.parametrize("rows", [7, LARGE])
 @pytest.mark.parametrize(
     "options",
@@ -106,18 +122,7 @@ def test_a_machine_steps_as_loops_over_rows(kind, own, options, rows, rng):
     features = [Categorical("user", rows), Categorical("item", 6)]
     model = FactorizationMachine(features, 3, l2=L2, linear_l2=LINEAR_L2)
     model.compile(kind(RATE, **own, **options), loss="mse", weighted_metrics=["mae"])
-    model.build()
-    for layer in (model.factors, model.linear):
-        for table in layer.tables.values():
-            table.assign(rng.normal(0.0, 0.3, table.shape))
-    reference = Machine(model)
-    for _ in range(4):
-        ids, ratings, weights = batch(rng)
-        model.train_on_batch(ids, ratings, sample_weight=weights)
-        reference.step(ids, ratings, weights)
-    for key, variable in reference.variables.items():
-        expected = reference.tables[key].table
-        np.testing.assert_allclose(as_table(variable), expected, rtol=3e-4, atol=3e-6)
+    check_machine(model, rng)
 
 
 def many_features(rows):
