@@ -12,13 +12,19 @@ at most once per field. With the machine epsilon e,
     |error| <= fields / 2 * e * sum_{i<j} |x_i| |x_j|
 
 The gradient of a field is the sum of the others. `S - x_i` cancels only if x_i is
-larger than all others together. The largest field L and the sum R of the rest are
-therefore kept apart: the gradient of L is R, that of any other field (R + L) - x_i.
+larger than all others together. Two programs avoid that:
+
+- With XLA, the largest field L and the sum R of the rest are kept apart. The gradient
+  of L is R, that of any other field (R + L) - x_i.
+- Without XLA, where each operation is a pass over memory, it is the sum of the fields
+  before x_i plus the sum of those after it, which takes fewer operations.
 """
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import keras
@@ -84,7 +90,7 @@ def sum_of_others(vectors: Tensor) -> Tensor:
             # Each field is in the sums of all others: the map is its own transpose.
             return sum_of_others(args[-1] if upstream is None else upstream)
 
-        return _others(x, Sums(*_in_one_call(_sums, x))), gradient
+        return _pairs_and_others(x)[1](), gradient
 
     others: Tensor = others_of(vectors)
     return others
@@ -93,19 +99,37 @@ def sum_of_others(vectors: Tensor) -> Tensor:
 def _pairs_with_gradient(vectors: Tensor) -> Tensor:
     @ops.custom_gradient
     def pairs_of(x: Tensor) -> tuple[Tensor, Callable[..., Tensor]]:
-        sums = Sums(*_in_one_call(_sums, x))
+        pairs, others = _pairs_and_others(x)
 
         def gradient(*args: Tensor, upstream: Tensor | None = None) -> Tensor:
             upstream = args[-1] if upstream is None else upstream
-            return ops.expand_dims(upstream, 1) * _others(x, sums)
+            return ops.expand_dims(upstream, 1) * others()
 
-        return sums.pairs, gradient
+        return pairs, gradient
 
     pairs: Tensor = pairs_of(vectors)
     return pairs
 
 
-def _others(x: Tensor, sums: Sums) -> Tensor:
+def _pairs_and_others(x: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
+    """Returns the sum of all pairs, and a function that sums the others per field."""
+    if _by_xla():
+        sums = Sums(*_in_one_call(_sums, x))
+        return sums.pairs, lambda: _others_by_largest(x, sums)
+    return _in_one_call(_pairs, x), lambda: _in_one_call(_others_in_turn, x)
+
+
+def _others_in_turn(x: Tensor) -> Tensor:
+    fields = unstack(x, axis=1)
+    if len(fields) == 1:
+        return ops.zeros_like(x)
+    before = list(accumulate(fields[:-1], operator.add))
+    after = list(accumulate(fields[:0:-1], operator.add))[::-1]
+    inner = [one + other for one, other in zip(before, after[1:], strict=False)]
+    return ops.stack([after[0], *inner, before[-1]], axis=1)
+
+
+def _others_by_largest(x: Tensor, sums: Sums) -> Tensor:
     rest, largest = ops.expand_dims(sums.rest, 1), ops.expand_dims(sums.largest, 1)
     # Not `==`: a compiled program may compute x again and round it differently.
     is_largest = ops.abs(x - largest) <= 2.0**-22 * ops.abs(largest)
@@ -113,7 +137,7 @@ def _others(x: Tensor, sums: Sums) -> Tensor:
 
 
 def _pairs(x: Tensor) -> Tensor:
-    blocks, fields = _in_blocks(x, x.shape[1] // BLOCK, BLOCK)
+    blocks, fields = _in_blocks(x, x.shape[1] // BLOCK if _by_xla() else 0, BLOCK)
     if not blocks:
         return _pairs_and_total(fields)[0]
     pairs, totals = _pairs_and_total(blocks)
@@ -183,11 +207,13 @@ def _in_blocks(x: Tensor, count: int, size: int) -> tuple[list[Tensor], list[Ten
     fields, whole = unstack(x[:, count * size :], axis=1), x[:, : count * size]
     if not count:
         return [], fields
-    if uses_xla():
-        # XLA writes the concatenated vectors once. With the slices below, it would
-        # compute them again at each use.
-        return [whole[:, i::size] for i in range(size)], fields
-    return [whole[:, i * count : (i + 1) * count] for i in range(size)], fields
+    # XLA writes the concatenated vectors once. With adjacent fields in a block, it would
+    # compute them again at each use.
+    return [whole[:, i::size] for i in range(size)], fields
+
+
+def _by_xla() -> bool:
+    return keras.backend.backend() == "jax" or uses_xla()
 
 
 def _in_one_call(function: Callable[[Tensor], Any], x: Tensor) -> Any:

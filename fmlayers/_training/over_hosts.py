@@ -59,23 +59,24 @@ class OverHosts:
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         model: Any = self
         predict = super().predict  # type: ignore[misc]
-        if _hosts.mesh() is None:
-            return predict(*args, **kwargs)
-        given = _bound(predict, args, kwargs)
-        rows = _rows(given["x"])
-        _check_alike(batch_size=given["batch_size"], steps=given["steps"])
-        if rows is not None:
-            devices = _hosts.local_devices()
-            longest = int(_hosts.of_processes([rows]).max())
-            longest += -longest % devices
-            given["x"] = keras.tree.map_structure(
-                lambda x: _lengthened(x, longest), given["x"]
-            )
+        rows = None
+        if _hosts.mesh() is not None:
+            args, kwargs = (), _bound(predict, args, kwargs)
+            rows = _rows(kwargs["x"])
+            _check_alike(batch_size=kwargs["batch_size"], steps=kwargs["steps"])
+            if rows is not None:
+                devices = _hosts.local_devices()
+                longest = int(_hosts.of_processes([rows]).max())
+                longest += -longest % devices
+                kwargs["x"] = keras.tree.map_structure(
+                    lambda x: _lengthened(x, longest), kwargs["x"]
+                )
         steps = model.steps_per_execution
-        # Keras would join the batches of several steps in a different order of rows.
+        # Of several steps, Keras traces each one, which takes longer than it saves. In
+        # distributed training, it would join their batches in another order of rows.
         model.steps_per_execution = 1
         try:
-            predictions = predict(**given)
+            predictions = predict(*args, **kwargs)
         finally:
             model.steps_per_execution = steps
         return keras.tree.map_structure(lambda x: x[:rows], predictions)
