@@ -93,6 +93,11 @@ class ShuffledBatches(keras.utils.PyDataset):
         self.groups = integer("groups", groups)
         self.histories = histories or {}
         self._own = own_values(self.histories, inputs)
+        # The distinct ids of the inputs to group by, and the index of each row's id.
+        self._ids = {
+            name: np.unique(inputs[name], return_inverse=True)
+            for name in (group_by if self.groups > 1 else ())
+        }
         self._is_stacked = all(
             index.has_many_keys(self.batch_size * self.groups)
             for index in self.histories.values()
@@ -152,8 +157,7 @@ class ShuffledBatches(keras.utils.PyDataset):
         self.dealt: dict[str, tuple[Rows, Rows]] = {}
         if self.groups > 1:
             block = np.zeros(len(order), np.int64)
-            for name in self.group_by:
-                ids, codes = np.unique(self.inputs[name], return_inverse=True)
+            for name, (ids, codes) in self._ids.items():
                 dealt = rng.permutation(len(ids)) % self.groups
                 self.dealt[name] = ids, dealt
                 block = block * self.groups + dealt[codes]
@@ -161,6 +165,8 @@ class ShuffledBatches(keras.utils.PyDataset):
                 turn = _turns(self.groups)
             else:
                 turn = rng.permutation(self.groups ** len(self.group_by))
+            # Numbers of 16 bits or less are sorted without comparisons.
+            turn = turn.astype(np.min_scalar_type(len(turn)))
             order = order[np.argsort(turn[block[order]], kind="stable")]
         self._order = np.resize(order, len(self) * self.batch_size)
 

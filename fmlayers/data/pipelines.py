@@ -1,10 +1,12 @@
 """Streams of batches that Python assembles, as `tf.data.Dataset`s."""
 
+import itertools
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from fmlayers._histories.index import BatchHistories
-from fmlayers._training.array_pipelines import PIECE, without_tuning
+from fmlayers._training.array_pipelines import PIECE, from_function, without_tuning
 from fmlayers.data.ragged import Batch
 
 
@@ -15,7 +17,7 @@ def stream(
 
     Args:
         pieces: Callable, called once per pass over the data. It yields stacks of
-            batches, of shape `(batches, batch, ...)`.
+            batches, of shape `(batches, batch, ...)`, without end.
         example: One batch, which determines the dtypes and shapes.
         stacked: Boolean. If `False`, `pieces` yields single batches, which bring their
             histories along. Defaults to `True`.
@@ -38,10 +40,36 @@ def stream(
 
     first = (None,) if stacked else ()
     signature = ({name: spec(x) for name, x in inputs.items()}, *map(spec, others))
-    batches = tf.data.Dataset.from_generator(pieces, output_signature=signature)
+    batches = from_function(InTurn(pieces), signature)
     if stacked:
         batches = batches.prefetch(2).unbatch()
     return without_tuning(batches.prefetch(PIECE))
+
+
+class InTurn:
+    """Returns the values of an endless generator by their position.
+
+    They are read in turn. A position out of turn, as in a new pass over the data, makes
+    a new generator, of which the values before it are skipped.
+
+    Args:
+        generator: Callable that returns the generator, the same at each call.
+    """
+
+    def __init__(self, generator: Callable[[], Iterator[Any]]) -> None:
+        self._generator = generator
+        self._values = generator()
+        self._next = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, position: int) -> Any:
+        with self._lock:
+            if position != self._next:
+                self._values = itertools.islice(self._generator(), position, None)
+            self._next = -1  # if the generator raises an error, it has ended
+            value = next(self._values)
+            self._next = position + 1
+            return value
 
 
 def by_epoch(dataset: Any, steps: int) -> Any:

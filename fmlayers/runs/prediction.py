@@ -5,10 +5,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fmlayers._training.array_pipelines import in_order
+from fmlayers.features import History
 from fmlayers.runs.folder import DivergenceError
 from fmlayers.runs.memory import memory_errors
 
 BATCH_SIZE = 8192
+# A batch sums the histories of all its users and items, so a pass should have few.
+BATCH_SIZE_WITH_HISTORIES = 32_768
 _REMEDY = (
     "The weights are too large, and the run must be trained again with a lower "
     "`learning_rate`, or a number in the inputs is too large."
@@ -18,20 +21,24 @@ _REMEDY = (
 def predict(
     model: keras.Model,
     inputs: dict[str, npt.NDArray[Any]],
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
 ) -> npt.NDArray[np.float32]:
     """Returns the predictions of a model, `(rows,)`.
 
     Args:
         model: The model.
         inputs: Dict of arrays. They may have no rows.
-        batch_size: Positive integer, rows per batch. Defaults to 8192.
+        batch_size: Optional positive integer, rows per batch. Defaults to 8192, or to
+            32,768 if the model has a `History`.
 
     Raises:
         DivergenceError: If a prediction is NaN or infinite.
     """
     if len(next(iter(inputs.values()))) == 0:
         return np.empty(0, np.float32)
+    if batch_size is None:
+        has_histories = any(isinstance(each, History) for each in model.features)
+        batch_size = BATCH_SIZE_WITH_HISTORIES if has_histories else BATCH_SIZE
     with memory_errors("Predict fewer rows at a time."):
         if keras.backend.backend() == "tensorflow":
             ratings = model.predict(in_order(inputs, batch_size), verbose=0)

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -5,7 +9,7 @@ import pytest
 from fmlayers._histories.index import HistoryIndex
 from fmlayers._training.array_pipelines import in_order
 from fmlayers.data import ShuffledBatches, without_padding
-from fmlayers.data.pipelines import by_epoch
+from fmlayers.data.pipelines import InTurn, by_epoch
 
 
 def batches(rows=10, batch_size=4, seed=0, epoch=0):
@@ -139,6 +143,59 @@ def test_a_stream_has_the_same_batches_without_end(rows):
                     np.testing.assert_array_equal(inputs[name], x)
             again.on_epoch_end()
     assert data.epoch == 1
+
+
+def test_two_passes_over_a_stream_at_the_same_time():
+    stream = batches(100).stream()
+    expected = [y for _, y in stream.take(40).as_numpy_iterator()]
+    first, second = stream.as_numpy_iterator(), stream.as_numpy_iterator()
+    for target in expected:
+        np.testing.assert_array_equal(next(first)[1], target)
+        np.testing.assert_array_equal(next(second)[1], target)
+
+
+def test_a_stream_goes_on_after_an_error():
+    failing = [True]
+
+    def values():
+        for value in range(9):
+            if value == 2 and failing.pop():
+                raise OSError("the disk is away")
+            yield value
+
+    value_at = InTurn(values)
+    assert [value_at(0), value_at(1)] == [0, 1]
+    with pytest.raises(OSError, match="the disk is away"):
+        value_at(2)
+    failing.append(False)
+    assert [value_at(2), value_at(3)] == [2, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="streams are TensorFlow's alone"
+)
+def test_training_leaves_malloc_as_it_is():
+    """TensorFlow logs it if an operation lowers the threshold of `malloc`."""
+    program = """
+import keras, numpy as np, fmlayers
+features = [fmlayers.Categorical("id", 9)]
+model = fmlayers.models.FactorizationMachine(features, 2)
+model.compile("sgd", "mse")
+ids, ones = {"id": np.arange(8)}, np.ones(8, "float32")
+model.fit(ids, ones, batch_size=3, verbose=0)
+data = fmlayers.data.ShuffledBatches(ids, ones, 4, seed=0)
+model.fit(data.stream(), steps_per_epoch=2, shuffle=False, verbose=0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert " cpu_feature_guard.cc" in done.stderr  # a message of the same level
+    assert "M_TRIM_THRESHOLD" not in done.stderr
 
 
 def test_epochs_of_a_stream():
