@@ -1,6 +1,7 @@
 """The process of the command: its streams, signals and exit code."""
 
 import contextlib
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -43,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError):
             sys.stderr.flush()
         os._exit(code)
+    # Otherwise, Python would search all objects of TensorFlow for cycles at its end,
+    # which takes a second.
+    gc.freeze()
     return code
 
 

@@ -65,7 +65,9 @@ def fit(
     data: Any = batches
     if streams():
         build_ahead(model, *batches[0][:2])
-        data = by_epoch(batches.stream(), len(batches))
+        data = batches.stream()
+        if len(batches) % model.steps_per_execution:
+            data = by_epoch(data, len(batches))
     return model.fit(
         data,
         steps_per_epoch=_steps(examples, batch_size),

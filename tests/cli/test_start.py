@@ -1,6 +1,7 @@
 """The command as a process of its own: how it starts, and what it writes."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -86,6 +87,19 @@ def test_nothing_is_logged(film_run, tmp_path):
     result = run("predict", tmp_path, "--data", "rows.csv")
     assert result.returncode == 1
     assert result.stderr == f"fmlayers: {tmp_path} is not a finished run.\n"
+
+
+def test_the_end_of_the_process_searches_no_objects(film_run):
+    """Garbage collection of all objects of TensorFlow would take a second."""
+    code = """
+import gc
+from fmlayers.cli import main
+main()
+print("SEARCHED", len(gc.get_objects()), "OF", gc.get_freeze_count())
+"""
+    result = run("similar", film_run, "--item", "1", code=code)
+    searched, total = map(int, re.findall("SEARCHED ([0-9]+) OF ([0-9]+)", result.stdout)[0])
+    assert searched < 1000 < total
 
 
 def messages(text):
