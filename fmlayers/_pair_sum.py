@@ -16,8 +16,8 @@ larger than all others together. Two programs avoid that:
 
 - With XLA, the largest field L and the sum R of the rest are kept apart. The gradient
   of L is R, that of any other field (R + L) - x_i.
-- Without XLA, where each operation is a pass over memory, it is the sum of the fields
-  before x_i plus the sum of those after it, which takes fewer operations.
+- Without XLA, where each operation is a pass over memory, fewer operations are faster.
+  The gradient is the sum of the fields before x_i plus the sum of those after it.
 """
 
 import math
@@ -207,8 +207,8 @@ def _in_blocks(x: Tensor, count: int, size: int) -> tuple[list[Tensor], list[Ten
     fields, whole = unstack(x[:, count * size :], axis=1), x[:, : count * size]
     if not count:
         return [], fields
-    # XLA writes the concatenated vectors once. With adjacent fields in a block, it would
-    # compute them again at each use.
+    # XLA writes the concatenated vectors once. With adjacent fields in a block, it
+    # would compute them again at each use.
     return [whole[:, i::size] for i in range(size)], fields
 
 

@@ -218,3 +218,31 @@ def test_a_compiled_function_scores_a_few_rows(model):
         found = model.predict_on_batch(batch)
         np.testing.assert_allclose(found, numpy(model(batch)), rtol=1e-5)
         model.set_weights([weight * 1.1 for weight in model.get_weights()])
+
+
+def test_several_steps_at_once_are_not_traced_to_predict():
+    class Counted(FactorizationMachine):
+        traced = 0
+
+        def call(self, inputs, training=None):
+            type(self).traced += 1
+            return super().call(inputs, training=training)
+
+    expected = FactorizationMachine(FEATURES, 3)
+    model = Counted(FEATURES, 3)
+    model.set_weights(expected.get_weights())
+    if keras.backend.backend() == "torch":
+        model.compile("sgd", "mse")
+    else:
+        model.compile("sgd", "mse", steps_per_execution=8)
+    steps_per_execution = model.steps_per_execution
+    Counted.traced = 0
+    found = model.predict(
+        {name: np.resize(x, (24, *x.shape[1:])) for name, x in BATCH.items()},
+        batch_size=2,
+        verbose=0,
+    )
+    if keras.backend.backend() == "tensorflow":
+        assert Counted.traced <= 2
+    np.testing.assert_allclose(found, np.resize(numpy(expected(BATCH)), (24, 1)))
+    assert model.steps_per_execution == steps_per_execution

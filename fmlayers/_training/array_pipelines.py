@@ -116,5 +116,4 @@ def without_tuning(dataset: Any) -> Any:
 
     options = tf.data.Options()
     options.autotune.enabled = False
-    options.experimental_optimization.apply_default_optimizations = False
     return dataset.with_options(options)

@@ -58,15 +58,15 @@ class InTurn:
 
     def __init__(self, generator: Callable[[], Iterator[Any]]) -> None:
         self._generator = generator
-        self._values = generator()
-        self._next = 0
+        self._values: Iterator[Any] = iter(())
+        self._next = -1
         self._lock = threading.Lock()
 
     def __call__(self, position: int) -> Any:
         with self._lock:
             if position != self._next:
                 self._values = itertools.islice(self._generator(), position, None)
-            self._next = -1  # if the generator raises an error, it has ended
+            self._next = -1  # a generator that raises an error has ended
             value = next(self._values)
             self._next = position + 1
             return value

@@ -67,6 +67,7 @@ def fit(
         build_ahead(model, *batches[0][:2])
         data = batches.stream()
         if len(batches) % model.steps_per_execution:
+            # Otherwise, Keras would execute some steps of the next epoch.
             data = by_epoch(data, len(batches))
     return model.fit(
         data,

@@ -98,7 +98,8 @@ main()
 print("SEARCHED", len(gc.get_objects()), "OF", gc.get_freeze_count())
 """
     result = run("similar", film_run, "--item", "1", code=code)
-    searched, total = map(int, re.findall("SEARCHED ([0-9]+) OF ([0-9]+)", result.stdout)[0])
+    numbers = re.findall("SEARCHED ([0-9]+) OF ([0-9]+)", result.stdout)
+    searched, total = map(int, numbers[0])
     assert searched < 1000 < total
 
 
