@@ -90,7 +90,7 @@ def sum_of_others(vectors: Tensor) -> Tensor:
             # Each field is in the sums of all others: the map is its own transpose.
             return sum_of_others(args[-1] if upstream is None else upstream)
 
-        return _pairs_and_others(x)[1](), gradient
+        return _others(x, _sums_with_xla(x)), gradient
 
     others: Tensor = others_of(vectors)
     return others
@@ -99,24 +99,27 @@ def sum_of_others(vectors: Tensor) -> Tensor:
 def _pairs_with_gradient(vectors: Tensor) -> Tensor:
     @ops.custom_gradient
     def pairs_of(x: Tensor) -> tuple[Tensor, Callable[..., Tensor]]:
-        pairs, others = _pairs_and_others(x)
+        sums = _sums_with_xla(x)
 
         def gradient(*args: Tensor, upstream: Tensor | None = None) -> Tensor:
             upstream = args[-1] if upstream is None else upstream
-            return ops.expand_dims(upstream, 1) * others()
+            return ops.expand_dims(upstream, 1) * _others(x, sums)
 
-        return pairs, gradient
+        return (_in_one_call(_pairs, x) if sums is None else sums.pairs), gradient
 
     pairs: Tensor = pairs_of(vectors)
     return pairs
 
 
-def _pairs_and_others(x: Tensor) -> tuple[Tensor, Callable[[], Tensor]]:
-    """Returns the sum of all pairs, and a function that sums the others per field."""
-    if _by_xla():
-        sums = Sums(*_in_one_call(_sums, x))
-        return sums.pairs, lambda: _others_by_largest(x, sums)
-    return _in_one_call(_pairs, x), lambda: _in_one_call(_others_in_turn, x)
+def _sums_with_xla(x: Tensor) -> Sums | None:
+    return Sums(*_in_one_call(_sums, x)) if _by_xla() else None
+
+
+def _others(x: Tensor, sums: Sums | None) -> Tensor:
+    """Returns the sum of the other fields for each field, without XLA if no sums."""
+    if sums is None:
+        return _in_one_call(_others_in_turn, x)
+    return _others_by_largest(x, sums)
 
 
 def _others_in_turn(x: Tensor) -> Tensor:
@@ -207,8 +210,8 @@ def _in_blocks(x: Tensor, count: int, size: int) -> tuple[list[Tensor], list[Ten
     fields, whole = unstack(x[:, count * size :], axis=1), x[:, : count * size]
     if not count:
         return [], fields
-    # XLA writes the concatenated vectors once. With adjacent fields in a block, it
-    # would compute them again at each use.
+    # With blocks of adjacent fields, XLA writes the concatenated vectors once. With
+    # other blocks, it would compute them again at each use.
     return [whole[:, i::size] for i in range(size)], fields
 
 

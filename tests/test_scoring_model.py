@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -218,6 +219,25 @@ def test_a_compiled_function_scores_a_few_rows(model):
         found = model.predict_on_batch(batch)
         np.testing.assert_allclose(found, numpy(model(batch)), rtol=1e-5)
         model.set_weights([weight * 1.1 for weight in model.get_weights()])
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "torch", reason="it executes one step at a time"
+)
+def test_predictions_in_threads_with_several_steps_at_once(rng):
+    model = FactorizationMachine(FEATURES, 3)
+    model.compile("sgd", "mse", steps_per_execution=8)
+    inputs = {name: np.resize(x, (400, *x.shape[1:])) for name, x in BATCH.items()}
+    expected = np.resize(numpy(model(BATCH)), (400, 1))
+
+    def predict(_):
+        return model.predict(inputs, batch_size=2, verbose=0)
+
+    model.predict(BATCH, verbose=0)
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(predict, range(8)):
+            np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert model.steps_per_execution == 8
 
 
 def test_several_steps_at_once_are_not_traced_to_predict():

@@ -1,5 +1,6 @@
 """Input pipelines of `tf.data` for arrays, fast for small batches."""
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -74,36 +75,42 @@ def from_function(
 ) -> Any:
     """Returns a `tf.data.Dataset` of what a Python function returns.
 
-    `tf.data.Dataset.from_generator` would make `malloc` return all memory above 128 kB
-    to the system, in the whole process. Training on large batches then takes up to 6 %
-    longer, to map and to clear that memory again at each step.
+    `tf.data.Dataset.from_generator` would set a threshold of `malloc` for the whole
+    process, above which free memory is returned to the system. Steps with large
+    tensors would then take longer, because the system clears their memory each time.
 
     Args:
-        function: Callable. Its argument is the number of calls before, in this
-            iteration of the dataset. It returns a nested structure of arrays.
+        function: Callable. Its argument is the position of the element, from 0 in each
+            pass over the dataset. It returns a nested structure of arrays.
         signature: Nested structure of `tf.TensorSpec`s, for what it returns.
-        calls: Optional number of calls per iteration. By default, they do not end.
+        calls: Optional number of elements. By default, they do not end.
     """
     import tensorflow as tf
 
     specs = tf.nest.flatten(signature)
+    # TensorFlow keeps `flat` until the process ends.
+    living = weakref.ref(function)
 
-    def flat(call: Any) -> list[Array]:
-        returned = tf.nest.flatten(function(int(call)))
+    def flat(position: Any) -> list[Array]:
+        living_function = living()
+        if living_function is None:
+            raise RuntimeError("The dataset of this iterator was deleted.")
+        returned = tf.nest.flatten(living_function(int(position)))
         return [
             np.asarray(x, spec.dtype.as_numpy_dtype)
             for x, spec in zip(returned, specs, strict=True)
         ]
 
-    def called(call: Any) -> Any:
-        tensors = tf.numpy_function(flat, [call], [spec.dtype for spec in specs])
+    def called(position: Any) -> Any:
+        tensors = tf.numpy_function(flat, [position], [spec.dtype for spec in specs])
         for tensor, spec in zip(tensors, specs, strict=True):
             tensor.set_shape(spec.shape)
         return tf.nest.pack_sequence_as(signature, tensors)
 
-    if calls is None:
-        return tf.data.Dataset.counter().map(called)
-    return tf.data.Dataset.range(calls).map(called)
+    counter = tf.data.Dataset.counter()
+    dataset = (counter if calls is None else counter.take(calls)).map(called)
+    dataset.function = function  # lives as long as the datasets made from this one
+    return dataset
 
 
 def without_tuning(dataset: Any) -> Any:

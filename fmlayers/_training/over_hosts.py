@@ -4,6 +4,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,27 @@ from fmlayers._spread.files import save_in_pieces
 from fmlayers._spread.rows import HeldRows, gathered, is_spread
 
 _BY_DEVICES = ("rows", "validation_rows", "batch_size")
+_PREDICTS: ContextVar[bool] = ContextVar("predicts", default=False)
 
 
 class OverHosts:
     """Mixin for a `keras.Model` that several processes train together.
 
     Without `fmlayers.distributed.start`, all methods are those of Keras, except that
-    `fit` refuses to train a separate model in each Ray Train worker. List the mixin
-    before the Keras class.
+    `fit` refuses to train a separate model in each Ray Train worker, and that `predict`
+    executes one step at a time. List the mixin before the Keras class.
     """
+
+    _steps_per_execution: int
+
+    @property
+    def steps_per_execution(self) -> int:
+        """The steps that Keras executes at once, 1 while this thread predicts."""
+        return 1 if _PREDICTS.get() else self._steps_per_execution
+
+    @steps_per_execution.setter
+    def steps_per_execution(self, value: int) -> None:
+        self._steps_per_execution = value
 
     @functools.wraps(keras.Model.fit)
     def fit(self, *args: Any, **kwargs: Any) -> Any:
@@ -57,7 +70,6 @@ class OverHosts:
 
     @functools.wraps(keras.Model.predict)
     def predict(self, *args: Any, **kwargs: Any) -> Any:
-        model: Any = self
         predict = super().predict  # type: ignore[misc]
         rows = None
         if _hosts.mesh() is not None:
@@ -71,14 +83,13 @@ class OverHosts:
                 kwargs["x"] = keras.tree.map_structure(
                     lambda x: _lengthened(x, longest), kwargs["x"]
                 )
-        steps = model.steps_per_execution
-        # Of several steps, Keras traces each one, which takes longer than it saves. In
-        # distributed training, it would join their batches in another order of rows.
-        model.steps_per_execution = 1
+        # Keras would trace as many steps as it executes at once, which takes seconds.
+        # In distributed training, it would join their batches in another order of rows.
+        token = _PREDICTS.set(True)
         try:
             predictions = predict(*args, **kwargs)
         finally:
-            model.steps_per_execution = steps
+            _PREDICTS.reset(token)
         return keras.tree.map_structure(lambda x: x[:rows], predictions)
 
     def predict_step(self, *args: Any) -> Any:

@@ -16,7 +16,7 @@ def stream(
     """Returns a `tf.data.Dataset` that prefetches the batches of a generator.
 
     Args:
-        pieces: Callable, called once per pass over the data. It yields stacks of
+        pieces: Callable, called for each pass over the data. It yields stacks of
             batches, of shape `(batches, batch, ...)`, without end.
         example: One batch, which determines the dtypes and shapes.
         stacked: Boolean. If `False`, `pieces` yields single batches, which bring their
@@ -49,8 +49,9 @@ def stream(
 class InTurn:
     """Returns the values of an endless generator by their position.
 
-    They are read in turn. A position out of turn, as in a new pass over the data, makes
-    a new generator, of which the values before it are skipped.
+    The values are read in turn. A position out of turn, as in a new pass over the data,
+    starts a new generator and skips its values before that position. An error of the
+    generator is raised again at all positions, until a new pass starts.
 
     Args:
         generator: Callable that returns the generator, the same at each call.
@@ -60,14 +61,22 @@ class InTurn:
         self._generator = generator
         self._values: Iterator[Any] = iter(())
         self._next = -1
+        self._error: Exception | None = None
         self._lock = threading.Lock()
 
     def __call__(self, position: int) -> Any:
         with self._lock:
+            if position == 0:
+                self._error = None
+            if self._error is not None:
+                raise self._error
             if position != self._next:
                 self._values = itertools.islice(self._generator(), position, None)
-            self._next = -1  # a generator that raises an error has ended
-            value = next(self._values)
+            try:
+                value = next(self._values)
+            except Exception as error:
+                self._error = error
+                raise
             self._next = position + 1
             return value
 

@@ -61,9 +61,9 @@ def without_padding(ids: Array, present: Array | None = None) -> tuple[Array, Ar
 def take(column: Column, rows: Array) -> Column:
     """Returns the selected rows of a column.
 
-    The values of a ragged batch are padded with zeros at the end of the last row, since
-    XLA compiles once for each number of values. It is an eighth above the mean, and a
-    batch with more values is padded in larger steps.
+    The values of a ragged batch are padded with zeros at the end of the last row. XLA
+    compiles once for each number of values, so batches with at most an eighth more
+    values than the mean have the same number.
 
     Args:
         column: An array, or a pair of values and row splits.
@@ -76,10 +76,10 @@ def take(column: Column, rows: Array) -> Column:
     batches = rows.reshape(-1, rows.shape[-1])
     lengths = splits[batches + 1] - splits[batches]
     ends = np.cumsum(lengths, axis=1)
-    usual = math.ceil(9 / 8 * rows.shape[-1] * len(values) / max(len(splits) - 1, 1))
+    usual = 9 / 8 * rows.shape[-1] * len(values) / max(len(splits) - 1, 1)
     step = max(1, rows.shape[-1] // 4)
-    more = max(0, int(ends[:, -1].max(initial=0)) - usual)
-    capacity = max(1, usual + step * -(-more // step))
+    most = max(usual, int(ends[:, -1].max(initial=0)))
+    capacity = step * max(1, math.ceil(most / step))
     taken = np.zeros((len(batches), capacity), values.dtype)
     flat = lengths.ravel()
     shifts = splits[batches].ravel() - (np.cumsum(flat) - flat)

@@ -16,7 +16,6 @@ from fmlayers.data.kind_names import Kind
 from fmlayers.data.ragged import Batch, batch_of
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.group import num_shares, share_of
-from fmlayers.runs.prediction import BATCH_SIZE, BATCH_SIZE_WITH_HISTORIES
 from fmlayers.runs.sampled_batches import SampledBatches
 from fmlayers.runs.targets import weights_of
 
@@ -108,16 +107,18 @@ class Examples:
             **options,
         )
 
-    def validation_arguments(self) -> dict[str, Any]:
-        """Returns the arguments of `keras.Model.fit` for the validation rows."""
+    def validation_arguments(self, batch_size: int) -> dict[str, Any]:
+        """Returns the arguments of `keras.Model.fit` for the validation rows.
+
+        Args:
+            batch_size: Positive integer, rows per batch. With negatives, their number
+                determines it instead.
+        """
         if self.validation is None:
             return {}
         groups = 1 + self.config.negatives if self.config.task == "implicit" else 1
         if groups > 1:
             batch_size = VALIDATION_GROUPS * groups
-        else:
-            has_histories = self.config.histories
-            batch_size = BATCH_SIZE_WITH_HISTORIES if has_histories else BATCH_SIZE
         if streams():
             return {"validation_data": in_order(self._validation, batch_size)}
         validation = self._validation

@@ -13,6 +13,7 @@ from fmlayers.runs import group
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.examples import Examples, streams
 from fmlayers.runs.model import build_model
+from fmlayers.runs.prediction import batch_size_of
 from fmlayers.runs.targets import weights_of
 from fmlayers.runs.unit import Unit
 
@@ -77,7 +78,7 @@ def fit(
         epochs=epochs,
         initial_epoch=initial_epoch,
         callbacks=list(callbacks),
-        **examples.validation_arguments(),
+        **examples.validation_arguments(batch_size_of(model)),
         verbose=0,
     )
 

@@ -10,12 +10,21 @@ from fmlayers.runs.folder import DivergenceError
 from fmlayers.runs.memory import memory_errors
 
 BATCH_SIZE = 8192
-# A batch sums the histories of all its users and items, so a pass should have few.
+# A batch sums the histories of all its users and items, so larger batches cost less.
 BATCH_SIZE_WITH_HISTORIES = 32_768
 _REMEDY = (
     "The weights are too large, and the run must be trained again with a lower "
     "`learning_rate`, or a number in the inputs is too large."
 )
+
+
+def batch_size_of(model: keras.Model) -> int:
+    """Returns the rows per batch for the predictions of a model."""
+    # Elsewhere, the rows of all histories of a batch are in memory at the same time.
+    is_tensorflow = keras.backend.backend() == "tensorflow"
+    if is_tensorflow and any(isinstance(each, History) for each in model.features):
+        return BATCH_SIZE_WITH_HISTORIES
+    return BATCH_SIZE
 
 
 def predict(
@@ -28,8 +37,8 @@ def predict(
     Args:
         model: The model.
         inputs: Dict of arrays. They may have no rows.
-        batch_size: Optional positive integer, rows per batch. Defaults to 8192, or to
-            32,768 if the model has a `History`.
+        batch_size: Optional positive integer, rows per batch. Defaults to
+            `batch_size_of(model)`.
 
     Raises:
         DivergenceError: If a prediction is NaN or infinite.
@@ -37,8 +46,7 @@ def predict(
     if len(next(iter(inputs.values()))) == 0:
         return np.empty(0, np.float32)
     if batch_size is None:
-        has_histories = any(isinstance(each, History) for each in model.features)
-        batch_size = BATCH_SIZE_WITH_HISTORIES if has_histories else BATCH_SIZE
+        batch_size = batch_size_of(model)
     with memory_errors("Predict fewer rows at a time."):
         if keras.backend.backend() == "tensorflow":
             ratings = model.predict(in_order(inputs, batch_size), verbose=0)

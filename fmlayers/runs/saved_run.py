@@ -26,7 +26,7 @@ from fmlayers.features import Feature, Vector
 from fmlayers.runs.checkpoint import is_finite
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.folder import DivergenceError, RunError, is_run, partial_path
-from fmlayers.runs.prediction import BATCH_SIZE, predict, probabilities
+from fmlayers.runs.prediction import batch_size_of, predict, probabilities
 from fmlayers.runs.run_data import Data, RunData, Tables
 from fmlayers.runs.run_files import RunFiles
 from fmlayers.runs.share import Share
@@ -259,7 +259,8 @@ class SavedRun:
                 )
         separator_of_lists = self._format(table_format).list_separator
         rows = split_lists(self._renamed(table, path), self.encoder, separator_of_lists)
-        part = (share or Share()).rows(len(rows), BATCH_SIZE)
+        batch_size = batch_size_of(self.model)
+        part = (share or Share()).rows(len(rows), batch_size)
         # All rows are encoded, because they determine the length of padded lists.
         with named_places(lambda _, row: place(row)):
             inputs = {name: x[part] for name, x in self.inputs(rows).items()}

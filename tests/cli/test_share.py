@@ -8,7 +8,7 @@ import pytest
 from kill_points import kill_points
 
 from fmlayers import cli
-from fmlayers.runs import Run, prediction, recommender, saved_run
+from fmlayers.runs import Run, prediction, recommender
 from fmlayers.runs.share import Share
 
 
@@ -61,10 +61,9 @@ def check_union(path, tables):
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    monkeypatch.setattr(saved_run, "BATCH_SIZE", 16)
+    monkeypatch.setattr(prediction, "BATCH_SIZE", 16)
     monkeypatch.setattr(recommender, "BATCH_SIZE", 4)
     monkeypatch.setattr("fmlayers.runs.recommendation_file.BATCH_SIZE", 4)
-    monkeypatch.setattr(prediction.predict, "__defaults__", (16,))
 
 
 def test_predictions_of_all_workers_are_those_of_one(

@@ -16,6 +16,7 @@ from fmlayers.models import (
 )
 from fmlayers.runs import TrainingConfig
 from fmlayers.runs.model import build_model
+from fmlayers.runs.prediction import batch_size_of
 
 TABLE = pd.DataFrame(
     {
@@ -51,6 +52,14 @@ def test_each_model_starts_at_the_mean(name, kind):
     ratings = ops.convert_to_numpy(model(encoder.transform(TABLE)))
     np.testing.assert_allclose(ratings, 3.0, atol=0.05)
     assert (model.scaler.min_rating, model.scaler.max_rating) == (1.0, 5.0)
+
+
+def test_batches_of_models_with_histories_are_larger():
+    model, _ = build()
+    with_histories, _ = build(histories=True)
+    is_tensorflow = keras.backend.backend() == "tensorflow"
+    assert batch_size_of(model) == 8192
+    assert batch_size_of(with_histories) == (32_768 if is_tensorflow else 8192)
 
 
 def test_histories_are_those_of_the_table():
