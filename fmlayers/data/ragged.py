@@ -61,9 +61,9 @@ def without_padding(ids: Array, present: Array | None = None) -> tuple[Array, Ar
 def take(column: Column, rows: Array) -> Column:
     """Returns the selected rows of a column.
 
-    The values of a ragged batch are padded with zeros at the end of the last row. XLA
-    compiles once for each number of values, so batches with at most an eighth more
-    values than the mean have the same number.
+    The values of a ragged batch are padded with zeros at the end of the last row, by at
+    most half a value per row. XLA compiles once for each number of values: batches near
+    the mean have the same number, an eighth above it.
 
     Args:
         column: An array, or a pair of values and row splits.
@@ -76,10 +76,11 @@ def take(column: Column, rows: Array) -> Column:
     batches = rows.reshape(-1, rows.shape[-1])
     lengths = splits[batches + 1] - splits[batches]
     ends = np.cumsum(lengths, axis=1)
-    usual = 9 / 8 * rows.shape[-1] * len(values) / max(len(splits) - 1, 1)
-    step = max(1, rows.shape[-1] // 4)
-    most = max(usual, int(ends[:, -1].max(initial=0)))
-    capacity = step * max(1, math.ceil(most / step))
+    batch, needed = rows.shape[-1], int(ends[:, -1].max(initial=0))
+    mean = batch * len(values) / max(len(splits) - 1, 1)
+    capacity = _rounded_up(9 / 8 * mean, batch // 16)
+    if not needed <= capacity < needed + batch / 2:
+        capacity = _rounded_up(needed, batch // 4)
     taken = np.zeros((len(batches), capacity), values.dtype)
     flat = lengths.ravel()
     shifts = splits[batches].ravel() - (np.cumsum(flat) - flat)
@@ -90,6 +91,12 @@ def take(column: Column, rows: Array) -> Column:
     taken_splits[:, -1] = capacity
     shape = rows.shape[:-1]
     return taken.reshape(*shape, -1), taken_splits.reshape(*shape, -1)
+
+
+def _rounded_up(size: float, step: int) -> int:
+    """Returns the least positive multiple of `step` that is at least `size`."""
+    step = max(1, step)
+    return step * max(1, math.ceil(size / step))
 
 
 def take_padded(column: Column, rows: Array, length: int, name: str) -> Array:
