@@ -1,7 +1,8 @@
 """Files of nested dicts and lists with arrays, numbers and strings, without pickle.
 
 A file is a ZIP archive of `state.json` and of one `.npy` file for each array. In the
-JSON, `{"__array__": 3}` stands for the array in `3.npy`.
+JSON, `{"__array__": 3}` stands for the array in `3.npy`. NumPy saves the bytes of a
+bfloat16, without its name, which is therefore in the JSON: `"dtype": "bfloat16"`.
 """
 
 import json
@@ -15,7 +16,7 @@ import numpy as np
 from fmlayers._files import whole_file
 
 VERSION = 1  # of the files; older versions stay readable
-RECORD, ARRAY = "state.json", "__array__"
+RECORD, ARRAY, DTYPE = "state.json", "__array__", "dtype"
 
 
 def write_state(path: Path, kind: str, content: Mapping[str, Any]) -> None:
@@ -71,7 +72,8 @@ def read_state(path: Path, kind: str) -> dict[str, Any]:
 def _without_arrays(value: Any, arrays: list[Any]) -> Any:
     if isinstance(value, np.ndarray):
         arrays.append(value)
-        return {ARRAY: len(arrays) - 1}
+        name = {DTYPE: value.dtype.name} if value.dtype.kind == "V" else {}
+        return {ARRAY: len(arrays) - 1, **name}
     if isinstance(value, Mapping):
         return {key: _without_arrays(x, arrays) for key, x in value.items()}
     if isinstance(value, list | tuple):
@@ -84,10 +86,10 @@ def _with_arrays(value: Any, file: zipfile.ZipFile) -> Any:
         return [_with_arrays(x, file) for x in value]
     if not isinstance(value, dict):
         return value
-    if list(value) == [ARRAY] and isinstance(value[ARRAY], int):
+    if list(value) in ([ARRAY], [ARRAY, DTYPE]) and isinstance(value[ARRAY], int):
         with file.open(f"{value[ARRAY]}.npy") as member:
             array = np.lib.format.read_array(member, allow_pickle=False)
             if member.read(1):  # reads to the end, which checks the CRC
                 raise ValueError(f"{member.name} is longer than its array.")
-            return array
+            return array.view(value[DTYPE]) if DTYPE in value else array
     return {key: _with_arrays(x, file) for key, x in value.items()}

@@ -1,5 +1,6 @@
 """How TensorFlow executes training steps: several at once, and with XLA."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,6 +62,60 @@ class Execution:
             model.__dict__["_executed"] = ((compiled, self), functions)
             model.steps_per_execution = steps
             _set(model, outside)
+
+
+@contextmanager
+def whole_epochs(model: keras.Model, steps: int) -> Iterator[None]:
+    """Trains in epochs of `steps` steps on data without end within the block.
+
+    Keras executes `steps_per_execution` steps at once, even if fewer are left in the
+    epoch. Within the block, the last execution of an epoch is as short as needed. The
+    training step is traced once for all blocks, whatever their numbers of steps.
+
+    Args:
+        model: The compiled model, built by `build_ahead`.
+        steps: Positive integer, the steps of an epoch.
+    """
+    import tensorflow as tf
+
+    compiled, execute = model.__dict__.get("_executes", (None, None))
+    if compiled is not model._compile_config:
+        execute = _execute(model)
+        # Keras would save or track an ordinary attribute.
+        model.__dict__["_executes"] = (model._compile_config, execute)
+    at_once = model.steps_per_execution
+    counts = [min(at_once, steps - done) for done in range(0, steps, at_once)]
+    in_turn = itertools.cycle([tf.constant(count) for count in counts])
+    outside = model.train_function
+    model.train_function = lambda batches: execute(batches, next(in_turn))
+    try:
+        yield
+    finally:
+        model.train_function = outside
+
+
+def _execute(model: keras.Model) -> Callable[[Any, Any], Any]:
+    """Returns a function that trains on the next batches of an iterator."""
+    import tensorflow as tf
+
+    step = tf.function(
+        model.train_step, reduce_retracing=True, jit_compile=model.jit_compile
+    )
+
+    @tf.function(reduce_retracing=True)
+    def execute(batches: Any, count: Any) -> Any:
+        traced = step.get_concrete_function(batches.element_spec)
+        logs = tf.nest.map_structure(
+            lambda x: tf.zeros(x.shape, x.dtype), traced.structured_outputs
+        )
+        _, logs = tf.while_loop(
+            lambda done, _: done < count,
+            lambda done, _: (done + 1, step(batches.get_next())),
+            (0, logs),
+        )
+        return logs
+
+    return execute
 
 
 def build_ahead(model: keras.Model, inputs: Any, targets: Any) -> None:

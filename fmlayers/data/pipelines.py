@@ -79,17 +79,3 @@ class InTurn:
                 raise
             self._next = position + 1
             return value
-
-
-def by_epoch(dataset: Any, steps: int) -> Any:
-    """Returns a `tf.data.Dataset` of the next `steps` batches of an endless one.
-
-    Each iteration continues where the last one stopped, and `dataset` prefetches across
-    the end of an iteration. Keras executes several steps at once, and stops only where
-    the data end. Under a distribution strategy, Keras reads a batch before it trains,
-    which the first epoch would lack.
-    """
-    import tensorflow as tf
-
-    batches = iter(dataset)
-    return without_tuning(tf.data.Dataset.range(steps).map(lambda _: next(batches)))

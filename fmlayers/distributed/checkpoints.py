@@ -14,6 +14,7 @@ from fmlayers._checks import integer
 from fmlayers._digests import check_digest, digest_of
 from fmlayers._json_files import read_json, write_json
 from fmlayers._state_files import read_state, write_state
+from fmlayers._training.variables_file import state_variables
 from fmlayers.distributed.agreement import gathered, process, processes, together
 from fmlayers.distributed.spread_values import SpreadValue, is_over_hosts
 
@@ -265,10 +266,7 @@ def _variables(model: keras.Model) -> list[Any]:
     """Returns the variables of a checkpoint, always in the same order."""
     if not model.compiled:
         raise ValueError("`model` must be compiled. Received: an uncompiled model.")
-    model.optimizer.build(model.trainable_variables)
-    metrics = {id(v) for v in model.metrics_variables}
-    kept = [v for v in model.variables if id(v) not in metrics]
-    return [*kept, *model.optimizer.variables]
+    return state_variables(model)
 
 
 def _num_hosts() -> int:

@@ -11,9 +11,17 @@ from fmlayers import _hosts
 from fmlayers._digests import check_digest, digest_of
 from fmlayers._json_files import read_json, write_json
 from fmlayers._keras_files import save_weights
+from fmlayers._training.variables_file import load_variables, save_variables
 from fmlayers.distributed.agreement import gathered
 from fmlayers.distributed.spread_values import SpreadValue
-from fmlayers.runs.folder import PROGRESS, DivergenceError, RunError
+from fmlayers.runs.folder import (
+    H5,
+    NPZ,
+    PROGRESS,
+    DivergenceError,
+    RunError,
+    checkpoints_in,
+)
 
 PHASES = ("search", "refit")
 
@@ -98,15 +106,18 @@ class Progress:
         return bool(rows) and rows[-1]["epoch"] - self.best_epoch() >= patience
 
     def save(self, model: keras.Model, folder: Path, phase: str) -> str:
-        """Saves the weights after the latest epoch of a phase. Returns the file."""
-        name = f"{phase}-{len(self.epochs(phase)):04d}.weights.h5"
-        save_weights(model, folder / name)
+        """Saves the state after the latest epoch of a phase. Returns the file."""
+        # In a group, Keras gathers the rows of the tables that are spread over hosts.
+        is_alone = _hosts.mesh() is None
+        save, suffix = (save_variables, NPZ) if is_alone else (save_weights, H5)
+        name = f"{phase}-{len(self.epochs(phase)):04d}{suffix}"
+        save(model, folder / name)
         self.weights[phase] = name
         self.digests[name] = digest_of(folder / name)
         return name
 
     def load(self, model: keras.Model, folder: Path, name: str | None) -> None:
-        """Loads weights that `save` wrote.
+        """Loads a state that `save` wrote, in this version or an earlier one.
 
         Raises:
             RunError: If the file is missing or damaged.
@@ -115,8 +126,11 @@ class Progress:
         if name in self.digests:
             check_digest(path, self.digests[name], RunError)
         try:
-            model.load_weights(path)
-        except Exception as error:  # errors of h5py and Keras
+            if path.name.endswith(H5):
+                model.load_weights(path)
+            else:
+                load_variables(model, path)
+        except Exception as error:  # also those of h5py and Keras
             raise RunError(
                 f"{path} is not a checkpoint that loads: {error}. Start again with "
                 "`--overwrite`."
@@ -124,7 +138,7 @@ class Progress:
 
     def remove_others(self, folder: Path) -> None:
         """Removes the weights that `--resume` does not need."""
-        for path in folder.glob("*.weights.h5") if _hosts.is_first() else ():
+        for path in checkpoints_in(folder) if _hosts.is_first() else ():
             if path.name not in self.files:
                 path.unlink()
 

@@ -1,12 +1,17 @@
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import keras
 import numpy as np
 
-from fmlayers._training.execution import build_ahead, pays_with_xla, steps_per_execution
-from fmlayers.data.pipelines import by_epoch
+from fmlayers._training.execution import (
+    build_ahead,
+    pays_with_xla,
+    steps_per_execution,
+    whole_epochs,
+)
 from fmlayers.losses import BPR, BalancedCrossentropy, MeanLoss, SquaredLogError
 from fmlayers.optimizers import Adagrad, LazyAdam
 from fmlayers.runs import group
@@ -64,23 +69,23 @@ def fit(
     if group.num_shares() > 1:
         batches = group.ShareOfBatches(batches)
     data: Any = batches
-    if streams():
-        build_ahead(model, *batches[0][:2])
-        data = batches.stream()
-        if len(batches) % model.steps_per_execution:
-            # Otherwise, Keras would execute some steps of the next epoch.
-            data = by_epoch(data, len(batches))
-    return model.fit(
-        data,
-        steps_per_epoch=_steps(examples, batch_size),
-        # Keras would shuffle the batches with a random state that is not saved.
-        shuffle=False,
-        epochs=epochs,
-        initial_epoch=initial_epoch,
-        callbacks=list(callbacks),
-        **examples.validation_arguments(batch_size_of(model)),
-        verbose=0,
-    )
+    steps = _steps(examples, batch_size)
+    with ExitStack() as stack:
+        if streams():
+            build_ahead(model, *batches[0][:2])
+            data = batches.stream()
+            stack.enter_context(whole_epochs(model, steps))
+        return model.fit(
+            data,
+            steps_per_epoch=steps,
+            # Keras would shuffle the batches with a random state that is not saved.
+            shuffle=False,
+            epochs=epochs,
+            initial_epoch=initial_epoch,
+            callbacks=list(callbacks),
+            **examples.validation_arguments(batch_size_of(model)),
+            verbose=0,
+        )
 
 
 def make_optimizer(

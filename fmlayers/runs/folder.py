@@ -25,6 +25,7 @@ except ImportError:  # on Windows, folders are not locked
     fcntl = None
 
 PROGRESS = "progress.json"
+H5, NPZ = ".weights.h5", ".state.npz"  # endings of the names of checkpoints
 BACKUP = "backup"  # the folder of an interrupted run with samples
 # The files whose digests `metrics.json` records.
 FILES = frozenset(
@@ -248,9 +249,14 @@ def _created(partial: Path, config: dict[str, Any]) -> Iterator[Path]:
         shutil.rmtree(written, ignore_errors=True)
 
 
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Returns the checkpoints of an interrupted run."""
+    return [path for suffix in (H5, NPZ) for path in folder.glob(f"*{suffix}")]
+
+
 def _remove_checkpoints(path: Path) -> None:
     _remove_temporary(path)
-    for checkpoint in path.glob("*.weights.h5"):
+    for checkpoint in checkpoints_in(path):
         discard(checkpoint)
     if (path / BACKUP).exists():
         discard(path / BACKUP)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from fmlayers._histories.index import HistoryIndex
 from fmlayers._training.array_pipelines import from_function, in_order
 from fmlayers.data import ShuffledBatches, without_padding
-from fmlayers.data.pipelines import InTurn, by_epoch
+from fmlayers.data.pipelines import InTurn
 from fmlayers.data.ragged import take
 
 
@@ -189,7 +189,7 @@ def test_a_deleted_stream_releases_its_data():
     data = from_function(pieces, tf.TensorSpec((), tf.int64)).prefetch(2)
     del pieces
     gc.collect()
-    assert list(by_epoch(data, 3).as_numpy_iterator()) == [0, 1, 2]
+    assert list(data.take(3).as_numpy_iterator()) == [0, 1, 2]
     released = weakref.ref(batches)
     del batches, data
     gc.collect()
@@ -221,52 +221,6 @@ model.fit(data.stream(), steps_per_epoch=2, shuffle=False, verbose=0)
     )
     assert " cpu_feature_guard.cc" in done.stderr  # a message of the same level
     assert "M_TRIM_THRESHOLD" not in done.stderr
-
-
-def test_epochs_of_a_stream():
-    data = batches(50)
-    whole = list(data.stream().take(15).as_numpy_iterator())
-    epochs = by_epoch(data.stream(), 5)
-    found = [x for _ in range(3) for x in epochs.as_numpy_iterator()]
-    assert len(found) == len(whole)
-    for (inputs, _), (expected, _) in zip(found, whole, strict=True):
-        np.testing.assert_array_equal(inputs["id"], expected["id"])
-    assert int(epochs.cardinality()) == 5
-
-
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="streams are TensorFlow's alone"
-)
-@pytest.mark.parametrize("steps_per_execution", [1, 4, 13, 20])
-def test_several_steps_at_once_end_with_the_epoch(steps_per_execution):
-    """Of 13 steps, whatever their divisors."""
-
-    class Steps(keras.callbacks.Callback):
-        seen = ()
-
-        def on_epoch_end(self, epoch, logs=None):
-            self.seen += (int(self.model.optimizer.iterations),)
-
-    def made(**options):
-        model = Recorder()
-        model.compile(keras.optimizers.SGD(1e-4), "mse", **options)
-        return model
-
-    expected = made()
-    whole = batches(50).stream()
-    expected.fit(whole, steps_per_epoch=13, epochs=3, shuffle=False, verbose=0)
-    model, steps = made(steps_per_execution=steps_per_execution), Steps()
-    epochs = by_epoch(batches(50).stream(), 13)
-    model.fit(
-        epochs,
-        steps_per_epoch=13,
-        epochs=3,
-        callbacks=[steps],
-        shuffle=False,
-        verbose=0,
-    )
-    assert steps.seen == (13, 26, 39)
-    np.testing.assert_allclose(model.get_weights(), expected.get_weights(), rtol=1e-6)
 
 
 def test_rows_in_order():

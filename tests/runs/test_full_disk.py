@@ -80,7 +80,7 @@ def test_a_checkpoint_that_does_not_fit_is_an_error(command, limit, tmp_path, ca
     limit(10**9)
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].startswith("fmlayers: [Errno 27] File too large: ")
-    assert lines[-1].endswith("refit-0001.weights.h5'")
+    assert lines[-1].endswith("refit-0001.state.npz'")
     assert list(tmp_path.iterdir()) == []  # there is no epoch to resume from
     assert main([*words, "--out", str(tmp_path / "run")]) == 0
 
@@ -122,7 +122,7 @@ def test_a_run_on_a_full_disk_is_resumed_with_space(command, disk, tmp_path, cap
     partial = folder / "run.partial"
     assert {path.name for path in partial.iterdir()} >= {"config.json", "progress.json"}
     assert [path.name for path in folder.iterdir()] == ["run.partial"]
-    (kept,) = partial.glob("*.weights.h5")
+    (kept,) = partial.glob("*.state.npz")
     # Still full: the same error, and the checkpoint stays.
     assert main([*words, "--out", str(folder / "run"), "--resume"]) == 1
     assert kept.exists()

@@ -47,10 +47,10 @@ def partial(interrupted, tmp_path):
 
 def test_what_is_left(interrupted):
     names = {path.name for path in interrupted[0].iterdir()}
-    assert {"config.json", "progress.json", "refit-0002.weights.h5"} <= names
+    assert {"config.json", "progress.json", "refit-0002.state.npz"} <= names
     progress = read_json(interrupted[0] / "progress.json")
     assert [row["epoch"] for row in progress["history"]] == [1, 2]
-    assert set(progress["digests"]) == {"refit-0002.weights.h5"}
+    assert set(progress["digests"]) == {"refit-0002.state.npz"}
 
 
 @pytest.mark.parametrize("version", ["now", "0.1.0"])
@@ -90,7 +90,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(
-    "name", ["config.json", "progress.json", "refit-0002.weights.h5"]
+    "name", ["config.json", "progress.json", "refit-0002.state.npz"]
 )
 def test_a_broken_file_is_refused_by_name(name, config, partial, tmp_path):
     path = partial / name
@@ -116,8 +116,8 @@ def test_a_broken_file_is_refused_by_name(name, config, partial, tmp_path):
         ({"history": 3}, "is not the progress of a run"),
         ({"history": [{"phase": "refit"}]}, "'epoch'"),
         ({"history": []}, "its phases and weights differ"),
-        ({"weights": {"refit": "../../secret.weights.h5"}}, "not the name of a file"),
-        ({"weights": {"refit": "gone.weights.h5"}}, "gone.weights.h5"),
+        ({"weights": {"refit": "../../secret.state.npz"}}, "not the name of a file"),
+        ({"weights": {"refit": "gone.state.npz"}}, "gone.state.npz"),
         ({"surprise": 1}, "surprise"),
     ],
     ids=str,

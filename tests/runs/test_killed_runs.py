@@ -113,7 +113,7 @@ def finished(folder):
     expected, partial = weights(run.path), folder / "run.partial"
     run.path.rename(partial)
     (partial / PROGRESS).write_text("{}")  # that of no epoch: it must not be read
-    (partial / "refit-0002.weights.h5").write_bytes(b"HDF")
+    (partial / "refit-0002.state.npz").write_bytes(b"HDF")
     return partial, expected
 
 

@@ -393,7 +393,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(long_run, tmp_path):
 
     # As if killed while writing.
     (partial / ".progress-x1y2.json").write_text('{"hist')
-    (partial / "refit-0099.weights.h5").write_bytes(b"\x89HDF")
+    (partial / "refit-0099.state.npz").write_bytes(b"\x89HDF")
     assert main([*command, "--resume"]) == 0
     assert names(tmp_path) == {"run"}
     assert names(out) == FILES
