@@ -277,8 +277,8 @@ class ScoringModel(  # type: ignore[misc]
 
         Args:
             name: Name of the feature.
-            keys: Integers `(num_pairs,)`, in any order.
-            values: Integers `(num_pairs,)`.
+            keys: Integers `(pairs,)`, in any order. There are at most `num_pairs`.
+            values: Integers `(pairs,)`.
         """
         if not self.built:
             self.build()

@@ -140,6 +140,18 @@ def test_other_models(make):
     same(fmlayers.fit, {"x": inputs, "y": targets, "epochs": 2}, make, metrics=[])
 
 
+def test_a_sequential_model():
+    x = np.linspace(-1.0, 1.0, 2 * ROWS, dtype="float32").reshape(-1, 2)
+
+    def make():
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        model.set_weights([np.ones((2, 1)), np.zeros(1)])
+        return model
+
+    arguments = {"x": x, "y": x[:, 0] ** 2, "epochs": 2}
+    same(fmlayers.fit, arguments, make, metrics=["mae"])
+
+
 def member():
     return FactorizationMachine(FEATURES, 3, l2=0.01)
 

@@ -94,7 +94,7 @@ def whole_epochs(model: keras.Model, steps: int) -> Iterator[None]:
         model.train_function = outside
 
 
-def _execute(model: keras.Model) -> Callable[[Any, Any], Any]:
+def _execute(model: keras.Model) -> Any:
     """Returns a function that trains on the next batches of an iterator."""
     import tensorflow as tf
 
@@ -138,6 +138,8 @@ def build_ahead(model: keras.Model, inputs: Any, targets: Any) -> None:
         return  # it may use neither the compiled loss nor the metrics
     if type(model).compute_output_spec.__module__.startswith("fmlayers."):
         outputs = model.compute_output_spec(inputs)
+    elif isinstance(model, keras.Sequential):
+        outputs = model.outputs[0]
     elif hasattr(model, "outputs"):  # a functional model
         outputs = model.output
     else:

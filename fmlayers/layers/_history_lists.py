@@ -71,10 +71,11 @@ class HistoryLists(keras.layers.Layer):
         """Sets the histories, as distinct pairs of a key and a value in any order."""
         feature = self.feature
         k, v = (np.asarray(x, np.int64).ravel() for x in (keys, values))
-        if not len(k) == len(v) == feature.num_pairs:
+        if not len(k) == len(v) <= feature.num_pairs:
             raise ValueError(
-                f"`keys` and `values` of {feature.name!r} must have `num_pairs` = "
-                f"{feature.num_pairs:,} entries. Received: {len(k):,} and {len(v):,}."
+                f"`keys` and `values` of {feature.name!r} must have the same number of "
+                f"entries, at most `num_pairs` = {feature.num_pairs:,}. "
+                f"Received: {len(k):,} and {len(v):,}."
             )
         for name, x, first, size in (
             ("keys", k, 0, feature.num_keys),
@@ -96,7 +97,8 @@ class HistoryLists(keras.layers.Layer):
             )
         lengths = np.bincount(k, minlength=feature.num_keys + 1)
         self.offsets.assign(np.concatenate([[0], np.cumsum(lengths)]).astype("int32"))
-        self.values.assign(v.astype("int32"))
+        unused = np.zeros(feature.num_pairs - len(v))
+        self.values.assign(np.concatenate([v, unused]).astype("int32"))
 
     def call(self, keys: Tensor, own: Tensor | None = None) -> BatchHistories:
         last = self.feature.num_keys
@@ -125,12 +127,13 @@ class HistoryLists(keras.layers.Layer):
     def index(self) -> HistoryIndex:
         """Returns the histories in the form in which batches look them up."""
         key, value = self.feature.entries
+        offsets, values = map(ops.convert_to_numpy, (self.offsets, self.values))
         return HistoryIndex(
             key.name,
             value.name,
             self.feature.vocabulary_size,
-            ops.convert_to_numpy(self.offsets),
-            ops.convert_to_numpy(self.values),
+            offsets,
+            values[: offsets[-1]],
             pads=keras.backend.backend() == "jax",
         )
 

@@ -314,8 +314,8 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
 
         Args:
             name: Name of the feature.
-            keys: Integers `(num_pairs,)`, in any order.
-            values: Integers `(num_pairs,)`, the value of each key.
+            keys: Integers `(pairs,)`, in any order. There are at most `num_pairs`.
+            values: Integers `(pairs,)`, the value of each key.
         """
         if not self.built:
             self.build()

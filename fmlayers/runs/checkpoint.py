@@ -38,6 +38,8 @@ class Progress:
             is better.
         digests: Dict from the files of weights to their SHA-256 digests. Version 0.1.0
             recorded none.
+        shares_graph: Whether the models of both phases have the same `Frame`. Earlier
+            versions recorded none, and gave each model the frame of its rows.
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -45,6 +47,7 @@ class Progress:
     best: str | None = None
     metric: str = "rmse"
     digests: dict[str, str] = field(default_factory=dict)
+    shares_graph: bool = True
 
     @classmethod
     def read(cls, folder: Path, metric: str = "rmse") -> Self:
@@ -59,7 +62,7 @@ class Progress:
             return cls(metric=metric)
         content = read_json(path, RunError)
         try:
-            progress = cls(**content)
+            progress = cls(**{"shares_graph": False, **content})
             for row in progress.history:
                 check_finite(row["phase"], row["epoch"], row)
             for phase in PHASES:

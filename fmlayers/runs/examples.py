@@ -42,6 +42,7 @@ class Examples:
         dataset: The data.
         fitting: Rows of the ratings to fit to.
         validation: Optional rows of the ratings that are held out for early stopping.
+        whole: Optional `dataset.table()`, to share it.
     """
 
     def __init__(
@@ -51,10 +52,11 @@ class Examples:
         dataset: Dataset,
         fitting: Rows,
         validation: Rows | None = None,
+        whole: pd.DataFrame | None = None,
     ) -> None:
         self.config = config
         self.dataset = dataset
-        self.whole = dataset.table()
+        self.whole = dataset.table() if whole is None else whole
         names = () if dataset.items is None else dataset.items.columns
         self.item_columns = {"item", *names} & set(columns)
         self.fitting = fitting

@@ -12,12 +12,13 @@ from fmlayers._training.execution import (
     steps_per_execution,
     whole_epochs,
 )
+from fmlayers._training.variables_file import state_variables
 from fmlayers.losses import BPR, BalancedCrossentropy, MeanLoss, SquaredLogError
 from fmlayers.optimizers import Adagrad, LazyAdam
 from fmlayers.runs import group
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.examples import Examples, streams
-from fmlayers.runs.model import build_model
+from fmlayers.runs.model import Frame, build_model
 from fmlayers.runs.prediction import batch_size_of
 from fmlayers.runs.targets import weights_of
 from fmlayers.runs.unit import Unit
@@ -30,7 +31,10 @@ USUAL_EPOCHS = 10
 
 
 def compiled_model(
-    config: TrainingConfig, examples: Examples, batch_size: int
+    config: TrainingConfig,
+    examples: Examples,
+    batch_size: int,
+    frame: Frame | None = None,
 ) -> keras.Model:
     """Returns a new compiled model, the same for the same seed.
 
@@ -38,7 +42,7 @@ def compiled_model(
     """
     keras.utils.set_random_seed(config.seed)
     with group.spread_tables():
-        model = build_model(config, examples.encoder, examples.table)
+        model = build_model(config, examples.encoder, examples.table, frame)
     epochs = min(config.max_epochs, USUAL_EPOCHS)
     model.compile(
         make_optimizer(
@@ -47,10 +51,42 @@ def compiled_model(
         jit_compile=pays_with_xla(model, epochs * len(examples), brings_histories=True)
         or "auto",
         steps_per_execution=steps_per_execution(_steps(examples, batch_size)),
-        **_loss(config, examples),
+        **_loss(config, examples, None if frame is None else frame.unit),
     )
     model.optimizer.build(model.trainable_variables)
     return model
+
+
+def restarted(trained: keras.Model, new: keras.Model) -> keras.Model:
+    """Returns a model in the state of `new`, if possible one that is already traced.
+
+    Args:
+        trained: A model that `fit` has trained.
+        new: A model of the same configuration, frame and batch size, for other rows.
+
+    Returns:
+        `trained` with the state of `new`, or `new` if its graph differs.
+    """
+    if group.num_shares() > 1 or _of_rows(trained) != _of_rows(new):
+        return new
+    variables = zip(state_variables(trained), state_variables(new), strict=True)
+    for variable, other in variables:
+        variable.assign(other.value)
+    trained.encoder = new.encoder
+    trained.steps_per_execution = new.steps_per_execution
+    return trained
+
+
+def _of_rows(model: keras.Model) -> list[Any]:
+    """Returns what the rows to fit to decide about the graph of a model in a frame."""
+    compiled = model.get_compile_config()
+    scaler = getattr(model, "scaler", None)
+    return [
+        None if scaler is None else {**scaler.get_config(), "name": None},
+        compiled["loss_weights"],
+        compiled["jit_compile"],
+        *((tuple(v.shape), v.dtype) for v in state_variables(model)),
+    ]
 
 
 def fit(
@@ -102,13 +138,16 @@ def _steps(examples: Examples, batch_size: int) -> int:
     return math.ceil(len(examples) / batch_size)
 
 
-def _loss(config: TrainingConfig, examples: Examples) -> dict[str, Any]:
+def _loss(
+    config: TrainingConfig, examples: Examples, unit: Unit | None
+) -> dict[str, Any]:
     """Returns the loss, and the loss without L2 as the metric for early stopping."""
     arguments: dict[str, Any] = {}
     loss: Any
     if config.task == "regression":
         loss = "mse"
-        arguments["loss_weights"] = Unit.of_rows(config, examples.table).loss_weight()
+        unit = Unit.of_rows(config, examples.table) if unit is None else unit
+        arguments["loss_weights"] = unit.loss_weight()
         metric: Any = keras.metrics.RootMeanSquaredError(name="rmse")
         if config.target_transform == "log1p":
             loss = SquaredLogError()

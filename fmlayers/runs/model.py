@@ -1,7 +1,7 @@
 import math
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import keras
 import numpy as np
@@ -20,8 +20,44 @@ from fmlayers.runs.unit import Unit
 Pairs = npt.NDArray[np.int64]
 
 
+class Frame(NamedTuple):
+    """What both phases of a run share, so that their models have the same graph.
+
+    Attributes:
+        features: The features, with room for the values of all training rows.
+        unit: The unit of the targets of the rows of the first phase. `None` if the
+            targets have no unit.
+    """
+
+    features: list[Feature]
+    unit: Unit | None
+
+    @classmethod
+    def of(
+        cls,
+        config: TrainingConfig,
+        encoder: Encoder,
+        table: pd.DataFrame,
+        first: pd.DataFrame,
+    ) -> Self:
+        """Returns the frame of a run.
+
+        Args:
+            config: The configuration.
+            encoder: The encoder of all training rows.
+            table: All training rows.
+            first: The rows of the first phase.
+        """
+        num_pairs = len(_pairs(encoder, table)) if config.histories else 0
+        unit = Unit.of_rows(config, first) if config.task == "regression" else None
+        return cls(features_of(config, encoder, num_pairs), unit)
+
+
 def build_model(
-    config: TrainingConfig, encoder: Encoder, table: pd.DataFrame
+    config: TrainingConfig,
+    encoder: Encoder,
+    table: pd.DataFrame,
+    frame: Frame | None = None,
 ) -> keras.Model:
     """Returns a new model with the settings of a configuration.
 
@@ -31,6 +67,7 @@ def build_model(
         table: The rows to train on. The bias starts at the score of their mean rating,
             the bounds of the scaler are their lowest and highest rating, and the
             histories contain their users and items.
+        frame: Optional `Frame`. Defaults to that of `encoder` and `table`.
 
     Raises:
         DataError: If all ratings are equal, or one is infinite in float32.
@@ -40,8 +77,11 @@ def build_model(
     check_columns(spec, list(encoder.columns), histories=config.histories)
     pairs = _pairs(encoder, table) if config.histories else None
     features = features_of(config, encoder, 0 if pairs is None else len(pairs))
+    unit = None
+    if frame is not None:
+        features, unit = frame
     arguments = {
-        **_common_arguments(config, features, table),
+        **_common_arguments(config, features, table, unit),
         **{name: getattr(config, name) for name in spec.settings},
         "encoder": encoder if config.members == 1 else None,
     }
@@ -103,7 +143,10 @@ def features_of(
 
 
 def _common_arguments(
-    config: TrainingConfig, features: list[Feature], table: pd.DataFrame
+    config: TrainingConfig,
+    features: list[Feature],
+    table: pd.DataFrame,
+    unit: Unit | None,
 ) -> dict[str, Any]:
     names = [feature.name for feature in features]
     unknown = sorted(set(config.l2_of) - set(names))
@@ -111,7 +154,7 @@ def _common_arguments(
         raise ValueError(
             f"`l2_of` must name features among {names}. Received: {unknown}."
         )
-    scaler, bias = scaler_and_bias(config, table)
+    scaler, bias = scaler_and_bias(config, table, unit)
     return {
         "dim": config.dim,
         "scaler": scaler,
@@ -124,9 +167,14 @@ def _common_arguments(
 
 
 def scaler_and_bias(
-    config: TrainingConfig, table: pd.DataFrame
+    config: TrainingConfig, table: pd.DataFrame, unit: Unit | None = None
 ) -> tuple[RatingScaler | None, float]:
     """Returns the scaler of a model, and the score of the mean rating.
+
+    Args:
+        config: The configuration of a run.
+        table: The rows to train on.
+        unit: Optional unit of the scores. Defaults to that of the targets of `table`.
 
     Raises:
         DataError: If all ratings are equal, or one is infinite in float32.
@@ -151,13 +199,14 @@ def scaler_and_bias(
             f"{len(ratings):,} ratings of {lowest}. Train on them as implicit "
             'feedback, with the task "implicit".'
         )
-    unit = Unit.of_rows(config, table)
+    own = Unit.of_rows(config, table)
+    unit = own if unit is None else unit
     affine = {"offset": unit.mean, "scale": unit.size}
     if config.scaler == "sigmoid":
         affine = {}  # its scores have no unit
     transform = config.target_transform
     scaler = RatingScaler(lowest, highest, config.scaler, transform=transform, **affine)
-    mean = math.expm1(unit.mean) if transform == "log1p" else unit.mean
+    mean = math.expm1(own.mean) if transform == "log1p" else own.mean
     # Rounded, the mean of equal ratings may lie outside the bounds.
     return scaler, scaler.inverse(min(max(mean, lowest), highest))
 

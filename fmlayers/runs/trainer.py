@@ -15,8 +15,9 @@ from fmlayers.runs.examples import (
     default_batch_size,
     split_validation,
 )
-from fmlayers.runs.fitting import compiled_model, fit
+from fmlayers.runs.fitting import compiled_model, fit, restarted
 from fmlayers.runs.group import num_shares, rows_of_batch
+from fmlayers.runs.model import Frame
 from fmlayers.runs.targets import positives
 from fmlayers.runs.unit import to_unit_of_data
 
@@ -55,6 +56,7 @@ class Trainer:
         self.batch_size = 0
         self.epochs = config.max_epochs
         self.best: float | None = None
+        self.frame: Frame | None = None
 
     def run(self, train: Rows) -> keras.Model:
         """Returns the model, trained on the rows `train` of the ratings."""
@@ -97,30 +99,48 @@ class Trainer:
         self.rows = {"train": len(train), "validation": len(validation)}
         size = config.batch_size or default_batch_size(config, len(fitting))
         self.batch_size = size - size % num_shares()
+        whole = self.dataset.table()
+
+        def examples(rows: Rows, held_out: Rows | None = None) -> Examples:
+            return Examples(
+                config, self.columns, self.dataset, rows, held_out, whole=whole
+            )
+
         if not len(validation):
-            return self._fit("refit", train, self.epochs)
+            return self._fit("refit", examples(train), self.epochs)
         if not config.validation_fraction:
-            return self._fit("refit", fitting, self.epochs)
-        model = self._fit("search", fitting, self.epochs, validation)
+            return self._fit("refit", examples(fitting), self.epochs)
+        first, second = examples(fitting, validation), None
+        if self.refits:
+            second = examples(train)
+            if self.progress.shares_graph:
+                self.frame = Frame.of(config, second.encoder, second.table, first.table)
+        model = self._fit("search", first, self.epochs)
+        del first  # its arrays are no longer needed
         self.epochs = self.progress.best_epoch()
         best = self.progress.epochs("search")[self.epochs - 1]
         self.best = float(best[f"val_{self.metric}"])
-        if self.refits:
-            return self._fit("refit", train, self.epochs)
+        if second is not None:
+            return self._fit("refit", second, self.epochs, model)
         self.progress.load(model, self.folder, self.progress.best)
         return model
 
     def _fit(
-        self, phase: str, fitting: Rows, epochs: int, validation: Rows | None = None
+        self,
+        phase: str,
+        examples: Examples,
+        epochs: int,
+        trained: keras.Model | None = None,
     ) -> keras.Model:
         config = self.config
-        batch_size = rows_of_batch(self.batch_size, len(fitting))
-        examples = Examples(config, self.columns, self.dataset, fitting, validation)
-        model = compiled_model(config, examples, batch_size)
+        batch_size = rows_of_batch(self.batch_size, len(examples))
+        model = compiled_model(config, examples, batch_size, self.frame)
+        if trained is not None:
+            model = restarted(trained, model)
         done = len(self.progress.epochs(phase))
         if done:
             self.progress.load(model, self.folder, self.progress.weights[phase])
-        searching = validation is not None
+        searching = phase == "search"
         if done == epochs or (searching and self.progress.is_stale(config.patience)):
             return model
         shown = EpochProgress(phase, epochs, done, metric=self.metric)

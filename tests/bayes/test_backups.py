@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 from checks import check_error
@@ -10,6 +11,8 @@ from small_fits import ROWS, USERS, assert_equal, data, fit
 from fmlayers import _state_files
 from fmlayers._state_files import read_state, write_state
 from fmlayers.bayes import GibbsSampler, backups
+
+NARROW = np.float16, ml_dtypes.bfloat16
 
 
 class Stop(Exception):
@@ -183,6 +186,16 @@ def test_flipped_bits_change_nothing_unnoticed(tmp_path):
         assert content["y"][1:] == arrays["y"][1:]
     assert refused
     assert all(str(path) in error for error in refused)
+
+
+def test_narrow_arrays_keep_their_dtype(tmp_path):
+    values = np.arange(-3.0, 3.0).reshape(2, 3)
+    arrays = [values.astype(dtype) for dtype in NARROW]
+    write_state(tmp_path / "state", "kind", {"x": arrays})
+    found = read_state(tmp_path / "state", "kind")["x"]
+    assert [x.dtype for x in found] == [np.dtype(dtype) for dtype in NARROW]
+    for x in found:
+        np.testing.assert_array_equal(x.astype("float64"), values)
 
 
 @pytest.mark.parametrize("likelihood", ["normal", "probit"])

@@ -403,7 +403,8 @@ def test_errors():
         "`name` must be the name of a `History`", lambda: layer.set_history("x", [], [])
     )
     for keys, films, message in (
-        (KEYS[1:], FILMS[1:], "`num_pairs` = 6"),
+        ([4, *KEYS], [1, *FILMS], "at most `num_pairs` = 6"),
+        (KEYS[1:], FILMS, "the same number of entries"),
         ([5, *KEYS[1:]], FILMS, "`keys` of 'rated' must lie within 0 ... 4"),
         (KEYS, [0, *FILMS[1:]], "`values` of 'rated' must lie within 1 ... 5"),
         (KEYS, [1, *FILMS[1:]], "a pair twice"),
@@ -412,3 +413,29 @@ def test_errors():
     check_error("entry 'user'", lambda: layer({"item": BATCH["item"]}))
     check_error("`num_keys` and `num_pairs`", lambda: history(num_pairs=0))
     check_error("`combiner` must be", lambda: history("max"))
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_room_for_longer_histories(prepared, rng, backend):
+    """Histories with fewer pairs than `num_pairs` are those without the room."""
+    found = []
+    for num_pairs in (6, 64):
+        features = [
+            Categorical("user", 5),
+            Categorical("item", 6),
+            history(num_pairs=num_pairs, table="item"),
+        ]
+        keras.utils.set_random_seed(1)
+        model = FactorizationMachine(features, 3, l2=0.1)
+        model.set_history("rated", KEYS, FILMS)
+        model.compile(LazyAdam(0.1), "mse")
+        indexes = model.history_indexes() if prepared else {}
+        targets = np.arange(10, dtype="float32")
+        data = ShuffledBatches(BATCH, targets, 5, seed=0, histories=indexes)
+        losses = model.fit(data, epochs=3, shuffle=False, verbose=0).history["loss"]
+        ratings = model.predict(BATCH, verbose=0)
+        model.set_history("rated", KEYS[:2], FILMS[:2])
+        found.append((losses, ratings, model.predict(BATCH, verbose=0)))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert np.abs(found[0][1] - found[0][2]).max() > 1e-3

@@ -11,7 +11,9 @@ from saved_weights import is_same, weights
 
 from fmlayers._files import MARK
 from fmlayers._json_files import read_json
-from fmlayers.runs import RunError, checkpoint, train
+from fmlayers._keras_files import save_weights
+from fmlayers.data import write_csv
+from fmlayers.runs import RunError, checkpoint, train, trainer
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +77,56 @@ def test_it_is_resumed_to_the_same_weights(
         "metrics.json",
     }
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def interrupted_search(config, out):
+    """Interrupt a run after its third checkpoint, in the search."""
+    saves = []
+
+    def interrupt(progress, *arguments):
+        write(progress, *arguments)
+        saves.append(1)
+        if len(saves) == 3:
+            raise KeyboardInterrupt
+
+    write = checkpoint.Progress.write
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint.Progress, "write", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, out)
+
+
+@pytest.mark.parametrize("histories", [False, True])
+def test_a_search_of_an_earlier_version_is_resumed(
+    histories, ratings, make_config, tmp_path, monkeypatch
+):
+    """It wrote the file of Keras, and each phase had tables of its own sizes."""
+    rare = ratings.assign(user=ratings["user"].mask(ratings.index % 3 == 0, 1000))
+    rare["user"] += ratings.index * (rare["user"] == 1000)
+    path = tmp_path / "rare.csv"
+    write_csv(rare, path)
+    config = make_config(
+        data=str(path), model="fm", histories=histories, max_epochs=5, patience=9
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "NPZ", checkpoint.H5)
+        patch.setattr(checkpoint, "save_variables", save_weights)
+        patch.setattr(trainer.Frame, "of", lambda *arguments: None)
+        expected = train(config, tmp_path / "expected")
+        interrupted_search(config, tmp_path / "run")
+    progress = tmp_path / "run.partial" / "progress.json"
+    content = read_json(progress)
+    assert content["weights"] == {"search": "search-0003.weights.h5"}
+    del content["shares_graph"]
+    progress.write_text(json.dumps(content))
+    resumed = train(config, tmp_path / "run", resume=True)
+    assert is_same(weights(resumed.path), weights(expected.path))
+    # This version trains both phases in the tables of the second.
+    interrupted_search(config, tmp_path / "new")
+    resumed = train(config, tmp_path / "new", resume=True)
+    assert is_same(
+        weights(resumed.path), weights(train(config, tmp_path / "whole").path)
+    )
 
 
 BROKEN = {

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from saved_weights import weights
 
 import fmlayers
 from fmlayers._json_files import SEAL, read_json
@@ -17,7 +18,7 @@ from fmlayers._training import execution
 from fmlayers.cli import main
 from fmlayers.data import DataError, sources, split_rows, write_csv
 from fmlayers.optimizers import LazyAdam
-from fmlayers.runs import Run, RunError, TrainingConfig, train
+from fmlayers.runs import Run, RunError, TrainingConfig, fitting, train, trainer
 from fmlayers.runs.examples import default_batch_size
 
 FILES = {
@@ -166,6 +167,77 @@ def test_refit_sees_the_validation_rows(run, ratings):
     check_seen(run, ratings, split(len(ratings), seed=3)[0])
     error = rmse(errors(run, ratings.iloc[validation]))
     assert error < 0.95 * run.metrics["validation_rmse"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "mf"},
+        {"model": "deepfm", "features": ["user", "item"], "hidden_units": (8,)},
+        {"histories": True},
+        {"members": 2, "optimizer": "lazy_adam"},
+        {"task": "binary", "positive_threshold": 4.0},
+        {"task": "implicit", "positive_threshold": 4.0, "loss": "bpr"},
+    ],
+    ids=str,
+)
+def test_both_phases_share_a_trace(changes, make_config, tmp_path, monkeypatch):
+    """With the same result as that of a new model for the second phase."""
+    models, restarted = [], fitting.restarted
+
+    def recorded(trained, new):
+        models.append((trained, restarted(trained, new)))
+        return models[-1][1]
+
+    def anew(trained, new):
+        return new
+
+    found = []
+    for choose in (recorded, anew):
+        monkeypatch.setattr(trainer, "restarted", choose)
+        run = train(make_config(**changes), tmp_path / choose.__name__)
+        found.append((weights(run.path), read_history(run).drop(columns="seconds")))
+    ((trained, model),) = models
+    assert model is trained
+    (first, history), (second, expected) = found
+    assert first.keys() == second.keys()
+    for name, values in first.items():
+        np.testing.assert_allclose(values, second[name], rtol=1e-4, atol=1e-6)
+    pd.testing.assert_frame_equal(history, expected, rtol=1e-4)
+
+
+def test_phases_with_other_bounds_share_none(ratings, make_config, tmp_path):
+    """The highest rating is that of a validation row."""
+    validation, _ = validation_and_fitting(ratings, seed=0)
+    changed = ratings.copy()
+    changed["rating"] = changed["rating"].astype(float)
+    changed.loc[validation[0], "rating"] = 5.5
+    config = make_config(model="mf")
+    run = train(config, tmp_path / "run", dataset=changed)
+    assert run.model.scaler.max_rating == 5.5
+    assert read_history(run)["phase"].unique().tolist() == ["search", "refit"]
+
+
+def test_values_of_the_validation_rows_alone_are_unknown_in_the_search(
+    ratings, make_config, tmp_path, monkeypatch
+):
+    """The tables of the search have room for them, and the encoder has not."""
+    validation, _ = validation_and_fitting(ratings, seed=0)
+    changed = ratings.copy()
+    changed.loc[validation, "user"] = 1000 + np.arange(len(validation))
+    seen, fit = [], trainer.fit
+
+    def recorded(model, examples, *arguments, **options):
+        (inputs, *_) = examples.arrays(validation)
+        seen.append((model.features[0].vocabulary_size, inputs["user"]))
+        return fit(model, examples, *arguments, **options)
+
+    monkeypatch.setattr(trainer, "fit", recorded)
+    train(make_config(model="mf"), tmp_path / "run", dataset=changed)
+    (room, unknown), (size, known) = seen
+    assert room == size == known.max() + 1
+    assert (unknown < 1).all()
+    assert (known > 0).all()
 
 
 def test_without_refit_the_best_epoch_is_kept(
