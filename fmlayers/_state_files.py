@@ -72,7 +72,8 @@ def read_state(path: Path, kind: str) -> dict[str, Any]:
 def _without_arrays(value: Any, arrays: list[Any]) -> Any:
     if isinstance(value, np.ndarray):
         arrays.append(value)
-        name = {DTYPE: value.dtype.name} if value.dtype.kind == "V" else {}
+        is_narrow = value.dtype.kind == "V" and value.dtype.names is None
+        name = {DTYPE: value.dtype.name} if is_narrow else {}
         return {ARRAY: len(arrays) - 1, **name}
     if isinstance(value, Mapping):
         return {key: _without_arrays(x, arrays) for key, x in value.items()}

@@ -152,6 +152,19 @@ def test_a_sequential_model():
     same(fmlayers.fit, arguments, make, metrics=["mae"])
 
 
+def test_a_sequential_model_of_a_dict():
+    inputs, targets = data()
+    del inputs["unused"]
+
+    def make():
+        layers = fmlayers.FeatureEmbedding(FEATURES, 3), fmlayers.FMInteraction()
+        model = keras.Sequential(layers)
+        model(inputs)
+        return model
+
+    same(fmlayers.fit, {"x": inputs, "y": targets, "epochs": 2}, make)
+
+
 def member():
     return FactorizationMachine(FEATURES, 3, l2=0.01)
 

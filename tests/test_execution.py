@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fmlayers._training.array_pipelines import from_function
-from fmlayers._training.execution import whole_epochs
+from fmlayers._training.execution import forget_functions, whole_epochs
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="TensorFlow executes steps"
@@ -96,6 +96,38 @@ def test_steps_are_traced_once():
     with whole_epochs(model, 2):
         fitted(model, 2)
     assert model.traces == 2
+
+
+def test_the_limit_of_keras_on_the_steps():
+    model = compiled(steps_per_execution=4)
+    keras.config.set_max_steps_per_epoch(6)
+    try:
+        with whole_epochs(model, 13), pytest.warns(UserWarning, match="Limiting"):
+            fitted(model, 13)
+    finally:
+        keras.config.set_max_steps_per_epoch(None)
+    assert int(model.optimizer.iterations) == 3 * 6
+
+
+def test_strategies_are_refused():
+    import tensorflow as tf
+
+    model = compiled()
+    with (
+        tf.distribute.MirroredStrategy(["CPU:0"]).scope(),
+        pytest.raises(RuntimeError, match="not support.*MirroredStrategy"),
+        whole_epochs(model, 2),
+    ):
+        pass
+
+
+def test_forgotten_functions_are_traced_again():
+    model = compiled()
+    for traces in (1, 2):
+        with whole_epochs(model, 2):
+            fitted(model, 2)
+        assert model.traces == traces
+        forget_functions(model)
 
 
 def test_keras_trains_as_usual_after_it():

@@ -136,6 +136,8 @@ class HistoryIndex:
             keys: Integers `(rows,)`.
             own: Integers `(rows,)`.
         """
+        if not len(self.codes):
+            return np.zeros(len(own), np.int32)
         own = np.where((own > 0) & (own < self.vocabulary_size), own, 0)
         codes = self._code(self._known(keys), own)
         at = np.minimum(np.searchsorted(self.codes, codes), len(self.codes) - 1)
@@ -176,7 +178,7 @@ class HistoryIndex:
         # The last history is empty, and its sum is ignored: padding belongs to it.
         last = len(lengths) - 1
         if self.pads:
-            step = -(-len(self.values) // SHARES)
+            step = max(-(-len(self.values) // SHARES), 1)
             more = -len(values) % step
             last = min(power_of_two(len(lengths)), self.num_keys) - 1
             lengths = _padded(lengths, last + 1, 0)

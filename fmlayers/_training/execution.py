@@ -75,9 +75,19 @@ def whole_epochs(model: keras.Model, steps: int) -> Iterator[None]:
     Args:
         model: The compiled model, built by `build_ahead`.
         steps: Positive integer, the steps of an epoch.
+
+    Raises:
+        RuntimeError: In the scope of a TensorFlow strategy.
     """
     import tensorflow as tf
 
+    if tf.distribute.has_strategy():
+        raise RuntimeError(
+            "Runs and searches do not support the strategies of TensorFlow. Use "
+            "`fmlayers.distributed` with the JAX backend, or call `fit` of the model. "
+            f"Received: {type(tf.distribute.get_strategy()).__name__}."
+        )
+    steps = min(steps, keras.config.max_steps_per_epoch() or steps)
     compiled, execute = model.__dict__.get("_executes", (None, None))
     if compiled is not model._compile_config:
         execute = _execute(model)
@@ -99,10 +109,13 @@ def _execute(model: keras.Model) -> Any:
     import tensorflow as tf
 
     step = tf.function(
-        model.train_step, reduce_retracing=True, jit_compile=model.jit_compile
+        model.train_step,
+        reduce_retracing=True,
+        jit_compile=model.jit_compile,
+        autograph=False,
     )
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def execute(batches: Any, count: Any) -> Any:
         traced = step.get_concrete_function(batches.element_spec)
         logs = tf.nest.map_structure(
@@ -116,6 +129,13 @@ def _execute(model: keras.Model) -> Any:
         return logs
 
     return execute
+
+
+def forget_functions(model: keras.Model) -> None:
+    """Discards all traced functions, after something that they contain has changed."""
+    _set(model, dict.fromkeys(_FUNCTIONS))
+    for name in ("_executed", "_executes"):
+        model.__dict__.pop(name, None)
 
 
 def build_ahead(model: keras.Model, inputs: Any, targets: Any) -> None:
@@ -138,10 +158,9 @@ def build_ahead(model: keras.Model, inputs: Any, targets: Any) -> None:
         return  # it may use neither the compiled loss nor the metrics
     if type(model).compute_output_spec.__module__.startswith("fmlayers."):
         outputs = model.compute_output_spec(inputs)
-    elif isinstance(model, keras.Sequential):
-        outputs = model.outputs[0]
-    elif hasattr(model, "outputs"):  # a functional model
-        outputs = model.output
+    elif hasattr(model, "outputs"):  # a functional or sequential model
+        is_sequential = isinstance(model, keras.Sequential)
+        outputs = model.outputs[0] if is_sequential else model.output
     else:
         return
     y = keras.tree.map_structure(

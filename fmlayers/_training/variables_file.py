@@ -4,6 +4,8 @@ Keras takes four times as long to write a small model, since it searches all att
 of all layers for variables.
 """
 
+import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +55,16 @@ def load_variables(model: keras.Model, path: Path) -> None:
     """
     variables = state_variables(model)
     content = read_state(path, KIND)
-    shapes = [tuple(saved_shape(v)) for v in variables]
     values = content["values"]
-    if [np.shape(x) for x in values] != shapes:
-        saved = dict(zip(content["names"], map(np.shape, values), strict=True))
-        expected = {v.path: shape for v, shape in zip(variables, shapes, strict=True)}
-        raise ValueError(
-            f"{path} must be the file of a model with the variables {expected}. "
-            f"Received: {saved}."
-        )
+    found = list(map(_described, content["names"], map(np.shape, values)))
+    expected = [_described(v.path, saved_shape(v)) for v in variables]
+    for one, other in itertools.zip_longest(found, expected, fillvalue="nothing"):
+        if one != other:
+            raise ValueError(f"it has {one} where the model has {other}")
     for variable, value in zip(variables, values, strict=True):
         assign_all_rows(variable, value)
+
+
+def _described(path: str, shape: tuple[int, ...]) -> str:
+    """Returns the name and the shape of a variable, without automatic numbers."""
+    return f"{re.sub(r'_[0-9]+(?=_|/|$)', '', path)} {tuple(shape)}"

@@ -97,7 +97,7 @@ class HistoryLists(keras.layers.Layer):
             )
         lengths = np.bincount(k, minlength=feature.num_keys + 1)
         self.offsets.assign(np.concatenate([[0], np.cumsum(lengths)]).astype("int32"))
-        unused = np.zeros(feature.num_pairs - len(v))
+        unused = np.zeros(feature.num_pairs - len(v), v.dtype)
         self.values.assign(np.concatenate([v, unused]).astype("int32"))
 
     def call(self, keys: Tensor, own: Tensor | None = None) -> BatchHistories:

@@ -22,6 +22,7 @@ from fmlayers.runs.folder import (
     RunError,
     checkpoints_in,
 )
+from fmlayers.runs.model import is_of_package
 
 PHASES = ("search", "refit")
 
@@ -110,9 +111,10 @@ class Progress:
 
     def save(self, model: keras.Model, folder: Path, phase: str) -> str:
         """Saves the state after the latest epoch of a phase. Returns the file."""
-        # In a group, Keras gathers the rows of the tables that are spread over hosts.
-        is_alone = _hosts.mesh() is None
-        save, suffix = (save_variables, NPZ) if is_alone else (save_weights, H5)
+        # Keras gathers the rows of tables that are spread over hosts, and the layers of
+        # users may have other state than variables.
+        by_keras = _hosts.mesh() is not None or not is_of_package(model)
+        save, suffix = (save_weights, H5) if by_keras else (save_variables, NPZ)
         name = f"{phase}-{len(self.epochs(phase)):04d}{suffix}"
         save(model, folder / name)
         self.weights[phase] = name

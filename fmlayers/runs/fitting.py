@@ -18,7 +18,7 @@ from fmlayers.optimizers import Adagrad, LazyAdam
 from fmlayers.runs import group
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.examples import Examples, streams
-from fmlayers.runs.model import Frame, build_model
+from fmlayers.runs.model import Frame, build_model, is_of_package
 from fmlayers.runs.prediction import batch_size_of
 from fmlayers.runs.targets import weights_of
 from fmlayers.runs.unit import Unit
@@ -38,7 +38,7 @@ def compiled_model(
 ) -> keras.Model:
     """Returns a new compiled model, the same for the same seed.
 
-    Its optimizer is built, so that `load_weights` restores the optimizer, too.
+    Its optimizer is built, so that loading a checkpoint restores the optimizer, too.
     """
     keras.utils.set_random_seed(config.seed)
     with group.spread_tables():
@@ -62,25 +62,34 @@ def restarted(trained: keras.Model, new: keras.Model) -> keras.Model:
 
     Args:
         trained: A model that `fit` has trained.
-        new: A model of the same configuration, frame and batch size, for other rows.
+        new: A model of the same configuration and frame, for other rows.
 
     Returns:
-        `trained` with the state of `new`, or `new` if its graph differs.
+        `trained` with the state of `new`, or `new` if its graph may differ.
     """
-    if group.num_shares() > 1 or _of_rows(trained) != _of_rows(new):
+    if (
+        group.num_shares() > 1
+        or not is_of_package(new)  # its graph may depend on its encoder
+        or _of_rows(trained) != _of_rows(new)
+    ):
         return new
     variables = zip(state_variables(trained), state_variables(new), strict=True)
     for variable, other in variables:
         variable.assign(other.value)
-    trained.encoder = new.encoder
+    parts = zip((trained, *trained.members), (new, *new.members), strict=True)
+    for part, other in parts:
+        part.encoder = other.encoder
+        if hasattr(other, "bias_initializer"):
+            part.bias_initializer = other.bias_initializer
     trained.steps_per_execution = new.steps_per_execution
+    trained.test_function = None  # contains the former number of steps
     return trained
 
 
 def _of_rows(model: keras.Model) -> list[Any]:
-    """Returns what the rows to fit to decide about the graph of a model in a frame."""
+    """Returns the parts of a model's graph that depend on the rows to fit to."""
     compiled = model.get_compile_config()
-    scaler = getattr(model, "scaler", None)
+    scaler = model.scaler
     return [
         None if scaler is None else {**scaler.get_config(), "name": None},
         compiled["loss_weights"],

@@ -24,7 +24,7 @@ class Frame(NamedTuple):
     """What both phases of a run share, so that their models have the same graph.
 
     Attributes:
-        features: The features, with room for the values of all training rows.
+        features: The features of the encoder of all training rows.
         unit: The unit of the targets of the rows of the first phase. `None` if the
             targets have no unit.
     """
@@ -36,21 +36,29 @@ class Frame(NamedTuple):
     def of(
         cls,
         config: TrainingConfig,
-        encoder: Encoder,
-        table: pd.DataFrame,
-        first: pd.DataFrame,
-    ) -> Self:
+        first: tuple[Encoder, pd.DataFrame],
+        second: tuple[Encoder, pd.DataFrame],
+    ) -> Self | None:
         """Returns the frame of a run.
 
         Args:
             config: The configuration.
-            encoder: The encoder of all training rows.
-            table: All training rows.
-            first: The rows of the first phase.
+            first: The encoder and the rows of the first phase.
+            second: The encoder and the rows of the second phase.
+
+        Returns:
+            The frame. `None` if the second encoder has fewer ids of a feature than the
+            first: more rows may have fewer quantiles.
         """
-        num_pairs = len(_pairs(encoder, table)) if config.histories else 0
-        unit = Unit.of_rows(config, first) if config.task == "regression" else None
-        return cls(features_of(config, encoder, num_pairs), unit)
+        sizes = [
+            [getattr(feature, "vocabulary_size", 0) for feature in encoder.features]
+            for encoder, _ in (first, second)
+        ]
+        if any(one > other for one, other in zip(*sizes, strict=True)):
+            return None
+        num_pairs = len(_pairs(*second)) if config.histories else 0
+        unit = Unit.of_rows(config, first[1]) if config.task == "regression" else None
+        return cls(features_of(config, second[0], num_pairs), unit)
 
 
 def build_model(
@@ -91,6 +99,12 @@ def build_model(
     if config.members == 1:
         return make()
     return Ensemble.of(config.members, make, encoder=encoder)
+
+
+def is_of_package(model: keras.Model) -> bool:
+    """Returns whether a model, and each of its members, has a class of this package."""
+    parts = (model, *getattr(model, "members", ()))
+    return all(type(part).__module__.split(".")[0] == "fmlayers" for part in parts)
 
 
 def check_columns(spec: ModelSpec, columns: list[str], *, histories: bool) -> None:

@@ -114,7 +114,8 @@ class Trainer:
         if self.refits:
             second = examples(train)
             if self.progress.shares_graph:
-                self.frame = Frame.of(config, second.encoder, second.table, first.table)
+                phases = [(each.encoder, each.table) for each in (first, second)]
+                self.frame = Frame.of(config, *phases)
         model = self._fit("search", first, self.epochs)
         del first  # its arrays are no longer needed
         self.epochs = self.progress.best_epoch()

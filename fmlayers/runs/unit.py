@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from fmlayers._training.execution import forget_functions
 from fmlayers.layers import RatingScaler
 from fmlayers.runs.config import TrainingConfig
 from fmlayers.runs.targets import weights_of
@@ -92,5 +93,4 @@ def to_unit_of_data(model: keras.Model) -> None:
         return
     for each in (model, *model.members):
         each.scaler.scale, each.scaler.offset = 1.0, 0.0
-    # They were compiled with the former unit.
-    model.train_function = model.test_function = model.predict_function = None
+    forget_functions(model)  # they contain the former unit

@@ -416,6 +416,20 @@ def test_errors():
 
 
 @pytest.mark.parametrize("prepared", [False, True])
+def test_empty_histories(prepared):
+    layer = make_layer()
+    layer.set_history("rated", [], [])
+    inputs = dict(BATCH)
+    if prepared:
+        index = layer.histories["rated"].index()
+        own = index.own_values(BATCH["user"], BATCH["item"])
+        inputs["rated"] = index.of_batch(BATCH["user"], own)
+    vectors = ops.convert_to_numpy(layer(inputs))
+    assert (vectors[:, 1] == 0.0).all()
+    assert (vectors[:3, 0] != 0.0).all()
+
+
+@pytest.mark.parametrize("prepared", [False, True])
 def test_room_for_longer_histories(prepared, rng, backend):
     """Histories with fewer pairs than `num_pairs` are those without the room."""
     found = []

@@ -4,11 +4,14 @@ import json
 import os
 import shutil
 import subprocess
+from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from saved_weights import is_same, weights
 
+from fmlayers._digests import digest_of
 from fmlayers._files import MARK
 from fmlayers._json_files import read_json
 from fmlayers._keras_files import save_weights
@@ -21,25 +24,40 @@ def config(make_config):
     return make_config(model="mf", validation_fraction=0.0, max_epochs=3)
 
 
+def interrupt(config, out, epochs):
+    """Interrupt a run after its checkpoint of this epoch. Return its folder."""
+    written = []
+
+    def interrupting(progress, *arguments):
+        write(progress, *arguments)
+        written.append(1)
+        if len(written) == epochs:
+            raise KeyboardInterrupt
+
+    write = checkpoint.Progress.write
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint.Progress, "write", interrupting)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, out)
+    return out.with_name(f"{out.name}.partial")
+
+
+@contextmanager
+def earlier_version():
+    """Train as before both phases shared a graph, with checkpoints of Keras."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "NPZ", checkpoint.H5)
+        patch.setattr(checkpoint, "save_variables", save_weights)
+        patch.setattr(trainer.Frame, "of", lambda *arguments: None)
+        yield
+
+
 @pytest.fixture(scope="module")
 def interrupted(config, tmp_path_factory):
     """Return the folder of a run that was interrupted, and the weights it ends with."""
     folder = tmp_path_factory.mktemp("runs")
     expected = weights(train(config, folder / "whole").path)
-    written = []
-
-    def interrupt(progress, *arguments):
-        write(progress, *arguments)
-        written.append(1)
-        if len(written) == 2:
-            raise KeyboardInterrupt
-
-    write = checkpoint.Progress.write
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint.Progress, "write", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            train(config, folder / "run")
-    return folder / "run.partial", expected
+    return interrupt(config, folder / "run", 2), expected
 
 
 @pytest.fixture
@@ -59,11 +77,16 @@ def test_what_is_left(interrupted):
 def test_it_is_resumed_to_the_same_weights(
     version, config, interrupted, partial, tmp_path
 ):
-    """Version 0.1.0 wrote JSON without digests."""
+    """Version 0.1.0 wrote the file of Keras, and JSON without digests."""
     if version == "0.1.0":
+        shutil.rmtree(partial)
+        with earlier_version():
+            interrupt(config, tmp_path / "run", 2)
+        assert (partial / "refit-0002.weights.h5").exists()
         for name in ("progress.json", "config.json"):
             content = read_json(partial / name)
             content.pop("digests", None)
+            content.pop("shares_graph", None)
             (partial / name).write_text(json.dumps(content))
         (partial / ".progress-x1y2.json").write_text("")
     left = partial / f".progress{MARK}00000000-1-00000000.json"
@@ -79,26 +102,9 @@ def test_it_is_resumed_to_the_same_weights(
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
-def interrupted_search(config, out):
-    """Interrupt a run after its third checkpoint, in the search."""
-    saves = []
-
-    def interrupt(progress, *arguments):
-        write(progress, *arguments)
-        saves.append(1)
-        if len(saves) == 3:
-            raise KeyboardInterrupt
-
-    write = checkpoint.Progress.write
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint.Progress, "write", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            train(config, out)
-
-
 @pytest.mark.parametrize("histories", [False, True])
 def test_a_search_of_an_earlier_version_is_resumed(
-    histories, ratings, make_config, tmp_path, monkeypatch
+    histories, ratings, make_config, tmp_path
 ):
     """It wrote the file of Keras, and each phase had tables of its own sizes."""
     rare = ratings.assign(user=ratings["user"].mask(ratings.index % 3 == 0, 1000))
@@ -108,13 +114,10 @@ def test_a_search_of_an_earlier_version_is_resumed(
     config = make_config(
         data=str(path), model="fm", histories=histories, max_epochs=5, patience=9
     )
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "NPZ", checkpoint.H5)
-        patch.setattr(checkpoint, "save_variables", save_weights)
-        patch.setattr(trainer.Frame, "of", lambda *arguments: None)
+    with earlier_version():
         expected = train(config, tmp_path / "expected")
-        interrupted_search(config, tmp_path / "run")
-    progress = tmp_path / "run.partial" / "progress.json"
+        partial = interrupt(config, tmp_path / "run", 3)
+    progress = partial / "progress.json"
     content = read_json(progress)
     assert content["weights"] == {"search": "search-0003.weights.h5"}
     del content["shares_graph"]
@@ -122,7 +125,7 @@ def test_a_search_of_an_earlier_version_is_resumed(
     resumed = train(config, tmp_path / "run", resume=True)
     assert is_same(weights(resumed.path), weights(expected.path))
     # This version trains both phases in the tables of the second.
-    interrupted_search(config, tmp_path / "new")
+    interrupt(config, tmp_path / "new", 3)
     resumed = train(config, tmp_path / "new", resume=True)
     assert is_same(
         weights(resumed.path), weights(train(config, tmp_path / "whole").path)
@@ -216,3 +219,17 @@ def test_folders_of_the_user_stay(name, make_config, tmp_path):
             train(config, tmp_path / "mine", overwrite=True)
     assert (tmp_path / name / "thesis.tex").read_text() == "years of work"
     assert np.array_equal([x.name for x in (tmp_path / name).iterdir()], ["thesis.tex"])
+
+
+def test_a_checkpoint_of_another_model_is_refused(partial, config, tmp_path):
+    other = interrupt(replace(config, dim=5), tmp_path / "other", 2)
+    name = "refit-0002.state.npz"
+    shutil.copy(other / name, partial / name)
+    content = read_json(partial / "progress.json")
+    content["digests"] = {name: digest_of(partial / name)}
+    (partial / "progress.json").write_text(json.dumps(content))
+    message = (
+        rf"{name} is not a checkpoint that loads: it has .* \(\d+, 5\) where .*4\)"
+    )
+    with pytest.raises(RunError, match=message):
+        train(config, tmp_path / "run", resume=True)

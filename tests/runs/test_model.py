@@ -6,6 +6,7 @@ from checks import check_error
 from keras import ops
 
 from fmlayers.data import Encoder
+from fmlayers.features import Categorical
 from fmlayers.models import (
     DeepFM,
     Ensemble,
@@ -15,7 +16,7 @@ from fmlayers.models import (
     NeuralMatrixFactorization,
 )
 from fmlayers.runs import TrainingConfig
-from fmlayers.runs.model import build_model
+from fmlayers.runs.model import Frame, build_model, is_of_package
 from fmlayers.runs.prediction import batch_size_of
 
 TABLE = pd.DataFrame(
@@ -171,3 +172,30 @@ def test_several_values_are_pooled_as_the_configuration_says():
     for config in (TrainingConfig(), TrainingConfig(combiner="sum")):
         model = build_model(config, encoder, table)
         assert model.features[2].combiner == config.combiner
+
+
+def test_fewer_quantiles_of_more_rows_share_no_frame():
+    """A number that occurs often has a bin for itself."""
+    config = TrainingConfig(data="x", kinds=["price=quantiles=4"])
+    table = pd.DataFrame({"price": np.arange(8.0), "rating": np.arange(8.0)})
+    often = pd.DataFrame({"price": np.zeros(20), "rating": np.arange(20.0)})
+    phases = []
+    for rows in (table, pd.concat([table, often], ignore_index=True)):
+        phases.append((Encoder({"price": "quantiles=4"}).fit(rows), rows))
+    sizes = [encoder.features[0].vocabulary_size for encoder, _ in phases]
+    assert sizes[0] > sizes[1]
+    assert Frame.of(config, *phases) is None
+    features, unit = Frame.of(config, *reversed(phases))
+    assert features == phases[0][0].features
+    np.testing.assert_allclose(unit.mean, phases[1][1]["rating"].mean())
+
+
+def test_classes_of_users_are_not_of_the_package():
+    class Own(FactorizationMachine):
+        """A class of a user."""
+
+    features = [Categorical("user", 9), Categorical("item", 9)]
+    for model_class, expected in ((FactorizationMachine, True), (Own, False)):
+        assert is_of_package(model_class(features, 2)) is expected
+        ensemble = Ensemble.of(2, lambda c=model_class: c(features, 2))
+        assert is_of_package(ensemble) is expected

@@ -1,3 +1,4 @@
+import functools
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from saved_weights import weights
 import fmlayers
 from fmlayers._json_files import SEAL, read_json
 from fmlayers._training import execution
+from fmlayers._training.split_step import SplitStep
 from fmlayers.cli import main
 from fmlayers.data import DataError, sources, split_rows, write_csv
 from fmlayers.optimizers import LazyAdam
@@ -173,7 +175,7 @@ def test_refit_sees_the_validation_rows(run, ratings):
     "changes",
     [
         {"model": "mf"},
-        {"model": "deepfm", "features": ["user", "item"], "hidden_units": (8,)},
+        {"model": "deepfm", "features": ["user", "item"], "dropout": 0.3},
         {"histories": True},
         {"members": 2, "optimizer": "lazy_adam"},
         {"task": "binary", "positive_threshold": 4.0},
@@ -181,24 +183,30 @@ def test_refit_sees_the_validation_rows(run, ratings):
     ],
     ids=str,
 )
-def test_both_phases_share_a_trace(changes, make_config, tmp_path, monkeypatch):
+def test_both_phases_share_a_trace(
+    changes, make_config, tmp_path, monkeypatch, backend
+):
     """With the same result as that of a new model for the second phase."""
-    models, restarted = [], fitting.restarted
+    traces, train_step = [], SplitStep.train_step
 
-    def recorded(trained, new):
-        models.append((trained, restarted(trained, new)))
-        return models[-1][1]
+    @functools.wraps(train_step)
+    def counted(model, *arguments):
+        traces.append(1)
+        return train_step(model, *arguments)
 
-    def anew(trained, new):
-        return new
-
-    found = []
-    for choose in (recorded, anew):
+    monkeypatch.setattr(SplitStep, "train_step", counted)
+    found, counts = [], []
+    for name, choose in (
+        ("shared", fitting.restarted),
+        ("apart", lambda trained, new: new),
+    ):
         monkeypatch.setattr(trainer, "restarted", choose)
-        run = train(make_config(**changes), tmp_path / choose.__name__)
+        run = train(make_config(**changes), tmp_path / name)
         found.append((weights(run.path), read_history(run).drop(columns="seconds")))
-    ((trained, model),) = models
-    assert model is trained
+        counts.append(len(traces))
+        traces.clear()
+    if backend == "tensorflow":
+        assert counts == [1, 2]
     (first, history), (second, expected) = found
     assert first.keys() == second.keys()
     for name, values in first.items():
