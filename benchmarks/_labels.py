@@ -1,6 +1,5 @@
 """The tables of `benchmarks.labels` and `benchmarks.label_peers`, with their splits."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from benchmarks._movielens import data_folder
 from fmlayers.data import load, random_split
 
 Rows = npt.NDArray[np.int64]
@@ -60,7 +60,7 @@ def validation_split(rows: int, seed: int) -> tuple[Rows, Rows]:
 
 def table(name: str) -> LabelTable:
     """Returns one of `TABLES` from the folder `FMLAYERS_DATA`."""
-    folder = Path(os.environ["FMLAYERS_DATA"])
+    folder = data_folder()
     return TABLES[name](folder / name)
 
 

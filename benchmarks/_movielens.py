@@ -11,9 +11,16 @@ from fmlayers.data import Dataset, Encoder, load
 Arrays = dict[str, npt.NDArray[Any]]
 
 
+def data_folder() -> Path:
+    """Returns the folder of the data sets, from the variable `FMLAYERS_DATA`."""
+    if "FMLAYERS_DATA" not in os.environ:
+        raise SystemExit("Set FMLAYERS_DATA to the folder that contains the data sets.")
+    return Path(os.environ["FMLAYERS_DATA"])
+
+
 def dataset(name: str) -> Dataset:
-    """Returns `"ml-100k"` or `"ml-1m"` from the folder `FMLAYERS_DATA`."""
-    return load(Path(os.environ["FMLAYERS_DATA"]) / name)
+    """Returns `"ml-100k"` or `"ml-1m"` from the folder of the data sets."""
+    return load(data_folder() / name)
 
 
 def ids(fitting: pd.DataFrame, *others: pd.DataFrame) -> tuple[list[Arrays], list[int]]:

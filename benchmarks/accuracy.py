@@ -8,13 +8,13 @@ validation rows. The test rows are read once, by the final model.
 """
 
 import json
-import os
 import shlex
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks._movielens import data_folder
 from benchmarks._report import print_rmse
 
 TRAIN = [sys.executable, "-m", "fmlayers.cli", "train"]
@@ -54,7 +54,7 @@ ROWS = {
 
 
 def main(wanted: list[str]) -> None:
-    data = Path(os.environ["FMLAYERS_DATA"])
+    data = data_folder()
     for name in wanted or ROWS:
         folder, seeds, options = ROWS[name]
         rmse, seconds = [], []

@@ -9,17 +9,16 @@ documentation. Packages with early stopping use the same validation rows as
 `fmlayers train`, 10 % of the training rows. The others train on all training rows.
 """
 
-import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from benchmarks._movielens import data_folder
 from benchmarks._report import print_rmse
 from fmlayers.data import load, split_rows
 
@@ -182,7 +181,7 @@ PEERS: dict[str, Callable[[pd.DataFrame, pd.DataFrame, int], Floats]] = {
 
 
 def main(wanted: list[str]) -> None:
-    data = Path(os.environ["FMLAYERS_DATA"])
+    data = data_folder()
     for size in [name for name in SEEDS if name in wanted] or SEEDS:
         dataset = load(data / f"ml-{size}")
         table = dataset.table()

@@ -12,7 +12,6 @@ seconds, or when several epochs in a row do not improve the RMSE.
 """
 
 import importlib.util
-import os
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from benchmarks import _movielens
+from benchmarks._movielens import data_folder
 from benchmarks._report import parser_with_json, print_machine, write_figures
 from benchmarks._torch_fm import TorchFM
 from benchmarks.peers import _cut
@@ -67,7 +67,7 @@ def ours(*options: str) -> Watch:
     def watch(
         size: str, fitting: pd.DataFrame, validation: pd.DataFrame, curve: Curve
     ) -> None:
-        data = Path(os.environ["FMLAYERS_DATA"]) / f"ml-{size}"
+        data = data_folder() / f"ml-{size}"
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "run"
             command = [*TRAIN, *options]
@@ -196,12 +196,12 @@ def time_to(points: list[tuple[float, float]], goal: float) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = parser_with_json()
-    parser.add_argument("sizes", nargs="*", choices=[*RMSES, []], default=[*RMSES])
+    parser.add_argument("sizes", nargs="*", choices=[*RMSES, []])
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=CONTESTANTS)
     parser.add_argument("--most", type=float, default=300.0, metavar="SECONDS")
     options = parser.parse_args([] if arguments is None else arguments)
     figures: dict[str, dict[str, Any]] = {}
-    for size in options.sizes:
+    for size in options.sizes or RMSES:
         dataset = _movielens.dataset(f"ml-{size}")
         train = dataset.table().iloc[split_rows(dataset, "random", 0.2, 0).train]
         fitting, validation = (train.iloc[rows] for rows in _cut(len(train), 0))

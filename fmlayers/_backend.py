@@ -386,8 +386,8 @@ def spans_of_batch(
         offsets: Integers of shape `(keys + 1,)`. The span of key k is `offsets[k]` to
             `offsets[k + 1] - 1`. That of the last key is empty.
         keys: Integers of shape `(batch,)`.
-        num_pairs: Integer, at least the last of the offsets. On JAX, positions from it
-            on are assigned to the last key, whose length stays 0.
+        num_pairs: Integer, at least the last of the offsets. On JAX, positions from the
+            last offset on are assigned to the last key, whose length stays 0.
 
     Returns:
         A tuple of four integer tensors: the positions of all spans, concatenated; the

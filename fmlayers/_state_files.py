@@ -1,8 +1,9 @@
 """Files of nested dicts and lists with arrays, numbers and strings, without pickle.
 
 A file is a ZIP archive of `state.json` and of one `.npy` file for each array. In the
-JSON, `{"__array__": 3}` stands for the array in `3.npy`. NumPy saves the bytes of a
-bfloat16, without its name, which is therefore in the JSON: `"dtype": "bfloat16"`.
+JSON, `{"__array__": 3}` stands for the array in `3.npy`. The NPY format does not record
+the name of a dtype such as bfloat16, so the JSON does:
+`{"__array__": 3, "dtype": "bfloat16"}`.
 """
 
 import json

@@ -166,3 +166,12 @@ def test_every_benchmark_is_run():
     names = {path.stem for path in (ROOT / "benchmarks").glob("[!_]*.py")}
     run = {name for name, *_ in SIZES} | {name for name, *_ in OF_DATA}
     assert names == run | PEERS | PICTURES
+
+
+@pytest.mark.parametrize(
+    "name", ["accuracy", "epoch", "labels", "peers", "posterior", "time_to_rmse"]
+)
+def test_the_missing_variable_is_named(name, monkeypatch):
+    monkeypatch.delenv("FMLAYERS_DATA", raising=False)
+    with pytest.raises(SystemExit, match="Set FMLAYERS_DATA to the folder"):
+        run(name, [])

@@ -1,4 +1,4 @@
-"""The model of a trial, which trains like the first phase of a run under KerasTuner."""
+"""The model of a trial under KerasTuner. It trains like the first phase of a run."""
 
 import math
 import time

@@ -66,11 +66,11 @@ class Execution:
 
 @contextmanager
 def whole_epochs(model: keras.Model, steps: int) -> Iterator[None]:
-    """Trains in epochs of `steps` steps on data without end within the block.
+    """Within the block, `fit` trains in epochs of `steps` steps on an endless dataset.
 
     Keras executes `steps_per_execution` steps at once, even if fewer are left in the
     epoch. Within the block, the last execution of an epoch is as short as needed. The
-    training step is traced once for all blocks, whatever their numbers of steps.
+    training step is traced once per `compile`, whatever the number of steps.
 
     Args:
         model: The compiled model, built by `build_ahead`.
@@ -105,7 +105,7 @@ def whole_epochs(model: keras.Model, steps: int) -> Iterator[None]:
 
 
 def _execute(model: keras.Model) -> Any:
-    """Returns a function that trains on the next batches of an iterator."""
+    """Returns a function that trains on the next `count` batches of an iterator."""
     import tensorflow as tf
 
     step = tf.function(

@@ -39,8 +39,8 @@ class Progress:
             is better.
         digests: Dict from the files of weights to their SHA-256 digests. Version 0.1.0
             recorded none.
-        shares_graph: Whether the models of both phases have the same `Frame`. Earlier
-            versions recorded none, and gave each model the frame of its rows.
+        shares_graph: Whether both phases use the same `Frame`. Earlier versions did not
+            record it; there, each phase had a frame of its own.
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -111,8 +111,8 @@ class Progress:
 
     def save(self, model: keras.Model, folder: Path, phase: str) -> str:
         """Saves the state after the latest epoch of a phase. Returns the file."""
-        # Keras gathers the rows of tables that are spread over hosts, and the layers of
-        # users may have other state than variables.
+        # Keras gathers the rows of tables that are spread over hosts, and saves custom
+        # layers, which may have state other than variables.
         by_keras = _hosts.mesh() is not None or not is_of_package(model)
         save, suffix = (save_weights, H5) if by_keras else (save_variables, NPZ)
         name = f"{phase}-{len(self.epochs(phase)):04d}{suffix}"
@@ -137,7 +137,8 @@ class Progress:
                 load_variables(model, path)
         except Exception as error:  # also those of h5py and Keras
             raise RunError(
-                f"{path} is not a checkpoint that loads: {error}. Start again with "
+                f"{path} is not a checkpoint that loads: "
+                f"{str(error).removeprefix(f'{path} ').rstrip('.')}. Start again with "
                 "`--overwrite`."
             ) from error
 

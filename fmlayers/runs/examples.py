@@ -42,7 +42,7 @@ class Examples:
         dataset: The data.
         fitting: Rows of the ratings to fit to.
         validation: Optional rows of the ratings that are held out for early stopping.
-        whole: Optional `dataset.table()`, to share it.
+        whole: Optional result of `dataset.table()`, shared between instances.
     """
 
     def __init__(

@@ -58,7 +58,7 @@ def compiled_model(
 
 
 def restarted(trained: keras.Model, new: keras.Model) -> keras.Model:
-    """Returns a model in the state of `new`, if possible one that is already traced.
+    """Returns `trained` with the state of `new`, which avoids a trace, if possible.
 
     Args:
         trained: A model that `fit` has trained.
@@ -68,7 +68,8 @@ def restarted(trained: keras.Model, new: keras.Model) -> keras.Model:
         `trained` with the state of `new`, or `new` if its graph may differ.
     """
     if (
-        group.num_shares() > 1
+        keras.backend.backend() == "torch"  # traces nothing
+        or group.num_shares() > 1
         or not is_of_package(new)  # its graph may depend on its encoder
         or _of_rows(trained) != _of_rows(new)
     ):

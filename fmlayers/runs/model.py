@@ -47,8 +47,8 @@ class Frame(NamedTuple):
             second: The encoder and the rows of the second phase.
 
         Returns:
-            The frame. `None` if the second encoder has fewer ids of a feature than the
-            first: more rows may have fewer quantiles.
+            The frame. `None` if a feature has fewer ids in the second encoder, as
+            quantiles of more rows may.
         """
         sizes = [
             [getattr(feature, "vocabulary_size", 0) for feature in encoder.features]
