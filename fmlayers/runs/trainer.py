@@ -114,8 +114,9 @@ class Trainer:
         if self.refits:
             second = examples(train)
             if self.progress.shares_graph:
-                phases = [(each.encoder, each.table) for each in (first, second)]
-                self.frame = Frame.of(config, *phases)
+                self.frame = Frame.of(
+                    config, *((each.encoder, each.table) for each in (first, second))
+                )
         model = self._fit("search", first, self.epochs)
         del first  # its arrays are no longer needed
         self.epochs = self.progress.best_epoch()
