@@ -196,6 +196,7 @@ def time_to(points: list[tuple[float, float]], goal: float) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = parser_with_json()
+    # Without sizes, argparse checks the empty list.
     parser.add_argument("sizes", nargs="*", choices=[*RMSES, []])
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=CONTESTANTS)
     parser.add_argument("--most", type=float, default=300.0, metavar="SECONDS")

@@ -329,9 +329,7 @@ class History(_TableFeature):
             the history of any other id is empty.
         values: String, the entry of the input dict that has the example's own value.
             The entry is optional; without it, nothing is excluded.
-        num_pairs: Positive integer, the number of values in all histories together, or
-            more, to leave room for longer histories. `GibbsSampler` requires the exact
-            number.
+        num_pairs: Positive integer, the number of values in all histories together.
         combiner: `"mean"`, `"sum"` or `"sqrtn"`; see `MaskedMeanPooling`.
             Defaults to `"sqrtn"`.
 

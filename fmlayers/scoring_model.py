@@ -271,14 +271,21 @@ class ScoringModel(  # type: ignore[misc]
         return 0.0, 0.0
 
     def set_history(
-        self, name: str, keys: npt.ArrayLike, values: npt.ArrayLike
+        self,
+        name: str,
+        keys: npt.ArrayLike,
+        values: npt.ArrayLike,
+        *,
+        leaves_room: bool = False,
     ) -> None:
         """Sets the pairs of a `History`; see `FeatureEmbedding.set_history`.
 
         Args:
             name: Name of the feature.
-            keys: Integers `(pairs,)`, in any order. There are at most `num_pairs`.
-            values: Integers `(pairs,)`.
+            keys: Integers `(num_pairs,)`, in any order.
+            values: Integers `(num_pairs,)`.
+            leaves_room: Whether there may be fewer pairs than `num_pairs`. Defaults to
+                `False`.
         """
         if not self.built:
             self.build()
@@ -290,7 +297,7 @@ class ScoringModel(  # type: ignore[misc]
             )
         # Layers may share one history.
         for layer in {id(each.histories[name]): each for each in layers}.values():
-            layer.set_history(name, keys, values)
+            layer.set_history(name, keys, values, leaves_room=leaves_room)
 
     def history_indexes(self) -> dict[str, HistoryIndex]:
         """Returns the histories by feature, for `fmlayers.data.ShuffledBatches`.

@@ -67,15 +67,20 @@ class HistoryLists(keras.layers.Layer):
             raise ValueError(f"history {self.feature.name!r} is not in the file.")
         super().load_own_variables(store)  # a file of version 0.1.0, by position
 
-    def set(self, keys: npt.ArrayLike, values: npt.ArrayLike) -> None:
-        """Sets the histories, as distinct pairs of a key and a value in any order."""
+    def set(
+        self, keys: npt.ArrayLike, values: npt.ArrayLike, *, leaves_room: bool = False
+    ) -> None:
+        """Sets the histories; see `FeatureEmbedding.set_history`."""
         feature = self.feature
         k, v = (np.asarray(x, np.int64).ravel() for x in (keys, values))
-        if not len(k) == len(v) <= feature.num_pairs:
+        fits = len(k) == feature.num_pairs or (
+            leaves_room and len(k) < feature.num_pairs
+        )
+        if len(k) != len(v) or not fits:
             raise ValueError(
-                f"`keys` and `values` of {feature.name!r} must have the same number of "
-                f"entries, at most `num_pairs` = {feature.num_pairs:,}. "
-                f"Received: {len(k):,} and {len(v):,}."
+                f"`keys` and `values` of {feature.name!r} must have "
+                f"{'at most ' if leaves_room else ''}`num_pairs` = "
+                f"{feature.num_pairs:,} entries. Received: {len(k):,} and {len(v):,}."
             )
         for name, x, first, size in (
             ("keys", k, 0, feature.num_keys),

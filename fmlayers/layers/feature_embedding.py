@@ -306,7 +306,12 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
         )
 
     def set_history(
-        self, name: str, keys: npt.ArrayLike, values: npt.ArrayLike
+        self,
+        name: str,
+        keys: npt.ArrayLike,
+        values: npt.ArrayLike,
+        *,
+        leaves_room: bool = False,
     ) -> None:
         """Sets the histories of a `History`, as distinct pairs of a key and a value.
 
@@ -314,8 +319,10 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
 
         Args:
             name: Name of the feature.
-            keys: Integers `(pairs,)`, in any order. There are at most `num_pairs`.
-            values: Integers `(pairs,)`, the value of each key.
+            keys: Integers `(num_pairs,)`, in any order.
+            values: Integers `(num_pairs,)`, the value of each key.
+            leaves_room: Whether there may be fewer pairs than `num_pairs`. Defaults to
+                `False`.
         """
         if not self.built:
             self.build()
@@ -324,7 +331,7 @@ class FeatureEmbedding(ChecksInputs, SavedByName):
                 f"`name` must be the name of a `History`: {list(self.histories)}. "
                 f"Received: name={name!r}."
             )
-        self.histories[name].set(keys, values)
+        self.histories[name].set(keys, values, leaves_room=leaves_room)
 
     def rescale(self, scale: float) -> None:
         """Multiplies all vectors by a number.

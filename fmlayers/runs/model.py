@@ -234,8 +234,9 @@ def _model(
     model = spec.make(features, **arguments)
     if pairs is not None:
         users, items = pairs.T
-        model.set_history(HISTORIES[0], users, items)
-        model.set_history(HISTORIES[1], items, users)
+        # A `Frame` has room for the pairs of all training rows.
+        model.set_history(HISTORIES[0], users, items, leaves_room=True)
+        model.set_history(HISTORIES[1], items, users, leaves_room=True)
     return model
 
 

@@ -403,13 +403,19 @@ def test_errors():
         "`name` must be the name of a `History`", lambda: layer.set_history("x", [], [])
     )
     for keys, films, message in (
-        ([4, *KEYS], [1, *FILMS], "at most `num_pairs` = 6"),
-        (KEYS[1:], FILMS, "the same number of entries"),
+        (KEYS[1:], FILMS[1:], "`num_pairs` = 6"),
+        ([4, *KEYS], [1, *FILMS], "`num_pairs` = 6"),
+        (KEYS[1:], FILMS, "`num_pairs` = 6"),
         ([5, *KEYS[1:]], FILMS, "`keys` of 'rated' must lie within 0 ... 4"),
         (KEYS, [0, *FILMS[1:]], "`values` of 'rated' must lie within 1 ... 5"),
         (KEYS, [1, *FILMS[1:]], "a pair twice"),
     ):
         check_error(message, lambda k=keys, v=films: layer.set_history("rated", k, v))
+    too_many = [4, *KEYS], [1, *FILMS]
+    check_error(
+        "must have at most `num_pairs` = 6",
+        lambda: layer.set_history("rated", *too_many, leaves_room=True),
+    )
     check_error("entry 'user'", lambda: layer({"item": BATCH["item"]}))
     check_error("`num_keys` and `num_pairs`", lambda: history(num_pairs=0))
     check_error("`combiner` must be", lambda: history("max"))
@@ -418,7 +424,7 @@ def test_errors():
 @pytest.mark.parametrize("prepared", [False, True])
 def test_empty_histories(prepared):
     layer = make_layer()
-    layer.set_history("rated", [], [])
+    layer.set_history("rated", [], [], leaves_room=True)
     inputs = dict(BATCH)
     if prepared:
         index = layer.histories["rated"].index()
@@ -441,14 +447,14 @@ def test_room_for_longer_histories(prepared, rng, backend):
         ]
         keras.utils.set_random_seed(1)
         model = FactorizationMachine(features, 3, l2=0.1)
-        model.set_history("rated", KEYS, FILMS)
+        model.set_history("rated", KEYS, FILMS, leaves_room=True)
         model.compile(LazyAdam(0.1), "mse")
         indexes = model.history_indexes() if prepared else {}
         targets = np.arange(10, dtype="float32")
         data = ShuffledBatches(BATCH, targets, 5, seed=0, histories=indexes)
         losses = model.fit(data, epochs=3, shuffle=False, verbose=0).history["loss"]
         ratings = model.predict(BATCH, verbose=0)
-        model.set_history("rated", KEYS[:2], FILMS[:2])
+        model.set_history("rated", KEYS[:2], FILMS[:2], leaves_room=True)
         found.append((losses, ratings, model.predict(BATCH, verbose=0)))
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
